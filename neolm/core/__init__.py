@@ -1,0 +1,1 @@
+"""What every room stands on: errors, configuration, artefacts, devices and progress. Imports nothing of NeoLM."""

@@ -1,0 +1,388 @@
+"""A stage is a directory: its files, `config.json`, and `manifest.json` written last.
+
+A directory without a manifest does not exist as an artefact. Stages that are cheap to repeat are built beside
+their place and renamed into it, so that a reader sees the old artefact or the new one, never half of one.
+Training is built in place, because it resumes; its manifest too comes last.
+
+The manifest says what went in (paths and digests), what came out (digests), under which settings, by which
+code, where, when, how long and at which estimated energy. `chain` follows it back to raw text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import neolm
+from neolm.core.device import energy_estimate, environment
+from neolm.core.errors import InputError, NeoLMError, StorageError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+# The rooms in the order of the import contract: a room's results depend on its own code and on all before it.
+ROOMS = ("core", "corpus", "tokenizer", "data", "models", "generation", "training", "evaluation")
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a stage reads: where it lies and the digest of its content."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The record of one stage; `digest` identifies its outputs."""
+
+    stage: str
+    inputs: dict[str, Input]
+    outputs: dict[str, str]
+    config: dict[str, Any]
+    counts: dict[str, Any]
+    code: dict[str, str]
+    environment: dict[str, Any]
+    started: str
+    duration_seconds: float
+    energy: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the names and digests of the outputs."""
+        return digest_json(self.outputs)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is to be built where, from which inputs, under which settings, by which room's code."""
+
+    name: str
+    room: str
+    directory: Path
+    inputs: Mapping[str, Input]
+    config: Mapping[str, Any]
+
+    def current(self) -> Manifest | None:
+        """The manifest that is there, if it is of this very stage: same inputs, settings and code, files in place."""
+        manifest = read_manifest(self.directory)
+        if manifest is None or self.changes(manifest):
+            return None
+        return manifest if _outputs_in_place(self.directory, manifest) else None
+
+    def changes(self, manifest: Mapping[str, Any] | Manifest) -> list[str]:
+        """What differs between `manifest` and this stage, in words; empty if nothing does."""
+        old = manifest if isinstance(manifest, Manifest) else _manifest_from(dict(manifest))
+        found = [f"{key}: {a!r} -> {b!r}" for key, a, b in differences(old.config, _jsonable(self.config))]
+        found += [
+            f"input {name} changed"
+            for name in sorted({*old.inputs, *self.inputs})
+            if digest_of_input(old.inputs.get(name)) != digest_of_input(self.inputs.get(name))
+        ]
+        if old.code.get("digest") != code_digest(self.room):
+            found.append("the code changed")
+        return found
+
+    def build(self, make: Callable[[Path], Mapping[str, Any]]) -> Manifest:
+        """Call `make(directory)`, which writes the files and returns counts, then put the result in its place."""
+        clock = Clock()
+        partial = self.directory.with_name(f".{self.directory.name}.partial")
+        with storage_errors(self.directory):
+            _remove(partial)
+            partial.mkdir(parents=True)
+        try:
+            with storage_errors(self.directory):
+                counts = make(partial)
+                manifest = self.seal(partial, counts, clock)
+                self._swap(partial)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                _remove(partial)
+            raise
+        return manifest
+
+    def seal(self, directory: Path, counts: Mapping[str, Any], clock: Clock, config_file: bool = True) -> Manifest:
+        """Write `config.json` (unless the directory has one of its own kind) and, last, the manifest."""
+        if config_file:
+            write_json(directory / "config.json", self.config)
+        files = sorted(p for p in directory.rglob("*") if p.is_file() and not p.name.startswith("."))
+        names = {p.relative_to(directory).as_posix(): p for p in files if p.name != MANIFEST}
+        names = {name: path for name, path in names.items() if not name.startswith("checkpoints/")}
+        manifest = Manifest(
+            stage=self.name,
+            inputs=dict(self.inputs),
+            outputs={name: digest_file(path) for name, path in names.items()},
+            sizes={name: path.stat().st_size for name, path in names.items()},
+            config=_jsonable(self.config),
+            counts=_jsonable(counts),
+            code=code_version(self.room),
+            environment=environment(),
+            started=clock.started,
+            duration_seconds=round(clock.seconds(), 3),
+            energy=energy_estimate(clock.seconds()),
+        )
+        write_json(directory / MANIFEST, asdict(manifest))
+        return manifest
+
+    def _swap(self, partial: Path) -> None:
+        old = self.directory.with_name(f".{self.directory.name}.old")
+        _remove(old)
+        if self.directory.exists():
+            self.directory.rename(old)
+        partial.rename(self.directory)
+        sync_directory(self.directory.parent)
+        _remove(old)
+
+
+class Clock:
+    """When something started and how many seconds ago that was."""
+
+    def __init__(self) -> None:
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._start = time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest of `directory`, or None where there is none or it cannot be read as one."""
+    try:
+        return _manifest_from(json.loads((directory / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _manifest_from(data: dict[str, Any]) -> Manifest:
+    inputs = {name: Input(**value) for name, value in data.pop("inputs").items()}
+    return Manifest(inputs=inputs, **data)
+
+
+def input_from(path: Path, relative_to: Path) -> Input:
+    """`path` as an input of a stage under `relative_to`: an artefact by its manifest, anything else by content."""
+    manifest = read_manifest(path) if path.is_dir() else None
+    digest = manifest.digest if manifest else digest_path(path)
+    inside = path.resolve().is_relative_to(relative_to.resolve())
+    shown = os.path.relpath(path.resolve(), relative_to.resolve()) if inside else str(path.resolve())
+    return Input(shown, digest)
+
+
+def chain(directory: Path) -> list[tuple[Path, Manifest]]:
+    """The artefact in `directory` and all it was made from, nearest first, each once."""
+    found: list[tuple[Path, Manifest]] = []
+    queue = [directory.resolve()]
+    seen: set[Path] = set()
+    while queue:
+        place = queue.pop(0)
+        manifest = read_manifest(place)
+        if place in seen or manifest is None:
+            continue
+        seen.add(place)
+        found.append((place, manifest))
+        queue += [(place.parent / value.path).resolve() for value in manifest.inputs.values()]
+    return found
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """`(dotted key, old value, new value)` wherever two nested mappings differ."""
+    for key in [*old, *(k for k in new if k not in old)]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key}", a, b
+
+
+def digest_of_input(value: Input | None) -> str | None:
+    """The digest of an input that may be missing."""
+    return value.digest if value else None
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a value in canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_path(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files below a folder."""
+    if path.is_file():
+        return digest_file(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return digest_json({p.relative_to(path).as_posix(): digest_file(p) for p in files})
+
+
+@cache
+def code_digest(room: str) -> str:
+    """SHA-256 of the source of `room` and of every room it may import: what its results can depend on."""
+    package = Path(neolm.__file__).parent
+    rooms = ROOMS[: ROOMS.index(room) + 1]
+    files = sorted(p for name in rooms for p in (package / name).rglob("*.py"))
+    return digest_json({p.relative_to(package).as_posix(): digest_file(p) for p in files})
+
+
+@cache
+def code_version(room: str) -> dict[str, str]:
+    """Package version, git commit where there is one, and the digest of the code that `room` depends on."""
+    version = {"version": neolm.__version__, "digest": code_digest(room)}
+    root = Path(neolm.__file__).parents[1]
+    if (root / ".git").exists():
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+            version["commit"] = subprocess.run(
+                command, capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+    return version
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader finds the old file or the new one, whole."""
+    write_text(path, json.dumps(_jsonable(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically: a temporary file in the same directory, flushed to disk, renamed into place."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with storage_errors(path):
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Flush a directory, so that a rename in it survives a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what a disk can say into one clear line: full and read-only are not tracebacks."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(_existing(path)).free
+            raise StorageError(
+                f"{path}: the disk is full ({free / 2**20:.0f} MiB free). "
+                "What was saved before is intact: free some room and run the same command again"
+            ) from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise InputError(f"{error.filename or path}: cannot be written ({error.strerror})") from None
+        raise
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def claim_output(output: Path) -> contextlib.AbstractContextManager[None]:
+    """Make `output` ours: create it, refuse a directory that holds something else, and lock it against a second run.
+
+    Raises:
+        InputError: it holds foreign files, cannot be written, or another run is using it.
+    """
+    known = {"corpus", "tokenizer", "shards", "pretrain", "model", "evaluation", "report.html", "recipe.yaml"}
+    with storage_errors(output):
+        if output.exists() and not output.is_dir():
+            raise InputError(f"output: {output} is a file; give a directory")
+        entries = {p.name for p in output.iterdir() if not p.name.startswith(".")} if output.exists() else set()
+        if entries and not entries & known:
+            raise InputError(
+                f"output: {output} already holds something else ({', '.join(sorted(entries)[:3])}); "
+                "give an empty or new directory: output=DIR"
+            )
+        output.mkdir(parents=True, exist_ok=True)
+    return _locked(output)
+
+
+@contextlib.contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    with storage_errors(output):
+        lock = (output / ".lock").open("a+", encoding="utf-8")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise InputError(
+                f"output: {output} is in use by another run (process {lock.read().strip() or 'unknown'}); "
+                "wait for it, or give another directory: output=DIR"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _outputs_in_place(directory: Path, manifest: Manifest) -> bool:
+    """Whether every output still has its recorded size (content is checked by `verify`)."""
+    return all(
+        (directory / name).is_file() and (directory / name).stat().st_size == size
+        for name, size in manifest.sizes.items()
+    )
+
+
+def verify(directory: Path) -> list[str]:
+    """The names of outputs in `directory` that are missing or whose content is not what the manifest recorded."""
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise InputError(f"{directory}: no manifest.json, so this is not a finished artefact of NeoLM")
+    paths = {name: directory / name for name in manifest.outputs}
+    return [n for n, path in paths.items() if not path.is_file() or digest_file(path) != manifest.outputs[n]]
+
+
+def require(directory: Path, stage: str, made_by: str) -> Manifest:
+    """The manifest of `directory`, which must be a finished `stage`.
+
+    Raises:
+        NeoLMError: there is none; the message names the command that makes it.
+    """
+    manifest = read_manifest(directory)
+    if manifest is None or manifest.stage != stage:
+        raise NeoLMError(f"{directory}: no finished {stage} here; `neolm {made_by}` makes it")
+    return manifest
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return [_jsonable(item) for item in value]
+    return value

@@ -1,0 +1,269 @@
+"""Typed, strict configuration: YAML recipes, command-line overrides, and errors that name the key.
+
+Every room declares its settings as a frozen `Config`; the docstring under a field is its help text and `Unit`
+its unit. Unknown keys, wrong types and values out of range are refused with the key, its place (file and line,
+or the command line) and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from neolm.core.errors import InputError
+
+
+class Config(BaseModel):
+    """Base of every settings class: frozen, no extra keys, no silent conversions, finite numbers."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit of a field, put into its `Annotated` metadata and printed by `neolm config`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A second spelling of a field that is accepted on input, put into its `Annotated` metadata."""
+
+    name: str
+
+
+C = TypeVar("C", bound=Config)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `3e-4` as text; this loader reads it as the number that everybody means."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def load_config(model: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:
+    """Read `path` (YAML; None: an empty mapping), apply `a.b=value` overrides and validate as `model`.
+
+    Raises:
+        InputError: unreadable file, bad YAML, unknown key, wrong type or value out of range.
+    """
+    data, lines = _read_yaml(path) if path is not None else ({}, {})
+    data = _canonical(model, data)
+    place = {key: f"{path}:{line}: " for key, line in lines.items()}
+    for override in overrides:
+        key = _apply_override(model, data, override)
+        place[key] = "command line: "
+    return validate(model, data, place, str(path) if path else "")
+
+
+def validate(model: type[C], data: Mapping[str, Any], place: Mapping[str, str], source: str = "") -> C:
+    """Validate `data` as `model`; `place` maps dotted keys to a prefix such as `x.yaml:3: ` for errors."""
+    try:
+        # The JSON entrance is the strict one that still reads a YAML list as a tuple.
+        return model.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        raise InputError(_explain(model, error, place, source)) from None
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """The mapping in a YAML file, and the line on which each dotted key stands."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a recipe ({_reason(error)})") from None
+    try:
+        tree = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise InputError(f"{path}{line}: not valid YAML: {problem}") from None
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a recipe is a mapping of keys to values, this is a {type(data).__name__}")
+    return data, dict(_lines(tree))
+
+
+def _lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            dotted = f"{prefix}{key.value}"
+            yield dotted, key.start_mark.line + 1
+            yield from _lines(value, f"{dotted}.")
+
+
+def _apply_override(model: type[Config], data: dict[str, Any], override: str) -> str:
+    """Write one `a.b=value` into `data`; returns the dotted key."""
+    dotted, equals, raw = override.partition("=")
+    dotted = dotted.strip()
+    if not equals or not dotted:
+        raise InputError(f"command line: '{override}' is not of the form key=value, such as pretrain.steps=100")
+    try:
+        value = yaml.load(raw, Loader=_Loader)
+    except yaml.YAMLError:
+        value = raw  # a path such as `[old] notes.txt` is text, whatever YAML thinks of it
+    *parents, last = dotted.split(".")
+    target, section = data, model
+    for parent in parents:
+        section = _section(section, parent)
+        child = target.setdefault(parent, {})
+        if child is None:
+            child = target[parent] = {}
+        if not isinstance(child, dict):
+            raise InputError(f"command line: {dotted}: '{parent}' is not a section")
+        target = child
+    last = _aliases(section).get(last, last)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and _wants_text(section, last):
+        value = raw.strip()  # output=2024 is a directory, not a number
+    target[last] = value
+    return ".".join([*parents, last])
+
+
+def _section(model: type[Config], name: str) -> type[Config]:
+    field = model.model_fields.get(name)
+    inner = _inner_config(field.annotation) if field else None
+    return inner or Config
+
+
+def _inner_config(annotation: Any) -> type[Config] | None:
+    """The Config class inside `X`, `X | None` or `Annotated[X, ...]`."""
+    for candidate in (annotation, *typing.get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Config):
+            return candidate
+    return None
+
+
+def _wants_text(model: type[Config], key: str) -> bool:
+    field = model.model_fields.get(key)
+    return field is not None and str in (field.annotation, *typing.get_args(field.annotation))
+
+
+def _aliases(model: type[Config]) -> dict[str, str]:
+    return {
+        mark.name: name
+        for name, field in model.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, Alias)
+    }
+
+
+def _canonical(model: type[Config], data: dict[str, Any]) -> dict[str, Any]:
+    """`data` with aliases replaced by the names that stay, in every section."""
+    aliases = _aliases(model)
+    result: dict[str, Any] = {}
+    for key, value in data.items():
+        name = aliases.get(key, key)
+        inner = _section(model, str(key))
+        result[name] = _canonical(inner, value) if isinstance(value, dict) else value
+    return result
+
+
+def _explain(model: type[Config], error: ValidationError, place: Mapping[str, str], source: str) -> str:
+    """One line per problem, the first three of them."""
+    problems = []
+    for item in error.errors():
+        location = [part for part in item["loc"] if isinstance(part, str)]
+        dotted = ".".join(location)
+        where = next(
+            (place[key] for key in (".".join(location[:n]) for n in range(len(location), 0, -1)) if key in place),
+            f"{source}: " if source else "",
+        )
+        problems.append(f"{where}{dotted + ': ' if dotted else ''}{_problem(model, location, item)}")
+    more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+    return "; ".join(problems[:3]) + more
+
+
+def _problem(model: type[Config], location: list[str], item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        section = model
+        for part in location[:-1]:
+            section = _section(section, part)
+        valid = list(section.model_fields)
+        near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
+        return "unknown key; " + (f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(valid)}")
+    if item["type"] == "missing":
+        return "this key must be given"
+    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    given = item.get("input")
+    shown = f", not {given!r}" if isinstance(given, (str, int, float, bool)) or given is None else ""
+    if item["type"] == "value_error":
+        return message
+    if item["type"] == "literal_error":
+        near = difflib.get_close_matches(str(given), [str(v) for v in _choices(message)], n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"must be {message}{shown}{hint}"
+    return f"must be {message}{shown}"
+
+
+def _choices(message: str) -> list[str]:
+    return re.findall(r"'([^']*)'", message)
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8 text"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key as `neolm config` prints it."""
+
+    key: str
+    type: str
+    default: str
+    unit: str
+    meaning: str
+
+
+def settings(model: type[Config], prefix: str = "") -> Iterator[Setting]:
+    """Every key below `model`, depth first, in the order of declaration."""
+    for name, field in model.model_fields.items():
+        inner = _inner_config(field.annotation)
+        if inner is not None:
+            yield from settings(inner, f"{prefix}{name}.")
+            continue
+        unit = next((mark.name for mark in field.metadata if isinstance(mark, Unit)), "")
+        meaning = " ".join((field.description or "").split())
+        yield Setting(f"{prefix}{name}", _type_name(field.annotation), _default(field), unit, meaning)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "(required)"
+    value = field.get_default(call_default_factory=True)
+    return "null" if value is None else json.dumps(value) if isinstance(value, (tuple, list, bool)) else str(value)
+
+
+def _type_name(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " | ".join(str(value) for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(_type_name(argument) for argument in arguments)
+    if origin is typing.Annotated:
+        return _type_name(arguments[0])
+    if origin is tuple:
+        return f"list of {_type_name(arguments[0])}"
+    if annotation is type(None):
+        return "null"
+    return getattr(annotation, "__name__", str(annotation))

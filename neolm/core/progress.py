@@ -1,0 +1,128 @@
+"""What a person sees while work goes on: a live bar on a terminal, plain lines elsewhere. All of it on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+PLAIN_INTERVAL = 10.0  # seconds between the plain lines of one task
+
+
+def say(text: str) -> None:
+    """One line for the person, above any bar."""
+    bar = Task.active
+    if bar is not None:
+        bar.print(text)
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
+class Task:
+    """One piece of long work: `advance` it, with short fields such as `loss="2.31"` to show beside the bar."""
+
+    active: Task | None = None
+
+    def __init__(self, title: str, total: float | None, unit: str, start: float = 0) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done, self._base = start, start
+        self._began = self._printed = time.monotonic()
+        self._fields = ""
+        self._rich: RichProgress | None = _rich_bar() if sys.stderr.isatty() else None
+        if self._rich is not None:
+            self._rich.start()
+            self._id = self._rich.add_task(title, total=total, completed=start, rate="", fields="")
+
+    def advance(self, amount: float = 1, **fields: str) -> None:
+        """Count `amount` more units as done and show `fields`."""
+        self.done += amount
+        if fields:
+            self._fields = "  ".join(f"{key} {value}" for key, value in fields.items())
+        now = time.monotonic()
+        if self._rich is not None:
+            rate = "" if "tok/s" in fields else self._rate(now)
+            self._rich.update(self._id, completed=self.done, rate=rate, fields=self._fields)
+        elif now - self._printed >= PLAIN_INTERVAL:
+            self._printed = now
+            print(self._plain(now), file=sys.stderr, flush=True)
+
+    def print(self, text: str) -> None:
+        """A line above the bar."""
+        if self._rich is not None:
+            self._rich.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Take the bar away; the last state stays on the screen."""
+        if self._rich is not None:
+            self._rich.stop()
+
+    def _rate(self, now: float) -> str:
+        done = self.done - self._base
+        rate = done / max(now - self._began, 1e-9)
+        return f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.1f} {self.unit}/s"
+
+    def _plain(self, now: float) -> str:
+        share = f" of {self.total:,.0f}" if self.total else ""
+        line = f"{self.title}: {self.done:,.0f}{share} {self.unit}"
+        if self.total and self.done > self._base:
+            left = (self.total - self.done) * (now - self._began) / (self.done - self._base)
+            line += f", {duration(left)} left"
+        return f"{line}  {self._fields}".rstrip()
+
+
+def _rich_bar() -> RichProgress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[fields]}"),
+        console=Console(stderr=True),
+        refresh_per_second=5,
+    )
+
+
+@contextlib.contextmanager
+def task(title: str, total: float | None = None, unit: str = "items", start: float = 0) -> Iterator[Task]:
+    """Show `title` as the work under way until the block ends; `start` units were done before."""
+    outer, current = Task.active, Task(title, total, unit, start)
+    Task.active = current
+    try:
+        yield current
+    finally:
+        current.close()
+        Task.active = outer
+
+
+def duration(seconds: float) -> str:
+    """`75` to `1m15s`."""
+    whole = max(0, round(seconds))
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def count(number: float) -> str:
+    """`1315575808` to `1.32B`."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= limit:
+            return f"{number / limit:.3g}{suffix}"
+    return f"{number:.3g}"
+
+
+def table(rows: list[tuple[Any, ...]]) -> str:
+    """Rows of cells as aligned text columns."""
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(str(c).ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
