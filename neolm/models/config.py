@@ -1,0 +1,240 @@
+"""The shape of a decoder, and the `model` section of a recipe.
+
+The four families are one architecture with different settings (reference: GPT-2, Radford et al. 2019; GPT-3, Brown et
+al. 2020, section 2.1; GPT-Neo, Black et al. 2021; GPT-NeoX-20B, Black et al. 2022, section 2):
+
+| field               | gpt2, gpt3       | gpt-neo                | gpt-neox                        |
+|---------------------|------------------|------------------------|---------------------------------|
+| position_embedding  | learned          | learned                | rotary, on a fraction of a head |
+| attention_layers    | global           | global, local in turn  | global                          |
+| attention_scale     | 1/sqrt(head)     | 1.0                    | 1/sqrt(head)                    |
+| qkv_bias            | yes              | no                     | yes                             |
+| parallel_residual   | no               | no                     | yes                             |
+| tie_embeddings      | yes              | yes                    | no                              |
+| activation          | gelu_new         | gelu_new               | gelu (20B: gelu_fast)           |
+
+GPT-3 alternates dense and locally banded sparse layers of undisclosed sizes; as everywhere, its presets are dense.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from neolm.core.config import Config, Unit
+from neolm.core.errors import InputError
+
+Family = Literal["gpt2", "gpt-neo", "gpt-neox"]
+Activation = Literal[
+    "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh"
+]
+Positive = Annotated[int, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gpt2": {"max_position_embeddings": 1024},
+    "gpt3": {"max_position_embeddings": 2048},
+    "gpt-neo": {
+        "max_position_embeddings": 2048,
+        "attention_layers": ("global", "local"),
+        "attention_scale": 1.0,
+        "qkv_bias": False,
+    },
+    "gpt-neox": {
+        "max_position_embeddings": 2048,
+        "position_embedding": "rotary",
+        "parallel_residual": True,
+        "tie_embeddings": False,
+        "activation": "gelu",
+    },
+}
+
+
+class DecoderConfig(Config):
+    """Everything that determines a decoder's computation. `decoder_config` fills in a family's defaults."""
+
+    family: Family
+    """Whose tensor names, initialisation and config.json keys are used when it is written."""
+    vocab_size: Annotated[Positive, Unit("tokens")]
+    """Rows of the embedding; at least the tokenizer's size."""
+    hidden_size: Annotated[Positive, Unit("channels")]
+    """Width of the residual stream; a multiple of num_heads."""
+    num_layers: Annotated[Positive, Unit("blocks")]
+    """Number of blocks."""
+    num_heads: Annotated[Positive, Unit("heads")]
+    """Attention heads of each block."""
+    intermediate_size: Annotated[Positive | None, Unit("channels")] = None
+    """Width of the MLP; null: 4 x hidden_size."""
+    max_position_embeddings: Annotated[Positive, Unit("tokens")]
+    """Context length."""
+    attention_layers: tuple[Literal["global", "local"], ...] = ("global",)
+    """Kinds of attention, repeated over the blocks."""
+    window_size: Annotated[Positive, Unit("tokens")] = 256
+    """Tokens that a local layer attends to, the token itself included."""
+    position_embedding: Literal["learned", "rotary"] = "learned"
+    """Learned absolute positions, or rotary ones inside attention."""
+    rotary_fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of each head's channels that is rotated."""
+    rotary_base: Annotated[float, Field(gt=0)] = 10000.0
+    """Base of the rotary wavelengths."""
+    parallel_residual: bool = False
+    """Attention and MLP both read the block's input (x + attn(norm1 x) + mlp(norm2 x))."""
+    qkv_bias: bool = True
+    """Bias on the query, key and value projections."""
+    output_bias: bool = True
+    """Bias on the attention output projection."""
+    tie_embeddings: bool = True
+    """The output head is the token embedding."""
+    activation: Activation = "gelu_new"
+    """Non-linearity of the MLP."""
+    attention_scale: Annotated[float, Field(gt=0)] | None = None
+    """Factor on query-key products; null: 1/sqrt(head size)."""
+    scale_attention_by_layer: bool = False
+    """Divide the factor by the block's number, counted from 1 (an option of GPT-2)."""
+    norm_epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    """Epsilon of the layer norms."""
+    embedding_dropout: Probability = 0.0
+    """Dropout after the embeddings."""
+    residual_dropout: Probability = 0.0
+    """Dropout on what attention and MLP add to the residual stream."""
+    attention_dropout: Probability = 0.0
+    """Dropout on attention weights."""
+    bos_token_id: int | None = None
+    """Token that begins a text, as published files state it."""
+    eos_token_id: int | None = None
+    """Token that ends a text."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DecoderConfig:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        if not self.attention_layers:
+            raise ValueError("attention_layers must name at least one kind")
+        if self.position_embedding == "rotary" and (self.rotary_size < 2 or self.rotary_size % 2):
+            raise ValueError(
+                f"rotary_fraction {self.rotary_fraction} of a head of {self.head_size} rotates {self.rotary_size} "
+                "channels; it must be an even number of at least 2"
+            )
+        return self
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def mlp_size(self) -> int:
+        """Width of the MLP."""
+        return self.intermediate_size or 4 * self.hidden_size
+
+    @property
+    def rotary_size(self) -> int:
+        """Channels of each head that are rotated."""
+        return int(self.head_size * self.rotary_fraction)
+
+    def window(self, layer: int) -> int | None:
+        """The window of block `layer` (from 0) in tokens; None for global attention."""
+        kind = self.attention_layers[layer % len(self.attention_layers)]
+        return self.window_size if kind == "local" else None
+
+    def scale(self, layer: int) -> float:
+        """The factor on query-key products in block `layer` (from 0)."""
+        scale = self.attention_scale if self.attention_scale is not None else self.head_size**-0.5
+        return scale / (layer + 1) if self.scale_attention_by_layer else scale
+
+    def flops_per_token(self, sequence_length: int) -> float:
+        """Training FLOPs per token: 6 per weight that multiplies, and 12 x heads x head size x keys (PaLM, appendix B).
+
+        As in PaLM, causal halving is not credited and recomputation does not count; a local layer counts the keys
+        of its window only, and the embedding look-up counts nothing.
+        """
+        h, L = self.hidden_size, self.num_layers
+        weights = L * (4 * h * h + 2 * h * self.mlp_size) + h * self.vocab_size
+        keys = sum(min(self.window(layer) or sequence_length, sequence_length) for layer in range(L))
+        return 6.0 * weights + 12.0 * h * keys
+
+
+def decoder_config(family: str, **fields: Any) -> DecoderConfig:
+    """A `DecoderConfig` of `family` (gpt2, gpt3, gpt-neo or gpt-neox), whose defaults `fields` override.
+
+    Raises:
+        InputError: the fields do not fit together.
+    """
+    merged = {**FAMILY_DEFAULTS[family], **{k: v for k, v in fields.items() if v is not None}}
+    try:
+        return DecoderConfig(family="gpt2" if family == "gpt3" else family, **merged)  # type: ignore[arg-type]
+    except ValueError as error:
+        reason = "; ".join(str(item["msg"]).removeprefix("Value error, ") for item in error.errors())  # type: ignore[attr-defined]
+        raise InputError(f"model: {reason}") from None
+
+
+class ModelConfig(Config):
+    """The `model` section of a recipe: a published preset, or a family and its sizes."""
+
+    preset: str | None = None
+    """A published model, such as gpt-neo-125m; `neolm config presets` lists them. Other keys override its values."""
+    family: Literal["gpt2", "gpt3", "gpt-neo", "gpt-neox"] | None = None
+    """The family of a model without a preset."""
+    hidden_size: Annotated[Positive | None, Unit("channels")] = None
+    """Width of the residual stream; a multiple of num_heads."""
+    num_layers: Annotated[Positive | None, Unit("blocks")] = None
+    """Number of blocks."""
+    num_heads: Annotated[Positive | None, Unit("heads")] = None
+    """Attention heads of each block."""
+    intermediate_size: Annotated[Positive | None, Unit("channels")] = None
+    """Width of the MLP; null: 4 x hidden_size."""
+    vocab_size: Annotated[Positive | None, Unit("tokens")] = None
+    """Rows of the embedding; null: as many as the tokenizer has."""
+    max_position_embeddings: Annotated[Positive | None, Unit("tokens")] = None
+    """Context length; null: the preset's, or else pretrain.sequence_length."""
+    attention_layers: tuple[Literal["global", "local"], ...] | None = None
+    """Kinds of attention, repeated over the blocks (gpt-neo)."""
+    window_size: Annotated[Positive | None, Unit("tokens")] = None
+    """Tokens that a local layer attends to, the token itself included (gpt-neo)."""
+    rotary_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of each head's channels that is rotated (gpt-neox)."""
+    parallel_residual: bool | None = None
+    """Attention and MLP both read the block's input (gpt-neox)."""
+    tie_embeddings: bool | None = None
+    """The output head is the token embedding."""
+    activation: Activation | None = None
+    """Non-linearity of the MLP."""
+    embedding_dropout: Probability | None = None
+    """Dropout after the embeddings."""
+    residual_dropout: Probability | None = None
+    """Dropout on what attention and MLP add to the residual stream."""
+    attention_dropout: Probability | None = None
+    """Dropout on attention weights."""
+
+    def resolve(self, tokenizer_size: int, sequence_length: int, eos_token_id: int | None) -> DecoderConfig:
+        """The decoder for a tokenizer of `tokenizer_size` tokens, trained at `sequence_length`.
+
+        Raises:
+            InputError: unknown preset, a missing size, or sizes that do not fit the tokenizer or the sequence length.
+        """
+        from neolm.models.presets import preset
+
+        given = {k: v for k, v in self.model_dump(exclude={"preset", "family"}).items() if v is not None}
+        base: dict[str, Any] = preset(self.preset) if self.preset else {"family": self.family}
+        if base["family"] is None:
+            raise InputError("model: give either model.preset or model.family with its sizes")
+        if self.preset and self.family not in (None, base["family"]):
+            raise InputError(f"model.family: {self.preset} is of the family {base['family']}, not {self.family}")
+        fields = {**base, "vocab_size": tokenizer_size, **given}
+        fields.setdefault("max_position_embeddings", sequence_length)
+        for key in ("hidden_size", "num_layers", "num_heads"):
+            if key not in fields:
+                raise InputError(f"model.{key}: must be given where there is no model.preset")
+        fields.update(bos_token_id=eos_token_id, eos_token_id=eos_token_id)
+        config = decoder_config(fields.pop("family"), **fields)
+        if config.vocab_size < tokenizer_size:
+            raise InputError(
+                f"model.vocab_size: {config.vocab_size} is less than the tokenizer's {tokenizer_size} tokens"
+            )
+        if config.max_position_embeddings < sequence_length:
+            raise InputError(
+                f"pretrain.sequence_length: {sequence_length} is more than the model's context of "
+                f"{config.max_position_embeddings} tokens (model.max_position_embeddings)"
+            )
+        return config

@@ -1,0 +1,160 @@
+"""The decoder: embeddings, pre-norm blocks, a final norm and an output head (GPT-2, Radford et al. 2019, section 2.3).
+
+The families differ by `DecoderConfig` only. The module knows nothing of losses, caches' insides, devices or other
+processes; those come from outside.
+
+Shapes: B batch, T time, C channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neolm.models.attention import Attention, KeyValueCache, rotary_table
+from neolm.models.config import DecoderConfig
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    # Three published spellings of one function (Hendrycks & Gimpel 2016, tanh approximation).
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class MLP(nn.Module):
+    """Two linear layers with a non-linearity between them."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.expand = nn.Linear(config.hidden_size, config.mlp_size)
+        self.contract = nn.Linear(config.mlp_size, config.hidden_size)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
+        return self.contract(self.activation(self.expand(x)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a layer norm, one after the other or (GPT-NeoX) side by side."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.parallel = config.parallel_residual
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.mlp = MLP(config)
+        self.dropout = config.residual_dropout
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
+        attended = self._drop(self.attention(self.attention_norm(x), angles, attention_mask, cache))
+        if self.parallel:
+            return x + attended + self._drop(self.mlp(self.mlp_norm(x)))
+        x = x + attended
+        return x + self._drop(self.mlp(self.mlp_norm(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class Decoder(nn.Module):
+    """A GPT: token ids in, next-token logits out. New weights are as the family documents them, drawn by `initialise`."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        learned = config.position_embedding == "learned"
+        self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def forward(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        logits: bool = True,
+    ) -> Tensor:
+        """Logits (B, T, V) of the token after each of `ids` (B, T).
+
+        Args:
+            ids: Token ids.
+            attention_mask: (B, T), 1 for real tokens, 0 for padding; None: no padding. Padding to the right of a text
+                needs none, since attention is causal.
+            positions: (T) or (B, T), each token's position; None: 0, 1, ... from the left.
+            cache: Keys and values of earlier tokens; then `positions` must be given.
+            logits: False returns the final hidden states (B, T, C), for losses that never hold all logits.
+        """
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)
+        x = self.embedding(ids)  # (B, T, C)
+        angles = None
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        else:
+            angles = rotary_table(positions, self.config.rotary_size, self.config.rotary_base, x.dtype)
+        x = F.dropout(x, self.config.embedding_dropout, self.training)
+        for block in self.blocks:
+            x = block(x, angles, attention_mask, cache)
+        x = self.norm(x)
+        return self.head(x) if logits else x  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> Decoder:
+        """Draw new weights from `seed`, as the family documents it; biases 0, norms 1. Returns self.
+
+        GPT-2 and GPT-3: N(0, 0.02), positions N(0, 0.01), layers that feed the residual stream 0.02/sqrt(2L) (openai/gpt-2
+        src/model.py; paper section 2.3). GPT-Neo: the same, but only the MLP's output is scaled, by 1/sqrt(L) (its
+        models/layers.py with scale_by_depth, as in the released configs). GPT-NeoX: N(0, sqrt(2/(5C))), residual layers
+        N(0, 2/(L sqrt(C))) (Black et al. 2022, section 3; Nguyen & Salazar 2019; Wang & Komatsuzaki 2021).
+        """
+        h, L = self.config.hidden_size, self.config.num_layers
+        std, position_std = 0.02, 0.01
+        attention_output = mlp_output = 0.02 / math.sqrt(2 * L)
+        if self.config.family == "gpt-neo":
+            attention_output, mlp_output = 0.02, 0.02 / math.sqrt(L)
+        elif self.config.family == "gpt-neox":
+            std = position_std = math.sqrt(2 / (5 * h))
+            attention_output = mlp_output = 2 / (L * math.sqrt(h))
+        special = {"positions": position_std, "attention.output": attention_output, "mlp.contract": mlp_output}
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.dim() == 1:
+                parameter.fill_(1.0)
+            else:
+                scale = next((value for key, value in special.items() if f"{key}." in name), std)
+                # Drawn on the CPU in fp32, so that every device and precision starts from the same numbers.
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        return self
+
+    def parameter_count(self, embeddings: bool = True) -> int:
+        """Parameters, a tied head counted once; without `embeddings`, less token and position tables and the head."""
+        parts: nn.Module = self if embeddings else nn.ModuleList([self.blocks, self.norm])
+        return sum(p.numel() for p in parts.parameters())
