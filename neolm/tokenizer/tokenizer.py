@@ -1,0 +1,209 @@
+"""Byte-level BPE, run by the `tokenizers` library (Sennrich et al. 2016; byte alphabet of Radford et al. 2019).
+
+Loading takes what the families publish: a `tokenizer.json` (GPT-2, GPT-Neo, GPT-NeoX), or GPT-2's `vocab.json` with
+`merges.txt`, which OpenAI also names `encoder.json` with `vocab.bpe`. Text that spells a special token is encoded as
+plain text unless asked otherwise, as OpenAI's encoder does it: no document can smuggle in an end of text.
+
+Round trips: `decode_bytes(encode_bytes(b)) == b` for every byte string. GPT-NeoX's tokenizer normalises to NFC first,
+so there it holds for NFC text.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+
+from neolm.core.artifact import write_json
+from neolm.core.errors import InputError
+
+END_OF_TEXT = "<|endoftext|>"
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+
+
+def byte_characters() -> dict[int, str]:
+    """GPT-2's printable stand-in for each byte: itself where it is printable Latin-1, else 256 + n in order."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    table = {byte: chr(byte) for byte in printable}
+    others = (byte for byte in range(256) if byte not in table)
+    return table | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+
+class Tokenizer:
+    """A tokenizer that encodes and decodes without loss; `backend` is the `tokenizers.Tokenizer` underneath."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, eos_token: str = END_OF_TEXT) -> None:
+        self.backend = backend
+        self.eos_token = eos_token
+        eos_token_id = backend.token_to_id(eos_token)
+        if eos_token_id is None:
+            raise InputError(f"tokenizer: it has no end-of-text token '{eos_token}'")
+        self.eos_token_id: int = eos_token_id
+        backend.no_truncation()
+        backend.no_padding()
+
+    @property
+    def size(self) -> int:
+        """Number of tokens: one more than the largest id."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of `text`; `special` reads `<|endoftext|>` and its like as the tokens they spell."""
+        return self.encode_batch([text], special)[0]
+
+    def encode_batch(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+        """Token ids of each text, computed on all cores. Lone surrogates, which no UTF-8 has, become U+FFFD."""
+        self.backend.encode_special_tokens = not special
+        clean = [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in texts]
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(clean, add_special_tokens=False)]
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Token ids of any bytes: text where they are UTF-8, single-byte tokens where they are not."""
+        ids: list[int] = []
+        start = 0
+        while start < len(data):
+            try:
+                return ids + self.encode(data[start:].decode("utf-8"))
+            except UnicodeDecodeError as error:
+                broken = start + error.start
+                ids += self.encode(data[start:broken].decode("utf-8"))
+                end = start + error.end
+                ids += [self._byte_id(byte) for byte in data[broken:end]]
+                start = end
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The exact bytes of `ids`; ids beyond the vocabulary (a padded embedding's) stand for nothing."""
+        table = self._token_bytes
+        return b"".join(table[i] if 0 <= i < len(table) else b"" for i in ids)
+
+    @cached_property
+    def _token_bytes(self) -> list[bytes]:
+        """The bytes that each id stands for."""
+        byte_of = {character: byte for byte, character in byte_characters().items()}
+        added = {i: token.content for i, token in self.backend.get_added_tokens_decoder().items()}
+        table = [b""] * self.size
+        for token, i in self.backend.get_vocab(with_added_tokens=True).items():
+            if i in added:
+                table[i] = added[i].encode()
+            else:
+                table[i] = bytes(byte_of[c] for c in token) if all(c in byte_of for c in token) else token.encode()
+        return table
+
+    def _byte_id(self, byte: int) -> int:
+        token_id = self.backend.token_to_id(byte_characters()[byte])
+        if token_id is None:
+            raise InputError(f"tokenizer: it has no token for the byte 0x{byte:02x}, which no UTF-8 text needs")
+        return int(token_id)
+
+    def save(self, directory: Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers` reads too."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.backend.encode_special_tokens = False
+        self.backend.save(str(directory / "tokenizer.json"))
+        names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), self.eos_token)
+        write_json(
+            directory / "tokenizer_config.json",
+            {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False},
+        )
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int, total: int | None = None) -> Tokenizer:
+    """Learn a byte-level BPE of exactly `vocab_size` tokens from `texts`; id 0 is the end of text.
+
+    Raises:
+        InputError: the text has too few repeated pairs for so many merges.
+    """
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend.decoder = decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[AddedToken(END_OF_TEXT, special=True, normalized=False)],
+    )
+    backend.train_from_iterator(texts, trainer=trainer, length=total)
+    reached = backend.get_vocab_size()
+    if reached < vocab_size:
+        raise InputError(
+            f"tokenizer.vocab_size: {vocab_size} tokens are more than this corpus can give; "
+            f"set tokenizer.vocab_size={reached} or less, or add text"
+        )
+    return Tokenizer(backend)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer of a model directory, a tokenizer directory or a `tokenizer.json`.
+
+    Raises:
+        InputError: nothing there that is a tokenizer.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise InputError(f"{place}: no such tokenizer file or directory")
+    directory, file = (place, place / "tokenizer.json") if place.is_dir() else (place.parent, place)
+    if file.is_file():
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise InputError(f"{file}: not a tokenizer.json ({error})") from None
+    else:
+        backend = _load_gpt2_pair(directory)
+    return Tokenizer(backend, _eos_token(directory, backend))
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Bring the tokenizer of `source` into the directory `target` as published, converted only if it must be."""
+    tokenizer = load_tokenizer(source)
+    if source.is_dir() and (source / "tokenizer.json").is_file():
+        target.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, target / name)
+        if (target / "tokenizer_config.json").is_file():
+            return
+        backend_file = (target / "tokenizer.json").read_bytes()
+        tokenizer.save(target)
+        (target / "tokenizer.json").write_bytes(backend_file)
+    else:
+        tokenizer.save(target)
+
+
+def _load_gpt2_pair(directory: Path) -> tokenizers.Tokenizer:
+    for vocabulary, merges in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
+        if (directory / vocabulary).is_file() and (directory / merges).is_file():
+            try:
+                model = models.BPE.from_file(str(directory / vocabulary), str(directory / merges))
+            except Exception as error:  # the library raises bare Exception
+                raise InputError(f"{directory}: {vocabulary} and {merges} do not make a BPE ({error})") from None
+            backend = tokenizers.Tokenizer(model)
+            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            backend.decoder = decoders.ByteLevel()
+            backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+            return backend
+    raise InputError(f"{directory}: no tokenizer here (tokenizer.json, or vocab.json with merges.txt)")
+
+
+def _eos_token(directory: Path, backend: tokenizers.Tokenizer) -> str:
+    """The end-of-text token that `tokenizer_config.json` names, or the families' own."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        try:
+            entry: Any = json.loads((directory / name).read_text(encoding="utf-8")).get("eos_token")
+        except (OSError, ValueError, AttributeError):
+            continue
+        token = entry.get("content") if isinstance(entry, dict) else entry
+        if isinstance(token, str) and backend.token_to_id(token) is not None:
+            return token
+    return END_OF_TEXT
