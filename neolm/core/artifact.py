@@ -32,6 +32,8 @@ from neolm.core.errors import InputError, NeoLMError, StorageError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+CODE_CHANGED = "the code changed"
+FEEDS_TRAINING = ("corpus", "tokenizer", "shards")
 
 # The rooms in the order of the import contract: a room's results depend on its own code and on all before it.
 ROOMS = ("core", "corpus", "tokenizer", "data", "models", "generation", "training", "evaluation")
@@ -79,11 +81,26 @@ class Stage:
     config: Mapping[str, Any]
 
     def current(self) -> Manifest | None:
-        """The manifest that is there, if it is of this very stage: same inputs, settings and code, files in place."""
+        """The manifest that is there, if it is of this very stage: same inputs, settings and code, files in place.
+
+        What a training was started from is kept as it is: new code alone does not remake it.
+
+        Raises:
+            InputError: other inputs or settings would remake what a training was started from.
+        """
         manifest = read_manifest(self.directory)
-        if manifest is None or self.changes(manifest):
+        if manifest is None or not _outputs_in_place(self.directory, manifest):
             return None
-        return manifest if _outputs_in_place(self.directory, manifest) else None
+        changes = self.changes(manifest)
+        training = self.directory.parent / "pretrain"
+        if changes and self.name in FEEDS_TRAINING and (training / "config.json").is_file():
+            if changes == [CODE_CHANGED]:
+                return manifest
+            raise InputError(
+                f"{self.directory} would change ({'; '.join(changes[:3])}), but {training} was trained from it: "
+                f"give another output=DIR, or remove {training} to start again"
+            )
+        return None if changes else manifest
 
     def changes(self, manifest: Mapping[str, Any] | Manifest) -> list[str]:
         """What differs between `manifest` and this stage, in words; empty if nothing does."""
@@ -95,10 +112,10 @@ class Stage:
             if digest_of_input(old.inputs.get(name)) != digest_of_input(self.inputs.get(name))
         ]
         if old.code.get("digest") != code_digest(self.room):
-            found.append("the code changed")
+            found.append(CODE_CHANGED)
         return found
 
-    def build(self, make: Callable[[Path], Mapping[str, Any]]) -> Manifest:
+    def build(self, make: Callable[[Path], Mapping[str, Any]], config_file: bool = True) -> Manifest:
         """Call `make(directory)`, which writes the files and returns counts, then put the result in its place."""
         clock = Clock()
         partial = self.directory.with_name(f".{self.directory.name}.partial")
@@ -108,7 +125,7 @@ class Stage:
         try:
             with storage_errors(self.directory):
                 counts = make(partial)
-                manifest = self.seal(partial, counts, clock)
+                manifest = self.seal(partial, counts, clock, config_file)
                 self._swap(partial)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -121,8 +138,9 @@ class Stage:
         if config_file:
             write_json(directory / "config.json", self.config)
         files = sorted(p for p in directory.rglob("*") if p.is_file() and not p.name.startswith("."))
-        names = {p.relative_to(directory).as_posix(): p for p in files if p.name != MANIFEST}
-        names = {name: path for name, path in names.items() if not name.startswith("checkpoints/")}
+        # Of a checkpoint its record is enough: it holds the digests of the rest.
+        files = [p for p in files if p.name != MANIFEST and (p.parent == directory or p.suffix != ".safetensors")]
+        names = {p.relative_to(directory).as_posix(): p for p in files}
         manifest = Manifest(
             stage=self.name,
             inputs=dict(self.inputs),
@@ -340,6 +358,16 @@ def _locked(output: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Make sure that writing an artefact to `directory` destroys nothing that is not one.
+
+    Raises:
+        InputError: it is a file, or a directory that holds something else.
+    """
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and read_manifest(directory) is None):
+        raise InputError(f"{directory}: already holds something else; give a new or empty directory")
 
 
 def _outputs_in_place(directory: Path, manifest: Manifest) -> bool:

@@ -25,16 +25,17 @@ class KeyValueCache(Protocol):
         """Store new keys and values (B, H, T, D) of `layer`.
 
         Returns the keys and values to attend to (B, H, S, D) and which of them each query may see (B or 1, 1, T, S);
-        None instead of the mask: attend within the new keys, as without a cache.
+        None instead of the mask: attend within the new keys, as without a cache, or, for a single query, to all keys.
+        A cache may keep a wider type than the model computes in; attention then runs in the cache's type.
         """
         ...
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float, dropout: float = 0.0) -> Tensor:
-    """Causal attention of T queries to the T keys at the same positions, all (B, H, T, D)."""
+    """Causal attention of T queries to the T keys at the same positions, all (B, H, T, D); one query sees every key."""
     T = q.shape[2]
     if window is None or T <= window:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, scale=scale, dropout_p=dropout)
     return _attend_in_window(q, k, v, window, scale, dropout)
 
 
@@ -47,7 +48,7 @@ def _attend_in_window(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float
     )  # the first block has no block before it
     blocks = -(-T // W) - 1
     padding = (0, 0, 0, (blocks + 1) * W - T)
-    queries = F.pad(q[:, :, W:], padding).view(B, H * blocks, W, D)
+    queries = F.pad(q[:, :, W:], padding).reshape(B, H * blocks, W, D)
     # unfold makes overlapping pairs of blocks without a copy: (B, H, blocks, D, 2W)
     keys, values = (
         F.pad(x, padding).unfold(2, 2 * W, W).transpose(-1, -2).reshape(B, H * blocks, 2 * W, D) for x in (k, v)
@@ -119,14 +120,16 @@ class Attention(nn.Module):
         """Attend within x (B, T, C), or to a cache; `angles` are the rotary tables of x's positions."""
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        dtype = v.dtype
         if angles is not None:
             q, k = rotate(q, *angles), rotate(k, *angles)
         dropout = self.dropout if self.training else 0.0
         visible = None if attention_mask is None else causal_mask(attention_mask, self.window)
         if cache is not None:
             k, v, visible = cache.update(self.layer, k, v)
+            q = q.to(k.dtype)
         if visible is None:
             y = attend(q, k, v, self.window, self.scale, dropout)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=self.scale, dropout_p=dropout)
-        return self.output(y.transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]  # (B, T, C)
+        return self.output(y.transpose(1, 2).reshape(B, T, C).to(dtype))  # type: ignore[no-any-return]  # (B, T, C)

@@ -78,7 +78,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A GPT: token ids in, next-token logits out. New weights are as the family documents them, drawn by `initialise`."""
+    """A GPT: token ids in, next-token logits out. `initialise` draws new weights as the family documents them."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -128,10 +128,11 @@ class Decoder(nn.Module):
     def initialise(self, seed: int) -> Decoder:
         """Draw new weights from `seed`, as the family documents it; biases 0, norms 1. Returns self.
 
-        GPT-2 and GPT-3: N(0, 0.02), positions N(0, 0.01), layers that feed the residual stream 0.02/sqrt(2L) (openai/gpt-2
-        src/model.py; paper section 2.3). GPT-Neo: the same, but only the MLP's output is scaled, by 1/sqrt(L) (its
-        models/layers.py with scale_by_depth, as in the released configs). GPT-NeoX: N(0, sqrt(2/(5C))), residual layers
-        N(0, 2/(L sqrt(C))) (Black et al. 2022, section 3; Nguyen & Salazar 2019; Wang & Komatsuzaki 2021).
+        GPT-2 and GPT-3: N(0, 0.02), positions N(0, 0.01), layers that feed the residual stream 0.02/sqrt(2L)
+        (openai/gpt-2 src/model.py; paper section 2.3). GPT-Neo: the same, but only the MLP's output is scaled, by
+        1/sqrt(L) (its models/layers.py with scale_by_depth, as in the released configs). GPT-NeoX: N(0, sqrt(2/(5C))),
+        residual layers N(0, 2/(L sqrt(C))) (Black et al. 2022, section 3; Nguyen & Salazar 2019; Wang & Komatsuzaki
+        2021).
         """
         h, L = self.config.hidden_size, self.config.num_layers
         std, position_std = 0.02, 0.01

@@ -1,0 +1,5 @@
+"""`python -m neolm` is `neolm`."""
+
+from neolm.cli import main
+
+main()

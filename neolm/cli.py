@@ -1,0 +1,289 @@
+"""The command line: one table of commands, each a typed function that imports what it needs when it runs.
+
+Exit codes: 0 done, 1 failed, 2 bad input (one line says what, where and how to mend it), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from neolm.core.errors import NeoLMError
+
+app = typer.Typer(
+    name="neolm",
+    help="NeoLM: raw text in; a trained, measured and speaking language model out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+corpus_app = typer.Typer(no_args_is_help=True, help="Raw text to clean, deduplicated, documented documents.")
+tokenizer_app = typer.Typer(no_args_is_help=True, help="Learn a vocabulary; see how a text is cut into tokens.")
+app.add_typer(corpus_app, name="corpus")
+app.add_typer(tokenizer_app, name="tokenizer")
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A .yaml file, or quickstart or text.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings stronger than the recipe's.")
+]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, or a hub id.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as stored if not given.")]
+
+
+@app.command()
+def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Run a recipe: raw text to a trained and measured model, with a report."""
+    from neolm.pipeline import run as run_recipe
+
+    print(run_recipe(recipe, overrides or []) / "report.html")
+
+
+@corpus_app.command("build")
+def corpus_build(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Build the documents of a recipe."""
+    from neolm.pipeline import run as run_recipe
+
+    print(run_recipe(recipe, overrides or [], until="corpus") / "corpus")
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Learn the vocabulary of a recipe, after its corpus."""
+    from neolm.pipeline import run as run_recipe
+
+    print(run_recipe(recipe, overrides or [], until="tokenizer") / "tokenizer")
+
+
+@tokenizer_app.command("encode")
+def tokenizer_encode(
+    tokenizer: Annotated[str, typer.Argument(metavar="TOKENIZER", help="A model or tokenizer directory, or its file.")],
+    text: Annotated[str, typer.Argument(help="The text; - reads standard input.")],
+) -> None:
+    """Print the tokens of a text, an id and its text a line."""
+    from neolm.tokenizer.tokenizer import load_tokenizer
+
+    loaded = load_tokenizer(tokenizer)
+    for token_id in loaded.encode_bytes(_text(text)):
+        print(f"{token_id}\t{json.dumps(loaded.decode([token_id]), ensure_ascii=False)}")
+
+
+@app.command()
+def pretrain(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Train the model of a recipe, its corpus and tokenizer first; an unfinished run resumes by itself."""
+    from neolm.pipeline import run as run_recipe
+
+    print(run_recipe(recipe, overrides or [], until="model") / "model")
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    text: Annotated[
+        str | None, typer.Option(help="A file or folder to measure on; the held-out text of its run if not given.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As `neolm config evaluate` lists them.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file too.")] = None,
+) -> None:
+    """Measure a model: loss, perplexity and bits per byte with intervals, beside what compressors reach."""
+    from neolm.evaluation.command import evaluate_model
+
+    scores = evaluate_model(model, text, settings or [])
+    if output is not None:
+        from neolm.core.artifact import write_json
+
+        write_json(output, scores)
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to write at the most.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token; 1: as the model believes.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Choose among the k likeliest tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Choose among the likeliest tokens that reach this share.")
+    ] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: shun tokens that were there before.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given several times.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    ignore_eos: Annotated[bool, typer.Option(help="Go on after an end of text.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = None,
+) -> None:
+    """Continue a text; it is printed as it is written."""
+    from neolm.generation.generate import stream
+
+    loaded, tokenizer = _load(model, device, dtype)
+    text = _text(prompt).decode("utf-8", "replace")
+    pieces = stream(
+        loaded,
+        tokenizer,
+        text,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop or [],
+        seed=seed,
+        ignore_eos=ignore_eos,
+    )
+    print(text, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+@app.command()
+def chat(
+    model: ModelArgument,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue what is typed, without a conversation's form.")] = False,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token; 1: as the model believes.")] = 0.8,
+    top_p: Annotated[
+        float | None, typer.Option(help="Choose among the likeliest tokens that reach this share.")
+    ] = 0.95,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of one answer at the most.")] = 256,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+) -> None:
+    """Talk with a model."""
+    from neolm.generation.chat import chat as talk
+
+    loaded, tokenizer = _load(model, device, dtype)
+    talk(loaded, tokenizer, raw=raw, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+
+
+@app.command("import")
+def import_model(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A Hugging Face directory, or a hub id.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The directory to write.")],
+    dtype: Dtype = None,
+) -> None:
+    """Bring a published GPT-2, GPT-Neo or GPT-NeoX model into a model directory with a manifest."""
+    from neolm.exchange import import_directory
+
+    print(import_directory(source, target, dtype))
+
+
+@app.command()
+def export(
+    model: ModelArgument,
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The directory to write.")],
+    to: Annotated[Literal["hf"], typer.Option(help="hf: a Hugging Face directory with safetensors.")] = "hf",
+    dtype: Dtype = None,
+) -> None:
+    """Write a model for other software."""
+    from neolm.exchange import export_directory
+
+    print(export_directory(model, target, dtype))
+
+
+@app.command()
+def show(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or the directory of one of its stages.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its recorded digest.")] = False,
+) -> None:
+    """Print what a directory is and what it was made from, back to the raw text."""
+    from neolm.core.lineage import show_lineage
+
+    print(show_lineage(directory, verify))
+
+
+@app.command()
+def config(
+    command: Annotated[str, typer.Argument(help="A section such as pretrain, run for all, or presets.")] = "run",
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")] = False,
+) -> None:
+    """Print every setting with type, default, unit and meaning; or the published models."""
+    from neolm.core.progress import table
+    from neolm.describe import presets_table, section_settings
+
+    if schema:
+        from neolm.recipe import Recipe
+
+        print(json.dumps(Recipe.model_json_schema(), indent=2))
+    elif command == "presets":
+        print(table(presets_table()))
+    else:
+        rows = [(s.key, s.type, s.default, s.unit, s.meaning) for s in section_settings(command)]
+        print(_wide_table([("KEY", "TYPE", "DEFAULT", "UNIT", "MEANING"), *rows]))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do, what NeoLM will use of it, and what is missing."""
+    from neolm.core.progress import table
+    from neolm.describe import machine_report
+
+    print(table(machine_report()))
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        import neolm
+
+        print(f"neolm {neolm.__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """The `neolm` command."""
+    try:
+        app()
+    except NeoLMError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except MemoryError:
+        _fail("out of memory; a smaller micro_batch_size or model needs less", 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"neolm: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _load(model: str, device: str, dtype: str | None) -> tuple[Any, Any]:
+    from neolm.core.device import choose_device
+    from neolm.models.hf import load_model, model_directory
+    from neolm.tokenizer.tokenizer import load_tokenizer
+
+    directory = model_directory(model)
+    return load_model(directory, device=choose_device(device).value, dtype=dtype), load_tokenizer(directory)
+
+
+def _text(argument: str) -> bytes:
+    """The argument's text, or standard input's for `-`."""
+    return sys.stdin.buffer.read() if argument == "-" else argument.encode("utf-8", "surrogateescape")
+
+
+def _wide_table(rows: list[tuple[str, ...]]) -> str:
+    """A table whose last column wraps to the terminal."""
+    import shutil
+    import textwrap
+
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    widths = [min(width, 44) for width in widths]
+    indent = sum(widths) + 2 * len(widths)
+    room = max(30, shutil.get_terminal_size((160, 24)).columns - indent)
+    lines = []
+    for row in rows:
+        start = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + "  "
+        meaning = textwrap.wrap(row[-1], room) or [""]
+        lines += [start + meaning[0], *(" " * indent + line for line in meaning[1:])]
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,50 @@
+"""Where an axis has its ticks, and what is written at them: round numbers, about as many as asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+SLACK = 1e-9  # of a step: what rounding adds must not cost a whole tick
+UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
+def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Ticks at 1, 2 or 5 times a power of ten, about `wanted` of them, from at or below `low` to at or above `high`."""
+    if not high - low > max(abs(low), abs(high)) * 1e-9:  # too close together for steps that floats can tell apart
+        margin = abs(low) * 0.1 or 1.0
+        low, high = low - margin, high + margin
+    rough = (high - low) / max(wanted, 1)
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next((factor * magnitude for factor in (1, 2, 5) if factor * magnitude >= rough), 10 * magnitude)
+    first, last = math.floor(low / step + SLACK), math.ceil(high / step - SLACK)
+    return [index * step for index in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Ticks for a logarithmic axis within the positive [low, high]: powers of ten; if few, 2 and 5 times them."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for factors in ((1,), (1, 2, 5)):
+        ticks = [factor * 10.0**decade for decade in decades for factor in factors]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks[:: max(1, math.ceil(len(ticks) / 8))]
+
+
+def tick_label(value: float, ticks: Sequence[float]) -> str:
+    """`value` as it stands at an axis with these ticks: 1500 is `1.5k`, and small numbers share their decimals."""
+    largest = max(abs(tick) for tick in ticks)
+    step = min((b - a for a, b in pairwise(ticks)), default=largest)
+    if largest and not 1e-4 <= largest < 1e15:
+        return f"{value:.2g}"
+    if largest < 1e3:
+        return f"{value:.{_decimals(step)}f}"
+    unit, suffix = next(((unit, suffix) for unit, suffix in UNITS if abs(value) >= unit), (1.0, ""))
+    return f"{value / unit:.{_decimals(step / unit)}f}".rstrip("0").rstrip(".") + suffix if unit > 1 else f"{value:.0f}"
+
+
+def _decimals(step: float) -> int:
+    return max(0, min(6, -math.floor(math.log10(step) + SLACK))) if step > 0 else 0

@@ -1,0 +1,43 @@
+"""The documents of a finished corpus: the one record type, its columns on disk, and how later rooms read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neolm.core.artifact import require
+
+Split = Literal["train", "validation"]
+
+DOCUMENT_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "text", "source", "licence", "metadata")])
+REJECTED_SCHEMA = DOCUMENT_SCHEMA.append(pa.field("reason", pa.string()))
+
+
+@dataclass(frozen=True)
+class Document:
+    r"""One document: `metadata` is a JSON object as text, `text` is NFC with `\n` line ends."""
+
+    id: str
+    text: str
+    source: str
+    licence: str
+    metadata: str
+
+
+def read_documents(corpus_directory: Path, split: Split) -> Iterator[Document]:
+    """The documents of one split in the order of the files, held a few at a time.
+
+    Raises:
+        NeoLMError: `corpus_directory` is no finished corpus.
+    """
+    require(corpus_directory, "corpus", "corpus build")
+    for path in sorted((corpus_directory / "documents").glob(f"{split}-*.parquet")):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=64, columns=DOCUMENT_SCHEMA.names):
+                for row in batch.to_pylist():
+                    yield Document(**row)

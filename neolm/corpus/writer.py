@@ -1,0 +1,72 @@
+"""Sorted rows to Parquet files that are the same bytes for the same rows, however the engine cut them into batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+ROW_GROUP_BYTES = 2**24  # of text: what a reader holds at a time
+FILE_BYTES = 2**28
+
+
+class TableWriter:
+    """Writes `directory/name-00000.parquet` and further parts; at least one file, even without rows.
+
+    A row group ends with the row that reaches ROW_GROUP_BYTES of text, a file with the row group that reaches
+    FILE_BYTES.
+    """
+
+    def __init__(self, directory: Path, name: str, schema: pa.Schema) -> None:
+        directory.mkdir(exist_ok=True)
+        self.rows, self.text_bytes = 0, 0
+        self._directory, self._name, self._schema = directory, name, schema
+        self._pending: list[pa.Table] = []
+        self._pending_bytes = self._parts = self._file_bytes = 0
+        self._file: pq.ParquetWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows whose columns include those of the schema."""
+        if not table.num_rows:
+            return
+        table = table.select(self._schema.names)
+        sizes = _text_sizes(table)
+        self.rows, self.text_bytes = self.rows + table.num_rows, self.text_bytes + int(sizes.sum())
+        while table.num_rows:
+            ends = np.cumsum(sizes) + self._pending_bytes
+            cut = int(np.searchsorted(ends, ROW_GROUP_BYTES)) + 1
+            self._pending.append(table.slice(0, cut))
+            self._pending_bytes = int(ends[min(cut, len(ends)) - 1])
+            table, sizes = table.slice(cut), sizes[cut:]
+            if self._pending_bytes >= ROW_GROUP_BYTES:
+                self._flush()
+
+    def close(self) -> None:
+        """Write what is left and end the last file."""
+        if self._pending or self._parts == 0:
+            self._flush()
+        if self._file is not None:
+            self._file.close()
+
+    def _flush(self) -> None:
+        group = pa.concat_tables(self._pending) if self._pending else self._schema.empty_table()
+        if self._file is None:
+            path = self._directory / f"{self._name}-{self._parts:05d}.parquet"
+            self._file, self._file_bytes = pq.ParquetWriter(path, self._schema, compression="zstd"), 0
+            self._parts += 1
+        self._file.write_table(group.cast(self._schema), row_group_size=max(1, group.num_rows))
+        self._file_bytes += self._pending_bytes
+        self._pending, self._pending_bytes = [], 0
+        if self._file_bytes >= FILE_BYTES:
+            self._file.close()
+            self._file = None
+
+
+def _text_sizes(table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """UTF-8 bytes of the text of each row."""
+    sizes: np.ndarray[tuple[int], np.dtype[np.int64]]
+    sizes = pc.binary_length(table.column("text")).to_numpy().astype(np.int64)
+    return sizes

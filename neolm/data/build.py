@@ -1,0 +1,47 @@
+"""The `shards` stage: the corpus, in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neolm.core.artifact import Manifest, Stage, input_from, require
+from neolm.core.progress import count, say
+from neolm.corpus.documents import Split, read_documents
+from neolm.data.shards import write_shards
+from neolm.tokenizer.tokenizer import load_tokenizer
+
+SPLITS: tuple[Split, ...] = ("train", "validation")
+
+
+def build_shards(output: Path) -> Manifest:
+    """Encode `output/corpus` with `output/tokenizer` into `output/shards`, unless that is done."""
+    corpus, tokenizer_directory = output / "corpus", output / "tokenizer"
+    documents = require(corpus, "corpus", "corpus build RECIPE").counts
+    tokenizer = load_tokenizer(tokenizer_directory)
+    stage = Stage(
+        name="shards",
+        room="data",
+        directory=output / "shards",
+        inputs={"corpus": input_from(corpus, output), "tokenizer": input_from(tokenizer_directory, output)},
+        config={"vocab_size": tokenizer.size, "eos_token_id": tokenizer.eos_token_id},
+    )
+    current = stage.current()
+    if current is not None:
+        say("shards: up to date")
+        return current
+
+    def make(directory: Path) -> Mapping[str, Any]:
+        return {
+            split: write_shards(
+                read_documents(corpus, split), tokenizer, directory, split, documents[split]["documents"]
+            )
+            for split in SPLITS
+        }
+
+    manifest = stage.build(make)
+    train = manifest.counts["train"]
+    ratio = train["bytes"] / max(train["tokens"], 1)
+    say(f"shards: {count(train['tokens'])} tokens to train on, {ratio:.2f} bytes each")
+    return manifest

@@ -1,0 +1,107 @@
+"""What `neolm config` and `neolm doctor` print: settings, published models, this machine."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import platform
+import shutil
+from pathlib import Path
+
+import neolm
+from neolm.core.config import Config, Setting, settings
+from neolm.core.device import (
+    choose_device,
+    choose_precision,
+    compiler,
+    cpu_flags,
+    cpu_name,
+    matrix_ceiling,
+    memory_bytes,
+    usable_cores,
+)
+from neolm.core.errors import InputError
+from neolm.core.progress import count
+from neolm.recipe import Recipe
+
+# Commands whose settings are a section of the recipe under another name.
+_SECTIONS = {"run": "", "evaluate": "evaluate"}
+
+
+def section_settings(name: str) -> list[Setting]:
+    """The settings of a command or a section of the recipe.
+
+    Raises:
+        InputError: no such section; the message names the nearest.
+    """
+    every = list(settings(Recipe))
+    section = _SECTIONS.get(name, name)
+    found = [setting for setting in every if not section or setting.key.startswith(f"{section}.")]
+    if not found:
+        sections = [key for key, field in Recipe.model_fields.items() if _is_section(field.annotation)]
+        near = difflib.get_close_matches(name, sections, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are run, presets, {', '.join(sections)}"
+        raise InputError(f"config: no section '{name}'; {hint}")
+    return found
+
+
+def _is_section(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Config)
+
+
+def presets_table() -> list[tuple[str, ...]]:
+    """The published models with their sizes and exact parameter counts."""
+    import torch
+
+    from neolm.models.config import decoder_config
+    from neolm.models.decoder import Decoder
+    from neolm.models.presets import PRESETS, preset
+
+    rows: list[tuple[str, ...]] = [("PRESET", "FAMILY", "LAYERS", "WIDTH", "HEADS", "CONTEXT", "PARAMETERS")]
+    for name in PRESETS:
+        fields = preset(name)
+        family = fields.pop("family")
+        config = decoder_config(family, **fields)
+        with torch.device("meta"):
+            parameters = Decoder(config).parameter_count()
+        sizes = (config.num_layers, config.hidden_size, config.num_heads, config.max_position_embeddings)
+        rows.append((name, family, *map(str, sizes), f"{parameters:,}"))
+    return rows
+
+
+def machine_report() -> list[tuple[str, str]]:
+    """What this machine can do, what NeoLM will use, and what is missing, a line each."""
+    import torch
+
+    device = choose_device()
+    precision = choose_precision("auto", device.value)
+    ceiling = matrix_ceiling(device.value, getattr(torch, precision.value))
+    total, available = memory_bytes()
+    matrix = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in cpu_flags()]
+    free = shutil.disk_usage(Path.cwd()).free
+    found = compiler()
+    return [
+        ("neolm", neolm.__version__),
+        ("python", f"{platform.python_version()} on {platform.platform()}"),
+        ("torch", torch.__version__),
+        ("processor", f"{cpu_name()}, {usable_cores()} cores usable, {', '.join(matrix) or 'no vector units known'}"),
+        ("memory", f"{total / 2**30:.1f} GiB, {available / 2**30:.1f} GiB available"),
+        ("disk", f"{free / 2**30:.1f} GiB free here"),
+        ("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
+        ("compiler", found or "none: pretrain.compile=true cannot be used on the CPU; everything else can"),
+        ("will use", f"device {device}"),
+        ("", f"precision {precision}"),
+        ("", f"matrix products at {count(ceiling)}FLOP/s, measured now"),
+        *(("missing", line) for line in _missing()),
+    ]
+
+
+def _missing() -> list[str]:
+    """Packages that cannot be imported, each with its reason."""
+    problems = []
+    for name in ("daft", "tokenizers", "safetensors", "zstandard", "pyarrow", "huggingface_hub"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            problems.append(f"{name}: {error}; pip install {name}")
+    return problems

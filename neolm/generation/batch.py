@@ -1,0 +1,242 @@
+"""Prompts decoded together, token by token; knows nothing of text.
+
+A `Batch` reads all its prompts at once, then feeds back what it chose, one token a row and step, until each row is at
+its end: the end-of-text token, `max_new_tokens`, the model's context, or the caller's word. The last token of a row is
+never fed back, so that a prompt as long as the context still gets one token. A row that ends leaves the cache, and
+the others go on faster.
+
+What it leaves out: new rows joining a batch under way.
+
+Shapes: B live rows, T new tokens, C channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from neolm.core.errors import InputError
+from neolm.generation.cache import DecoderCache
+from neolm.generation.config import GenerationConfig
+from neolm.generation.sampling import choose, penalise, prompt_streams
+from neolm.models.decoder import Decoder
+
+End = Literal["end of text", "length", "context", "stop"]
+
+# Prompts times their longest extent that are decoded together: bounds the memory of the cache and of the prefill.
+TOKENS_TOGETHER = 32_768
+
+
+@dataclass
+class Row:
+    """One prompt under way."""
+
+    number: int
+    ids: list[int]  # the prompt and what followed it
+    left: int  # tokens that it may still get
+    limit: End  # what ends it then
+    stream: random.Random
+
+
+class Batch:
+    """Rows that decode together, by number.
+
+    `ids` are each row's prompt and what has followed; `ends` says why those rows that are no longer live ended.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        prompts: Mapping[int, Sequence[int]],
+        config: GenerationConfig,
+        streams: Mapping[int, random.Random],
+        eos_token_id: int | None = None,
+        vocab_size: int | None = None,
+        cache: DecoderCache | None = None,
+    ) -> None:
+        """Take checked prompts (`check_prompts`) and where the draws of each come from.
+
+        Args:
+            model: The decoder; it computes in evaluation mode during each step and is left as it was.
+            prompts: Token ids of each row.
+            config: Length and sampling; `stop` is the caller's business, through `end`.
+            streams: One for each row.
+            eos_token_id: Ends a row, unless `config.ignore_eos`.
+            vocab_size: Only ids below it are chosen (a padded embedding has more rows than the tokenizer has tokens).
+            cache: Already holds the beginning of each prompt, but not all of it, in the same order; None: a new one.
+        """
+        self.model, self.config, self.vocab_size = model, config, vocab_size
+        self.ids = {number: list(ids) for number, ids in prompts.items()}
+        self.ends: dict[int, End] = {}
+        self._eos = None if config.ignore_eos else eos_token_id
+        context = model.config.max_position_embeddings
+        extent = max((min(len(ids) + config.max_new_tokens - 1, context) for ids in prompts.values()), default=0)
+        self.cache = cache or DecoderCache(model.config, len(prompts), extent)
+        self._rows: list[Row] = []
+        for number, ids in self.ids.items():
+            room = context - len(ids) + 1
+            limit: End = "length" if config.max_new_tokens <= room else "context"
+            left = min(config.max_new_tokens, room)
+            self._rows.append(Row(number, ids, left, limit, streams[number]))
+        self._seen: Tensor | None = None  # tokens that each row has  # (B, V)
+        if config.repetition_penalty != 1:
+            self._seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool)
+            for marks, ids in zip(self._seen, prompts.values(), strict=True):
+                marks[list(ids)] = True
+            self._seen = self._seen[:, :vocab_size].to(model.embedding.weight.device)
+        if config.max_new_tokens == 0:
+            self.ends, self._rows = dict.fromkeys(prompts, "length"), []
+
+    @property
+    def live(self) -> list[int]:
+        """The rows that get another token in the next step."""
+        return [row.number for row in self._rows]
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, int]]:
+        """Choose one token for each live row: (row, token). An end-of-text token that ends its row is left out.
+
+        Raises:
+            NonFiniteError: the model's logits are not finite.
+        """
+        with evaluating(self.model):
+            logits = next_logits(self.model, self.cache, [row.ids for row in self._rows])
+        logits = logits[:, : self.vocab_size]  # (B, V)
+        if self._seen is not None:
+            logits = penalise(logits, self._seen, self.config.repetition_penalty)
+        chosen = choose(logits, self.config, [row.stream for row in self._rows])
+        if self._seen is not None:
+            self._seen.scatter_(1, chosen.unsqueeze(1), True)
+        given = []
+        for row, token in zip(list(self._rows), chosen.tolist(), strict=True):
+            if token == self._eos:
+                self.end(row.number, "end of text")
+                continue
+            given.append((row.number, token))
+            row.ids.append(token)
+            row.left -= 1
+            if row.left == 0:
+                self.end(row.number, row.limit)
+        return given
+
+    @torch.inference_mode()
+    def end(self, number: int, why: End = "stop") -> None:
+        """Take a row out of the batch, unless it has ended already. The last row's cache stays as it is."""
+        index = next((index for index, row in enumerate(self._rows) if row.number == number), None)
+        if index is None:
+            return
+        self.ends[number] = why
+        last = self._rows.pop()
+        if not self._rows:
+            return
+        self.cache.drop(index)  # the last row takes the place, here as there
+        if last.number != number:
+            self._rows[index] = last
+            if self._seen is not None:
+                self._seen[index] = self._seen[len(self._rows)]
+        if self._seen is not None:
+            self._seen = self._seen[: len(self._rows)]
+
+
+def next_logits(model: Decoder, cache: DecoderCache, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Read what `cache` does not hold yet of each row's ids; fp32 logits (B, V) of the token that comes next."""
+    device = model.embedding.weight.device
+    new = [ids[held:] for ids, held in zip(rows, cache.lengths, strict=True)]
+    counts = [len(tokens) for tokens in new]
+    width = max(counts)
+    ids = torch.tensor([[*tokens, *[0] * (width - len(tokens))] for tokens in new], device=device)  # (B, T)
+    positions = cache.plan(counts, device)
+    hidden = model(ids, positions=positions, cache=cache, logits=False)  # (B, T, C)
+    cache.commit()
+    last = torch.tensor(counts, device=device) - 1
+    hidden = hidden[:, 0] if width == 1 else hidden[torch.arange(len(counts), device=device), last]
+    return model.head(hidden).float()  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model without dropout inside the block; every module is left as it was."""
+    if not model.training:
+        yield
+        return
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def check_prompts(model: Decoder, prompts: Sequence[Sequence[int]], eos_token_id: int | None) -> list[list[int]]:
+    """The prompts as lists; an empty one becomes the end-of-text token, which begins each document in training.
+
+    Raises:
+        InputError: a prompt is longer than the context, has an id without an embedding, or is empty and the model has
+            no end-of-text token.
+    """
+    context, size = model.config.max_position_embeddings, model.config.vocab_size
+    checked = []
+    for number, prompt in enumerate(prompts, start=1):
+        which = "the prompt" if len(prompts) == 1 else f"prompt {number} of {len(prompts)}"
+        ids = list(prompt)
+        if not ids:
+            if eos_token_id is None:
+                raise InputError(f"{which} is empty, and this model has no end-of-text token to start from")
+            ids = [eos_token_id]
+        if len(ids) > context:
+            raise InputError(f"{which} is {len(ids)} tokens, the model's context is {context}: shorten it")
+        if min(ids) < 0 or max(ids) >= size:
+            raise InputError(
+                f"{which} has token ids outside the model's 0 to {size - 1}: is the tokenizer another one's?"
+            )
+        checked.append(ids)
+    return checked
+
+
+def batches(
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    eos_token_id: int | None = None,
+    vocab_size: int | None = None,
+) -> Iterator[Batch]:
+    """Batches that together decode `prompts`, whose rows keep their index; prompts of like length go together.
+
+    Raises:
+        InputError: see `check_prompts`.
+    """
+    checked = check_prompts(model, prompts, eos_token_id)
+    streams = dict(enumerate(prompt_streams(checked, config.seed)))
+    waiting = sorted(range(len(checked)), key=lambda number: len(checked[number]))
+    while waiting:
+        longest = len(checked[waiting[-1]]) + config.max_new_tokens
+        together = max(1, TOKENS_TOGETHER // min(longest, model.config.max_position_embeddings))
+        rows, waiting = sorted(waiting[-together:]), waiting[:-together]
+        yield Batch(model, {row: checked[row] for row in rows}, config, streams, eos_token_id, vocab_size)
+
+
+def generate_ids(
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    eos_token_id: int | None = None,
+    vocab_size: int | None = None,
+) -> list[list[int]]:
+    """The token ids that follow each prompt of token ids, without the end-of-text token; `config.stop` is not heeded.
+
+    Raises:
+        InputError: see `check_prompts`.
+    """
+    result: list[list[int]] = [[] for _ in prompts]
+    for batch in batches(model, prompts, config, eos_token_id, vocab_size):
+        while batch.live:
+            for row, token in batch.step():
+                result[row].append(token)
+    return result

@@ -1,0 +1,164 @@
+"""The published names and layouts of the families' tensors, as tables, and the way from and to ours.
+
+Four layouts occur. `plain`: as we hold it. `transposed`: GPT-2 stores a linear layer as (in, out). `stacked`: GPT-Neo
+keeps apart the queries, keys and values that we hold as one matrix with rows [all q | all k | all v]. `interleaved`:
+GPT-NeoX groups the rows of that matrix by head, [q k v] of the first head, then of the second. (GPT-2's `c_attn` has
+the columns [all q | all k | all v], so transposing is all it needs.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from neolm.models.config import DecoderConfig
+
+Layout = Literal["plain", "transposed", "stacked", "interleaved"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Our module and the published one, or three, that hold it; `#` stands for the number of the layer."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    layout: Layout = "plain"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family's table; the base model's names begin with `prefix` in whole models, and with nothing in bare ones."""
+
+    prefix: str
+    head: str
+    rules: tuple[Rule, ...]
+
+
+HEADS = ("lm_head.weight", "embed_out.weight")
+FAMILIES = {
+    "gpt2": Family(
+        "transformer.",
+        "lm_head",
+        (
+            Rule("embedding", ("wte",)),
+            Rule("positions", ("wpe",)),
+            Rule("blocks.#.attention_norm", ("h.#.ln_1",)),
+            Rule("blocks.#.attention.qkv", ("h.#.attn.c_attn",), "transposed"),
+            Rule("blocks.#.attention.output", ("h.#.attn.c_proj",), "transposed"),
+            Rule("blocks.#.mlp_norm", ("h.#.ln_2",)),
+            Rule("blocks.#.mlp.expand", ("h.#.mlp.c_fc",), "transposed"),
+            Rule("blocks.#.mlp.contract", ("h.#.mlp.c_proj",), "transposed"),
+            Rule("norm", ("ln_f",)),
+        ),
+    ),
+    "gpt-neo": Family(
+        "transformer.",
+        "lm_head",
+        (
+            Rule("embedding", ("wte",)),
+            Rule("positions", ("wpe",)),
+            Rule("blocks.#.attention_norm", ("h.#.ln_1",)),
+            Rule("blocks.#.attention.qkv", tuple(f"h.#.attn.attention.{x}_proj" for x in "qkv"), "stacked"),
+            Rule("blocks.#.attention.output", ("h.#.attn.attention.out_proj",)),
+            Rule("blocks.#.mlp_norm", ("h.#.ln_2",)),
+            Rule("blocks.#.mlp.expand", ("h.#.mlp.c_fc",)),
+            Rule("blocks.#.mlp.contract", ("h.#.mlp.c_proj",)),
+            Rule("norm", ("ln_f",)),
+        ),
+    ),
+    "gpt-neox": Family(
+        "gpt_neox.",
+        "embed_out",
+        (
+            Rule("embedding", ("embed_in",)),
+            Rule("blocks.#.attention_norm", ("layers.#.input_layernorm",)),
+            Rule("blocks.#.attention.qkv", ("layers.#.attention.query_key_value",), "interleaved"),
+            Rule("blocks.#.attention.output", ("layers.#.attention.dense",)),
+            Rule("blocks.#.mlp_norm", ("layers.#.post_attention_layernorm",)),
+            Rule("blocks.#.mlp.expand", ("layers.#.mlp.dense_h_to_4h",)),
+            Rule("blocks.#.mlp.contract", ("layers.#.mlp.dense_4h_to_h",)),
+            Rule("norm", ("final_layer_norm",)),
+        ),
+    ),
+}
+# Causal masks and rotary tables that old files carry along.
+_BUFFERS = re.compile(
+    r"\.(attn|attention|crossattention)\.(bias|masked_bias)$|rotary_emb\.(inv_freq|cos_cached|sin_cached)$"
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of our parameters and the published tensors that hold it."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    layout: Layout
+
+    def shape(self, ours: torch.Size) -> tuple[int, ...]:
+        """The shape of each published tensor, where our parameter has the shape `ours`."""
+        if self.layout == "transposed":
+            return tuple(reversed(ours))
+        return (ours[0] // len(self.theirs), *ours[1:])
+
+    def gather(self, tensors: list[Tensor], num_heads: int) -> Tensor:
+        """Our parameter from the published tensors."""
+        if self.layout == "transposed":
+            return tensors[0].t().contiguous()
+        if self.layout == "stacked":
+            return torch.cat(tensors)
+        if self.layout == "interleaved":
+            return _regroup(tensors[0], num_heads, 3)
+        return tensors[0]
+
+    def scatter(self, tensor: Tensor, num_heads: int) -> tuple[Tensor, ...]:
+        """The published tensors from our parameter, each contiguous."""
+        if self.layout == "transposed":
+            return (tensor.t().contiguous(),)
+        if self.layout == "stacked":
+            return tensor.contiguous().chunk(3)
+        if self.layout == "interleaved":
+            return (_regroup(tensor, 3, num_heads),)
+        return (tensor.contiguous(),)
+
+
+def _regroup(tensor: Tensor, outer: int, inner: int) -> Tensor:
+    """Rows grouped by (outer, inner), grouped by (inner, outer) instead."""
+    rows = tensor.shape[0] // (outer * inner)
+    return tensor.reshape(outer, inner, rows, -1).transpose(0, 1).reshape(tensor.shape)
+
+
+def entry(config: DecoderConfig, ours: str) -> Entry:
+    """Where the published files keep our parameter `ours`, such as `blocks.3.mlp.expand.bias`."""
+    family = FAMILIES[config.family]
+    module, _, kind = ours.rpartition(".")
+    if module == "head":
+        return Entry(ours, (f"{family.head}.{kind}",), "plain")
+    layer = "".join(re.findall(r"^blocks\.(\d+)\.", module))
+    rule = next(rule for rule in family.rules if rule.ours.replace("#", layer) == module)
+    theirs = tuple(f"{family.prefix}{name.replace('#', layer)}.{kind}" for name in rule.theirs)
+    return Entry(ours, theirs, rule.layout)
+
+
+def canonical_name(config: DecoderConfig, found: str) -> str | None:
+    """The name that `entry` uses for a tensor called `found` in a file; None for a buffer, which is not a weight."""
+    family = FAMILIES[config.family]
+    if _BUFFERS.search(found):
+        return None
+    if found in HEADS:
+        return f"{family.head}.weight"
+    return found if found.startswith(family.prefix) else family.prefix + found
+
+
+def published_tensors(config: DecoderConfig, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Published names and tensors of `parameters` under our names, one at a time; a tied head is left out."""
+    for ours, tensor in parameters.items():
+        if ours == "head.weight" and config.tie_embeddings:
+            continue
+        place = entry(config, ours)
+        yield from zip(place.theirs, place.scatter(tensor.detach(), config.num_heads), strict=True)

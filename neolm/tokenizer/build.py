@@ -1,0 +1,50 @@
+"""The `tokenizer` stage: one learnt from the corpus, or one that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from neolm.core.artifact import Manifest, Stage, input_from, require
+from neolm.core.progress import count, say, task
+from neolm.corpus.documents import read_documents
+from neolm.tokenizer.config import TokenizerConfig
+from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer, train_tokenizer
+
+
+def build_tokenizer(output: Path, config: TokenizerConfig) -> Manifest:
+    """Make `output/tokenizer` from the training documents of `output/corpus`, unless that is done."""
+    corpus = output / "corpus"
+    counts = require(corpus, "corpus", "corpus build RECIPE").counts["train"]
+    source = Path(config.path).expanduser() if config.path else None
+    if source is not None:
+        load_tokenizer(source)  # a wrong path is an error before anything is written
+    inputs = {"corpus": input_from(corpus, output)} if source is None else {"tokenizer": input_from(source, output)}
+    stage = Stage("tokenizer", "tokenizer", output / "tokenizer", inputs, config.model_dump())
+    current = stage.current()
+    if current is not None:
+        say("tokenizer: up to date")
+        return current
+
+    def make(directory: Path) -> Mapping[str, Any]:
+        if source is not None:
+            copy_tokenizer(source, directory)
+            return {"tokens": load_tokenizer(directory).size}
+        every = max(1, -(-counts["bytes"] // config.train_bytes))
+        with task("Learning the vocabulary", counts["documents"], "documents") as progress:
+            tokenizer = train_tokenizer(_training_texts(corpus, every, progress.advance), config.vocab_size)
+        tokenizer.save(directory)
+        return {"tokens": tokenizer.size, "every": every}
+
+    manifest = stage.build(make)
+    say(f"tokenizer: {count(manifest.counts['tokens'])} tokens")
+    return manifest
+
+
+def _training_texts(corpus: Path, every: int, advance: Any) -> Iterator[str]:
+    """The text of every `every`-th training document."""
+    for number, document in enumerate(read_documents(corpus, "train")):
+        advance()
+        if number % every == 0:
+            yield document.text

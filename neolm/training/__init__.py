@@ -1,0 +1,1 @@
+"""THE loop, and what it is made of: objectives, optimiser, schedule, precision, checkpoints."""

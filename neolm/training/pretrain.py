@@ -1,0 +1,215 @@
+"""The `pretrain` and `model` stages: a decoder trained on token shards, and its Hugging Face directory.
+
+`pretrain/` is built in place, since it resumes: `config.json` is written when it starts, the manifest when it is done.
+A directory that holds another run, finished or not, is refused rather than overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neolm.core.artifact import (
+    Clock,
+    Input,
+    Manifest,
+    Stage,
+    differences,
+    input_from,
+    read_manifest,
+    require,
+    storage_errors,
+    write_json,
+    write_text,
+)
+from neolm.core.chart import Line, line_chart
+from neolm.core.device import choose_device, choose_precision, matrix_ceiling
+from neolm.core.errors import InputError, NeoLMError
+from neolm.core.progress import count, duration, say
+from neolm.data.batches import TrainingBatches, validation_batches
+from neolm.data.shards import TokenShards
+from neolm.models.config import DecoderConfig, ModelConfig
+from neolm.models.decoder import Decoder
+from neolm.models.hf import hf_config, save_model
+from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
+from neolm.training.checkpoint import last_checkpoint
+from neolm.training.config import PretrainConfig
+from neolm.training.loop import Progress, Training, load_weights, train
+from neolm.training.losses import causal_language_modelling
+from neolm.training.metrics import read_metrics
+
+# Settings that may differ when a run goes on: they move no number that the model is made of.
+FREE_SETTINGS = {
+    f"pretrain.{key}"
+    for key in ("micro_batch_size", "device", "compile", "checkpoint_every", "keep_checkpoints", "log_every", "final")
+}
+
+
+def pretrain(output: Path, model: ModelConfig, config: PretrainConfig, seed: int) -> Manifest:
+    """Train on `output/shards` into `output/pretrain`, resuming what is unfinished, unless that is done."""
+    architecture = _architecture(output, model, config)
+    stage = _stage(output, architecture, config, seed)
+    finished = read_manifest(stage.directory)
+    if finished is not None and not _conflicts(stage, finished.config, finished.inputs):
+        if stage.changes(finished):
+            say("pretrain: the code has changed since this run; it is kept (give output=DIR for a new one)")
+        else:
+            say("pretrain: up to date")
+        return finished
+    refuse_other_run(output, model, config, seed)
+    clock = Clock()
+    training = _prepare(stage, output, architecture, config, seed)
+    progress = train(training)
+    metrics = read_metrics(stage.directory / "metrics.jsonl")
+    write_text(stage.directory / "loss.svg", loss_curve(metrics))
+    manifest = stage.seal(stage.directory, _counts(training, progress), clock, config_file=False)
+    best = "" if progress.best_loss is None else f", validation loss {progress.best_loss:.4f} at {progress.best_step}"
+    say(f"pretrain: {progress.step} steps, {count(progress.tokens)} tokens in {duration(progress.seconds)}{best}")
+    return manifest
+
+
+def refuse_other_run(output: Path, model: ModelConfig, config: PretrainConfig, seed: int) -> None:
+    """Make sure that `output/pretrain` is empty or holds this very run.
+
+    Raises:
+        InputError: it holds a run with other settings or other data; the message names what differs.
+    """
+    directory = output / "pretrain"
+    try:
+        started = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # nothing has started here
+    stage = _stage(output, _architecture(output, model, config), config, seed)
+    inputs = {name: Input(**value) for name, value in started.pop("inputs", {}).items()}
+    conflicts = _conflicts(stage, started, inputs)
+    if conflicts:
+        raise InputError(
+            f"{directory} holds a run with other settings ({'; '.join(conflicts[:3])}): "
+            f"give another output=DIR, or remove {directory} to train again"
+        )
+
+
+def build_model(output: Path, config: PretrainConfig) -> Manifest:
+    """Write the trained weights and the tokenizer to `output/model`, a Hugging Face directory, unless that is done."""
+    source = output / "pretrain"
+    trained = require(source, "pretrain", "pretrain RECIPE")
+    stage = Stage(
+        "model", "training", output / "model", {"pretrain": input_from(source, output)}, {"final": config.final}
+    )
+    current = stage.current()
+    if current is not None:
+        say("model: up to date")
+        return current
+
+    def make(directory: Path) -> Mapping[str, Any]:
+        checkpoints = source / "checkpoints"
+        best = last_checkpoint(checkpoints, "best") if config.final == "best" else None
+        chosen = best or last_checkpoint(checkpoints, "step")
+        if chosen is None:
+            raise NeoLMError(f"{checkpoints}: no whole checkpoint is left to make a model of")
+        decoder = Decoder(DecoderConfig.model_validate_json(json.dumps(trained.config["model"])))
+        load_weights(decoder, chosen)
+        save_model(decoder, directory)
+        copy_tokenizer(output / "tokenizer", directory)
+        return {"parameters": decoder.parameter_count(), "step": chosen.step}
+
+    directory = stage.directory
+    manifest = stage.build(make, config_file=False)
+    say(f"model: {count(manifest.counts['parameters'])} parameters in {directory}")
+    return manifest
+
+
+def _architecture(output: Path, model: ModelConfig, config: PretrainConfig) -> DecoderConfig:
+    tokenizer = load_tokenizer(output / "tokenizer")
+    architecture = model.resolve(tokenizer.size, config.sequence_length, tokenizer.eos_token_id)
+    hf_config(architecture)  # what cannot be written must not be trained
+    return architecture
+
+
+def _stage(output: Path, architecture: DecoderConfig, config: PretrainConfig, seed: int) -> Stage:
+    require(output / "shards", "shards", "run RECIPE")
+    settings = {"model": architecture.model_dump(), "pretrain": config.model_dump(), "seed": seed}
+    inputs = {name: input_from(output / name, output) for name in ("shards", "tokenizer")}
+    return Stage("pretrain", "training", output / "pretrain", inputs, json.loads(json.dumps(settings)))
+
+
+def _conflicts(stage: Stage, config: Mapping[str, Any], inputs: Mapping[str, Input]) -> list[str]:
+    """What of an earlier run in the directory makes it another run than this stage; the code apart."""
+    changes = [change for change in differences(config, stage.config) if change[0] not in FREE_SETTINGS]
+    found = [f"{key}: {old!r}, now {new!r}" for key, old, new in changes]
+    changed = [name for name, value in inputs.items() if value.digest != stage.inputs[name].digest]
+    return found + [f"{name} changed" for name in changed]
+
+
+def _prepare(stage: Stage, output: Path, architecture: DecoderConfig, config: PretrainConfig, seed: int) -> Training:
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device.value)
+    shards = {
+        split: TokenShards(output / "shards", split, load_tokenizer(output / "tokenizer").size)
+        for split in ("train", "validation")
+    }
+    batches = TrainingBatches(shards["train"], config.sequence_length, config.batch_size, seed)
+    validation = validation_batches(
+        shards["validation"],
+        config.sequence_length,
+        config.micro_batch_size or config.batch_size,
+        config.validation_sequences,
+    )
+    with storage_errors(stage.directory):
+        stage.directory.mkdir(parents=True, exist_ok=True)
+    started = {name: asdict(value) for name, value in stage.inputs.items()}
+    write_json(stage.directory / "config.json", {**stage.config, "inputs": started})
+    torch.manual_seed(seed)
+    model = Decoder(architecture).initialise(seed)
+    ceiling = matrix_ceiling(device.value, getattr(torch, precision.value))
+    say(f"device: {device}; precision: {precision}; matrix ceiling {ceiling / 1e9:,.0f} GFLOP/s")
+    epochs = config.total_steps * config.batch_size / batches.examples
+    say(
+        f"{architecture.family} of {count(model.parameter_count())} parameters, {config.total_steps} steps of "
+        f"{count(config.tokens_per_step)} tokens, {epochs:.2f} epochs"
+    )
+    return Training(
+        model=model,
+        objective=causal_language_modelling,
+        data=batches,
+        validation=validation,
+        config=config,
+        directory=stage.directory,
+        device=device,
+        precision=precision,
+        ceiling=ceiling,
+    )
+
+
+def _counts(training: Training, progress: Progress) -> dict[str, Any]:
+    config, model = training.config, training.model
+    speed = progress.tokens / max(progress.seconds, 1e-9)
+    flops = model.config.flops_per_token(config.sequence_length)
+    return {
+        "parameters": model.parameter_count(),
+        "non_embedding_parameters": model.parameter_count(embeddings=False),
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "training_seconds": round(progress.seconds, 1),
+        "tokens_per_second": round(speed, 1),
+        "flops": flops * progress.tokens,
+        "mfu": round(speed * flops / training.ceiling, 4) if training.ceiling else None,
+        "matrix_ceiling_flops": training.ceiling,
+        "best_validation_loss": progress.best_loss,
+        "best_step": progress.best_step,
+        "device": asdict(training.device),
+        "precision": asdict(training.precision),
+    }
+
+
+def loss_curve(metrics: list[dict[str, Any]]) -> str:
+    """Training and validation loss over steps, as an SVG picture."""
+    training = [(row["step"], row["loss"]) for row in metrics if "loss" in row]
+    validation = [(row["step"], row["validation_loss"]) for row in metrics if "validation_loss" in row]
+    lines = [Line("training", training, smooth=True), Line("validation", validation, dots=True)]
+    return line_chart(lines, x_label="step", y_label="loss, nats per token")

@@ -1,0 +1,135 @@
+"""Every kind of raw file becomes documents with the right id, text, source, licence and metadata."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+PILE = {"text": "From the Pile.", "meta": {"pile_set_name": "FreeLaw", "n": 1}}
+
+
+def test_text_files_below_a_folder_with_spaces_and_umlauts(build, write):
+    raw = write("mein Ordner/größe.txt", "A text of size.").parents[1]
+    write("b.md", "# Title\n")
+    write("lib/c.PY", "print('hello')\n")
+    write("d.txt.gz", "packed by gzip")
+    write("e.txt.zst", "packed by zstd")
+    corpus = build(raw, licence="CC0-1.0")
+    texts = {name: document.text for name, document in corpus.kept.items()}
+    assert texts == {
+        "mein Ordner/größe.txt": "A text of size.",
+        "b.md": "# Title\n",
+        "lib/c.PY": "print('hello')\n",
+        "d.txt.gz": "packed by gzip",
+        "e.txt.zst": "packed by zstd",
+    }
+    document = corpus.kept["mein Ordner/größe.txt"]
+    assert (document.source, document.licence, document.metadata) == ("mein Ordner/größe.txt", "CC0-1.0", "{}")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_json_lines(build, write, suffix):
+    records = [
+        {"text": "first one", "id": "mine"},
+        {"text": "second one", "id": 7, "metadata": {"a": [1, "ü"]}},
+        "\n",
+        {"text": "fourth one", "id": True, "source": "a book", "licence": "MIT"},
+        PILE,
+    ]
+    kept = build(write("r.jsonl" + suffix, records)).kept
+    file = "r.jsonl" + suffix
+    assert {name: document.text for name, document in kept.items()} == {
+        "mine": "first one",
+        "7": "second one",
+        f"{file}:4": "fourth one",
+        f"{file}:5": "From the Pile.",
+    }
+    assert json.loads(kept["7"].metadata) == {"a": [1, "ü"]}
+    assert (kept[f"{file}:4"].source, kept[f"{file}:4"].licence) == ("a book", "MIT")
+    assert (kept[f"{file}:5"].source, json.loads(kept[f"{file}:5"].metadata)) == ("FreeLaw", PILE["meta"])
+    assert (kept["mine"].source, kept["mine"].licence) == (file, "unknown")
+
+
+def test_last_line_without_newline_and_marks_of_windows(build, write):
+    data = b'\xef\xbb\xbf{"text": "one line"}\r\n{"text": "another"}'
+    assert {d.text for d in build(write("w.jsonl", data)).kept.values()} == {"one line", "another"}
+
+
+def test_lines_longer_than_a_chunk(build, write):
+    long = "word " * 50_000
+    kept = build(
+        write("l.jsonl.zst", [{"text": long, "id": "a"}, {"text": "short", "id": "b"}]), max_line_characters=10**6
+    )
+    assert (kept.kept["a"].text, kept.kept["b"].text) == (long, "short")
+
+
+def test_parquet(build, write):
+    path = write("p.parquet", b"")
+    rows = [{"text": "a row", "id": "x", "meta": {"pile_set_name": "S"}, "n": 1}, {"text": None, "id": "y", "n": 2}]
+    pq.write_table(pa.Table.from_pylist([*rows, {"text": "no id", "n": 3}]), path)
+    corpus = build(path)
+    assert {name: (d.text, d.source) for name, d in corpus.kept.items()} == {
+        "x": ("a row", "S"),
+        "p.parquet:3": ("no id", "p.parquet"),
+    }
+    assert corpus.reasons == {"y": "missing_text"}
+
+
+def test_a_corpus_reads_what_a_corpus_wrote(build, write, tmp_path):
+    first = build(write("a.jsonl", [{**PILE, "licence": "MIT"}, {"text": "and a second one"}]))
+    second = build(first.directory / "documents", output=tmp_path / "again")
+    assert second.kept == first.kept
+
+
+def test_text_key(build, write):
+    corpus = build(
+        write("k.jsonl", [{"content": "under another name"}, {"content": "and one more"}]), text_key="content"
+    )
+    assert len(corpus.kept) == 2
+
+
+def test_other_files_are_ignored_and_counted(build, write):
+    raw = write("a.txt", "something to read").parent
+    write("b.jpg", b"\xff\xd8")
+    write(".git/c.txt", "hidden")
+    write("d.json", "{}")
+    corpus = build(raw)
+    assert (list(corpus.kept), corpus.counts["ignored_files"]) == (["a.txt"], 3)
+
+
+def test_output_below_the_input_is_not_read(build, write):
+    raw = write("a.txt", "something to read").parent
+    first = build(raw, output=raw / "runs" / "one")
+    again = build(raw, output=raw / "runs" / "one")
+    assert again.manifest.started == first.manifest.started
+    assert list(again.kept) == ["a.txt"]
+
+
+def test_ids_are_unique(build, write):
+    raw = write("a.jsonl", [{"text": f"text {n} of a", "id": name} for n, name in enumerate("xx")]).parent
+    write("b.jsonl", [{"text": "text of b", "id": "x~2"}, {"text": "more of b", "id": "x"}])
+    kept = {name: document.text for name, document in build(raw).kept.items()}
+    assert kept == {"x": "text 0 of a", "x~2": "text 1 of a", "x~2~2": "text of b", "x~3": "more of b"}
+
+
+def test_many_groups_of_files(build, write, monkeypatch):
+    monkeypatch.setattr("neolm.corpus.ingest.group_files.__defaults__", (30,))
+    raw = [write(f"{n:03d}.txt", f"text number {n}") for n in range(40)][0].parent
+    assert len(build(raw).kept) == 40
+
+
+def test_python_standard_library(build):
+    corpus = build(source="python-stdlib", min_characters=10)
+    kept = corpus.kept
+    assert "def dataclass" in kept["dataclasses.py"].text
+    assert {d.source for d in kept.values()} == {"python-stdlib"}
+    assert {d.licence for d in kept.values()} == {"PSF-2.0"}
+    assert any(name.startswith("pydoc-topics/") for name in kept)
+    assert "pydoc_data/topics.py" not in kept
+    assert not any("site-packages" in name for name in kept)
+    assert len(kept) > 0.95 * corpus.counts["read"]["documents"]
+    validation = corpus.counts["validation"]["documents"] / corpus.counts["kept"]["documents"]
+    assert 0.02 < validation < 0.09
