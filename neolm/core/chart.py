@@ -100,7 +100,7 @@ def line_chart(
     return _svg(width, height, title, ends or "There are no points to draw.", parts)
 
 
-def bar_chart(bars: Sequence[Bar], title: str, width: int = 720, unit: str = "") -> str:
+def bar_chart(bars: Sequence[Bar], title: str, width: int = 720) -> str:
     """Horizontal bars from a common zero, each with its name, its label and, where given, its interval."""
     labels = [bar.label or _number(bar.value) for bar in bars]
     beside = width >= NARROW
@@ -125,9 +125,6 @@ def bar_chart(bars: Sequence[Bar], title: str, width: int = 720, unit: str = "")
             right = max(right, to_x(bar.interval[1]))
         parts.append(_text(right + 8, middle, label, "start", ""))
     parts.append(f'<path class="grid" d="M{to_x(0):.1f} {top}V{end}"/>')
-    if unit:
-        end += 20
-        parts.append(_text(width - 10, end - 4, unit, "end", "muted"))
     words = "; ".join(f"{bar.name}: {label}" for bar, label in zip(bars, labels, strict=True))
     return _svg(width, end + 8, title, words or "There is nothing to draw.", parts)
 

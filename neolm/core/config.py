@@ -68,7 +68,7 @@ def load_config(model: type[C], path: Path | None, overrides: Sequence[str] = ()
     """
     data, lines = _read_yaml(path) if path is not None else ({}, {})
     data = _canonical(model, data)
-    place = {key: f"{path}:{line}: " for key, line in lines.items()}
+    place = {_canonical_key(model, key): f"{path}:{line}: " for key, line in lines.items()}
     for override in overrides:
         key = _apply_override(model, data, override)
         place[key] = "command line: "
@@ -177,6 +177,13 @@ def _canonical(model: type[Config], data: dict[str, Any]) -> dict[str, Any]:
         inner = _section(model, str(key))
         result[name] = _canonical(inner, value) if isinstance(value, dict) else value
     return result
+
+
+def _canonical_key(model: type[Config], dotted: str) -> str:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        model = _section(model, parent)
+    return ".".join([*parents, _aliases(model).get(last, last)])
 
 
 def _explain(model: type[Config], error: ValidationError, place: Mapping[str, str], source: str) -> str:

@@ -36,7 +36,7 @@ class Task:
         self._rich: RichProgress | None = _rich_bar() if sys.stderr.isatty() else None
         if self._rich is not None:
             self._rich.start()
-            self._id = self._rich.add_task(title, total=total, completed=start, rate="", fields="")
+            self._id = self._rich.add_task(title, total=total, completed=int(start), rate="", fields="")
 
     def advance(self, amount: float = 1, **fields: str) -> None:
         """Count `amount` more units as done and show `fields`."""

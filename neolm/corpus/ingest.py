@@ -39,15 +39,15 @@ SCRATCH_SCHEMA = pa.schema(
 )
 
 
-def group_files(files: Sequence[RawFile], limit: int = GROUP_BYTES) -> list[tuple[str, int]]:
-    """Files in groups of about `limit` bytes, each as (JSON for `ingest`, bytes). JSON holds any file name."""
+def group_files(files: Sequence[RawFile]) -> list[tuple[str, int]]:
+    """Files in groups of about GROUP_BYTES, each as (JSON for `ingest`, bytes). JSON holds any file name."""
     groups: list[tuple[str, int]] = []
     waiting: list[tuple[int, dict[str, Any]]] = []
     size = 0
     for number, file in enumerate(files):
         waiting.append((number, asdict(file)))
         size += file.size
-        if size >= limit or number == len(files) - 1:
+        if size >= GROUP_BYTES or number == len(files) - 1:
             groups.append((json.dumps(waiting), size))
             waiting, size = [], 0
     return groups

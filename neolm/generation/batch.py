@@ -87,8 +87,8 @@ class Batch:
         self._seen: Tensor | None = None  # tokens that each row has  # (B, V)
         if config.repetition_penalty != 1:
             self._seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool)
-            for marks, ids in zip(self._seen, prompts.values(), strict=True):
-                marks[list(ids)] = True
+            for marks, prompt in zip(self._seen, self.ids.values(), strict=True):
+                marks[prompt] = True
             self._seen = self._seen[:, :vocab_size].to(model.embedding.weight.device)
         if config.max_new_tokens == 0:
             self.ends, self._rows = dict.fromkeys(prompts, "length"), []
@@ -125,7 +125,6 @@ class Batch:
                 self.end(row.number, row.limit)
         return given
 
-    @torch.inference_mode()
     def end(self, number: int, why: End = "stop") -> None:
         """Take a row out of the batch, unless it has ended already. The last row's cache stays as it is."""
         index = next((index for index, row in enumerate(self._rows) if row.number == number), None)

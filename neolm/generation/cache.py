@@ -131,6 +131,7 @@ class DecoderCache:
         self.lengths = [old + new for old, new in zip(self._step.lengths, self._step.counts, strict=True)]
         self._step = None
 
+    @torch.inference_mode()
     def drop(self, row: int) -> None:
         """Forget a row; the last row takes its number, so that only that row moves."""
         last = len(self.lengths) - 1

@@ -8,7 +8,7 @@ cannot be taken back, and the turn reads the conversation anew.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from neolm.core.errors import InputError
 from neolm.generation.batch import Batch
@@ -47,7 +47,7 @@ class Session:
         self._cache: DecoderCache | None = None
         self._held: list[int] = []  # token ids that the cache holds
 
-    def say(self, text: str) -> Iterator[str]:
+    def say(self, text: str) -> Generator[str, None, None]:
         """Answer `text`, or in raw mode continue it (an empty one: go on with the last); the answer in pieces.
 
         An answer that is left early stays in the conversation as far as it came.
@@ -57,7 +57,7 @@ class Session:
         """
         return self._continue(text) if self.raw else self._answer(text)
 
-    def _answer(self, text: str) -> Iterator[str]:
+    def _answer(self, text: str) -> Generator[str, None, None]:
         messages = [*self.messages, Message("user", text)]
         ids = encode_conversation(self.tokenizer, messages)
         forgotten = 0
@@ -66,11 +66,11 @@ class Session:
             forgotten += 1
             ids = encode_conversation(self.tokenizer, messages)
         self._check(ids)
-        self.messages = messages
+        self.messages = [*messages, Message("assistant", "")]
         self.notice = f"the context is full: the oldest {forgotten} turns are forgotten" if forgotten else ""
         return self._record(self._decode(ids, (*self.config.stop, *STOP)))
 
-    def _record(self, answer: Iterator[str]) -> Iterator[str]:
+    def _record(self, answer: Generator[str, None, None]) -> Generator[str, None, None]:
         said = ""
         try:
             for piece in answer:
@@ -79,9 +79,9 @@ class Session:
                 if shown:
                     yield shown
         finally:
-            self.messages.append(Message("assistant", said.strip()))
+            self.messages[-1] = Message("assistant", said.strip())
 
-    def _continue(self, text: str) -> Iterator[str]:
+    def _continue(self, text: str) -> Generator[str, None, None]:
         ids = self.tokenizer.encode(text) if text else self._text
         self.notice = ""
         if not text and len(ids) > self._room:
@@ -96,12 +96,9 @@ class Session:
         if len(ids) > self._context:
             raise InputError(f"this is {len(ids)} tokens, the model's context is {self._context}: shorten it")
 
-    def _decode(self, ids: list[int], stop: Sequence[str]) -> Iterator[str]:
+    def _decode(self, ids: list[int], stop: Sequence[str]) -> Generator[str, None, None]:
         cache = self._cache_for(ids)
-        self._cache, self._held = (
-            None,
-            [],
-        )  # a step that is interrupted leaves the cache torn: kept only if all went well
+        self._cache, self._held = None, []  # an interrupted step leaves the cache torn: kept only if all goes well
         stream = prompt_streams([ids], self.config.seed)[0]
         vocabulary, eos = self.tokenizer.size, self.tokenizer.eos_token_id
         batch = Batch(self.model, {0: ids}, self.config, {0: stream}, eos, vocabulary, cache)
@@ -122,7 +119,7 @@ class Session:
 
 
 def converse(session: Session, read: Callable[[str], str], write: Callable[[str], None]) -> None:
-    """Run `session` until the person leaves: `read(prompt)` gives a line as `input` does, `write` shows text as it is."""
+    """Run `session` until the person leaves; `read(prompt)` gives a line as `input` does, `write` shows text."""
     write("/help lists the commands.\n")
     while True:
         try:
@@ -154,11 +151,11 @@ def _show_answer(session: Session, text: str, write: Callable[[str], None]) -> N
     if session.notice:
         write(f"({session.notice})\n")
     ending = "(no answer)\n"
-    with contextlib.closing(answer):  # type: ignore[type-var]
-        try:
+    try:
+        with contextlib.closing(answer):
             for piece in answer:
                 write(piece)
                 ending = "\n"
-        except KeyboardInterrupt:
-            ending = "\n(stopped)\n"
+    except KeyboardInterrupt:
+        ending = "\n(stopped)\n"
     write(ending)

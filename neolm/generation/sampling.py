@@ -63,7 +63,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 def distribution(logits: Tensor, config: GenerationConfig) -> Tensor:
     """Probabilities (B, V) of the next token, for a temperature above 0."""
-    logits = (logits - logits.amax(-1, keepdim=True)) / config.temperature  # at most 0: no temperature overflows
+    temperature = max(config.temperature, torch.finfo(logits.dtype).tiny)
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # at most 0: nothing overflows
     if config.top_k is not None:
         logits = keep_top_k(logits, config.top_k)
     if config.top_p is not None:

@@ -111,10 +111,11 @@ class DecoderConfig(Config):
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if not self.attention_layers:
             raise ValueError("attention_layers must name at least one kind")
-        if self.position_embedding == "rotary" and (self.rotary_size < 2 or self.rotary_size % 2):
+        # transformers turns an odd number's last half pair too, so it needs one channel more
+        if self.position_embedding == "rotary" and not 1 <= self.rotary_size <= self.head_size // 2 * 2:
             raise ValueError(
                 f"rotary_fraction {self.rotary_fraction} of a head of {self.head_size} rotates {self.rotary_size} "
-                "channels; it must be an even number of at least 2"
+                f"channels; it must be 1 to {self.head_size // 2 * 2}"
             )
         return self
 

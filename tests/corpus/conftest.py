@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+
 from neolm.core.artifact import Manifest
 from neolm.corpus.build import build_corpus
 from neolm.corpus.config import CorpusConfig

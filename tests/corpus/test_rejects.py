@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.filters import judge, text_fraction
 

@@ -84,6 +84,12 @@ def test_a_corpus_reads_what_a_corpus_wrote(build, write, tmp_path):
     assert second.kept == first.kept
 
 
+def test_metadata_stays_json(build, write):
+    lines = ['{"text": "not a number", "id": "a", "meta": {"x": NaN}}\n', {"text": "other", "id": "b", "meta": "no"}]
+    kept = build(write("n.jsonl", lines)).kept
+    assert (kept["a"].metadata, kept["b"].metadata) == ('{"x": "NaN"}', "{}")
+
+
 def test_text_key(build, write):
     corpus = build(
         write("k.jsonl", [{"content": "under another name"}, {"content": "and one more"}]), text_key="content"
@@ -116,9 +122,9 @@ def test_ids_are_unique(build, write):
 
 
 def test_many_groups_of_files(build, write, monkeypatch):
-    monkeypatch.setattr("neolm.corpus.ingest.group_files.__defaults__", (30,))
-    raw = [write(f"{n:03d}.txt", f"text number {n}") for n in range(40)][0].parent
-    assert len(build(raw).kept) == 40
+    monkeypatch.setattr("neolm.corpus.ingest.GROUP_BYTES", 30)
+    files = [write(f"{n:03d}.txt", f"text number {n}") for n in range(40)]
+    assert len(build(files[0].parent).kept) == 40
 
 
 def test_python_standard_library(build):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
+
 from neolm.corpus.split import validation_score, validation_threshold
 
 SCORES = st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=30, unique=True)

@@ -7,6 +7,7 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from neolm.corpus.documents import read_documents
 from neolm.corpus.frames import part_ids
 from neolm.corpus.text import clean, is_storable, split_text, storable
@@ -80,3 +81,12 @@ def test_short_documents_keep_their_ids(build, write):
     raw = write("a.txt", "short enough").parent
     write("b.txt", "this one is too long for the limit")
     assert set(build(raw, split_characters=20).kept) == {"a.txt", "b.txt#0", "b.txt#1"}
+
+
+def test_rejected_documents_are_not_cut(build, write):
+    raw = write("a.txt", "the very same text in both of them").parent
+    write("b.txt", "the very same text in both of them")
+    corpus = build(raw, split_characters=20)
+    assert set(corpus.kept) == {"a.txt#0", "a.txt#1"}
+    assert corpus.rejected["b.txt"]["text"] == "the very same text in both of them"
+    assert corpus.counts["rejected"] == {"duplicate": {"documents": 1, "bytes": 34}}

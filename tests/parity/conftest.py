@@ -109,14 +109,13 @@ def draw_keys(family: str, seed: int) -> dict[str, Any]:
             "activation_function": activation,
             "layer_norm_epsilon": epsilon,
         }
-    pairs = choose.randint(1, head_size // 2)
     return shared | {
         "hidden_size": width,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "max_position_embeddings": context,
         "intermediate_size": inner or 4 * width,
-        "rotary_pct": 2 * pairs / head_size + 1e-9 * (2 * pairs < head_size),
+        "rotary_pct": choose.choice([0.25, 0.3, 0.5, 0.8, 1.0]),  # odd numbers of channels too
         "rotary_emb_base": choose.choice([100, 10000, 500000.0]),
         "use_parallel_residual": choose.random() < 0.5,
         "attention_bias": choose.random() < 0.6,

@@ -1,0 +1,193 @@
+import errno
+import json
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neolm.core import artifact
+from neolm.core.artifact import (
+    Input,
+    Stage,
+    chain,
+    claim_output,
+    digest_path,
+    input_from,
+    read_manifest,
+    refuse_foreign,
+    require,
+    storage_errors,
+    verify,
+    write_json,
+)
+from neolm.core.errors import InputError, NeoLMError, StorageError
+from neolm.core.lineage import show_lineage
+
+
+def stage(directory: Path, **changes: Any) -> Stage:
+    values: dict[str, Any] = {
+        "name": "corpus",
+        "room": "core",
+        "directory": directory,
+        "inputs": {"raw": Input("raw.txt", "abc")},
+        "config": {"size": 3, "parts": {"a": 1}},
+    }
+    return Stage(**(values | changes))
+
+
+def make(directory: Path) -> dict[str, int]:
+    (directory / "out.txt").write_text("hello")
+    return {"documents": 1}
+
+
+def test_a_built_stage_is_current_and_its_manifest_complete(tmp_path: Path) -> None:
+    built = stage(tmp_path / "corpus").build(make)
+    assert stage(tmp_path / "corpus").current() == built
+    recorded = json.loads((tmp_path / "corpus" / "manifest.json").read_text())
+    expected = {"schema_version", "stage", "inputs", "outputs", "sizes", "config", "counts", "code", "environment"}
+    assert set(recorded) == expected | {"started", "duration_seconds", "energy"}
+    assert set(recorded["outputs"]) == {"out.txt", "config.json"}
+    assert "estimate" in recorded["energy"]["method"]
+    assert [p.name for p in tmp_path.iterdir()] == ["corpus"]  # nothing half-made is left
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config": {"size": 4, "parts": {"a": 1}}},
+        {"config": {"size": 3, "parts": {"a": 2}}},
+        {"inputs": {"raw": Input("raw.txt", "abd")}},
+        {"inputs": {}},
+        {"room": "corpus"},
+    ],
+)
+def test_another_input_setting_or_code_makes_it_stale(tmp_path: Path, changes: dict[str, Any]) -> None:
+    stage(tmp_path / "corpus").build(make)
+    assert stage(tmp_path / "corpus", **changes).current() is None
+
+
+def test_a_moved_input_with_the_same_content_is_the_same(tmp_path: Path) -> None:
+    stage(tmp_path / "corpus").build(make)
+    assert stage(tmp_path / "corpus", inputs={"raw": Input("elsewhere.txt", "abc")}).current() is not None
+
+
+def test_a_missing_or_shortened_output_makes_it_stale(tmp_path: Path) -> None:
+    stage(tmp_path / "corpus").build(make)
+    (tmp_path / "corpus" / "out.txt").write_text("hell")
+    assert stage(tmp_path / "corpus").current() is None
+
+
+def test_a_failed_build_leaves_the_old_artefact(tmp_path: Path) -> None:
+    old = stage(tmp_path / "corpus").build(make)
+
+    def fail(directory: Path) -> dict[str, int]:
+        (directory / "half.txt").write_text("half")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        stage(tmp_path / "corpus", config={"size": 9}).build(fail)
+    assert read_manifest(tmp_path / "corpus") == old
+    assert [p.name for p in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_a_directory_without_manifest_does_not_exist(tmp_path: Path) -> None:
+    stage(tmp_path / "corpus").build(make)
+    (tmp_path / "corpus" / "manifest.json").write_text('{"stage": ')  # torn
+    assert stage(tmp_path / "corpus").current() is None
+    with pytest.raises(NeoLMError, match="no finished corpus"):
+        require(tmp_path / "corpus", "corpus", "corpus build")
+
+
+def test_what_a_training_came_from_is_not_remade_under_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = stage(tmp_path / "corpus").build(make)
+    write_json(tmp_path / "pretrain.json", {})
+    (tmp_path / "pretrain").mkdir()
+    write_json(tmp_path / "pretrain" / "config.json", {})
+    with pytest.raises(InputError, match=r"would change \(size: 3 -> 4\).*was trained from it"):
+        stage(tmp_path / "corpus", config={"size": 4, "parts": {"a": 1}}).current()
+    monkeypatch.setattr(artifact, "code_digest", lambda room: "new code")
+    assert stage(tmp_path / "corpus").current() == built  # new code alone keeps it
+
+
+def test_verify_names_what_was_altered(tmp_path: Path) -> None:
+    stage(tmp_path / "corpus").build(make)
+    assert verify(tmp_path / "corpus") == []
+    (tmp_path / "corpus" / "out.txt").write_text("jello")
+    assert verify(tmp_path / "corpus") == ["out.txt"]
+    with pytest.raises(InputError, match=r"not as recorded: corpus/out\.txt"):
+        show_lineage(tmp_path / "corpus", check=True)
+
+
+def test_the_chain_leads_back_to_the_first_stage(tmp_path: Path) -> None:
+    raw = tmp_path / "raw.txt"
+    raw.write_text("text")
+    stage(tmp_path / "corpus", inputs={"raw": input_from(raw, tmp_path)}).build(make)
+    later = stage(tmp_path / "shards", name="shards", inputs={"corpus": input_from(tmp_path / "corpus", tmp_path)})
+    later.build(make)
+    assert [manifest.stage for _, manifest in chain(tmp_path / "shards")] == ["shards", "corpus"]
+    shown = show_lineage(tmp_path)
+    assert shown.index("shards") < shown.index("raw.txt")
+
+
+def test_the_digest_of_a_folder_sees_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("1")
+    first = digest_path(tmp_path / "a")
+    (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
+    second = digest_path(tmp_path / "a")
+    (tmp_path / "a" / "y").write_text("2")
+    assert len({first, second, digest_path(tmp_path / "a")}) == 3
+
+
+def test_an_output_with_foreign_files_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match=r"already holds something else \(thesis\.tex\)"):
+        claim_output(tmp_path)
+    with pytest.raises(InputError, match="is a file"):
+        claim_output(tmp_path / "thesis.tex")
+    with pytest.raises(InputError, match="cannot be written"):
+        claim_output(tmp_path / "thesis.tex" / "run")
+    with pytest.raises(InputError, match="already holds something else"):
+        refuse_foreign(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def _hold(output: Path, ready: Any, done: Any) -> None:
+    with claim_output(output):
+        ready.set()
+        done.wait(60)
+
+
+def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path / "run", ready, done))
+    holder.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(InputError, match=f"in use by another run \\(process {holder.pid}\\)"):
+            with claim_output(tmp_path / "run"):
+                pass
+    finally:
+        done.set()
+        holder.join(60)
+    with claim_output(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "text"),
+    [
+        (errno.ENOSPC, StorageError, "disk is full"),
+        (errno.EDQUOT, StorageError, "disk is full"),
+        (errno.EACCES, InputError, "cannot be written"),
+        (errno.EROFS, InputError, "cannot be written"),
+    ],
+)
+def test_what_a_disk_says_is_one_clear_line(tmp_path: Path, number: int, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text), storage_errors(tmp_path / "not" / "yet"):
+        raise OSError(number, os.strerror(number))
+    with pytest.raises(FileNotFoundError), storage_errors(tmp_path):
+        raise FileNotFoundError

@@ -1,0 +1,122 @@
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from neolm.core.config import Alias, Config, Unit, load_config, settings
+from neolm.core.errors import InputError
+
+
+class Inner(Config):
+    steps: Annotated[int, Field(gt=0), Unit("steps")] = 3
+    """How many
+    steps."""
+    learning_rate: Annotated[float, Alias("lr")] = 1e-3
+    """Peak."""
+    mode: Literal["slow", "quick"] = "slow"
+    names: tuple[str, ...] = ("x",)
+    limit: float | None = None
+
+
+class Outer(Config):
+    output: str
+    pretrain: Inner = Inner()
+    other: Inner | None = None
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "my recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def message(path: Path | None, *overrides: str) -> str:
+    with pytest.raises(InputError) as caught:
+        load_config(Outer, path, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_overrides_are_stronger_than_the_file_and_defaults_fill_the_rest(tmp_path: Path) -> None:
+    path = write(tmp_path, "output: here\npretrain:\n  steps: 5\n  mode: quick\n")
+    config = load_config(Outer, path, ["pretrain.steps=7", "pretrain.names=[a, b]", "pretrain.limit=null"])
+    assert config == Outer(output="here", pretrain=Inner(steps=7, mode="quick", names=("a", "b")))
+
+
+@pytest.mark.parametrize(("written", "value"), [("3e-4", 3e-4), ("1e3", 1000.0), ("2", 2.0), ("0.5", 0.5)])
+def test_numbers_mean_what_everybody_means(tmp_path: Path, written: str, value: float) -> None:
+    path = write(tmp_path, f"output: x\npretrain: {{learning_rate: {written}}}\n")
+    assert load_config(Outer, path).pretrain.learning_rate == value
+    assert load_config(Outer, None, ["output=x", f"pretrain.learning_rate={written}"]).pretrain.learning_rate == value
+
+
+def test_an_alias_is_the_same_key_in_file_and_override(tmp_path: Path) -> None:
+    path = write(tmp_path, "output: x\npretrain:\n  lr: 5e-4\n")
+    assert load_config(Outer, path).pretrain.learning_rate == 5e-4
+    assert load_config(Outer, path, ["pretrain.lr=1e-5"]).pretrain.learning_rate == 1e-5
+
+
+def test_text_stays_text_even_if_it_looks_like_a_number() -> None:
+    assert load_config(Outer, None, ["output=2024"]).output == "2024"
+    assert load_config(Outer, None, ["output=a: [b"]).output == "a: [b"
+
+
+def test_unknown_key_is_named_with_its_line_and_the_nearest_name(tmp_path: Path) -> None:
+    found = message(write(tmp_path, "output: x\npretrain:\n  mode: slow\n  stpes: 4\n"))
+    assert found.endswith("my recipe.yaml:4: pretrain.stpes: unknown key; did you mean 'steps'?")
+
+
+def test_unknown_section_on_the_command_line() -> None:
+    assert message(None, "output=x", "pretain.steps=3").startswith("pretain: unknown key; did you mean 'pretrain'")
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("pretrain.steps=abc", "must be a valid integer, not 'abc'"),
+        ("pretrain.steps=1.5", "must be a valid integer, not 1.5"),
+        ("pretrain.steps=-3", "must be greater than 0, not -3"),
+        ("pretrain.mode=quik", "did you mean 'quick'?"),
+        ("pretrain.limit=.nan", "must be a finite number"),
+        ("pretrain", "not of the form key=value"),
+        ("=3", "not of the form key=value"),
+        ("output.x=3", "output"),
+    ],
+)
+def test_wrong_values_are_explained(override: str, complaint: str) -> None:
+    found = message(None, "output=x", override)
+    assert complaint in found
+    assert "command line" in found or override.startswith("output")
+
+
+def test_several_problems_are_all_named(tmp_path: Path) -> None:
+    found = message(write(tmp_path, "pretrain:\n  steps: 0\n  mode: fast\n  lr: x\n  z: 1\n"))
+    assert ":4: pretrain.learning_rate: must be a valid number, not 'x'" in found
+    assert "(and 2 more)" in found
+
+
+@pytest.mark.parametrize("text", ["a: [1\n", "- 1\n- 2\n", "3"])
+def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    assert "my recipe.yaml" in message(write(tmp_path, text))
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    assert "cannot be read" in message(tmp_path / "missing.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read" in message(tmp_path / "binary.yaml")
+
+
+def test_an_empty_file_asks_for_what_is_required(tmp_path: Path) -> None:
+    assert "output: this key must be given" in message(write(tmp_path, ""))
+
+
+def test_settings_list_every_key_with_type_default_unit_and_meaning() -> None:
+    found = {setting.key: setting for setting in settings(Outer)}
+    assert list(found)[:2] == ["output", "pretrain.steps"]
+    steps = found["pretrain.steps"]
+    assert (steps.type, steps.default, steps.unit, steps.meaning) == ("int", "3", "steps", "How many steps.")
+    assert found["output"].default == "(required)"
+    assert found["pretrain.mode"].type == "slow | quick"
+    assert found["pretrain.names"].type == "list of str"
+    assert found["pretrain.limit"].default == "null"

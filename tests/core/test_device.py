@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+from neolm.core import device
+from neolm.core.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [({"amx_bf16", "avx512f"}, "bfloat16"), ({"avx512_bf16"}, "bfloat16"), ({"avx2", "avx512f"}, "float32")],
+)
+def test_bfloat16_is_chosen_where_the_processor_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], precision: str
+) -> None:
+    monkeypatch.setattr(device, "cpu_flags", lambda: frozenset(flags))
+    choice = device.choose_precision("auto", "cpu")
+    assert choice.value == precision
+    assert choice.reason in str(choice)
+    assert device.choose_precision("float32", "cpu").value == "float32"
+
+
+@pytest.mark.parametrize("request_", ["cuda:99", "toaster"])
+def test_a_device_that_is_not_there_is_refused(request_: str) -> None:
+    with pytest.raises(InputError, match=f"device '{request_}' cannot be used here"):
+        device.choose_device(request_)
+
+
+def test_the_ceiling_is_measured() -> None:
+    assert device.matrix_ceiling("cpu", torch.float32, size=256, seconds=0.05) > 1e8
+
+
+def test_facts_about_the_machine() -> None:
+    total, available = device.memory_bytes()
+    assert 0 < available <= total
+    assert device.usable_cores() >= 1
+    assert device.environment()["cores"] == device.usable_cores()
+    assert device.energy_estimate(3600)["kwh"] == pytest.approx(device.WATTS_PER_CORE * device.usable_cores() / 1000)

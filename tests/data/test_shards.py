@@ -1,0 +1,141 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from neolm.core.errors import InputError
+from neolm.data.batches import Batch, TrainingBatches, count_windows, validation_batches
+from neolm.data.shards import TokenShards, shard_dtype, write_shards
+from neolm.tokenizer.tokenizer import Tokenizer, train_tokenizer
+
+
+@dataclass(frozen=True)
+class Note:
+    id: str
+    text: str
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(iter(["the cat sat on the mat, the dog sat on the log. " * 20]), 268)
+
+
+def notes(lengths: list[int]) -> list[Note]:
+    return [Note(f"note {i}", "the cat sat. é"[: length % 14] * (length // 3)) for i, length in enumerate(lengths)]
+
+
+def stream(documents: list[Note], tokenizer: Tokenizer) -> tuple[list[int], list[str | None]]:
+    """The naive oracle: all tokens, and the document of each."""
+    tokens: list[int] = []
+    owner: list[str | None] = []
+    for document in documents:
+        ids = [tokenizer.eos_token_id, *tokenizer.encode(document.text)]
+        tokens += ids
+        owner += [document.id] * len(ids)
+    return [*tokens, tokenizer.eos_token_id], [*owner, None]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(st.lists(st.integers(0, 60), max_size=12), st.integers(10, 200), st.data())
+def test_shards_hold_the_stream_and_lead_back_to_documents(
+    tokenizer: Tokenizer,
+    tmp_path_factory: pytest.TempPathFactory,
+    lengths: list[int],
+    shard_tokens: int,
+    data: st.DataObject,
+) -> None:
+    directory = tmp_path_factory.mktemp("shards")
+    documents = notes(lengths)
+    counts = write_shards(documents, tokenizer, directory, "train", shard_tokens=shard_tokens)
+    tokens, owner = stream(documents, tokenizer)
+    shards = TokenShards(directory, "train", tokenizer.size)
+    assert shards.tokens == counts["tokens"] == len(tokens)
+    assert counts["documents"] == len(documents)
+    assert counts["bytes"] == sum(len(d.text.encode()) for d in documents)
+    assert shards.read(0, len(tokens)).tolist() == tokens
+    start = data.draw(st.integers(0, len(tokens) - 1))
+    count = data.draw(st.integers(1, len(tokens) - start))
+    assert shards.read(start, count).tolist() == tokens[start : start + count]
+    expected = [o for o in dict.fromkeys(owner[start : start + count]) if o is not None]
+    found = shards.documents(start, count)
+    # The last end-of-text belongs to no document; asking for it alone may name the one before.
+    assert found == expected or (not expected and len(found) <= 1)
+
+
+def test_the_smallest_sufficient_type_is_used() -> None:
+    assert shard_dtype(65536) == np.dtype("<u2")
+    assert shard_dtype(65537) == np.dtype("<u4")
+
+
+def test_missing_and_torn_shards_are_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no token shards"):
+        TokenShards(tmp_path, "train", 268)
+    (tmp_path / "train-00000.bin").write_bytes(b"")
+    with pytest.raises(InputError, match="is empty"):
+        TokenShards(tmp_path, "train", 268)
+
+
+@pytest.fixture
+def shards(tokenizer: Tokenizer, tmp_path: Path) -> TokenShards:
+    write_shards(notes([30 + i for i in range(40)]), tokenizer, tmp_path, "train", shard_tokens=500)
+    return TokenShards(tmp_path, "train", tokenizer.size)
+
+
+def rows(batch: Batch) -> list[tuple[int, ...]]:
+    return [tuple(row) for row in batch.inputs.tolist()]
+
+
+def test_an_epoch_shows_every_window_once_and_labels_are_the_next_tokens(shards: TokenShards) -> None:
+    batches = TrainingBatches(shards, sequence_length=16, batch_size=1, seed=3)
+    windows = count_windows(shards, 16)
+    starts = []
+    for step in range(1, windows + 1):
+        batch = batches.batch(step)
+        assert batch.inputs[0, 1:].tolist() == batch.labels[0, :-1].tolist()
+        starts.append(int(batches._windows(step)[0]))
+        position = starts[-1] * 16
+        assert batch.inputs[0].tolist() == shards.read(position, 16).tolist()
+        assert batch.labels[0].tolist() == shards.read(position + 1, 16).tolist()
+    assert sorted(starts) == list(range(windows))
+
+
+def test_order_does_not_depend_on_how_a_step_is_divided(shards: TokenShards) -> None:
+    whole = TrainingBatches(shards, 16, 8, seed=5)
+    singles = TrainingBatches(shards, 16, 1, seed=5)
+    for step in (1, 2, 9):
+        expected = rows(whole.batch(step))
+        assert [rows(singles.batch((step - 1) * 8 + i + 1))[0] for i in range(8)] == expected
+        assert rows(whole.batch(step, slice(0, 4))) + rows(whole.batch(step, slice(4, 8))) == expected
+        assert [row for part in whole.batch(step).split(3) for row in rows(part)] == expected
+
+
+def test_a_step_is_found_by_seek(shards: TokenShards) -> None:
+    far = TrainingBatches(shards, 16, 8, seed=5)
+    assert rows(far.batch(10**9)) == rows(TrainingBatches(shards, 16, 8, seed=5).batch(10**9))
+    assert rows(far.batch(1)) != rows(TrainingBatches(shards, 16, 8, seed=6).batch(1))
+
+
+def test_documents_of_a_batch(shards: TokenShards) -> None:
+    batches = TrainingBatches(shards, 16, 4, seed=5)
+    expected: list[str] = []
+    for window in batches._windows(7):
+        expected += shards.documents(int(window) * 16, 17)
+    assert batches.documents(7) == list(dict.fromkeys(expected))
+    assert set(batches.documents(7, slice(0, 1))) <= set(batches.documents(7))
+
+
+def test_a_corpus_smaller_than_one_sequence_is_refused(shards: TokenShards) -> None:
+    with pytest.raises(InputError, match=r"fewer than one sequence of 100000.*sequence_length lower"):
+        TrainingBatches(shards, 100_000, 1, seed=0)
+
+
+def test_validation_is_spread_evenly_and_bounded(shards: TokenShards) -> None:
+    total = count_windows(shards, 16)
+    everything = validation_batches(shards, 16, batch_size=4)
+    assert sum(len(batch.inputs) for batch in everything) == total
+    some = validation_batches(shards, 16, batch_size=4, limit=5)
+    assert [len(batch.inputs) for batch in some] == [4, 1]
+    assert validation_batches(shards, 100_000, batch_size=4, limit=5) == []

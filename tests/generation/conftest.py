@@ -1,0 +1,57 @@
+"""A tokenizer and models that are tiny but not dull: their greedy output varies from token to token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from neolm.models.config import decoder_config
+from neolm.models.decoder import Decoder
+from neolm.tokenizer.tokenizer import Tokenizer, train_tokenizer
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "gpt-neo": {"window_size": 8},
+    "gpt-neox": {"rotary_fraction": 0.5},
+    "gpt-neox-sequential": {"rotary_fraction": 0.25, "parallel_residual": False},
+}
+TEXT = """User: What is the sea? Assistant: The sea is water, and more water under it. It was a bright cold day in April,
+and
+the clocks were striking thirteen. def main(): return the sea, the day, the clock and the water of April."""
+
+
+@cache
+def build(family: str, vocab_size: int = 330, context: int = 64, seed: int = 0, **fields: Any) -> Decoder:
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": vocab_size}
+    fields = {**FAMILIES[family], "max_position_embeddings": context, **sizes, **fields}
+    model = Decoder(decoder_config(family.removesuffix("-sequential"), **fields)).initialise(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(0.2 / parameter.std())
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(iter([TEXT] * 3), 310)
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def model(request: pytest.FixtureRequest) -> Decoder:
+    """One model of each family; its embedding is padded beyond the tokenizer's size."""
+    return build(request.param)
+
+
+@pytest.fixture(scope="session")
+def neo() -> Decoder:
+    return build("gpt-neo")
+
+
+@pytest.fixture(scope="session")
+def make() -> Callable[..., Decoder]:
+    return build

@@ -1,0 +1,255 @@
+"""Prompts in, continuations out: exact, independent of the batch, bounded, and clear about what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from neolm.core.errors import InputError
+from neolm.generation import batch as batch_module
+from neolm.generation.batch import Batch, batches, generate_ids
+from neolm.generation.config import GenerationConfig
+from neolm.generation.generate import generate, stream
+from neolm.generation.sampling import penalise, prompt_streams
+from neolm.models.decoder import Decoder
+from neolm.tokenizer.tokenizer import Tokenizer
+
+PROMPTS = ["The sea", "", "It was a bright cold day in April, and", "def main(): return", "é🙂"]
+
+
+def greedy_without_cache(model: Decoder, ids: list[int], count: int, size: int) -> list[int]:
+    context, ids, start = model.config.max_position_embeddings, list(ids), len(ids)
+    with torch.inference_mode():
+        while len(ids) < start + count and len(ids) <= context:
+            ids.append(int(model(torch.tensor([ids]))[0, -1, :size].argmax()))
+    return ids[start:]
+
+
+def test_greedy_equals_the_full_forward_pass_to_the_context_limit(model: Decoder, tokenizer: Tokenizer) -> None:
+    prompts = [tokenizer.encode(text) or [tokenizer.eos_token_id] for text in PROMPTS]
+    got = generate_ids(model, prompts, GenerationConfig(max_new_tokens=99), vocab_size=310)
+    for ids, prompt in zip(got, prompts, strict=True):
+        assert ids == greedy_without_cache(model, prompt, 99, 310)
+        assert len(prompt) + len(ids) == 65  # the last token's logits exist, though it cannot be read back
+        assert len(set(ids)) > 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 1.0, "seed": 3},
+        {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 4},
+        {"repetition_penalty": 1.5},
+        {"temperature": 1.2, "repetition_penalty": 1.3, "seed": 5, "ignore_eos": True, "stop": ["e"]},
+    ],
+)
+def test_a_batch_gives_each_prompt_what_it_gets_alone(
+    model: Decoder, tokenizer: Tokenizer, settings: dict[str, Any]
+) -> None:
+    together = generate(model, tokenizer, PROMPTS, max_new_tokens=30, **settings)
+    assert together == [generate(model, tokenizer, text, max_new_tokens=30, **settings)[0] for text in PROMPTS]
+    assert together[::-1] == generate(model, tokenizer, PROMPTS[::-1], max_new_tokens=30, **settings)
+
+
+def test_many_prompts_go_through_in_several_batches(
+    neo: Decoder, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = PROMPTS * 3
+    expected = generate(neo, tokenizer, prompts, temperature=1.0, seed=1, max_new_tokens=10)
+    monkeypatch.setattr(batch_module, "TOKENS_TOGETHER", 100)
+    config = GenerationConfig(max_new_tokens=10)
+    assert len(list(batches(neo, tokenizer.encode_batch(prompts), config, 0))) > 3
+    assert generate(neo, tokenizer, prompts, temperature=1.0, seed=1, max_new_tokens=10) == expected
+
+
+def test_the_seed_decides_and_repeated_prompts_differ(neo: Decoder, tokenizer: Tokenizer) -> None:
+    def sample(prompts: list[str], seed: int | None) -> list[str]:
+        return generate(neo, tokenizer, prompts, temperature=1.5, seed=seed, max_new_tokens=20)
+
+    first = sample(["The sea", "The sea", "The clock"], 7)
+    assert first == sample(["The sea", "The sea", "The clock"], 7)
+    assert first[0] != first[1]
+    assert first[0] == sample(["The sea"], 7)[0] != sample(["The sea"], 8)[0]
+    assert sample(["The sea"], None) != sample(["The sea"], None)
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 2.0, "seed": 11}, {"stop": ("the", "\n", "a")}])
+def test_streaming_gives_the_same_text(model: Decoder, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
+    for prompt in PROMPTS:
+        parts = list(stream(model, tokenizer, prompt, GenerationConfig(max_new_tokens=40, **settings)))
+        assert "".join(parts) == generate(model, tokenizer, prompt, max_new_tokens=40, **settings)[0]
+        assert all(parts)
+
+
+class Scripted(nn.Module):
+    """A stand-in that says `script` whatever it reads: it finds its place by position."""
+
+    def __init__(self, model: Decoder, script: list[int], prompt: int = 1) -> None:
+        super().__init__()
+        self.config, self.embedding, self.script, self.prompt = model.config, model.embedding, script, prompt
+
+    def forward(self, ids: torch.Tensor, positions: torch.Tensor, **_: object) -> torch.Tensor:
+        return positions.expand(ids.shape).unsqueeze(-1)
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        wanted = [self.script[int(position) - self.prompt + 1] for position in hidden[:, 0]]
+        return nn.functional.one_hot(torch.tensor(wanted), self.config.vocab_size).float()
+
+
+def scripted(neo: Decoder, tokenizer: Tokenizer, text: str, *more: int) -> Any:
+    return Scripted(neo, [*tokenizer.encode(text), *more])
+
+
+def test_characters_of_several_tokens_stream_whole(neo: Decoder, tokenizer: Tokenizer) -> None:
+    model = scripted(neo, tokenizer, "né 🙂!", tokenizer.eos_token_id)
+    assert len(tokenizer.encode("🙂")) == 4
+    assert list(stream(model, tokenizer, "a")) == ["n", "é", " ", "🙂", "!"]
+
+
+def test_a_stop_string_over_token_boundaries(neo: Decoder, tokenizer: Tokenizer) -> None:
+    model = scripted(neo, tokenizer, "the water, zq! the day", tokenizer.eos_token_id)
+    assert generate(model, tokenizer, "a", stop=["zq!"]) == ["the water, "]
+    assert generate(model, tokenizer, "a", stop="q!") == ["the water, z"]
+    assert "".join(stream(model, tokenizer, "a", GenerationConfig(stop=("r, z",)))) == "the wate"
+    assert generate(model, tokenizer, "a", stop=["never", "!?"]) == ["the water, zq! the day"]
+
+
+def test_the_end_of_text_ends_and_is_never_shown(neo: Decoder, tokenizer: Tokenizer) -> None:
+    model = scripted(neo, tokenizer, "sea", tokenizer.eos_token_id, *tokenizer.encode(" day" * 40))
+    assert generate(model, tokenizer, "a") == ["sea"]
+    ignored = generate(model, tokenizer, "a", ignore_eos=True, max_new_tokens=30)[0]
+    assert ignored.startswith("sea day")
+    assert "endoftext" not in ignored
+
+
+def test_why_a_row_ended(neo: Decoder, tokenizer: Tokenizer) -> None:
+    eos = tokenizer.eos_token_id
+    script = [*tokenizer.encode("sea"), eos, *[5] * 80]
+
+    def ends(eos_token_id: int | None, count: int) -> dict[int, str]:
+        model: Any = Scripted(neo, script)
+        config = GenerationConfig(max_new_tokens=count)
+        batch = Batch(model, {7: [5]}, config, {7: prompt_streams([[5]], 0)[0]}, eos_token_id)
+        while batch.live:
+            batch.step()
+        return batch.ends  # type: ignore[return-value]
+
+    assert ends(eos, 60) == {7: "end of text"}
+    assert ends(None, 60) == {7: "length"}
+    assert ends(None, 64) == {7: "length"}
+    assert ends(None, 65) == {7: "context"}
+
+
+def test_ids_beyond_the_tokenizer_are_never_chosen(make: Callable[..., Decoder], tokenizer: Tokenizer) -> None:
+    model = make("gpt-neox", vocab_size=2000)
+    config = GenerationConfig(max_new_tokens=60, temperature=50.0, seed=0)
+    [ids] = generate_ids(model, [[1, 2]], config, vocab_size=tokenizer.size)
+    assert max(ids) < tokenizer.size
+    [free] = generate_ids(model, [[1, 2]], config)
+    assert max(free) >= tokenizer.size
+
+
+def test_the_penalty_counts_the_prompt_and_what_was_generated(neo: Decoder) -> None:
+    prompt, ids = [3, 4, 5], [3, 4, 5]
+    with torch.inference_mode():
+        for _ in range(20):
+            seen = torch.zeros(1, 310, dtype=torch.bool)
+            seen[0, ids] = True
+            ids.append(int(penalise(neo(torch.tensor([ids]))[:, -1, :310], seen, 1.7).argmax()))
+    config = GenerationConfig(max_new_tokens=20, repetition_penalty=1.7)
+    assert generate_ids(neo, [prompt], config, vocab_size=310) == [ids[3:]]
+
+
+def test_prompts_around_the_context(model: Decoder) -> None:
+    one = [1, 2, 3, 4] * 16
+    for length, count in ((62, 3), (63, 2), (64, 1)):
+        [ids] = generate_ids(model, [one[:length]], GenerationConfig(max_new_tokens=50))
+        assert len(ids) == count
+    with pytest.raises(InputError, match=r"^the prompt is 65 tokens, the model's context is 64: shorten it$"):
+        generate_ids(model, [[*one, 5]], GenerationConfig())
+    with pytest.raises(InputError, match=r"^prompt 2 of 2 is 65 tokens"):
+        generate_ids(model, [[1], [*one, 5]], GenerationConfig())
+
+
+def test_nothing_to_do(neo: Decoder, tokenizer: Tokenizer) -> None:
+    assert generate(neo, tokenizer, [], max_new_tokens=5) == []
+    assert generate(neo, tokenizer, ["a", "b"], max_new_tokens=0) == ["", ""]
+    assert list(stream(neo, tokenizer, "a", GenerationConfig(max_new_tokens=0))) == []
+
+
+def test_an_empty_prompt_starts_from_the_end_of_text(neo: Decoder, tokenizer: Tokenizer) -> None:
+    config, eos = GenerationConfig(max_new_tokens=9), tokenizer.eos_token_id
+    assert generate_ids(neo, [[]], config, eos) == generate_ids(neo, [[eos]], config, eos)
+    with pytest.raises(InputError, match="the prompt is empty"):
+        generate_ids(neo, [[]], config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -0.1}, "temperature: must be greater than or equal to 0, not -0.1"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0.0}, "top_p: must be greater than 0"),
+        ({"top_p": 1.01}, "top_p: must be less than or equal to 1"),
+        ({"top_k": 0}, "top_k: must be greater than or equal to 1"),
+        ({"max_new_tokens": -1}, "max_new_tokens"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"stop": [""]}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"stop": [3]}, "stop"),
+    ],
+)
+def test_bad_settings(neo: Decoder, tokenizer: Tokenizer, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        generate(neo, tokenizer, "a", **settings)
+
+
+def test_things_that_do_not_belong_together(make: Callable[..., Decoder], tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match="310 tokens, the model embeds 300"):
+        generate(make("gpt2", vocab_size=300), tokenizer, "a")
+    with pytest.raises(InputError, match="token ids outside the model's 0 to 329"):
+        generate_ids(make("gpt2"), [[330]], GenerationConfig())
+    with pytest.raises(InputError, match="prompts must be text"):
+        generate(make("gpt2"), tokenizer, [[1, 2]])  # type: ignore[list-item]
+
+
+def test_the_model_is_left_as_it_was(make: Callable[..., Decoder], tokenizer: Tokenizer) -> None:
+    model = make("gpt2", residual_dropout=0.5, embedding_dropout=0.5, attention_dropout=0.5)
+    calm = generate(model, tokenizer, "The sea")
+    model.train()
+    model.blocks[0].eval()
+    before = [module.training for module in model.modules()]
+    assert generate(model, tokenizer, "The sea") == calm  # without dropout
+    unfinished = stream(model, tokenizer, "The sea")
+    next(unfinished)
+    assert [module.training for module in model.modules()] == before
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    assert model(torch.tensor([[1]])).requires_grad
+    model.eval()
+
+
+def test_an_interrupt_in_the_middle_of_a_stream(
+    make: Callable[..., Decoder], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make("gpt-neo", seed=9).train()
+    answer = stream(model, tokenizer, "The sea")
+    next(answer)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.norm, "forward", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            list(answer)
+    assert model.training
+    assert not torch.is_inference_mode_enabled()
+    assert list(answer) == []
+    assert generate(model, tokenizer, "The sea")[0]

@@ -1,0 +1,174 @@
+"""The decoder itself: causality, gradients, windows, initialisation, and the published sizes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from neolm.models.attention import attend, causal_mask
+from neolm.models.config import decoder_config
+from neolm.models.decoder import Decoder
+from neolm.models.presets import PRESETS, preset
+
+FAMILIES = ["gpt2", "gpt3", "gpt-neo", "gpt-neox"]
+# (with a tied head counted once, without embeddings and head), computed from the published code on `meta`
+COUNTS = {
+    "gpt2": (124439808, 85056000),
+    "gpt2-medium": (354823168, 302311424),
+    "gpt2-large": (774030080, 708390400),
+    "gpt2-xl": (1557611200, 1475561600),
+    "gpt3-small": (125226240, 85056000),
+    "gpt3-medium": (355871744, 302311424),
+    "gpt3-large": (760300032, 679959552),
+    "gpt3-xl": (1315723264, 1208602624),
+    "gpt3-2.7b": (2651553280, 2517652480),
+    "gpt3-6.7b": (6658404352, 6444163072),
+    "gpt3-13b": (12853386240, 12585584640),
+    "gpt3-175b": (174604259328, 173961535488),
+    "gpt-neo-125m": (125198592, 85028352),
+    "gpt-neo-350m": (355798016, 302237696),
+    "gpt-neo-1.3b": (1315575808, 1208455168),
+    "gpt-neo-2.7b": (2651307520, 2517406720),
+    "gpt-neox-20b": (20554567680, 19934859264),
+    "pythia-14m": (14067712, 1189888),
+    "pythia-31m": (30494720, 4739072),
+    "pythia-70m": (70426624, 18915328),
+    "pythia-160m": (162322944, 85056000),
+    "pythia-410m": (405334016, 302311424),
+    "pythia-1b": (1011781632, 805736448),
+    "pythia-1.4b": (1414647808, 1208602624),
+    "pythia-2.8b": (2775208960, 2517652480),
+    "pythia-6.9b": (6857302016, 6444163072),
+    "pythia-12b": (11846072320, 11327027200),
+}
+
+
+def make(family, **fields):
+    sizes = {"vocab_size": 40, "hidden_size": 32, "num_layers": 3, "num_heads": 4, "max_position_embeddings": 24}
+    sizes |= {"window_size": 5} if family == "gpt-neo" else {}
+    model = Decoder(decoder_config(family, **sizes | fields)).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + (parameter.dim() == 1))
+    return model
+
+
+def ids_of(B, T):
+    return torch.randint(40, (B, T), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_token_changes_no_logit_before_it_and_its_own(family, padded):
+    model, ids = make(family), ids_of(2, 24)
+    mask = torch.ones_like(ids) if padded else None
+    with torch.no_grad():
+        before = model(ids, mask)
+        for t in range(24):
+            changed = ids.clone()
+            changed[:, t] = (changed[:, t] + 1) % 40
+            after = model(changed, mask)
+            assert torch.equal(before[:, :t], after[:, :t]), t
+            assert not torch.equal(before[:, t], after[:, t]), t
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_gets_a_gradient(family):
+    model, ids = make(family).train(), ids_of(4, 24)
+    F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 8, 64, None])
+@pytest.mark.parametrize("T", [1, 2, 5, 6, 8, 10, 16, 23])
+def test_attention_is_its_definition(T, window):
+    B, H, D, scale = 2, 3, 4, 0.7
+    generator = torch.Generator().manual_seed(T)
+    # Laid out (B, T, 3, H, D) as the fused projection gives them: views of it must do, for any T.
+    fused = torch.randn(B, T, 3, H, D, generator=generator, dtype=torch.float64, requires_grad=True)
+    q, k, v = fused.permute(2, 0, 3, 1, 4)
+    scores = q @ k.transpose(-1, -2) * scale
+    for i in range(T):
+        for j in range(T):
+            if j > i or (window is not None and j <= i - window):
+                scores[..., i, j] = -math.inf
+    expected = scores.softmax(-1) @ v
+    got = attend(q, k, v, window, scale)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    visible = causal_mask(torch.ones(B, T), window)
+    masked = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scale)
+    torch.testing.assert_close(masked, expected, rtol=0, atol=1e-12)
+    weights = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((got * weights).sum(), fused, retain_graph=True)
+    (wanted,) = torch.autograd.grad((expected * weights).sum(), fused)
+    torch.testing.assert_close(gradient, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_make_the_logits(family):
+    model, ids = make(family), ids_of(2, 9)
+    with torch.no_grad():
+        assert torch.equal(model.head(model(ids, logits=False)), model(ids))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_rows_are_finite_and_batches_do_not_mix(family):
+    model, ids = make(family), ids_of(3, 12)
+    mask = torch.ones_like(ids)
+    mask[0, :7] = 0
+    mask[1] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = model(ids, mask, positions)
+        alone = model(ids[:1, 7:])
+    assert torch.isfinite(logits).all()
+    torch.testing.assert_close(logits[0, 7:], alone[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_initialisation_is_the_family_s(family):
+    h, L = 256, 8
+    sizes = {"vocab_size": 600, "hidden_size": h, "num_heads": 4, "num_layers": L, "max_position_embeddings": 600}
+    model = Decoder(decoder_config(family, **sizes)).initialise(3)
+    small = math.sqrt(2 / (5 * h))
+    documented = {  # embedding, positions, qkv and expand, attention output, MLP output
+        "gpt2": (0.02, 0.01, 0.02, 0.02 / math.sqrt(2 * L), 0.02 / math.sqrt(2 * L)),
+        "gpt3": (0.02, 0.01, 0.02, 0.02 / math.sqrt(2 * L), 0.02 / math.sqrt(2 * L)),
+        "gpt-neo": (0.02, 0.01, 0.02, 0.02, 0.02 / math.sqrt(L)),
+        "gpt-neox": (small, None, small, 2 / (L * math.sqrt(h)), 2 / (L * math.sqrt(h))),
+    }[family]
+    embedding, positions, inner, attention_output, mlp_output = documented
+    expected = {"embedding": embedding, "head": embedding, "positions": positions, "qkv": inner, "expand": inner}
+    expected |= {"attention.output": attention_output, "contract": mlp_output}
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        elif parameter.dim() == 1:
+            assert (parameter == 1).all(), name
+        else:
+            std = next(value for key, value in expected.items() if f"{key}.weight" in name)
+            assert parameter.std().item() == pytest.approx(std, rel=0.03), name
+            assert abs(parameter.mean().item()) < 5 * std / math.sqrt(parameter.numel()), name
+    again = Decoder(decoder_config(family, **sizes)).initialise(3)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    other = Decoder(decoder_config(family, **sizes)).initialise(4)
+    assert not torch.equal(model.embedding.weight, other.embedding.weight)
+
+
+def test_every_preset_has_its_counts():
+    assert PRESETS.keys() == COUNTS.keys()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_published_parameter_counts(name):
+    fields = preset(name)
+    with torch.device("meta"):
+        model = Decoder(decoder_config(fields.pop("family"), **fields))
+    assert (model.parameter_count(), model.parameter_count(embeddings=False)) == COUNTS[name]

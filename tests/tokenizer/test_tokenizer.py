@@ -1,0 +1,183 @@
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+import tokenizers
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neolm.core.errors import InputError
+from neolm.tokenizer.tokenizer import (
+    END_OF_TEXT,
+    Tokenizer,
+    byte_characters,
+    copy_tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+)
+
+TEXT = "def main():\n    return 'the quick brown fox'  # naïve café\n" * 30
+
+
+@pytest.fixture(scope="module")
+def trained() -> Tokenizer:
+    return train_tokenizer(iter([TEXT, "the slow red fox " * 20]), 300)
+
+
+@pytest.fixture(scope="module")
+def gpt2(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("gpt2")
+    packed = (shared_data / "tok_gpt2" / "encoder.json.zst").read_bytes()
+    (directory / "encoder.json").write_bytes(zstandard.decompress(packed))
+    (directory / "vocab.bpe").write_bytes((shared_data / "tok_gpt2" / "vocab.bpe").read_bytes())
+    return directory
+
+
+def unpack(path: Path, target: Path) -> Path:
+    target.write_bytes(zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes()))
+    return target
+
+
+@given(st.binary(max_size=200))
+def test_every_byte_string_survives(trained: Tokenizer, data: bytes) -> None:
+    ids = trained.encode_bytes(data)
+    assert trained.decode_bytes(ids) == data
+    assert all(0 <= i < trained.size for i in ids)
+
+
+@given(st.text(max_size=200))
+def test_every_text_survives(trained: Tokenizer, text: str) -> None:
+    assert trained.decode(trained.encode(text)) == text
+
+
+@given(st.lists(st.text(max_size=30), max_size=5))
+def test_a_batch_is_each_text_alone(trained: Tokenizer, texts: list[str]) -> None:
+    assert trained.encode_batch(texts) == [trained.encode(text) for text in texts]
+
+
+def test_lone_surrogates_become_replacement_characters(trained: Tokenizer) -> None:
+    assert trained.decode(trained.encode("a\ud800b")) == "a?b"
+
+
+def test_text_cannot_smuggle_in_an_end_of_text(trained: Tokenizer) -> None:
+    text = f"a{END_OF_TEXT}b"
+    assert trained.eos_token_id not in trained.encode(text)
+    assert trained.decode(trained.encode(text)) == text
+    assert trained.encode(text, special=True).count(trained.eos_token_id) == 1
+    assert trained.eos_token_id not in trained.encode(text)  # asking for it once does not linger
+
+
+def test_training_gives_exactly_the_size_asked_for(trained: Tokenizer) -> None:
+    assert trained.size == 300
+    assert trained.eos_token_id == 0
+    assert len(trained.encode("the quick brown fox")) < len("the quick brown fox") / 2
+
+
+def test_a_vocabulary_larger_than_the_text_can_give_is_refused() -> None:
+    with pytest.raises(InputError, match=r"vocab_size: 5000 .* set tokenizer\.vocab_size=\d+ or less"):
+        train_tokenizer(iter(["a small text, a small text"]), 5000)
+
+
+def test_saved_and_loaded_it_is_the_same(trained: Tokenizer, tmp_path: Path) -> None:
+    trained.encode("x")
+    trained.save(tmp_path)
+    for place in (tmp_path, tmp_path / "tokenizer.json"):
+        loaded = load_tokenizer(place)
+        assert loaded.encode(TEXT) == trained.encode(TEXT)
+        assert (loaded.eos_token_id, loaded.size) == (trained.eos_token_id, trained.size)
+
+
+def test_transformers_reads_what_is_saved(trained: Tokenizer, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    trained.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs(TEXT)["input_ids"] == trained.encode(TEXT)
+    assert theirs.eos_token_id == trained.eos_token_id
+    assert theirs.decode(trained.encode(TEXT)) == TEXT
+
+
+def test_copies_keep_the_published_file_byte_for_byte(trained: Tokenizer, tmp_path: Path) -> None:
+    trained.save(tmp_path / "a")
+    (tmp_path / "a" / "tokenizer_config.json").unlink()
+    copy_tokenizer(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (tmp_path / "b" / "tokenizer.json").read_bytes()
+    assert json.loads((tmp_path / "b" / "tokenizer_config.json").read_text())["eos_token"] == END_OF_TEXT
+    copy_tokenizer(tmp_path / "a" / "tokenizer.json", tmp_path / "c")
+    assert load_tokenizer(tmp_path / "c").encode(TEXT) == trained.encode(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        ({}, "no tokenizer here"),
+        ({"tokenizer.json": "{"}, "not a tokenizer.json"),
+        ({"vocab.json": "{}", "merges.txt": "a b\n"}, "do not make a BPE"),
+    ],
+)
+def test_what_is_no_tokenizer_is_refused(tmp_path: Path, files: dict[str, str], complaint: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=complaint):
+        load_tokenizer(tmp_path)
+    with pytest.raises(InputError, match="no such tokenizer"):
+        load_tokenizer(tmp_path / "nowhere")
+
+
+def test_the_byte_alphabet_is_a_bijection() -> None:
+    assert len(set(byte_characters().values())) == 256
+    assert set(byte_characters().values()) == set(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+
+
+def test_gpt2_known_ids(gpt2: Path) -> None:
+    loaded = load_tokenizer(gpt2)
+    assert loaded.encode("Hello world") == [15496, 995]
+    assert loaded.encode(" Hello world") == [18435, 995]
+    assert (loaded.size, loaded.eos_token_id) == (50257, 50256)
+
+
+@settings(max_examples=300)
+@given(text=st.text(max_size=80) | st.text("ab'sll tre \n\t.,12éß中🙂", max_size=80))
+def test_gpt2_ids_are_those_of_openais_encoder(gpt2: Path, text: str) -> None:
+    tiktoken = pytest.importorskip("tiktoken")
+    ours = _load_once(gpt2)
+    assert ours.encode(text) == _openai_encoder(tiktoken, gpt2).encode_ordinary(text)
+
+
+_cache: dict[str, object] = {}
+
+
+def _load_once(directory: Path) -> Tokenizer:
+    if "ours" not in _cache:
+        _cache["ours"] = load_tokenizer(directory)
+    found = _cache["ours"]
+    assert isinstance(found, Tokenizer)
+    return found
+
+
+def _openai_encoder(tiktoken: object, directory: Path) -> "object":
+    if "theirs" not in _cache:
+        import tiktoken
+        from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+
+        ranks = data_gym_to_mergeable_bpe_ranks(str(directory / "vocab.bpe"), str(directory / "encoder.json"))
+        pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+        _cache["theirs"] = tiktoken.Encoding(
+            "gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 50256}
+        )
+    return _cache["theirs"]
+
+
+@pytest.mark.parametrize("name", ["tok_neox/20B_tokenizer.json.zst", "tok_gptneo/gpt-neo-tokenizer.json.zst"])
+def test_published_tokenizer_files_give_the_ids_of_the_library(shared_data: Path, tmp_path: Path, name: str) -> None:
+    path = unpack(shared_data / name, tmp_path / "tokenizer.json")
+    loaded, library = load_tokenizer(path), tokenizers.Tokenizer.from_file(str(path))
+    for text in (TEXT, "Hello world", "    four spaces\n\n\tand café 中文 🙂", ""):
+        assert loaded.encode(text) == library.encode(text, add_special_tokens=False).ids
+        assert loaded.decode(loaded.encode(text)) == unicodedata.normalize("NFC", text)
+    assert loaded.backend.id_to_token(loaded.eos_token_id) == END_OF_TEXT
+    if "neox" in name:
+        assert (loaded.size, loaded.eos_token_id) == (50277, 0)
+        with pytest.raises(InputError, match="0xff"):
+            loaded.encode_bytes(b"\xff")

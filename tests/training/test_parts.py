@@ -1,0 +1,179 @@
+"""Schedule, optimiser groups, metrics file, checkpoints."""
+
+import json
+import math
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neolm.core.errors import StorageError
+from neolm.models.config import decoder_config
+from neolm.models.decoder import Decoder
+from neolm.training.checkpoint import (
+    discard_after,
+    last_checkpoint,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
+from neolm.training.config import PretrainConfig
+from neolm.training.metrics import MetricsLog, read_metrics
+from neolm.training.optimiser import adamw, kind_of_parameter
+from neolm.training.schedule import cosine_schedule
+
+
+@given(st.integers(1, 1000), st.integers(0, 500), st.floats(0, 1))
+def test_the_schedule_rises_then_falls_to_its_end(total: int, warmup: int, final: float) -> None:
+    shares = [cosine_schedule(step, total, warmup, final) for step in range(1, total + 1)]
+    assert all(0 < share <= 1 + 1e-9 for share in shares) or final == 0
+    rise, fall = shares[:warmup], shares[warmup:]
+    assert rise == sorted(rise)
+    assert all(a >= b - 1e-12 for a, b in zip(fall, fall[1:], strict=False))
+    if total > warmup:
+        assert shares[-1] == pytest.approx(final)
+    if 0 < warmup <= total:
+        assert shares[warmup - 1] == 1.0
+
+
+def test_the_schedule_against_numbers_by_hand() -> None:
+    assert cosine_schedule(5, 110, 10, 0.1) == 0.5
+    assert cosine_schedule(60, 110, 10, 0.1) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert cosine_schedule(35, 110, 10, 0.1) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def tiny() -> Decoder:
+    config = decoder_config(
+        "gpt-neo", vocab_size=40, hidden_size=8, num_layers=1, num_heads=2, max_position_embeddings=8
+    )
+    return Decoder(config).initialise(0)
+
+
+def test_norms_biases_and_embeddings_do_not_decay() -> None:
+    model = tiny()
+    optimiser = adamw(model, PretrainConfig(steps=1, weight_decay=0.3))
+    decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    assert {name for name, p in model.named_parameters() if decay[id(p)] == 0.3} == {
+        "blocks.0.attention.qkv.weight",
+        "blocks.0.attention.output.weight",
+        "blocks.0.mlp.expand.weight",
+        "blocks.0.mlp.contract.weight",
+    }
+    assert {kind_of_parameter(name, p) for name, p in model.named_parameters()} == {
+        "bias",
+        "norm",
+        "embedding",
+        "matrix",
+    }
+    optimiser = adamw(model, PretrainConfig(steps=1, no_decay=("norm", "bias")))
+    decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    assert decay[id(model.embedding.weight)] == 0.1
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(1, 1), (256, 1), (257, 2), (2560, 10)])
+def test_tokens_become_whole_steps(tokens: int, steps: int) -> None:
+    assert PretrainConfig(tokens=tokens, sequence_length=64, batch_size=4).total_steps == steps
+
+
+def test_metrics_keep_what_came_before_the_resumed_step(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, resume_at=0)
+    for step in range(1, 6):
+        log.write(step=step, loss=1.0 / step)
+    log.close()
+    with path.open("a") as file:
+        file.write('{"step": 6, "lo')  # torn by a kill
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4, 5]
+    MetricsLog(path, resume_at=3).close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def save(root: Path, step: int, kind: str = "step", keep: int = 2) -> Path:
+    files = {"weights": {"w": torch.full((100,), float(step))}, "optimiser": {"m": torch.arange(step)}}
+    return save_checkpoint(root, kind, files, {"step": step, "tokens": step * 10}, keep)
+
+
+def test_the_last_checkpoints_are_kept_and_found(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        save(tmp_path, step)
+    save(tmp_path, 7, kind="best")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-00000007", "step-00000010", "step-00000015"]
+    found = last_checkpoint(tmp_path, "step")
+    assert found is not None
+    assert (found.step, found.state["tokens"]) == (15, 150)
+    assert found.tensors("weights")["w"][0] == 15
+    assert last_checkpoint(tmp_path / "none", "step") is None
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "torn record", "no record", "record without files"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    save(tmp_path, 5)
+    last = save(tmp_path, 10)
+    weights, record = last / "weights.safetensors", last / "checkpoint.json"
+    match damage:
+        case "flip":
+            data = bytearray(weights.read_bytes())
+            data[-3] ^= 1
+            weights.write_bytes(data)
+        case "truncate":
+            os.truncate(weights, 50)
+        case "remove":
+            weights.unlink()
+        case "torn record":
+            record.write_text('{"state": {')
+        case "no record":
+            record.unlink()
+        case _:
+            record.write_text("[]")
+    found = last_checkpoint(tmp_path, "step")
+    assert found is not None
+    assert found.step == 5
+    assert "step-00000010 is damaged" in capsys.readouterr().err
+
+
+def test_checkpoints_beyond_the_resumed_step_are_discarded(tmp_path: Path) -> None:
+    for step in (5, 10):
+        save(tmp_path, step)
+    discard_after(tmp_path, "step", 5)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000005"]
+
+
+def test_random_state_goes_round() -> None:
+    state = random_state()
+    first = torch.rand(3)
+    restore_random_state(state)
+    assert torch.equal(first, torch.rand(3))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> "object":
+    """A file system of 300 KiB, where root may mount one."""
+    place = tmp_path / "small disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small tmpfs needs root and a kernel that allows it")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(small_disk: Path) -> None:
+    files = {"weights": {"w": torch.zeros(30_000)}}
+    save_checkpoint(small_disk, "step", files, {"step": 1}, keep=2)
+    save_checkpoint(small_disk, "step", files, {"step": 2}, keep=2)
+    with pytest.raises(StorageError, match=r"disk is full .* ones before it are intact"):
+        save_checkpoint(small_disk, "step", files, {"step": 3}, keep=2)
+    found = last_checkpoint(small_disk, "step")
+    assert found is not None
+    assert found.step == 2
+    assert sorted(p.name for p in small_disk.iterdir()) == ["step-00000001", "step-00000002"]
+    with pytest.raises(StorageError, match="disk is full"):  # the record is what no longer fits
+        save_checkpoint(small_disk, "step", {}, {"step": 4, "note": "x" * 200_000}, keep=2)
