@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 failed, 2 bad input (one line says what, where and how to 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import sys
@@ -121,14 +123,10 @@ def generate(
     dtype: Dtype = None,
 ) -> None:
     """Continue a text; it is printed as it is written."""
+    from neolm.generation.config import generation_config
     from neolm.generation.generate import stream
 
-    loaded, tokenizer = _load(model, device, dtype)
-    text = _text(prompt).decode("utf-8", "replace")
-    pieces = stream(
-        loaded,
-        tokenizer,
-        text,
+    settings = generation_config(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,
@@ -138,10 +136,11 @@ def generate(
         seed=seed,
         ignore_eos=ignore_eos,
     )
-    print(text, end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+    loaded, tokenizer = _load(model, device, dtype)
+    text = _text(prompt).decode("utf-8", "replace")
+    pieces = stream(loaded, tokenizer, text, settings)
+    for piece in itertools.chain([text], pieces, ["\n"]):
+        _write(piece)
 
 
 @app.command()
@@ -158,10 +157,20 @@ def chat(
     dtype: Dtype = None,
 ) -> None:
     """Talk with a model."""
-    from neolm.generation.chat import chat as talk
+    from neolm.generation.chat import Session, converse
+    from neolm.generation.config import generation_config
 
+    settings = generation_config(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=[]
+    )
     loaded, tokenizer = _load(model, device, dtype)
-    talk(loaded, tokenizer, raw=raw, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - line editing at the prompt, where the platform has it
+    converse(Session(loaded, tokenizer, settings, raw=raw), input, _write)
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
 
 
 @app.command("import")

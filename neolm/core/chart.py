@@ -156,8 +156,8 @@ def _robust_range(values: Sequence[float]) -> Point:
         return 0.0, 1.0
     ordered = sorted(values)
     low, high, usual = ordered[0], ordered[-1], ordered[int((len(ordered) - 1) * 0.97)]
-    limit = usual + 1.5 * (usual - low)
-    return low, limit if len(values) >= 8 and high > limit > low else high
+    outlying = len(values) >= 8 and high - low > 10 * (usual - low) > 0
+    return low, usual + 2 * (usual - low) if outlying else high
 
 
 def _finite(points: Sequence[Point], log_x: bool) -> list[Point]:

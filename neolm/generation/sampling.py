@@ -19,13 +19,12 @@ import secrets
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from neolm.core.errors import NonFiniteError
 from neolm.generation.config import GenerationConfig
-
-FIRST_CANDIDATES = 1024  # sorting all of 50,257 tokens takes 7 ms on a CPU, these 0.2 ms; they nearly always suffice
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -33,32 +32,38 @@ def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def keep_largest(logits: Tensor, counts: Tensor) -> Tensor:
-    """Logits (B, V) with all but the `counts` (B) largest of each row at -inf; smaller ids win ties."""
-    most = int(counts.max())
-    least = logits.topk(most).values.gather(1, counts.unsqueeze(1) - 1)  # the smallest that stays  # (B, 1)
+def descending(logits: Tensor) -> Tensor:
+    """Each row of logits (B, V) from the largest down."""
+    if logits.device.type != "cpu":
+        return logits.sort(-1, descending=True).values
+    # numpy sorts with vector instructions: 50,257 logits in 0.1 ms, torch takes 3 to 7 ms (measured).
+    return torch.from_numpy(-np.sort(-logits.detach().numpy()))
+
+
+def keep_largest(logits: Tensor, ordered: Tensor, counts: Tensor) -> Tensor:
+    """Logits (B, V) with all but the `counts` (B, 1) largest of each row at -inf; smaller ids win ties."""
+    least = ordered.gather(1, counts - 1)  # the smallest that stays  # (B, 1)
     above, level = logits > least, logits == least
-    room = counts.unsqueeze(1) - above.sum(1, keepdim=True)
+    room = counts - above.sum(1, keepdim=True)
     return logits.masked_fill(~(above | (level & (level.cumsum(1) <= room))), -torch.inf)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Logits (B, V) with all but the k largest at -inf."""
     B, V = logits.shape
-    return logits if k >= V else keep_largest(logits, torch.full((B,), k, device=logits.device))
+    if k >= V:
+        return logits
+    return keep_largest(logits, descending(logits), torch.full((B, 1), k, device=logits.device))
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Logits (B, V) with all but the smallest set of likeliest tokens that reaches probability p at -inf."""
     if p >= 1:
         return logits
-    V = logits.shape[1]
-    probabilities = logits.softmax(-1)
-    candidates = min(FIRST_CANDIDATES, V)
-    reached = probabilities.topk(candidates).values.double().cumsum(-1)  # (B, candidates)
-    if candidates < V and bool((reached[:, -1] < p).any()):
-        reached = probabilities.sort(-1, descending=True).values.double().cumsum(-1)
-    return keep_largest(logits, ((reached < p).sum(-1) + 1).clamp(max=V))
+    ordered = descending(logits)
+    reached = ordered.softmax(-1).double().cumsum(-1)  # (B, V)
+    counts = (reached < p).sum(-1, keepdim=True) + 1
+    return keep_largest(logits, ordered, counts.clamp(max=logits.shape[1]))
 
 
 def distribution(logits: Tensor, config: GenerationConfig) -> Tensor:

@@ -45,7 +45,7 @@ def test_up_to_date(build, raw, capsys):
     first = build(raw)
     capsys.readouterr()
     again = build(raw)
-    assert again.manifest.started == first.manifest.started
+    assert again.manifest == first.manifest
     assert capsys.readouterr().err == "corpus: up to date\n"
 
 

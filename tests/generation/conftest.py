@@ -19,9 +19,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt-neox": {"rotary_fraction": 0.5},
     "gpt-neox-sequential": {"rotary_fraction": 0.25, "parallel_residual": False},
 }
-TEXT = """User: What is the sea? Assistant: The sea is water, and more water under it. It was a bright cold day in April,
-and
-the clocks were striking thirteen. def main(): return the sea, the day, the clock and the water of April."""
+TEXT = """User: What is the sea? Assistant: The sea is water, and more water under it. It was a bright cold day in
+April, and the clocks were striking thirteen. def main(): return the sea, the day, the clock and the water of April."""
 
 
 @cache

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from neolm.core.errors import NonFiniteError
-from neolm.generation import sampling
 from neolm.generation.config import GenerationConfig
 from neolm.generation.sampling import choose, distribution, draw, keep_top_k, keep_top_p, penalise, prompt_streams
 
@@ -86,14 +85,6 @@ def test_the_order_is_temperature_then_top_k_then_top_p() -> None:
     assert (distribution(logits, config(1.0, top_k=2, top_p=0.5)) > 0).sum() == 1
     # A temperature of 100 makes all four alike before top-p counts.
     assert (distribution(logits, config(100.0, top_p=0.74)) > 0).sum() == 3
-
-
-def test_top_p_beyond_the_first_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = torch.randn(3, 500, generator=torch.Generator().manual_seed(0))
-    expected = keep_top_p(logits, 0.95)
-    monkeypatch.setattr(sampling, "FIRST_CANDIDATES", 20)
-    assert torch.equal(keep_top_p(logits, 0.95), expected)
-    assert torch.equal(keep_top_p(logits, 0.1), keep_top_p(logits, 0.1))
 
 
 @given(rows, st.floats(0.1, 10), st.data())

@@ -8,7 +8,7 @@ from typing import Any
 
 from neolm.core.chart import Bar, bar_chart
 from neolm.evaluation.report.figure import figure, missing, paragraph, section
-from neolm.evaluation.report.markup import Html, Node, element, table
+from neolm.evaluation.report.markup import Html, Node, element, table, together
 from neolm.evaluation.report.run_files import Run
 
 
@@ -25,7 +25,7 @@ class Score:
     @property
     def spread(self) -> str:
         """`1.98 to 2.10`, or nothing."""
-        return f"{self.interval[0]:.2f} to {self.interval[1]:.2f}" if self.interval else ""
+        return f"{self.interval[0]:.2f} to {self.interval[1]:.2f}" if self.interval else "no interval"
 
 
 # Key in scores.json, how it is called here, and what it is, the fairest comparison first.
@@ -61,46 +61,56 @@ def scores_section(run: Run) -> Html:
     """Bits per byte of the model and of compressors, with intervals, and what they mean."""
     own = model_score(run.scores)
     if own is None:
-        nothing = run.counts("corpus") and not run.counts("corpus").get("validation", {}).get("documents")
-        why = "there is no held-out text to measure on" if nothing else "the evaluation has not run"
-        return section("scores", "Scores", missing(f"This run has no scores: {why}."))
-    others = [(key, name, what, baseline(run.scores, key)) for key, name, what in BASELINES]
-    rows: list[list[Node]] = [
-        [_named("this model", "what it says of text that it has never seen"), str(own), own.spread]
-    ]
-    rows += [[_named(name, what), str(score), score.spread] for _, name, what, score in others if score]
+        return section("scores", "Scores", missing(f"This run has no scores: {_why_none(run)}."))
+    others = [(name, what, score) for key, name, what in BASELINES if (score := baseline(run.scores, key))]
+    rows = [_row("this model", "reading each document from its start, as training left it", own)]
+    rows += [_row(name, what, score) for name, what, score in others]
     bars = [Bar("this model", own.value, str(own), own.interval)]
-    bars += [
-        Bar(name, score.value, str(score), score.interval, quiet=True)
-        for key, name, _, score in others
-        if score and key != "xz_together"
-    ]
+    bars += [Bar(name, score.value, str(score), score.interval, quiet=True) for name, _, score in others]
+    title = "Bits per byte on held-out text, less is better"
     return section(
         "scores",
         "Scores",
-        paragraph(*_meaning(run)),
-        figure(lambda width: bar_chart(bars, "Bits per byte on held-out text, less is better", width), CAPTION),
-        table("Bits per byte on the held-out text", ["Method", "Bits per byte"], rows, numbers=[1]),
-        paragraph(*_others(run)),
+        paragraph(MEANING),
+        paragraph(RIVALS) if others else None,
+        paragraph(*_verdict(run, own)),
+        figure(lambda width: bar_chart(bars, title, width), CAPTION),
+        table(title, ["Method", "Bits per byte"], rows, numbers=[1]),
     )
 
 
+MEANING = (
+    "Bits per byte: how many bits it takes, on average, to write down one byte of text that the model has never seen, "
+    "if its predictions are used to compress that text. 8 would be no idea at all, and each bit less halves the number "
+    "of continuations it hesitates between."
+)
+RIVALS = (
+    "The compressors get the same documents, one at a time. xz starts each of them knowing nothing, so it is easy to "
+    "beat; the dictionary was cut from the very text that the model was trained on, so it is the fair rival, and where "
+    "held-out text repeats training text word for word, it is a strong one."
+)
 CAPTION = "Bits per byte, less is better. The whiskers are 95% intervals, by bootstrap over the documents."
 
 
-def _meaning(run: Run) -> list[Node]:
-    return [
-        "Bits per byte say how many bits it takes to write down a byte of new text when the model\u2019s predictions are "
-        "used to compress it: 8 is no idea at all, and each bit less halves the number of likely next characters. "
-        "Compressors are measured on the same documents, one at a time, so that the number means something; the "
-        "dictionary was cut from the same text that the model was trained on, which makes it the fair rival, while "
-        "xz starts each document knowing nothing.",
-    ]
+def _why_none(run: Run) -> str:
+    validation = run.counts("corpus").get("validation")
+    return "no text was held out to measure on" if validation == NO_DOCUMENTS else "it has not been evaluated"
 
 
-def _others(run: Run) -> list[Node]:
-    return []
+NO_DOCUMENTS = {"documents": 0, "bytes": 0}
 
 
-def _named(name: str, detail: str) -> Html:
-    return element("span", name, element("span", detail, class_="detail"))
+def _verdict(run: Run, own: Score) -> list[Node]:
+    """How the model compares, in words."""
+    parts = []
+    for name, text in (("xz", "xz"), ("zstd_dictionary", "zstd with the dictionary")):
+        other = baseline(run.scores, name)
+        if other is not None:
+            change = own.value / other.value - 1
+            parts.append(f"{abs(change):.0%} {'more' if change > 0 else 'fewer'} bits than {text}")
+    return [f"This model needs {' and '.join(parts)}."] if parts else []
+
+
+def _row(name: str, detail: str, score: Score) -> list[Node]:
+    named = together([name, element("span", detail, class_="detail")])
+    return [named, together([str(score), element("span", score.spread, class_="detail")])]

@@ -1,0 +1,166 @@
+"""Loss, perplexity and bits per byte of documents, by a sliding window.
+
+Definitions (lm-evaluation-harness, `lm_eval/api/metrics.py`), with nll the summed negative log-likelihood in nats:
+
+    loss = nll / tokens                   token perplexity = exp(loss)
+    bits per byte = nll / (bytes ln 2)    word perplexity  = exp(nll / words)
+
+Bytes and words are those of the raw text, whatever the tokenizer made of it, so that models with different tokenizers
+compare. A document is conditioned on the end of text that stands before each document in training. The end of text
+*after* it is not scored: it is no byte of the text, and a compressor does not code it either.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from neolm.core.errors import InputError, NonFiniteError
+from neolm.core.progress import task
+from neolm.evaluation.bootstrap import Interval, bootstrap_ratio
+from neolm.evaluation.windows import Ids, Window, score_windows, sliding_windows
+from neolm.generation.generate import check_tokenizer
+from neolm.models.decoder import Decoder
+from neolm.tokenizer.tokenizer import Tokenizer
+
+ENCODED_TOGETHER = 256  # texts for the tokenizer at once
+
+
+@dataclass(frozen=True)
+class DocumentScore:
+    """What one document costs the model: nats, over so many tokens, bytes and words."""
+
+    negative_log_likelihood: float
+    tokens: int
+    bytes: int
+    words: int
+
+
+def document_scores(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    window: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 16,
+    names: Sequence[str] | None = None,
+) -> list[DocumentScore]:
+    """Score each text, every token once, with the context that `window` and `stride` leave it.
+
+    Args:
+        model: A decoder; it computes on its device in its precision.
+        tokenizer: Its tokenizer.
+        texts: Any text; an empty one has no tokens and costs nothing.
+        window: Tokens that the model reads at once; None: its context.
+        stride: Tokens that the window moves by; None: half the window.
+        batch_size: Windows computed at once; the scores do not depend on it.
+        names: What to call the texts in an error; None: their number.
+
+    Raises:
+        InputError: window longer than the context, stride longer than the window, or a tokenizer that is not the
+            model's.
+        NonFiniteError: the model gives a text no finite probability.
+    """
+    check_tokenizer(model, tokenizer)
+    window, stride = window_and_stride(model.config.max_position_embeddings, window, stride)
+    raw = [text_bytes(text) for text in texts]
+    windows: list[Window] = []
+    owners: list[int] = []
+    tokens: list[int] = []
+    for number, ids in enumerate(_encode(tokenizer, texts, raw)):
+        found = list(sliding_windows(ids, window, stride))
+        windows += found
+        owners += [number] * len(found)
+        tokens.append(len(ids) - 1)
+    with task("evaluation", sum(tokens), "tokens") as shown:
+        sums, _ = score_windows(model, windows, batch_size, shown.advance)
+    costs = np.zeros(len(texts))
+    np.subtract.at(costs, owners, sums)
+    for number in np.flatnonzero(~np.isfinite(costs)):
+        name = names[number] if names else f"number {number + 1}"
+        raise NonFiniteError(f"evaluation: the model gives document {name} no finite probability")
+    return [
+        DocumentScore(float(cost), count, len(data), word_count(text))
+        for cost, count, data, text in zip(costs, tokens, raw, texts, strict=True)
+    ]
+
+
+def window_and_stride(context: int, window: int | None, stride: int | None) -> tuple[int, int]:
+    """The window and the stride to use with a model of `context` tokens; None: the context, and half the window.
+
+    Raises:
+        InputError: they do not fit into one another.
+    """
+    chosen = context if window is None else window
+    if not 0 < chosen <= context:
+        raise InputError(f"evaluate.window: {chosen} is not between 1 and the model's context of {context} tokens")
+    step = max(1, chosen // 2) if stride is None else stride
+    if not 0 < step <= chosen:
+        raise InputError(f"evaluate.stride: {step} is not between 1 and the window of {chosen} tokens")
+    return chosen, step
+
+
+def text_bytes(text: str) -> bytes:
+    r"""The raw bytes of a text: its UTF-8.
+
+    Lone surrogates have no UTF-8. Those by which Python carries bytes that it could not decode (`surrogateescape`,
+    U+DC80 to U+DCFF) become these bytes again; others become the three bytes that they would have.
+    """
+    for errors in ("strict", "surrogateescape", "surrogatepass"):
+        try:
+            return text.encode("utf-8", errors)
+        except UnicodeEncodeError:
+            continue
+    raise AssertionError("surrogatepass encodes every string")
+
+
+def word_count(text: str) -> int:
+    """Words as lm-evaluation-harness counts them; an empty text has one, so that nothing is divided by zero."""
+    return len(re.split(r"\s+", text))
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str], raw: Sequence[bytes]) -> Iterator[Ids]:
+    """The end of text and the tokens of each text; broken text is coded byte for byte, as it is counted."""
+    for start in range(0, len(texts), ENCODED_TOGETHER):
+        part = texts[start : start + ENCODED_TOGETHER]
+        for number, (text, ids) in enumerate(zip(part, tokenizer.encode_batch(part), strict=True), start):
+            whole = tokenizer.encode_bytes(raw[number]) if has_surrogates(text) else ids
+            yield np.array([tokenizer.eos_token_id, *whole], np.int64)
+
+
+def has_surrogates(text: str) -> bool:
+    """Whether a text has code points that no UTF-8 has."""
+    return not text.isascii() and re.search("[\ud800-\udfff]", text) is not None
+
+
+def corpus_scores(
+    scores: Sequence[DocumentScore], samples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> dict[str, Interval]:
+    """Loss, perplexities and bits per byte of all documents together, with intervals.
+
+    Raises:
+        InputError: no document, or none with text.
+    """
+    if not any(score.bytes for score in scores):
+        raise InputError("evaluation: there is no text to measure on")
+    nats = [score.negative_log_likelihood for score in scores]
+
+    def ratio(per: list[int]) -> Interval:
+        return bootstrap_ratio(nats, per, samples, confidence, seed)
+
+    loss = ratio([score.tokens for score in scores])
+    return {
+        "loss": loss,
+        "token_perplexity": loss.map(_exp),
+        "word_perplexity": ratio([score.words for score in scores]).map(_exp),
+        "bits_per_byte": ratio([score.bytes for score in scores]).map(lambda nats: nats / math.log(2)),
+    }
+
+
+def _exp(x: float) -> float:
+    """exp, infinite where it is beyond a float."""
+    return math.exp(x) if x < 709 else math.inf

@@ -1,0 +1,103 @@
+"""Windows of tokens and their log-probabilities under a decoder: what every likelihood here is made of.
+
+Texts of different lengths share a batch by padding on the right. Attention is causal, so padding changes no score and
+needs no mask. The head runs over the scored positions in chunks, so that the logits of a whole batch are never held.
+
+Shapes: B batch, T time, C channels, V vocabulary, N scored positions of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neolm.generation.batch import evaluating
+from neolm.models.decoder import Decoder
+
+LOGITS_TOGETHER = 2**23  # float32 logits held at once: 32 MiB
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Token ids (T+1): the model reads all but the last, and is scored on the last `scored` of them."""
+
+    ids: Ids
+    scored: int
+
+    def __post_init__(self) -> None:
+        assert 0 < self.scored < len(self.ids)
+
+
+def sliding_windows(ids: Ids, window: int, stride: int) -> Iterator[Window]:
+    """Cut `ids` into windows that score each of them but the first exactly once.
+
+    The first window scores everything in it; each later one moves on by `stride` tokens and scores only those, which
+    so see at least `window - stride` tokens before them. The last window reaches back for a full window of context.
+    With `stride == window` these are the windows of lm-evaluation-harness (`get_rolling_token_windows` with a context
+    of 1), its full-context last window included.
+    """
+    assert 0 < stride <= window
+    length, done = len(ids) - 1, 0
+    while done < length:
+        end = min(done + (stride if done else window), length)
+        yield Window(ids[max(0, end - window) : end + 1], end - done)
+        done = end
+
+
+@torch.no_grad()
+def score_windows(
+    model: Decoder, windows: Sequence[Window], batch_size: int, progress: Callable[[int], None] = lambda tokens: None
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """For each window, the summed log-probability of its scored tokens (nats) and whether each was the likeliest.
+
+    Args:
+        model: On its device, in its precision; log-probabilities are float32, their sums float64.
+        windows: In any order; those of like length are computed together.
+        batch_size: Windows that go through the model at once.
+        progress: Called with the number of tokens scored after each batch.
+    """
+    sums, greedy = np.zeros(len(windows)), np.ones(len(windows), bool)
+    # The longest first: memory that does not suffice shows at once.
+    order = sorted(range(len(windows)), key=lambda i: (-len(windows[i].ids), -windows[i].scored))
+    with evaluating(model):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = [windows[row] for row in rows]
+            log_probabilities, likeliest = _score_batch(model, batch)
+            owner = np.repeat(rows, [window.scored for window in batch])  # (N)
+            np.add.at(sums, owner, log_probabilities)
+            np.logical_and.at(greedy, owner, likeliest)
+            progress(len(owner))
+    return sums, greedy
+
+
+def _score_batch(model: Decoder, batch: Sequence[Window]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Log-probability of each scored token, window after window, and whether it was the likeliest: (N) each."""
+    ids = np.zeros((len(batch), max(len(window.ids) for window in batch)), np.int64)  # (B, T+1)
+    scored = np.zeros((len(batch), ids.shape[1] - 1), bool)  # (B, T)
+    for row, window in enumerate(batch):
+        end = len(window.ids)
+        ids[row, :end] = window.ids
+        scored[row, end - 1 - window.scored : end - 1] = True
+    device = model.embedding.weight.device
+    tokens, mask = torch.from_numpy(ids).to(device), torch.from_numpy(scored).to(device)
+    hidden = model(tokens[:, :-1], logits=False)[mask]  # (N, C)
+    targets = tokens[:, 1:][mask]  # (N)
+    step = max(1, LOGITS_TOGETHER // model.config.vocab_size)
+    pairs = zip(hidden.split(step), targets.split(step), strict=True)
+    found = [_log_probabilities(model.head(h).float(), t) for h, t in pairs]
+    log_probabilities, likeliest = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return log_probabilities.cpu().double().numpy(), likeliest.cpu().numpy()
+
+
+def _log_probabilities(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """From logits (N, V), the log-probability of targets (N), and whether each is the argmax."""
+    log_probabilities = logits.gather(1, targets.unsqueeze(1)).squeeze(1) - logits.logsumexp(1)
+    return log_probabilities, logits.argmax(1) == targets

@@ -1,0 +1,217 @@
+import json
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from neolm.core.artifact import Clock, Input, Stage, input_from
+from neolm.evaluation.report.markup import VOID, Html, element
+from neolm.evaluation.report.report import build_report
+
+HOSTILE = "<script>alert('&')</script>"
+SECTIONS = ["loss", "scores", "samples", "corpus", "sizes", "commands", "lineage"]
+
+
+def seal(output, name, inputs, config, counts):
+    directory = output / name
+    directory.mkdir(parents=True, exist_ok=True)
+    room = "training" if name in ("pretrain", "model") else "evaluation" if name == "evaluation" else "corpus"
+    sources = {key: input_from(output / key, output) if isinstance(key, str) else key for key in inputs}
+    if name == "corpus":
+        sources = {"raw": Input(f"/texts/{HOSTILE}", "ab" * 32)}
+    Stage(name, room, directory, sources, config).seal(directory, counts, Clock())
+
+
+def corpus(output, validation=90):
+    def amount(documents):
+        return {"documents": documents, "bytes": documents * 10_000}
+
+    counts = {
+        "read": amount(2000),
+        "rejected": {"duplicate": amount(100), HOSTILE: amount(10)},
+        "kept": amount(1890),
+        "train": amount(1890 - validation),
+        "validation": amount(validation),
+        "ignored_files": 3,
+    }
+    seal(output, "corpus", [], {"source": "files"}, counts)
+
+
+def prepared(output, validation=90):
+    corpus(output, validation)
+    seal(output, "tokenizer", ["corpus"], {}, {"tokens": 2048, "every": 1})
+    train = {"documents": 1800, "tokens": 6_000_000, "bytes": 18_000_000, "shards": 1}
+    seal(output, "shards", ["corpus", "tokenizer"], {"vocab_size": 2048}, {"train": train})
+
+
+def trained(output, validation=90):
+    prepared(output, validation)
+    (output / "pretrain").mkdir()
+    rows = [{"step": step, "loss": 3 + 5 / step} for step in range(1, 50)]
+    rows += [{"step": 40, "validation_loss": 3.4}] if validation else []
+    text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 50, "lo'
+    (output / "pretrain" / "metrics.jsonl").write_text(text)
+    shape = {"family": "gpt-neo", "num_layers": 4, "hidden_size": 256, "num_heads": 4, "window_size": 128}
+    shape |= {"attention_layers": ["global", "local"], "max_position_embeddings": 256, "vocab_size": 2048}
+    training = {"sequence_length": 256, "batch_size": 16, "learning_rate": 3e-3}
+    counts = {
+        "parameters": 4_321_000,
+        "non_embedding_parameters": 3_145_728,
+        "steps": 50,
+        "tokens": 3_000_000,
+        "training_seconds": 220.0,
+        "tokens_per_second": 13_636.0,
+        "flops": 6.6e13,
+        "mfu": 0.21,
+        "matrix_ceiling_flops": 1.5e12,
+        "best_validation_loss": 3.4 if validation else None,
+        "best_step": 40 if validation else None,
+        "device": {"value": "cpu", "reason": "no GPU found"},
+        "precision": {"value": "bfloat16", "reason": "AMX bf16 found"},
+    }
+    seal(output, "pretrain", ["shards", "tokenizer"], {"model": shape, "pretrain": training, "seed": 1}, counts)
+    seal(output, "model", ["pretrain"], {"final": "best"}, {"parameters": 4_321_000, "step": 40})
+
+
+def evaluated(output):
+    trained(output)
+    (output / "evaluation").mkdir()
+    (output / "evaluation" / "scores.json").write_text(json.dumps(SCORES))
+    (output / "evaluation" / "samples.json").write_text(json.dumps(SAMPLES))
+    seal(output, "evaluation", ["model", "corpus"], {}, {})
+    return output
+
+
+SCORES = {
+    "bits_per_byte": {"value": 1.87, "low": 1.8, "high": 1.94},
+    "baselines": {"zstd_dictionary": {"value": 1.7, "low": 1.6, "high": 1.8}, "xz": {"value": 2.2}},
+}
+SAMPLES = [{"prompt": f"def f(a):\n    {HOSTILE}", "greedy": f" return {HOSTILE}", "sampled": " pass"}]
+
+
+class Page(HTMLParser):
+    """Checks that every element ends where it should, and collects what the tests look at."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.stack, self.tags, self.ids, self.attributes, self.text = [], [], [], [], ""
+        self.feed(html)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.stack):
+            self.text += data
+
+
+def page_of(output):
+    path = build_report(output)
+    assert path == output / "report.html"
+    html = path.read_text(encoding="utf-8")
+    return html, Page(html)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return evaluated(tmp_path_factory.mktemp("whole") / "a run")
+
+
+def test_all_sections_are_there(whole):
+    _, page = page_of(whole)
+    assert [name for name in page.ids if name in SECTIONS] == SECTIONS
+    for tag in ("header", "main", "footer", "h1", "table", "svg"):
+        assert tag in page.tags
+    assert page.tags.count("h1") == 1
+    assert len(set(page.ids)) == len(page.ids)
+    labels = [value for _, name, value in page.attributes if name == "aria-labelledby"]
+    assert {word for value in labels for word in value.split()} <= set(page.ids)
+
+
+def test_what_it_says(whole):
+    _, page = page_of(whole)
+    assert "A 4.32M-parameter GPT-Neo trained on 18\u00a0MB of text in 3m40s" in page.text
+    assert "fewer than the 2.20 of the compressor xz" in page.text
+    assert "15% fewer bits than xz and 10% more bits than zstd with the dictionary" in page.text
+    assert "Guessing blindly among 2,048 tokens would cost 7.62" in page.text
+    assert "bfloat16: AMX bf16 found" in page.text
+    assert "50% of the text" in page.text
+    assert "estimate" in page.text
+
+
+def test_it_is_one_page_that_asks_no_network(whole):
+    html, page = page_of(whole)
+    assert not [a for a in page.attributes if a[1] in ("src", "href", "srcset", "action")]
+    assert "@import" not in html
+    assert "url(" not in html
+    links = html.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+    assert "http://" not in links
+    assert "https://" not in links
+
+
+def test_hostile_text_stays_text(whole):
+    html, page = page_of(whole)
+    assert page.tags.count("script") == 1  # our own
+    assert html.count("<script>alert") == 0
+    assert page.text.count(HOSTILE) >= 4  # prompt, continuation, reason, path
+
+
+def test_paths_are_quoted_for_the_shell(whole):
+    _, page = page_of(whole)
+    assert f"neolm chat '{whole}/model' --raw" in page.text
+    assert "neolm run text corpus.path=my-texts/" in page.text
+
+
+def test_it_depends_on_nothing_but_the_files(whole):
+    assert page_of(whole)[0] == page_of(whole)[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda output: output.mkdir(), "No stage of this run is finished"),
+        (corpus, "has prepared"),
+        (prepared, "No model has been trained"),
+        (trained, "it has not been evaluated"),
+        (lambda output: trained(output, validation=0), "no text was held out to measure on"),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path, make, said):
+    output = tmp_path / "run"
+    make(output)
+    _, page = page_of(output)
+    assert said in page.text
+    assert [name for name in page.ids if name in SECTIONS] == SECTIONS
+
+
+@pytest.mark.parametrize(
+    "broken", ["", "null", "[]", "[3]", '{"bits_per_byte": null}', '{"bits_per_byte": {"low": 1}}']
+)
+def test_broken_files_do_not_break_the_page(tmp_path, whole, broken):
+    output = shutil.copytree(whole, tmp_path / "run")
+    for name in ("evaluation/scores.json", "evaluation/samples.json", "pretrain/metrics.jsonl"):
+        (output / name).write_text(broken)
+    _, page = page_of(output)
+    assert "This run has no samples" in page.text
+    assert "No training step was logged" in page.text
+
+
+def test_markup_escapes_text_and_keeps_markup():
+    assert (
+        element("p", "a < b", Html("<b>c</b>"), None, class_='"x"') == '<p class="&quot;x&quot;">a &lt; b<b>c</b></p>'
+    )
+    assert element("meta", charset="utf-8") == '<meta charset="utf-8">'

@@ -1,0 +1,121 @@
+"""Promise 5: a run killed with SIGKILL at any moment resumes bit for bit, through the real command."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+RECIPE = """
+output: {output}
+seed: 3
+corpus: {{source: files, path: {texts}}}
+tokenizer: {{vocab_size: 300}}
+model: {{family: gpt-neo, hidden_size: 32, num_layers: 2, num_heads: 2, window_size: 16, residual_dropout: 0.1}}
+pretrain:
+  steps: 60
+  sequence_length: 32
+  batch_size: 8
+  micro_batch_size: 4
+  learning_rate: 5e-3
+  warmup_steps: 5
+  precision: bfloat16
+  checkpoint_every: 4
+  validate_every: 10
+  validation_sequences: 8
+  log_every: 1
+"""
+
+
+def command(recipe: Path) -> list[str]:
+    return [sys.executable, "-m", "neolm", "pretrain", str(recipe)]
+
+
+def finish(recipe: Path) -> str:
+    done = subprocess.run(command(recipe), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def metrics(output: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (output / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("tokens_per_second", "mfu")} for row in rows]
+
+
+def start_and_kill(recipe: Path, output: Path, after_steps: int, delay: float) -> bool:
+    """Start the run, SIGKILL it once its metrics show `after_steps` more steps; false if it finished before."""
+    path = output / "pretrain" / "metrics.jsonl"
+    begun = len(path.read_bytes().splitlines()) if path.exists() else 0
+    process = subprocess.Popen(command(recipe), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        if path.exists() and len(path.read_bytes().splitlines()) >= begun + after_steps:
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+            return process.wait() != 0
+        time.sleep(0.005)
+    return False
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, text_folder: Path) -> Path:
+    place = tmp_path_factory.mktemp("undisturbed run")
+    recipe = place / "recipe.yaml"
+    recipe.write_text(RECIPE.format(output=place / "out", texts=text_folder))
+    finish(recipe)
+    return place / "out"
+
+
+def test_killed_at_random_moments_it_resumes_bit_for_bit(undisturbed: Path, tmp_path: Path, text_folder: Path) -> None:
+    seed = int.from_bytes(os.urandom(4))
+    chance = random.Random(seed)
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "killed run"
+    recipe.write_text(RECIPE.format(output=output, texts=text_folder))
+    kills = 0
+    for _ in range(4):
+        kills += start_and_kill(recipe, output, chance.randint(1, 14), chance.random() * 0.05)
+        if kills == 2:  # a torn checkpoint as well: the last one, cut short
+            last = sorted((output / "pretrain" / "checkpoints").glob("step-*"))[-1]
+            os.truncate(last / "optimiser.safetensors", 100)
+    said = finish(recipe)
+    assert kills >= 2, f"seed {seed}: the run was too quick to be killed"
+    assert "resuming at step" in said
+    assert metrics(output) == metrics(undisturbed), f"seed {seed}"
+    ours, theirs = (load_file(run / "model" / "model.safetensors") for run in (output, undisturbed))
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] == theirs[name]).all() for name in ours), f"seed {seed}"
+
+
+def test_killed_before_training_it_starts_again(undisturbed: Path, tmp_path: Path, text_folder: Path) -> None:
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(RECIPE.format(output=output, texts=text_folder))
+    process = subprocess.Popen(command(recipe), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (output / ".lock").exists():
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.kill()
+    process.wait()
+    finish(recipe)
+    assert metrics(output) == metrics(undisturbed)
+
+
+def test_sigterm_saves_and_says_how_to_go_on(undisturbed: Path, tmp_path: Path, text_folder: Path) -> None:
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(RECIPE.format(output=output, texts=text_folder))
+    path = output / "pretrain" / "metrics.jsonl"
+    process = subprocess.Popen(command(recipe), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while process.poll() is None and not (path.exists() and len(path.read_bytes().splitlines()) >= 3):
+        time.sleep(0.005)
+    process.terminate()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "the same command resumes there" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    finish(recipe)
+    assert metrics(output) == metrics(undisturbed)
