@@ -337,7 +337,10 @@ def claim_output(output: Path) -> contextlib.AbstractContextManager[None]:
                 f"output: {output} already holds something else ({', '.join(sorted(entries)[:3])}); "
                 "give an empty or new directory: output=DIR"
             )
-        output.mkdir(parents=True, exist_ok=True)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:  # what a file system such as /proc says
+            raise InputError(f"output: {output} cannot be created") from None
     return _locked(output)
 
 

@@ -81,7 +81,9 @@ def train_dictionary(texts: Iterable[bytes], size: int) -> zstandard.ZstdCompres
         return None
     total = sum(len(text) for text in chosen)
     if total > size:
-        samples = [text[i : i + CHUNK] for text in chosen for i in range(0, len(text), CHUNK)]
+        samples: list[bytes | bytearray | memoryview] = [
+            text[i : i + CHUNK] for text in chosen for i in range(0, len(text), CHUNK)
+        ]
         try:
             return zstandard.train_dictionary(size, samples, k=SEGMENT, d=DMER, f=FREQUENCIES)
         except zstandard.ZstdError:

@@ -35,7 +35,7 @@ class EvaluateConfig(Config):
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Type of the weights while measuring; auto: bfloat16 where the hardware multiplies it; float32 is the exact one."""
+    """Type of the weights while measuring; auto: bfloat16 where the hardware multiplies it, less exact."""
     prompts: tuple[str, ...] = ("def __init__(self, ", "import os\n", "The ", "Once upon a time")
     """Beginnings that the model continues, for the report."""
     sample_tokens: Annotated[int, Field(ge=0), Unit("tokens")] = 96

@@ -80,8 +80,9 @@ def document_scores(
         sums, _ = score_windows(model, windows, batch_size, shown.advance)
     costs = np.zeros(len(texts))
     np.subtract.at(costs, owners, sums)
-    for number in np.flatnonzero(~np.isfinite(costs)):
-        name = names[number] if names else f"number {number + 1}"
+    if not np.isfinite(costs).all():
+        first = int(np.flatnonzero(~np.isfinite(costs))[0])
+        name = names[first] if names else f"number {first + 1}"
         raise NonFiniteError(f"evaluation: the model gives document {name} no finite probability")
     return [
         DocumentScore(float(cost), count, len(data), word_count(text))

@@ -91,7 +91,7 @@ def _score_batch(model: Decoder, batch: Sequence[Window]) -> tuple[NDArray[np.fl
     hidden = model(tokens[:, :-1], logits=False)[mask]  # (N, C)
     targets = tokens[:, 1:][mask]  # (N)
     step = max(1, LOGITS_TOGETHER // model.config.vocab_size)
-    pairs = zip(hidden.split(step), targets.split(step), strict=True)
+    pairs = zip(torch.split(hidden, step), torch.split(targets, step), strict=True)
     found = [_log_probabilities(model.head(h).float(), t) for h, t in pairs]
     log_probabilities, likeliest = (torch.cat(parts) for parts in zip(*found, strict=True))
     return log_probabilities.cpu().double().numpy(), likeliest.cpu().numpy()

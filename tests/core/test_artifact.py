@@ -167,9 +167,9 @@ def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
     holder.start()
     try:
         assert ready.wait(60)
-        with pytest.raises(InputError, match=f"in use by another run \\(process {holder.pid}\\)"):
-            with claim_output(tmp_path / "run"):
-                pass
+        said = f"in use by another run \\(process {holder.pid}\\)"
+        with pytest.raises(InputError, match=said), claim_output(tmp_path / "run"):
+            pass
     finally:
         done.set()
         holder.join(60)

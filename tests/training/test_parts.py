@@ -1,5 +1,6 @@
 """Schedule, optimiser groups, metrics file, checkpoints."""
 
+import itertools
 import json
 import math
 import os
@@ -33,7 +34,7 @@ def test_the_schedule_rises_then_falls_to_its_end(total: int, warmup: int, final
     assert all(0 < share <= 1 + 1e-9 for share in shares) or final == 0
     rise, fall = shares[:warmup], shares[warmup:]
     assert rise == sorted(rise)
-    assert all(a >= b - 1e-12 for a, b in zip(fall, fall[1:], strict=False))
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(fall))
     if total > warmup:
         assert shares[-1] == pytest.approx(final)
     if 0 < warmup <= total:

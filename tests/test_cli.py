@@ -1,0 +1,381 @@
+"""The command as a person meets it: one whole path, and every mistake as one clear line."""
+
+import errno
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+from safetensors.torch import load_file, save_file
+from samples import sample_text
+
+import neolm.cli
+from neolm.core.artifact import claim_output
+
+Run = Callable[..., tuple[int, str, str]]
+
+SMALL = [
+    "tokenizer.vocab_size=300",
+    "model.hidden_size=32",
+    "model.num_layers=2",
+    "model.num_heads=2",
+    "model.window_size=16",
+    "pretrain.steps=8",
+    "pretrain.sequence_length=32",
+    "pretrain.batch_size=4",
+    "pretrain.warmup_steps=2",
+    "pretrain.validate_every=4",
+    "pretrain.checkpoint_every=4",
+    "pretrain.validation_sequences=8",
+    "evaluate.max_bytes=2000",
+    "evaluate.sample_tokens=8",
+]
+
+
+@pytest.fixture
+def neolm_(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Call the command in this process; gives (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["neolm", *map(str, arguments)])
+        code = 0
+        try:
+            neolm.cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """The mistake is one line on stderr with these words, exit code 2, no traceback."""
+    code, _, said = result
+    assert code == 2, said
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("neolm: "), said
+    assert "Traceback" not in said
+    for word in words:
+        assert word in last, last
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, text_folder: Path) -> Path:
+    """A whole run, made by the real command in a directory with a space in its name."""
+    place = tmp_path_factory.mktemp("a run with spaces")
+    command = [sys.executable, "-m", "neolm", "run", "text", f"corpus.path={text_folder}", "output=my run", *SMALL]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "my run/report.html"
+    return place / "my run"
+
+
+def test_the_whole_line_leaves_what_the_design_promises(finished: Path) -> None:
+    for stage in ("corpus", "tokenizer", "shards", "pretrain", "model", "evaluation"):
+        manifest = json.loads((finished / stage / "manifest.json").read_text())
+        assert manifest["stage"] == stage
+        assert manifest["outputs"]
+    for name in (
+        "corpus/documents/train-00000.parquet",
+        "corpus/documents/validation-00000.parquet",
+        "corpus/rejected",
+        "tokenizer/tokenizer.json",
+        "pretrain/metrics.jsonl",
+        "pretrain/checkpoints",
+        "pretrain/loss.svg",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/tokenizer.json",
+        "model/tokenizer_config.json",
+        "model/generation_config.json",
+        "evaluation/scores.json",
+        "report.html",
+        "recipe.yaml",
+    ):
+        assert (finished / name).exists(), name
+    assert not [p.name for p in finished.iterdir() if "partial" in p.name or p.name.endswith(".old")]
+
+
+def test_again_everything_is_up_to_date(finished: Path, neolm_: Run, text_folder: Path) -> None:
+    before = (finished / "pretrain" / "metrics.jsonl").read_bytes()
+    code, _, said = neolm_("run", "text", f"corpus.path={text_folder}", f"output={finished}", *SMALL)
+    assert code == 0
+    for stage in ("corpus", "tokenizer", "shards", "pretrain", "model", "evaluation"):
+        assert f"{stage}: up to date" in said
+    assert (finished / "pretrain" / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_resolved_recipe_runs_the_same(finished: Path, neolm_: Run) -> None:
+    code, _, said = neolm_("pretrain", finished / "recipe.yaml", f"output={finished}")
+    assert code == 0
+    assert said.count("up to date") == 5
+
+
+def test_generate_prints_prompt_and_continuation(finished: Path, neolm_: Run) -> None:
+    code, printed, _ = neolm_("generate", finished / "model", "The river", "--max-new-tokens", 5)
+    assert code == 0
+    assert printed.startswith("The river")
+    assert printed.endswith("\n")
+    assert len(printed) > len("The river\n")
+    assert neolm_("generate", finished / "model", "The river", "--max-new-tokens", 5)[1] == printed
+    sampled = ["generate", finished / "model", "A", "--temperature", 1, "--seed", 4]
+    assert neolm_(*sampled)[1] == neolm_(*sampled)[1]
+
+
+def test_evaluate_measures_its_runs_held_out_text_or_a_file(finished: Path, neolm_: Run, tmp_path: Path) -> None:
+    code, printed, said = neolm_("evaluate", finished / "model", "--output", tmp_path / "scores.json")
+    assert code == 0, said
+    assert "xz" in printed + said
+    assert json.loads((tmp_path / "scores.json").read_text())
+    (tmp_path / "other.txt").write_text(sample_text(99))
+    code, printed, said = neolm_("evaluate", finished / "model", "--text", tmp_path / "other.txt")
+    assert code == 0, said
+
+
+def test_show_leads_back_to_the_raw_text(finished: Path, neolm_: Run, text_folder: Path) -> None:
+    code, printed, _ = neolm_("show", finished, "--verify")
+    assert code == 0
+    places = [printed.index(f"\n{stage}  ") for stage in ("model", "pretrain", "shards", "corpus")]
+    assert places == sorted(places)
+    assert str(text_folder) in printed
+    assert "every file is as recorded" in printed
+
+
+def test_export_and_import_agree(finished: Path, neolm_: Run, tmp_path: Path) -> None:
+    assert neolm_("export", finished / "model", tmp_path / "out", "--to", "hf", "--dtype", "bfloat16")[0] == 0
+    assert neolm_("import", tmp_path / "out", tmp_path / "in", "--dtype", "float32")[0] == 0
+    original, back = (load_file(d / "model.safetensors") for d in (finished / "model", tmp_path / "in"))
+    assert all((original[name].bfloat16().float() == back[name]).all() for name in original)
+    assert neolm_("generate", tmp_path / "in", "The", "--max-new-tokens", 3)[0] == 0
+    assert "up to date" in neolm_("import", tmp_path / "out", tmp_path / "in", "--dtype", "float32")[2]
+
+
+def test_chat_answers_and_leaves(finished: Path) -> None:
+    command = [sys.executable, "-m", "neolm", "chat", str(finished / "model"), "--max-new-tokens", "4"]
+    done = subprocess.run(command, input="hello\n/help\n/exit\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "/reset" in done.stdout
+
+
+def test_config_prints_every_key_with_its_meaning(neolm_: Run) -> None:
+    code, printed, _ = neolm_("config", "run")
+    assert code == 0
+    for key in ("output", "corpus.path", "tokenizer.vocab_size", "model.preset", "pretrain.micro_batch_size"):
+        assert f"\n{key} " in printed
+    code, printed, _ = neolm_("config", "pretrain")
+    assert "Sequences of one optimiser step" in " ".join(printed.split())
+    assert "corpus.path" not in printed
+    assert "125,198,592" in neolm_("config", "presets")[1]
+    assert json.loads(neolm_("config", "--schema")[1])["title"] == "Recipe"
+    refused(neolm_("config", "pretran"), "did you mean 'pretrain'")
+
+
+def test_doctor_says_what_will_be_used(neolm_: Run) -> None:
+    code, printed, _ = neolm_("doctor")
+    assert code == 0
+    for word in ("processor", "memory", "GPU", "compiler", "will use", "precision", "FLOP/s"):
+        assert word in printed
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    script = "import sys, neolm.cli; print([m for m in ('torch', 'daft', 'numpy', 'pydantic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_tokenizer_encode_shows_the_tokens(finished: Path, neolm_: Run) -> None:
+    code, printed, _ = neolm_("tokenizer", "encode", finished / "model", "the river\n")
+    assert code == 0
+    assert "".join(json.loads(line.partition("\t")[2]) for line in printed.splitlines()) == "the river\n"
+
+
+# ---- mistakes ----
+
+
+def test_no_such_recipe(neolm_: Run, tmp_path: Path) -> None:
+    refused(neolm_("run", "quikstart"), "no such recipe", "did you mean 'quickstart'")
+    refused(neolm_("run", tmp_path), "directory")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("pretrain.step=3", ("pretrain.step", "unknown key", "'steps'")),
+        ("pretrain.steps=-3", ("pretrain.steps", "greater than 0")),
+        ("pretrain.steps=many", ("pretrain.steps", "integer")),
+        ("pretrain.tokens=10", ("either steps or tokens",)),
+        ("pretrain.learning_rate=0", ("pretrain.learning_rate", "greater than 0")),
+        ("pretrain.precision=float8", ("pretrain.precision", "bfloat16")),
+        ("pretrain.device=cuda:7", ("cuda:7", "cannot be used here")),
+        ("model.preset=gpt-neo-125", ("unknown preset", "gpt-neo-125m")),
+        ("model.num_heads=5", ("hidden_size 32 is not a multiple of num_heads 5",)),
+        ("model.family=gpt2", ("model.attention_layers", "window")),
+        ("model.vocab_size=100", ("model.vocab_size", "less than the tokenizer's 300")),
+        ("model.max_position_embeddings=16", ("pretrain.sequence_length", "context of 16")),
+        ("tokenizer.vocab_size=60000", ("tokenizer.vocab_size", "more than this corpus can give")),
+        ("tokenizer.path=/nowhere", ("/nowhere", "no such tokenizer")),
+        ("pretrain.sequence_length=100000", ("fewer than one sequence of 100000", "sequence_length lower")),
+    ],
+)
+def test_wrong_settings(neolm_: Run, tmp_path: Path, text_folder: Path, override: str, words: tuple[str, ...]) -> None:
+    settings = [setting for setting in SMALL if setting.partition("=")[0] != override.partition("=")[0]]
+    if override.startswith("model.family"):
+        settings += ["model.attention_layers=[local]"]
+        words = ("gpt2",)
+    result = neolm_("pretrain", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'out'}", *settings, override)
+    refused(result, *words)
+
+
+def bad_raw_text(tmp_path: Path, kind: str) -> Path:
+    """A path that no corpus can be made of."""
+    path = tmp_path / "input.txt"
+    match kind:
+        case "missing":
+            pass
+        case "empty":
+            path.write_bytes(b"")
+        case "binary":
+            path.write_bytes(bytes(range(256)) * 40)
+        case "latin-1":
+            path.write_bytes("Grüße aus Köln. ".encode("latin-1") * 50)
+        case "empty folder":
+            path = tmp_path / "folder"
+            path.mkdir()
+        case "folder without text":
+            path = tmp_path / "folder"
+            path.mkdir()
+            (path / "picture.png").write_bytes(b"\x89PNG")
+        case "wrong suffix":
+            path = tmp_path / "book.pdf"
+            path.write_bytes(b"%PDF")
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "empty", "binary", "latin-1", "empty folder", "folder without text", "wrong suffix"]
+)
+def test_raw_text_that_is_none(neolm_: Run, tmp_path: Path, kind: str) -> None:
+    path = bad_raw_text(tmp_path, kind)
+    refused(neolm_("run", "text", f"corpus.path={path}", f"output={tmp_path / 'out'}", *SMALL), path.name)
+
+
+def test_broken_lines_and_cut_archives_are_counted_not_fatal(neolm_: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    good = [json.dumps({"text": sample_text(i, 80)}) for i in range(20)]
+    (folder / "a.jsonl").write_bytes(
+        "\n".join([*good, '{"text": "broken', '{"no": 1}']).encode() + b'\n{"text": "\xff"}'
+    )
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress("\n".join(good).encode())[:-20])
+    (folder / "c.jsonl.zst").write_bytes(zstandard.compress("\n".join(good * 50).encode())[:-20])
+    (folder / "d.txt").write_bytes(b"\x00\x01\x02" * 100)
+    code, _, said = neolm_("corpus", "build", "text", f"corpus.path={folder}", f"output={tmp_path / 'out'}")
+    assert code == 0, said
+    reasons = json.loads((tmp_path / "out" / "corpus" / "manifest.json").read_text())["counts"]["rejected"]
+    assert {"broken_json", "missing_text", "broken_utf8", "truncated", "binary", "duplicate"} <= set(reasons)
+    assert sum(entry["documents"] for entry in reasons.values()) >= 6
+
+
+def test_an_output_that_is_something_else(neolm_: Run, tmp_path: Path, text_folder: Path) -> None:
+    (tmp_path / "taxes.ods").write_text("precious")
+    refused(neolm_("run", "text", f"corpus.path={text_folder}", f"output={tmp_path}"), "taxes.ods", "output=DIR")
+    refused(neolm_("run", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'taxes.ods'}"), "is a file")
+    refused(neolm_("run", "text", f"corpus.path={text_folder}", "output=/proc/x"), "/proc/x")
+    assert (tmp_path / "taxes.ods").read_text() == "precious"
+
+
+def test_another_run_in_the_directory_is_not_overwritten(finished: Path, neolm_: Run, text_folder: Path) -> None:
+    weights = (finished / "model" / "model.safetensors").read_bytes()
+    base = ["run", "text", f"corpus.path={text_folder}", f"output={finished}", *SMALL]
+    refused(neolm_(*base, "pretrain.lr=1e-5"), "pretrain.learning_rate", "another output=DIR")
+    refused(neolm_(*base, "corpus.min_characters=77"), "min_characters", "was trained from it")
+    refused(neolm_(*base, "seed=9"), "seed")
+    assert (finished / "model" / "model.safetensors").read_bytes() == weights
+    assert neolm_(*base)[0] == 0
+
+
+def test_two_runs_on_one_directory(neolm_: Run, tmp_path: Path, text_folder: Path) -> None:
+    with claim_output(tmp_path / "out"):
+        result = neolm_("run", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'out'}")
+    refused(result, "in use by another run", str(os.getpid()))
+
+
+def broken_model(finished: Path, tmp_path: Path, kind: str) -> Path:
+    """A copy of the model with one thing wrong."""
+    directory = tmp_path / "model"
+    directory.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (directory / name).write_bytes((finished / "model" / name).read_bytes())
+    weights = load_file(finished / "model" / "model.safetensors")
+    first = "transformer.h.0.mlp.c_fc.weight"
+    match kind:
+        case "missing tensor":
+            del weights[first]
+        case "extra tensor":
+            weights["transformer.h.9.surprise"] = weights[first].clone()
+        case "misshapen tensor":
+            weights[first] = weights[first][:-1].contiguous()
+    save_file(weights, directory / "model.safetensors")
+    if kind == "truncated file":
+        os.truncate(directory / "model.safetensors", 2000)
+    if kind == "no config":
+        (directory / "config.json").unlink()
+    if kind == "no weights":
+        (directory / "model.safetensors").unlink()
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        ("missing tensor", "transformer.h.0.mlp.c_fc.weight"),
+        ("extra tensor", "transformer.h.9.surprise"),
+        ("misshapen tensor", "transformer.h.0.mlp.c_fc.weight"),
+        ("truncated file", "model.safetensors"),
+        ("no config", "config.json"),
+        ("no weights", "model.safetensors"),
+    ],
+)
+def test_broken_model_directories(finished: Path, neolm_: Run, tmp_path: Path, kind: str, word: str) -> None:
+    refused(neolm_("generate", broken_model(finished, tmp_path, kind), "The"), word)
+
+
+def test_a_model_that_is_nowhere(neolm_: Run, tmp_path: Path) -> None:
+    refused(neolm_("generate", tmp_path / "nothing", "x"), "nothing")
+    refused(neolm_("evaluate", tmp_path / "nothing"), "nothing")
+    refused(neolm_("show", tmp_path / "nothing"), "no such directory")
+    refused(neolm_("import", tmp_path / "nothing", tmp_path / "out"), "nothing")
+
+
+def test_prompts_and_settings_of_generation(finished: Path, neolm_: Run) -> None:
+    model = finished / "model"
+    refused(neolm_("generate", model, "word " * 200), "the model's context is 32")
+    refused(neolm_("generate", model, "x", "--temperature", "-1"), "temperature")
+    refused(neolm_("generate", model, "x", "--top-p", "1.5"), "top_p")
+    refused(neolm_("generate", model, "x", "--device", "cuda:9"), "cuda:9")
+    refused(neolm_("generate", model, "x", "--dtype", "float7"), "float7")
+
+
+def test_export_does_not_overwrite_foreign_files(finished: Path, neolm_: Run, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    refused(neolm_("export", finished / "model", tmp_path), "already holds something else")
+    refused(neolm_("export", finished / "model", finished / "model"), "same directory")
+
+
+def test_a_full_disk_is_one_line_and_exit_code_1(
+    neolm_: Run, tmp_path: Path, text_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("neolm.data.build.write_shards", full)
+    code, _, said = neolm_("run", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'out'}", *SMALL)
+    assert code == 1
+    assert "the disk is full" in said.splitlines()[-1]
+    assert "Traceback" not in said
