@@ -202,19 +202,18 @@ def input_from(path: Path, relative_to: Path) -> Input:
 
 
 def chain(directory: Path) -> list[tuple[Path, Manifest]]:
-    """The artefact in `directory` and all it was made from, nearest first, each once."""
-    found: list[tuple[Path, Manifest]] = []
-    queue = [directory.resolve()]
-    seen: set[Path] = set()
-    while queue:
-        place = queue.pop(0)
-        manifest = read_manifest(place)
-        if place in seen or manifest is None:
-            continue
-        seen.add(place)
-        found.append((place, manifest))
-        queue += [(place.parent / value.path).resolve() for value in manifest.inputs.values()]
-    return found
+    """The artefact in `directory` and all it was made from, each once and before what it was made from."""
+    found: dict[Path, Manifest] = {}
+
+    def visit(place: Path) -> None:
+        manifest = None if place in found else read_manifest(place)
+        if manifest is not None:
+            for value in reversed(manifest.inputs.values()):
+                visit((place.parent / value.path).resolve())
+            found[place] = manifest
+
+    visit(directory.resolve())
+    return list(reversed(found.items()))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

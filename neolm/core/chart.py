@@ -20,6 +20,7 @@ Point = tuple[float, float]
 
 NARROW = 480  # below this width in pixels, a chart is laid out for a phone
 CHARACTER = 6.7  # the width in pixels that a character of 12 px text takes, on the generous side
+LARGEST = 1e300  # beyond it, differences of values would overflow
 COLOURS = ("first", "second", "third")
 
 STYLE = """
@@ -161,7 +162,7 @@ def _robust_range(values: Sequence[float]) -> Point:
 
 
 def _finite(points: Sequence[Point], log_x: bool) -> list[Point]:
-    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x)]
+    return [(x, y) for x, y in points if abs(x) < LARGEST and abs(y) < LARGEST and (x > 0 or not log_x)]
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

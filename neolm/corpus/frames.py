@@ -66,7 +66,8 @@ def read_files(files: Sequence[RawFile], scratch: Path, config: CorpusConfig) ->
 
 def open_records(scratch: Path) -> Any:
     """The frame of all rows in `scratch`."""
-    literally = re.sub(r"([\\\[\]{}?*])", r"\\\1", str(scratch))  # Daft reads a path as a glob
+    # Daft reads a path as a glob, and a relative one as a URL.
+    literally = re.sub(r"([\\\[\]{}?*])", r"\\\1", str(scratch.resolve()))
     return daft.read_parquet(f"{literally}/*.parquet")
 
 

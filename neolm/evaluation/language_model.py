@@ -1,7 +1,8 @@
 """The three questions by which any language model is judged, as lm-evaluation-harness asks them.
 
 `loglikelihood`: how likely is this continuation after that context? `loglikelihood_rolling`: how likely is a whole
-text? `generate_until`: what comes after this context, until a stop string? Tasks see nothing else of a model (`lm_eval/api/model.py`).
+text? `generate_until`: what comes after this context, until a stop string? Tasks see nothing else of a model
+(`lm_eval/api/model.py`).
 
 One difference from the harness on Hugging Face models: text that spells a special token is text, not that token.
 """
@@ -30,11 +31,11 @@ class LanguageModel(Protocol):
     """What a task may ask; every answer is in the order of the requests and independent of the others."""
 
     def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """The log-probability of the continuation after the context for each pair, and whether greedy decoding would write that continuation."""
+        """For each (context, continuation): the log-probability of the continuation, and whether it is the greedy one."""
         ...
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[float]:
-        """The log-probability of each text, in disjoint windows of the context length, the first after an end of text."""
+        """The log-probability of each text, in disjoint windows of the context, the first after an end of text."""
         ...
 
     def generate_until(self, requests: Sequence[Request]) -> list[str]:

@@ -82,9 +82,24 @@ def evaluated(output):
     return output
 
 
+def number(value, low=None, high=None, **more):
+    return {"value": value, "low": low, "high": high, **more}
+
+
 SCORES = {
-    "bits_per_byte": {"value": 1.87, "low": 1.8, "high": 1.94},
-    "baselines": {"zstd_dictionary": {"value": 1.7, "low": 1.6, "high": 1.8}, "xz": {"value": 2.2}},
+    "loss": number(2.9, 2.8, 3.0),
+    "token_perplexity": number(18.2, 16.4, 20.1),
+    "word_perplexity": number(None),
+    "bits_per_byte": number(1.87, 1.8, 1.94),
+    "baselines": {
+        "zstd_dictionary": number(1.7, 1.6, 1.8, difference=number(-0.17, -0.2, -0.1), dictionary_bytes=2**20),
+        "xz": number(2.2, 2.1, 2.3, difference=number(0.33, 0.3, 0.4)),
+        "xz_together": number(1.5),
+    },
+    "documents": 70,
+    "bytes": 400_000,
+    "available": {"documents": 90, "bytes": 900_000},
+    "settings": {"window": 256, "stride": 128, "confidence": 0.95},
 }
 SAMPLES = [{"prompt": f"def f(a):\n    {HOSTILE}", "greedy": f" return {HOSTILE}", "sampled": " pass"}]
 
@@ -146,11 +161,23 @@ def test_what_it_says(whole):
     _, page = page_of(whole)
     assert "A 4.32M-parameter GPT-Neo trained on 18\u00a0MB of text in 3m40s" in page.text
     assert "fewer than the 2.20 of the compressor xz" in page.text
-    assert "15% fewer bits than xz and 10% more bits than zstd with the dictionary" in page.text
+    assert "15% fewer bits than xz and 10% more bits than zstd with its dictionary" in page.text
+    assert "a dictionary of 1 MiB" in page.text
+    assert "70 of the 90 held out" in page.text
     assert "Guessing blindly among 2,048 tokens would cost 7.62" in page.text
     assert "bfloat16: AMX bf16 found" in page.text
     assert "50% of the text" in page.text
     assert "estimate" in page.text
+
+
+def test_a_difference_within_its_interval_is_no_difference(tmp_path, whole):
+    output = shutil.copytree(whole, tmp_path / "run")
+    scores = json.loads(json.dumps(SCORES))
+    scores["baselines"]["xz"]["difference"] = number(0.33, -0.1, 0.6)
+    (output / "evaluation" / "scores.json").write_text(json.dumps(scores))
+    _, page = page_of(output)
+    assert "about as many as the 2.20 of the compressor xz" in page.text
+    assert "about as many bits as xz" in page.text
 
 
 def test_it_is_one_page_that_asks_no_network(whole):

@@ -98,6 +98,10 @@ def test_taking_tokens_back(model: Decoder) -> None:
     torch.testing.assert_close(read(model, cache, [mixed])[0], full(model, mixed)[-1], **CLOSE)
     if model.config.family == "gpt-neo":
         assert not cache.rewind(0, 39)
+        turned = DecoderCache(model.config, 1, 64)
+        read(model, turned, [ids[:9]])
+        assert not turned.rewind(0, 5)
+        assert turned.lengths == [9]
     else:
         assert cache.rewind(0, 10)
         again = mixed[:10] + ids[10:]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from neolm.core.errors import InputError
-from neolm.generation import batch as batch_module
 from neolm.generation.chat import Session, converse
 from neolm.generation.config import GenerationConfig
 from neolm.generation.generate import generate
@@ -140,14 +139,19 @@ def test_an_interrupt_in_the_model_leaves_no_torn_cache(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch_module, "choose", interrupt)
+        patch.setattr(neo.norm, "forward", interrupt)
         assert "(stopped)" in talk(session, "day")
     assert session.messages[-1] == Message("assistant", "")
-    list(session.say("April"))
-    fresh = Session(neo, tokenizer, SHORT)
-    fresh.messages = session.messages[:-2]
-    list(fresh.say("April"))
-    assert fresh.messages == session.messages
+
+    text = "It was a bright cold day in April"
+    raw = Session(neo, tokenizer, GenerationConfig(max_new_tokens=1), raw=True)
+    list(raw.say(text))
+    with monkeypatch.context() as patch:
+        patch.setattr(neo.norm, "forward", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            list(raw.say(text + ", and the clocks were striking thirteen."))  # half read: the window has moved on
+    raw.config = SHORT
+    assert ["".join(raw.say(text + ", def"))] == generate(neo, tokenizer, text + ", def", max_new_tokens=12)
 
 
 def test_raw_continues_what_is_typed_and_an_empty_line_goes_on(long: Decoder, tokenizer: Tokenizer) -> None:

@@ -92,8 +92,10 @@ class Scripted(nn.Module):
     def __init__(self, model: Decoder, script: list[int], prompt: int = 1) -> None:
         super().__init__()
         self.config, self.embedding, self.script, self.prompt = model.config, model.embedding, script, prompt
+        self.calls = 0
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, **_: object) -> torch.Tensor:
+        self.calls += 1
         return positions.expand(ids.shape).unsqueeze(-1)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -114,6 +116,7 @@ def test_characters_of_several_tokens_stream_whole(neo: Decoder, tokenizer: Toke
 def test_a_stop_string_over_token_boundaries(neo: Decoder, tokenizer: Tokenizer) -> None:
     model = scripted(neo, tokenizer, "the water, zq! the day", tokenizer.eos_token_id)
     assert generate(model, tokenizer, "a", stop=["zq!"]) == ["the water, "]
+    assert model.calls == len(tokenizer.encode("the water, zq!"))  # and not a step more
     assert generate(model, tokenizer, "a", stop="q!") == ["the water, z"]
     assert "".join(stream(model, tokenizer, "a", GenerationConfig(stop=("r, z",)))) == "the wate"
     assert generate(model, tokenizer, "a", stop=["never", "!?"]) == ["the water, zq! the day"]

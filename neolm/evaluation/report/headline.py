@@ -6,7 +6,7 @@ from neolm.core.progress import count, duration
 from neolm.evaluation.report.figure import data_size, plural
 from neolm.evaluation.report.markup import Html, Node, element, together
 from neolm.evaluation.report.run_files import Run
-from neolm.evaluation.report.scores import baseline, model_score
+from neolm.evaluation.report.scores import ABOUT, against, baseline, model_score
 
 
 def headline(run: Run) -> str:
@@ -36,18 +36,17 @@ def header(run: Run) -> Html:
 
 
 def _standfirst(run: Run) -> list[Node]:
-    own, xz = model_score(run.scores), baseline(run.scores, "xz")
+    own, xz, found = model_score(run.scores), baseline(run.scores, "xz"), against(run.scores, "xz")
     if own is None:
-        return ["It has not been measured on text that it has never seen; what there is, is below."]
+        return ["It has not been measured yet on text that it has never seen."]
     number = element("strong", f"{own.value:.2f} bits")
-    if xz is None:
+    if xz is None or found is None:
         return ["To store text that it has never seen, it needs ", number, " for each byte."]
-    verdict = "more" if own.value > xz.value else "fewer" if own.value < xz.value else "as many"
-    than = "as" if verdict == "as many" else "than"
+    verdict = f"{found[0]} {'as' if found[0] == ABOUT else 'than'}"
     return [
         "To store text that it has never seen, it needs ",
         number,
-        f" for each byte: {verdict} {than} the {xz.value:.2f} of the compressor xz at its strongest.",
+        f" for each byte: {verdict} the {xz.value:.2f} of the compressor xz.",
     ]
 
 

@@ -9,15 +9,15 @@ from neolm.evaluation.report.figure import missing, paragraph, section
 from neolm.evaluation.report.markup import Html, element
 from neolm.evaluation.report.run_files import Run
 
-WAYS = {
-    "greedy": "greedy: always the likeliest token",
-    "sampled": "sampled: drawn by probability",
-}
-
 
 def samples_section(run: Run) -> Html:
     """Prompts with their continuations."""
-    blocks = [_sample(sample) for sample in run.samples if isinstance(sample.get("prompt"), str)]
+    temperature = run.config("evaluation").get("temperature")
+    ways = {
+        "greedy": "greedy: always the likeliest token",
+        "sampled": "sampled: drawn by probability" + (f", temperature {temperature:g}" if temperature else ""),
+    }
+    blocks = [_sample(sample, ways) for sample in run.samples if isinstance(sample.get("prompt"), str)]
     if not blocks:
         return section("samples", "What it writes", missing("This run has no samples."))
     legend = paragraph(
@@ -28,11 +28,12 @@ def samples_section(run: Run) -> Html:
     return section("samples", "What it writes", legend, *blocks)
 
 
-def _sample(sample: Mapping[str, Any]) -> Html:
+def _sample(sample: Mapping[str, Any], ways: Mapping[str, str]) -> Html:
     parts = []
-    for way, explained in WAYS.items():
+    for way, explained in ways.items():
         text = sample.get(way)
         if isinstance(text, str):
-            shown = element("pre", element("span", sample["prompt"], class_="prompt"), text)
+            written = text if text else element("em", " (it ended the text here)")
+            shown = element("pre", element("span", sample["prompt"], class_="prompt"), written)
             parts.append(element("div", element("p", explained), shown, class_="way"))
     return element("div", *parts, class_="sample")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from neolm.core.chart import Bar, bar_chart
-from neolm.evaluation.report.figure import figure, missing, paragraph, section
-from neolm.evaluation.report.markup import Html, Node, element, table, together
+from neolm.core.progress import count
+from neolm.evaluation.report.figure import data_size, figure, missing, paragraph, section
+from neolm.evaluation.report.markup import Html, Node, element, pairs, table, together
 from neolm.evaluation.report.run_files import Run
 
 
@@ -28,12 +29,14 @@ class Score:
         return f"{self.interval[0]:.2f} to {self.interval[1]:.2f}" if self.interval else "no interval"
 
 
-# Key in scores.json, how it is called here, and what it is, the fairest comparison first.
+ABOUT = "about as many"
+
+# Key in scores.json, how it is called here, and what it is: the fairest comparison first.
 BASELINES = (
-    ("zstd_dictionary", "zstd with a dictionary", "the strongest zstd, given a dictionary cut from the training text"),
-    ("xz", "xz -9e", "each document compressed alone, knowing nothing before it"),
-    ("xz_together", "xz -9e, all at once", "all documents in one archive: not comparable, for interest"),
+    ("zstd_dictionary", "zstd with a dictionary", "zstd -19, starting from a dictionary cut from the training text"),
+    ("xz", "xz, each alone", "xz -9e, starting each document from nothing"),
 )
+TOGETHER = ("xz_together", "xz, all at once", "xz -9e over all documents in one archive: for interest, not comparable")
 
 
 def model_score(scores: Mapping[str, Any]) -> Score | None:
@@ -47,14 +50,24 @@ def baseline(scores: Mapping[str, Any], name: str) -> Score | None:
     return _score(found.get(name)) if isinstance(found, Mapping) else None
 
 
+def against(scores: Mapping[str, Any], name: str) -> tuple[str, float] | None:
+    """`fewer`, `more` or `about as many` bits than a compressor, by the interval of the difference; and the share."""
+    own, other = model_score(scores), baseline(scores, name)
+    if own is None or other is None:
+        return None
+    share = own.value / other.value - 1
+    difference = _score(scores["baselines"][name].get("difference"))
+    if difference and difference.interval and difference.interval[0] <= 0 <= difference.interval[1]:
+        return ABOUT, share
+    return "more" if share > 0 else "fewer", share
+
+
 def _score(value: Any) -> Score | None:
-    if isinstance(value, (int, float)):
-        return Score(float(value))
     if not isinstance(value, Mapping) or not isinstance(value.get("value"), (int, float)):
         return None
     low, high = value.get("low"), value.get("high")
-    known = isinstance(low, (int, float)) and isinstance(high, (int, float))
-    return Score(float(value["value"]), (float(low), float(high)) if known else None)  # type: ignore[arg-type]
+    interval = (low, high) if isinstance(low, (int, float)) and isinstance(high, (int, float)) else None
+    return Score(value["value"], interval)
 
 
 def scores_section(run: Run) -> Html:
@@ -63,19 +76,24 @@ def scores_section(run: Run) -> Html:
     if own is None:
         return section("scores", "Scores", missing(f"This run has no scores: {_why_none(run)}."))
     others = [(name, what, score) for key, name, what in BASELINES if (score := baseline(run.scores, key))]
-    rows = [_row("this model", "reading each document from its start, as training left it", own)]
-    rows += [_row(name, what, score) for name, what, score in others]
     bars = [Bar("this model", own.value, str(own), own.interval)]
     bars += [Bar(name, score.value, str(score), score.interval, quiet=True) for name, _, score in others]
+    together_score = baseline(run.scores, TOGETHER[0])
+    if together_score:
+        others.append((*TOGETHER[1:], together_score))
+    rows = [_row("this model", "starting from what training left in it", own)]
+    rows += [_row(name, what, score) for name, what, score in others]
+    confidence = run.scores.get("settings", {}).get("confidence", 0.95)
     title = "Bits per byte on held-out text, less is better"
     return section(
         "scores",
         "Scores",
         paragraph(MEANING),
-        paragraph(RIVALS) if others else None,
-        paragraph(*_verdict(run, own)),
-        figure(lambda width: bar_chart(bars, title, width), CAPTION),
+        paragraph(_rivals(run)) if others else None,
+        figure(lambda width: bar_chart(bars, title, width), f"{title}. The whiskers are {confidence:.0%} intervals."),
+        paragraph(*_verdict(run)),
         table(title, ["Method", "Bits per byte"], rows, numbers=[1]),
+        pairs(_further(run)),
     )
 
 
@@ -84,31 +102,66 @@ MEANING = (
     "if its predictions are used to compress that text. 8 would be no idea at all, and each bit less halves the number "
     "of continuations it hesitates between."
 )
-RIVALS = (
-    "The compressors get the same documents, one at a time. xz starts each of them knowing nothing, so it is easy to "
-    "beat; the dictionary was cut from the very text that the model was trained on, so it is the fair rival, and where "
-    "held-out text repeats training text word for word, it is a strong one."
-)
-CAPTION = "Bits per byte, less is better. The whiskers are 95% intervals, by bootstrap over the documents."
 
 
 def _why_none(run: Run) -> str:
-    validation = run.counts("corpus").get("validation")
-    return "no text was held out to measure on" if validation == NO_DOCUMENTS else "it has not been evaluated"
+    validation = run.counts("corpus").get("validation") or {}
+    return "no text was held out to measure on" if validation.get("documents") == 0 else "it has not been evaluated"
 
 
-NO_DOCUMENTS = {"documents": 0, "bytes": 0}
+def _rivals(run: Run) -> str:
+    found = run.scores["baselines"].get("zstd_dictionary") or {}
+    size = found.get("dictionary_bytes")
+    dictionary = f"a dictionary of {size / 2**20:.2g} MiB" if size else "a dictionary"
+    text = (
+        "Compressors do the same work, so they make a yardstick: each gets the same documents, one at a time. "
+        "xz starts every document knowing nothing. "
+    )
+    if not found:
+        return text
+    return (
+        f"{text}zstd starts from {dictionary}, cut from the very text that the model was trained on, with whole phrases "
+        "that it can point to. That makes it the fairer rival. The sizes of the dictionary and of the model are not "
+        "counted, and a larger dictionary would do better still, as would a larger model."
+    )
 
 
-def _verdict(run: Run, own: Score) -> list[Node]:
+def _verdict(run: Run) -> list[Node]:
     """How the model compares, in words."""
     parts = []
-    for name, text in (("xz", "xz"), ("zstd_dictionary", "zstd with the dictionary")):
-        other = baseline(run.scores, name)
-        if other is not None:
-            change = own.value / other.value - 1
-            parts.append(f"{abs(change):.0%} {'more' if change > 0 else 'fewer'} bits than {text}")
-    return [f"This model needs {' and '.join(parts)}."] if parts else []
+    for name, text in (("xz", "xz"), ("zstd_dictionary", "zstd with its dictionary")):
+        found = against(run.scores, name)
+        if found:
+            word, share = found
+            parts.append(f"{word} bits as {text}" if word == ABOUT else f"{abs(share):.0%} {word} bits than {text}")
+    return ["This model needs ", element("strong", " and ".join(parts)), "."] if parts else []
+
+
+def _further(run: Run) -> list[tuple[str, Node]]:
+    """The other measures, and what was measured how."""
+    scores, settings = run.scores, run.scores.get("settings", {})
+    available = scores.get("available", {}).get("documents")
+    of = f" of the {available:,} held out" if available else ""
+    amount = f"{scores['documents']:,}{of}, {data_size(scores['bytes'])}" if scores.get("documents") else ""
+    how = f"{settings['window']:,} tokens, moved by {settings['stride']:,}" if settings.get("stride") else ""
+    return [
+        ("Loss, nats per token", _with_interval(scores.get("loss"))),
+        ("Perplexity per token", _with_interval(scores.get("token_perplexity"))),
+        ("Perplexity per word", _with_interval(scores.get("word_perplexity"))),
+        ("Documents measured", amount),
+        ("Window", how),
+        ("Intervals", "by bootstrap over the documents"),
+    ]
+
+
+def _with_interval(value: Any) -> Node:
+    score = _score(value)
+    if score is None:
+        return None
+    shown = [
+        f"{x:.4g}" if x < 1e4 else count(x) if x < 1e15 else f"{x:.1e}" for x in (score.value, *(score.interval or ()))
+    ]
+    return shown[0] + (f" ({shown[1]} to {shown[2]})" if score.interval else "")
 
 
 def _row(name: str, detail: str, score: Score) -> list[Node]:

@@ -1,0 +1,188 @@
+"""Scores beside baselines, as JSON; and the stage of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neolm.core.artifact import read_manifest, verify
+from neolm.core.config import load_config, settings
+from neolm.core.errors import InputError
+from neolm.corpus.build import build_corpus
+from neolm.corpus.config import CorpusConfig
+from neolm.corpus.documents import read_documents
+from neolm.evaluation.command import evaluate_model
+from neolm.evaluation.config import EvaluateConfig
+from neolm.evaluation.evaluate import choose_documents, evaluate, evaluate_stage
+from neolm.models.decoder import Decoder
+from neolm.models.hf import save_model
+from neolm.tokenizer.tokenizer import Tokenizer
+from tests.conftest import sample_text
+
+
+@dataclass(frozen=True)
+class Text:
+    id: str
+    text: str
+    source: str = "here"
+
+
+DOCUMENTS = [Text(f"d{n}", sample_text(n, 40 + 10 * n), "ab"[n % 2]) for n in range(8)] + [Text("empty", "", "c")]
+CONFIG = EvaluateConfig(dictionary_bytes=2048, bootstrap_samples=200)
+
+
+def training() -> Any:
+    return (sample_text(seed) for seed in range(100, 130))
+
+
+@pytest.fixture(scope="module")
+def result(neo: Decoder, tokenizer: Tokenizer) -> dict[str, Any]:
+    return evaluate(neo, tokenizer, DOCUMENTS, CONFIG, training)
+
+
+def test_the_result_is_json_with_every_number_and_its_interval(result: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    for name in ("loss", "token_perplexity", "bits_per_byte"):
+        assert result[name]["low"] <= result[name]["value"] <= result[name]["high"]
+    nats = sum(row["negative_log_likelihood"] for row in result["per_document"])
+    assert result["bits_per_byte"]["value"] == pytest.approx(nats / result["bytes"] / math.log(2))
+    assert result["loss"]["value"] == pytest.approx(nats / result["tokens"])
+    assert result["bytes"] == sum(len(document.text.encode()) for document in DOCUMENTS)
+    assert result["documents"] == result["available"]["documents"] == 9
+    assert (result["settings"]["window"], result["settings"]["stride"]) == (32, 16)
+    assert (result["settings"]["device"], result["settings"]["precision"]) == ("cpu", "float32")
+
+
+def test_baselines_stand_beside_it(result: dict[str, Any]) -> None:
+    baselines = result["baselines"]
+    assert list(baselines) == ["zstd_dictionary", "xz", "xz_together"]
+    assert baselines["zstd_dictionary"]["value"] < baselines["xz"]["value"]
+    assert 0 < baselines["zstd_dictionary"]["dictionary_bytes"] <= 2048
+    for name in ("zstd_dictionary", "xz"):
+        found = baselines[name]
+        total = sum(row[f"{name}_bytes"] for row in result["per_document"] if row["bytes"])
+        assert found["value"] == pytest.approx(8 * total / result["bytes"])
+        assert found["low"] <= found["value"] <= found["high"]
+        difference = found["value"] - result["bits_per_byte"]["value"]
+        assert found["difference"]["value"] == pytest.approx(difference)
+    assert baselines["xz_together"]["low"] is None
+
+
+def test_sources_are_told_apart(result: dict[str, Any]) -> None:
+    assert set(result["sources"]) == {"a", "b"}
+    assert sum(source["bytes"] for source in result["sources"].values()) == result["bytes"]
+
+
+def test_baselines_can_be_left_out_and_need_no_training_text(neo: Decoder, tokenizer: Tokenizer) -> None:
+    one = [Text("one", "the sea and the sea")]
+    assert evaluate(neo, tokenizer, one, EvaluateConfig(baselines=False))["baselines"] == {}
+    found = evaluate(neo, tokenizer, one)
+    assert list(found["baselines"]) == ["xz", "xz_together"]
+    assert found["bits_per_byte"]["low"] is None  # one document has no interval
+    assert found["sources"] == {}
+
+
+@pytest.mark.parametrize("documents", [[], [Text("a", ""), Text("b", "")]])
+def test_nothing_to_measure_is_one_clear_line(neo: Decoder, tokenizer: Tokenizer, documents: list[Text]) -> None:
+    with pytest.raises(InputError, match=r"^evaluation: [^\n]+$"):
+        evaluate(neo, tokenizer, documents)
+
+
+def test_settings_that_do_not_fit_are_refused(neo: Decoder, tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match=r"evaluate\.window"):
+        evaluate(neo, tokenizer, DOCUMENTS, EvaluateConfig(window=64))
+    with pytest.raises(InputError, match=r"evaluate\.stride"):
+        evaluate(neo, tokenizer, DOCUMENTS, EvaluateConfig(stride=33))
+    for override in ("stride=0", "window=-1", "confidence=1.0", "batch_size=0", "max_bytes=0", "strid=4"):
+        with pytest.raises(InputError, match=override.split("=", maxsplit=1)[0]):
+            load_config(EvaluateConfig, None, [override])
+
+
+def test_documents_are_chosen_whole_evenly_and_the_same_way_every_time() -> None:
+    documents = [Text(f"n{n}", "x" * 100) for n in range(1000)]
+    chosen, available = choose_documents(iter(documents), 10_000)
+    assert available == {"documents": 1000, "bytes": 100_000}
+    assert len(chosen) == 100
+    assert choose_documents(documents[::-1], 10_000)[0] == chosen
+    assert choose_documents(documents, 10_000, seed=1)[0] != chosen
+    thirds = [sum(int(document.id[1:]) // 334 == third for document in chosen) for third in range(3)]
+    assert min(thirds) > 15
+    assert len(choose_documents(documents, None)[0]) == 1000
+    assert len(choose_documents([Text("book", "x" * 10**6)], 10)[0]) == 1
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert all(setting.meaning for setting in settings(EvaluateConfig))
+
+
+@pytest.fixture(scope="module")
+def run_directory(tmp_path_factory: pytest.TempPathFactory, neo: Decoder, tokenizer: Tokenizer) -> Path:
+    """A run up to its model, as the earlier stages leave it."""
+    folder = tmp_path_factory.mktemp("texts")
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(sample_text(number, 100), encoding="utf-8")
+    output = tmp_path_factory.mktemp("run of a test")
+    build_corpus(output, CorpusConfig(source="files", path=str(folder), validation_fraction=0.2))
+    save_model(neo, output / "model")
+    tokenizer.save(output / "model")
+    return output
+
+
+def test_the_stage_is_built_and_then_up_to_date(run_directory: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = EvaluateConfig(sample_tokens=6, dictionary_bytes=2048, device="cpu", bootstrap_samples=100)
+    manifest = evaluate_stage(run_directory, config)
+    shown = capfd.readouterr().err
+    assert all(name in shown for name in ("this model", "zstd -19", "xz -9e", "bits per byte", "window 32, stride 16"))
+    place = run_directory / "evaluation"
+    assert verify(place) == []
+    scores = json.loads((place / "scores.json").read_text(encoding="utf-8"))
+    held_out = list(read_documents(run_directory / "corpus", "validation"))
+    assert manifest.counts["documents"] == scores["documents"] == len(held_out)
+    assert scores["bytes"] == sum(len(document.text.encode()) for document in held_out)
+    assert scores["settings"]["precision_reason"] == "as asked"
+    rows = [json.loads(line) for line in (place / "documents.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["id"] for row in rows} == {document.id for document in held_out}
+    samples = json.loads((place / "samples.json").read_text(encoding="utf-8"))
+    assert [sample["prompt"] for sample in samples] == list(config.prompts)
+    assert all(set(sample) == {"prompt", "greedy", "sampled"} for sample in samples)
+
+    assert evaluate_stage(run_directory, config) == manifest
+    assert "evaluation: up to date" in capfd.readouterr().err
+    again = evaluate_stage(run_directory, config.model_copy(update={"stride": 32}))
+    assert again.digest != manifest.digest
+    assert read_manifest(place) == again
+
+
+def test_an_unknown_device_is_one_clear_line(run_directory: Path) -> None:
+    with pytest.raises(InputError, match="device 'abacus'"):
+        evaluate_stage(run_directory, EvaluateConfig(device="abacus"))
+
+
+def test_bfloat16_is_near(run_directory: Path) -> None:
+    exact = evaluate_model(str(run_directory / "model"), None, ["device=cpu", "baselines=false"])
+    near = evaluate_model(str(run_directory / "model"), None, ["device=cpu", "baselines=false", "precision=bfloat16"])
+    assert near["settings"]["precision"] == "bfloat16"
+    assert near["loss"]["value"] == pytest.approx(exact["loss"]["value"], rel=0.02)
+
+
+def test_the_command_measures_any_text(run_directory: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_bytes("Größe\r\n".encode())
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe broken")
+    found = evaluate_model(str(run_directory / "model"), str(tmp_path), ["device=cpu"])
+    assert (found["documents"], found["bytes"]) == (1, 9)
+    assert "zstd_dictionary" in found["baselines"]
+    assert "1 documents" in capfd.readouterr().err
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path, neo: Decoder, tokenizer: Tokenizer) -> None:
+    save_model(neo, tmp_path / "alone" / "model")
+    tokenizer.save(tmp_path / "alone" / "model")
+    with pytest.raises(InputError, match="--text"):
+        evaluate_model(str(tmp_path / "alone" / "model"))
+    with pytest.raises(InputError, match="no such model"):
+        evaluate_model(str(tmp_path / "nothing"))
