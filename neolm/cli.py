@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 bad input (one line says what, where and how to 
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -249,6 +250,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main() -> None:
     """The `neolm` command."""
+    for stream in (sys.stdout, sys.stderr):  # a model may write what the terminal's encoding cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except NeoLMError as error:

@@ -12,7 +12,7 @@ UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Ticks at 1, 2 or 5 times a power of ten, about `wanted` of them, from at or below `low` to at or above `high`."""
-    if not high - low > max(abs(low), abs(high)) * 1e-9:  # too close together for steps that floats can tell apart
+    if not high - low > 1e-300 + max(abs(low), abs(high)) * 1e-9:  # too close for steps that floats can tell apart
         margin = abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin
     rough = (high - low) / max(wanted, 1)

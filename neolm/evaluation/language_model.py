@@ -31,7 +31,7 @@ class LanguageModel(Protocol):
     """What a task may ask; every answer is in the order of the requests and independent of the others."""
 
     def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """For each (context, continuation): the log-probability of the continuation, and whether it is the greedy one."""
+        """For each (context, continuation), the continuation's log-probability, and whether it is the greedy one."""
         ...
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[float]:

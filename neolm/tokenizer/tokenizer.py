@@ -48,7 +48,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of tokens: one more than the largest id."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1

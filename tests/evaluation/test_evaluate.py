@@ -16,7 +16,6 @@ from neolm.core.errors import InputError
 from neolm.corpus.build import build_corpus
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.documents import read_documents
-from neolm.evaluation.command import evaluate_model
 from neolm.evaluation.config import EvaluateConfig
 from neolm.evaluation.evaluate import choose_documents, evaluate, evaluate_stage
 from neolm.models.decoder import Decoder
@@ -164,25 +163,11 @@ def test_an_unknown_device_is_one_clear_line(run_directory: Path) -> None:
 
 
 def test_bfloat16_is_near(run_directory: Path) -> None:
-    exact = evaluate_model(str(run_directory / "model"), None, ["device=cpu", "baselines=false"])
-    near = evaluate_model(str(run_directory / "model"), None, ["device=cpu", "baselines=false", "precision=bfloat16"])
-    assert near["settings"]["precision"] == "bfloat16"
-    assert near["loss"]["value"] == pytest.approx(exact["loss"]["value"], rel=0.02)
-
-
-def test_the_command_measures_any_text(run_directory: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.txt").write_bytes("Größe\r\n".encode())
-    (tmp_path / "b.txt").write_bytes(b"\xff\xfe broken")
-    found = evaluate_model(str(run_directory / "model"), str(tmp_path), ["device=cpu"])
-    assert (found["documents"], found["bytes"]) == (1, 9)
-    assert "zstd_dictionary" in found["baselines"]
-    assert "1 documents" in capfd.readouterr().err
-
-
-def test_the_command_says_what_is_missing(tmp_path: Path, neo: Decoder, tokenizer: Tokenizer) -> None:
-    save_model(neo, tmp_path / "alone" / "model")
-    tokenizer.save(tmp_path / "alone" / "model")
-    with pytest.raises(InputError, match="--text"):
-        evaluate_model(str(tmp_path / "alone" / "model"))
-    with pytest.raises(InputError, match="no such model"):
-        evaluate_model(str(tmp_path / "nothing"))
+    loss = {}
+    for precision in ("float32", "bfloat16"):
+        evaluate_stage(run_directory, CONFIG.model_copy(update={"device": "cpu", "precision": precision}))
+        scores = json.loads((run_directory / "evaluation" / "scores.json").read_text(encoding="utf-8"))
+        assert scores["settings"]["precision"] == precision
+        loss[precision] = scores["loss"]["value"]
+    assert loss["bfloat16"] == pytest.approx(loss["float32"], rel=0.02)
+    assert loss["bfloat16"] != loss["float32"]

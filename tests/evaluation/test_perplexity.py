@@ -23,7 +23,7 @@ from neolm.evaluation.perplexity import (
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
 
-WORDS = "the clock and the water of April were striking the cold sea ".split()
+WORDS = ["the", "clock", "and", "the", "water", "of", "April", "were", "striking", "the", "cold", "sea"]
 
 
 def text_of(tokenizer: Tokenizer, count: int) -> str:

@@ -120,9 +120,9 @@ def _rivals(run: Run) -> str:
     if not found:
         return text
     return (
-        f"{text}zstd starts from {dictionary}, cut from the very text that the model was trained on, with whole phrases "
+        f"{text}zstd starts from {dictionary}, cut from the very text that the model was trained on: whole phrases "
         "that it can point to. That makes it the fairer rival. The sizes of the dictionary and of the model are not "
-        "counted, and a larger dictionary would do better still, as would a larger model."
+        "counted, and a larger dictionary would do better still."
     )
 
 

@@ -74,8 +74,8 @@ def _machine(run: Run) -> list[tuple[str, str]]:
         ("Memory", f"{machine['memory_gib']:g} GiB" if machine.get("memory_gib") else ""),
         ("Device", _choice(counts.get("device"))),
         ("Precision", _choice(counts.get("precision"))),
-        ("Fastest product seen", f"{ceiling / 1e12:.2f} TFLOP/s" if ceiling else ""),
-        ("MFU", f"{share:.1%} of that" if share and ceiling else ""),
+        ("Matrix ceiling", f"{ceiling / 1e12:.2f}\u00a0TFLOP/s, measured" if ceiling else ""),
+        ("MFU", f"{share:.1%} of the ceiling" if share and ceiling else ""),
         ("Energy", method),
     ]
 
