@@ -201,6 +201,7 @@ def test_paths_are_quoted_for_the_shell(whole):
     _, page = page_of(whole)
     assert f"neolm chat '{whole}/model' --raw" in page.text
     assert "neolm run text corpus.path=my-texts/" in page.text
+    assert f"neolm generate '{whole}/model' 'def f(a):' --temperature" in page.text
 
 
 def test_it_depends_on_nothing_but_the_files(whole):

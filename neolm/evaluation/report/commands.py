@@ -12,8 +12,9 @@ from neolm.evaluation.report.run_files import Run
 def commands_section(run: Run) -> Html:
     """What to type next, each line to be copied."""
     model = shlex.quote(str(run.output / "model"))
-    prompt = next((s["prompt"] for s in run.samples if isinstance(s.get("prompt"), str)), "Once upon a time")
-    first_line = next((line for line in prompt.splitlines() if line.strip()), "Once upon a time")
+    prompts = [sample["prompt"] for sample in run.samples if isinstance(sample.get("prompt"), str)]
+    lines = [line for prompt in prompts for line in prompt.splitlines()]
+    first_line = next((line for line in lines if line.strip() and not line.startswith("-")), "Once upon a time")
     listed = []
     if "model" in run.manifests:
         listed += [

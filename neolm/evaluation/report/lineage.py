@@ -38,7 +38,11 @@ def _raw_inputs(artefacts: list[tuple[Path, Manifest]]) -> list[list[Node]]:
         for name, value in manifest.inputs.items():
             if (place.parent / value.path).resolve() not in places:
                 detail = element("span", value.path, class_="detail")
-                rows[value.path] = [together([name, detail]), "", _digest(value.digest)]
+                rows[value.path] = [
+                    together(["raw text" if name == "raw" else name, detail]),
+                    "",
+                    _digest(value.digest),
+                ]
     return list(rows.values())
 
 
