@@ -4,19 +4,19 @@ A model is a compressor: with arithmetic coding it stores a text in as many bits
 So do `xz -9e` (LZMA, which learns from the document alone) and zstd with a dictionary trained on the training text,
 which starts, as the model does, from what it knows of such text. The size of the dictionary is not counted, just as
 the size of the model is not; it is stated instead, for a larger dictionary always compresses better, until it is the
-training text itself. On 5% of Python 3.11's standard library (two splits by hash; dictionaries from the other 95%;
-bits per byte, zstd level 19):
+training text itself. On 5% of Python 3.11's standard library (the quickstart's split and two others by hash;
+dictionaries from the other 95%; bits per byte):
 
-    xz -9e, each alone                        1.617   1.919
-    xz -9e, all at once                       1.314   1.451
-    zstd -19, each alone                      1.607   1.882
-    zstd -19 with a dictionary of 110 KiB     1.389   1.564   (the default size of `zstd --train`)
-    zstd -19 with a dictionary of 1 MiB       1.270   1.385   (the default here)
-    zstd -19 with a dictionary of 4 MiB       1.207   1.306
-    zstd -19 with a dictionary of 8 MiB       1.178   1.270
+    xz -9e, each alone                        1.757   1.617   1.919
+    xz -9e, all at once                       1.376   1.314   1.451
+    zstd -19, each alone                      1.723   1.607   1.882
+    zstd -19 with a dictionary of 110 KiB     1.439   1.389   1.564   (the default size of `zstd --train`)
+    zstd -19 with a dictionary of 1 MiB       1.308   1.270   1.385   (the default here)
+    zstd -19 with a dictionary of 4 MiB       1.235   1.207   1.306
+    zstd -19 with a dictionary of 8 MiB       1.200   1.178   1.270
 
 Dictionaries come from zstd's COVER algorithm with segments of 1000 bytes. Left to choose the segments itself, and asked
-for 2 MiB or more, it chooses so short ones that frequent ones run out near 400 KiB (1.335 and 1.482).
+for 2 MiB or more, it chooses so short ones that frequent ones run out near 400 KiB (1.335 and 1.482 in the two others).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ import zstandard
 
 from neolm.core.device import usable_cores
 
-ZSTD_LEVEL = 19  # the strongest before --ultra, whose 22 gains 0.0003 bits per byte
+ZSTD_LEVEL = 19  # the strongest before --ultra, whose 22 gains less than 0.001 bits per byte
 SEGMENT = 1000  # bytes: COVER's k
 DMER = 8  # bytes: COVER's d
-FREQUENCIES = 24  # log2 of the table of d-mer frequencies; zstd's own 20 has too many collisions for 1 MiB
+FREQUENCIES = 24  # log2 of the table of d-mer frequencies; zstd's own 20 costs a dictionary of 4 MiB up to 0.006
 CHUNK = 16 * 1024  # bytes: documents are cut into samples of this size
-SAMPLE_BYTES = 2**26  # of training text for a dictionary, or 8 times its size: half as much costs it 0.002 to 0.005
+SAMPLE_BYTES = 2**26  # of training text for a dictionary, or 8 times its size: half of it costs 0.002 to 0.004
 READ_BYTES = 2**30  # of training text, at the most: a large corpus is not read to its end for a yardstick
 
 T = TypeVar("T")
