@@ -26,8 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-corpus_app = typer.Typer(no_args_is_help=True, help="Raw text to clean, deduplicated, documented documents.")
-tokenizer_app = typer.Typer(no_args_is_help=True, help="Learn a vocabulary; see how a text is cut into tokens.")
+corpus_app = typer.Typer(no_args_is_help=True, help="Raw text to clean, documented documents.")
+tokenizer_app = typer.Typer(no_args_is_help=True, help="Learn a vocabulary; show a text's tokens.")
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(tokenizer_app, name="tokenizer")
 
@@ -42,7 +42,7 @@ Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; a
 
 @app.command()
 def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Run a recipe: raw text to a trained and measured model, with a report."""
+    """Raw text to a trained, measured model and a report."""
     from neolm.pipeline import run as run_recipe
 
     print(run_recipe(recipe, overrides or []) / "report.html")
@@ -79,7 +79,10 @@ def tokenizer_encode(
 
 @app.command()
 def pretrain(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Train the model of a recipe, its corpus and tokenizer first; an unfinished run resumes by itself."""
+    """Train a recipe's model, or resume its training.
+
+    Corpus and tokenizer are made first if need be; an unfinished run goes on by itself.
+    """
     from neolm.pipeline import run as run_recipe
 
     print(run_recipe(recipe, overrides or [], until="model") / "model")
@@ -96,7 +99,10 @@ def evaluate(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file too.")] = None,
 ) -> None:
-    """Measure a model: loss, perplexity and bits per byte with intervals, beside what compressors reach."""
+    """Measure a model, beside what compressors reach.
+
+    Loss, token and word perplexity and bits per byte, with intervals.
+    """
     from neolm.evaluation.command import evaluate_model
 
     scores = evaluate_model(model, text, settings or [])
@@ -180,7 +186,10 @@ def import_model(
     target: Annotated[Path, typer.Argument(metavar="DST", help="The directory to write.")],
     dtype: Dtype = None,
 ) -> None:
-    """Bring a published GPT-2, GPT-Neo or GPT-NeoX model into a model directory with a manifest."""
+    """Bring in a published GPT-2, GPT-Neo or GPT-NeoX.
+
+    The result is a model directory with tokenizer and manifest.
+    """
     from neolm.exchange import import_directory
 
     print(import_directory(source, target, dtype))
@@ -204,7 +213,7 @@ def show(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or the directory of one of its stages.")],
     verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its recorded digest.")] = False,
 ) -> None:
-    """Print what a directory is and what it was made from, back to the raw text."""
+    """What a directory was made from, back to raw text."""
     from neolm.core.lineage import show_lineage
 
     print(show_lineage(directory, verify))
@@ -215,7 +224,10 @@ def config(
     command: Annotated[str, typer.Argument(help="A section such as pretrain, run for all, or presets.")] = "run",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")] = False,
 ) -> None:
-    """Print every setting with type, default, unit and meaning; or the published models."""
+    """Every setting, its type, default and meaning.
+
+    `neolm config presets` prints the published models.
+    """
     from neolm.core.progress import table
     from neolm.describe import presets_table, section_settings
 
@@ -232,7 +244,10 @@ def config(
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine can do, what NeoLM will use of it, and what is missing."""
+    """What this machine can do and what will be used.
+
+    Also what is missing.
+    """
     from neolm.core.progress import table
     from neolm.describe import machine_report
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neolm.core.artifact import chain
 from neolm.core.config import load_config
@@ -15,6 +13,9 @@ from neolm.core.errors import InputError
 from neolm.core.progress import say
 from neolm.corpus.config import CorpusConfig
 from neolm.evaluation.config import EvaluateConfig
+
+if TYPE_CHECKING:
+    from neolm.evaluation.evaluate import TextDocument
 
 
 def evaluate_model(model: str, text: str | None, overrides: Sequence[str]) -> dict[str, Any]:
@@ -26,15 +27,15 @@ def evaluate_model(model: str, text: str | None, overrides: Sequence[str]) -> di
         InputError: no such model or text, nothing held out, or settings that do not fit.
     """
     config = load_config(EvaluateConfig, None, overrides)
-    from neolm.corpus.build import build_corpus
     from neolm.corpus.documents import read_documents
     from neolm.evaluation.evaluate import evaluate, scores_table
     from neolm.models.hf import load_model, model_directory
     from neolm.tokenizer.tokenizer import load_tokenizer
 
     directory = model_directory(model)
+    documents: Iterable[TextDocument] | None = None if text is None else _raw_documents(text, directory)
     corpus = next((place for place, manifest in chain(directory) if manifest.stage == "corpus"), None)
-    if corpus is None and text is None:
+    if corpus is None and documents is None:
         raise InputError(f"{model}: no held-out text is known for this model; give some: --text FILE_OR_FOLDER")
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
@@ -44,14 +45,19 @@ def evaluate_model(model: str, text: str | None, overrides: Sequence[str]) -> di
         assert corpus is not None
         return (document.text for document in read_documents(corpus, "train"))
 
-    with tempfile.TemporaryDirectory() as scratch:
-        if text is not None:
-            build_corpus(Path(scratch), CorpusConfig(source="files", path=text, min_characters=1))
-            measured = Path(scratch) / "corpus"
-            documents = itertools.chain(read_documents(measured, "train"), read_documents(measured, "validation"))
-        else:
-            assert corpus is not None
-            documents = itertools.chain(read_documents(corpus, "validation"))
-        scores = evaluate(decoder, tokenizer, documents, config, training_texts if corpus is not None else None)
+    if documents is None:
+        assert corpus is not None
+        documents = read_documents(corpus, "validation")
+    scores = evaluate(decoder, tokenizer, documents, config, training_texts if corpus is not None else None)
     say(scores_table(scores))
     return scores
+
+
+def _raw_documents(path: str, model: Path) -> Iterator[TextDocument]:
+    """The documents of a file or folder as they are, nothing normalised or dropped but what is no text."""
+    from neolm.corpus.records import read_records
+    from neolm.corpus.sources import find_files
+
+    config = CorpusConfig(source="files", path=path)
+    files = find_files(config, model).files  # the model's own files are not text to measure on
+    return (record for file in files for record in read_records(file, config) if record.reason is None)

@@ -58,7 +58,7 @@ class Tokenizer:
         return self.encode_batch([text], special)[0]
 
     def encode_batch(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
-        """Token ids of each text, computed on all cores. Lone surrogates, which no UTF-8 has, become U+FFFD."""
+        """Token ids of each text, computed on all cores. Lone surrogates, which no UTF-8 has, become `?`."""
         self.backend.encode_special_tokens = not special
         clean = [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in texts]
         return [encoding.ids for encoding in self.backend.encode_batch_fast(clean, add_special_tokens=False)]
