@@ -209,7 +209,7 @@ def test_no_such_recipe(neolm_: Run, tmp_path: Path) -> None:
         ("pretrain.step=3", ("pretrain.step", "unknown key", "'steps'")),
         ("pretrain.steps=-3", ("pretrain.steps", "greater than 0")),
         ("pretrain.steps=many", ("pretrain.steps", "integer")),
-        ("pretrain.tokens=10", ("either steps or tokens",)),
+        ("pretrain={}", ("either steps or tokens",)),
         ("pretrain.learning_rate=0", ("pretrain.learning_rate", "greater than 0")),
         ("pretrain.precision=float8", ("pretrain.precision", "bfloat16")),
         ("pretrain.device=cuda:7", ("cuda:7", "cannot be used here")),

@@ -46,6 +46,13 @@ class Alias:
     name: str
 
 
+@dataclass(frozen=True)
+class Supersedes:
+    """Setting this field on the command line takes back what the file says of `names` (none given: of the section)."""
+
+    names: tuple[str, ...] = ()
+
+
 C = TypeVar("C", bound=Config)
 
 
@@ -136,8 +143,17 @@ def _apply_override(model: type[Config], data: dict[str, Any], override: str) ->
     last = _aliases(section).get(last, last)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and _wants_text(section, last):
         value = raw.strip()  # output=2024 is a directory, not a number
+    _supersede(section, last, target)
     target[last] = value
     return ".".join([*parents, last])
+
+
+def _supersede(model: type[Config], key: str, section: dict[str, Any]) -> None:
+    field = model.model_fields.get(key)
+    for mark in field.metadata if field else ():
+        if isinstance(mark, Supersedes):
+            for name in mark.names or tuple(section):
+                section.pop(name, None)
 
 
 def _section(model: type[Config], name: str) -> type[Config]:

@@ -10,7 +10,6 @@ from neolm.core.artifact import chain
 from neolm.core.config import load_config
 from neolm.core.device import choose_device, choose_precision
 from neolm.core.errors import InputError
-from neolm.core.progress import say
 from neolm.corpus.config import CorpusConfig
 from neolm.evaluation.config import EvaluateConfig
 
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
 def evaluate_model(model: str, text: str | None, overrides: Sequence[str]) -> dict[str, Any]:
     """Measure `model` (a directory or hub id) on `text` (a file or folder; None: its run's held-out documents).
 
-    The table goes to standard error; the scores, as `neolm.evaluation.evaluate.evaluate` gives them, are returned.
+    The table is printed; the scores, as `neolm.evaluation.evaluate.evaluate` gives them, are returned.
 
     Raises:
         InputError: no such model or text, nothing held out, or settings that do not fit.
     """
-    config = load_config(EvaluateConfig, None, overrides)
+    config = load_config(EvaluateConfig, None, [override.removeprefix("evaluate.") for override in overrides])
     from neolm.corpus.documents import read_documents
     from neolm.evaluation.evaluate import evaluate, scores_table
     from neolm.models.hf import load_model, model_directory
@@ -49,7 +48,7 @@ def evaluate_model(model: str, text: str | None, overrides: Sequence[str]) -> di
         assert corpus is not None
         documents = read_documents(corpus, "validation")
     scores = evaluate(decoder, tokenizer, documents, config, training_texts if corpus is not None else None)
-    say(scores_table(scores))
+    print(scores_table(scores))
     return scores
 
 

@@ -14,7 +14,7 @@ StopString = Annotated[str, Field(min_length=1)]
 class GenerationConfig(Config):
     """Length, sampling and stopping of generated text."""
 
-    max_new_tokens: Annotated[int, Field(ge=0), Unit("tokens")] = 64
+    max_new_tokens: Annotated[int, Field(ge=0), Unit("tokens")] = 128
     """Longest continuation; the model's context ends it earlier where it is full."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """Divides the logits before the softmax; 0 always takes the likeliest token (greedy)."""

@@ -19,7 +19,7 @@ def generate(
     model: Decoder,
     tokenizer: Tokenizer,
     prompts: str | Sequence[str],
-    max_new_tokens: int = 64,
+    max_new_tokens: int = 128,
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,

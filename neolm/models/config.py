@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from neolm.core.config import Config, Unit
+from neolm.core.config import Config, Supersedes, Unit
 from neolm.core.errors import InputError
 
 Family = Literal["gpt2", "gpt-neo", "gpt-neox"]
@@ -173,8 +173,9 @@ def decoder_config(family: str, **fields: Any) -> DecoderConfig:
 class ModelConfig(Config):
     """The `model` section of a recipe: a published preset, or a family and its sizes."""
 
-    preset: str | None = None
-    """A published model, such as gpt-neo-125m; `neolm config presets` lists them. Other keys override its values."""
+    preset: Annotated[str | None, Supersedes()] = None
+    """A published model, such as gpt-neo-125m; `neolm config presets` lists them. Other keys override its values; given
+    on the command line, it takes back the sizes of the recipe."""
     family: Literal["gpt2", "gpt3", "gpt-neo", "gpt-neox"] | None = None
     """The family of a model without a preset."""
     hidden_size: Annotated[Positive | None, Unit("channels")] = None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from neolm.core.config import Alias, Config, Unit
+from neolm.core.config import Alias, Config, Supersedes, Unit
 
 Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -15,16 +15,19 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class PretrainConfig(Config):
     """How long, how large a step, how fast, and what is kept."""
 
-    steps: Annotated[Count | None, Unit("steps")] = None
+    steps: Annotated[Count | None, Unit("steps"), Supersedes(("tokens",))] = None
     """Optimiser steps to take; give this or tokens."""
-    tokens: Annotated[Count | None, Unit("tokens")] = None
+    tokens: Annotated[Count | None, Unit("tokens"), Supersedes(("steps",))] = None
     """Tokens to train on, rounded up to whole steps; give this or steps."""
     sequence_length: Annotated[Count, Unit("tokens")] = 512
     """Tokens of one training sequence."""
     batch_size: Annotated[Count, Unit("sequences")] = 32
     """Sequences of one optimiser step, over all devices."""
     micro_batch_size: Annotated[Count | None, Unit("sequences")] = None
-    """Sequences that a device computes at once; null: the whole batch. Fewer take less memory and change no number."""
+    """Sequences that a device computes at once; null: the whole batch. Fewer take less memory
+    and change no number beyond rounding (and the draws of dropout)."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all, or Muon for the matrices of the blocks and AdamW for the rest."""
     learning_rate: Annotated[float, Field(gt=0), Alias("lr")] = 6e-4
     """Peak learning rate, reached after the warm-up."""
     final_learning_rate: Fraction = 0.1
@@ -32,7 +35,7 @@ class PretrainConfig(Config):
     warmup_steps: Annotated[int, Field(ge=0), Unit("steps")] = 100
     """Steps over which the learning rate rises linearly."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """Decoupled weight decay of AdamW."""
+    """Decoupled weight decay, multiplied by the learning rate."""
     no_decay: tuple[Literal["norm", "bias", "embedding"], ...] = ("norm", "bias", "embedding")
     """Kinds of parameters that do not decay; a tied head is an embedding."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -41,6 +44,8 @@ class PretrainConfig(Config):
     """Decay of AdamW's mean of squared gradients."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's epsilon."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Momentum of Muon."""
     gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest global gradient norm; null: no clipping."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -37,7 +37,7 @@ from neolm.training.config import PretrainConfig
 from neolm.training.diagnosis import explain_non_finite
 from neolm.training.losses import Objective
 from neolm.training.metrics import MetricsLog
-from neolm.training.optimiser import adamw, optimiser_tensors, restore_optimiser
+from neolm.training.optimiser import build_optimisers, optimiser_tensors, restore_optimisers
 from neolm.training.precision import WorkingCopy
 from neolm.training.schedule import cosine_schedule
 
@@ -101,8 +101,8 @@ def train(training: Training) -> Progress:
     """
     config, model = training.config, training.model.to(training.device.value)
     weights = WorkingCopy(model, getattr(torch, training.precision.value))
-    optimiser = adamw(model, config)
-    progress = _resume(training, model, optimiser)
+    optimisers = build_optimisers(model, config)
+    progress = _resume(training, model, optimisers)
     module: Any = torch.compile(weights.working) if config.compile else weights.working
     log = MetricsLog(training.directory / "metrics.jsonl", resume_at=progress.step)
     total = config.total_steps
@@ -113,14 +113,14 @@ def train(training: Training) -> Progress:
                 rate = config.learning_rate * cosine_schedule(
                     step, total, config.warmup_steps, config.final_learning_rate
                 )
-                loss, norm, tokens = _step(training, module, weights, optimiser, rate, step)
+                loss, norm, tokens = _step(training, module, weights, optimisers, rate, step)
                 progress.step, progress.tokens = step, progress.tokens + tokens
                 progress.seconds += time.perf_counter() - began
                 _report(training, progress, bar, log, loss, rate, norm, tokens / (time.perf_counter() - began))
                 if step % config.validate_every == 0 or step == total:
                     _validate(training, module, weights, progress, log)
                 if step % config.checkpoint_every == 0 or step == total or interrupted.is_set():
-                    _save(training, optimiser, progress)
+                    _save(training, optimisers, progress)
                 if interrupted.is_set() and step < total:
                     raise InterruptedRun(f"stopped and saved at step {step} of {total}; the same command resumes there")
     finally:
@@ -132,13 +132,13 @@ def _step(
     training: Training,
     module: nn.Module,
     weights: WorkingCopy,
-    optimiser: torch.optim.Optimizer,
+    optimisers: Sequence[torch.optim.Optimizer],
     rate: float,
     step: int,
 ) -> tuple[float, float, int]:
     """One optimiser step; returns (loss in nats per token, gradient norm before clipping, tokens)."""
     config, device = training.config, training.device.value
-    for group in optimiser.param_groups:
+    for group in (group for optimiser in optimisers for group in optimiser.param_groups):
         group["lr"] = rate
     module.train()
     weights.refresh()
@@ -158,7 +158,8 @@ def _step(
     if not (math.isfinite(mean) and math.isfinite(norm)):
         documents = lambda rows: training.data.documents(step, rows)  # noqa: E731
         raise explain_non_finite(step, weights.working, training.objective, parts, documents)
-    optimiser.step()
+    for optimiser in optimisers:
+        optimiser.step()
     return mean, norm, batch.inputs.numel()
 
 
@@ -212,10 +213,10 @@ def _validate(training: Training, module: nn.Module, weights: WorkingCopy, progr
         save_checkpoint(training.checkpoints, "best", weights_only, progress.state(), keep=1)
 
 
-def _save(training: Training, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+def _save(training: Training, optimisers: Sequence[torch.optim.Optimizer], progress: Progress) -> None:
     files = {
         "weights": _weights(training.model),
-        "optimiser": optimiser_tensors(optimiser),
+        "optimiser": optimiser_tensors(optimisers),
         "random": random_state(),
     }
     save_checkpoint(training.checkpoints, "step", files, progress.state(), training.config.keep_checkpoints)
@@ -234,7 +235,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
             parameter.copy_(tensors[name])
 
 
-def _resume(training: Training, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
+def _resume(training: Training, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> Progress:
     """Go back to the last good checkpoint; a fresh start if there is none."""
     checkpoint = last_checkpoint(training.checkpoints, "step")
     step = checkpoint.step if checkpoint else 0
@@ -243,7 +244,7 @@ def _resume(training: Training, model: nn.Module, optimiser: torch.optim.Optimiz
     if checkpoint is None:
         return Progress()
     load_weights(model, checkpoint)
-    restore_optimiser(optimiser, checkpoint.tensors("optimiser"))
+    restore_optimisers(optimisers, checkpoint.tensors("optimiser"))
     restore_random_state(checkpoint.tensors("random"))
     if step < training.config.total_steps:
         say(f"resuming at step {step} of {training.config.total_steps}, from {checkpoint.directory}")

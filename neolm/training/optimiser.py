@@ -1,7 +1,13 @@
-"""AdamW with decoupled weight decay (Loshchilov & Hutter 2019) on the parameters that should decay."""
+"""AdamW with decoupled weight decay (Loshchilov & Hutter 2019), or Muon for the matrices (Jordan et al. 2024).
+
+Muon moves a matrix by the nearest semi-orthogonal matrix to its momentum, found by a Newton-Schulz iteration. Scaled as
+Liu et al. 2025 ("Muon is scalable for LLM training", equation 4) do, its updates have AdamW's usual size, so that one
+learning rate serves both; embeddings, norms and biases stay with AdamW.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,12 +16,17 @@ from torch import nn
 from neolm.training.config import PretrainConfig
 
 
-def adamw(model: nn.Module, config: PretrainConfig) -> torch.optim.AdamW:
-    """The optimiser of `model`'s parameters, in two groups: with weight decay and without."""
+def build_optimisers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers of `model`'s parameters, each parameter in one of them, with weight decay or without."""
+    matrices: list[nn.Parameter] = []
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
-        groups[kind_of_parameter(name, parameter) not in config.no_decay].append(parameter)
-    return torch.optim.AdamW(
+        kind = kind_of_parameter(name, parameter)
+        if config.optimiser == "muon" and kind == "matrix":
+            matrices.append(parameter)
+        else:
+            groups[kind not in config.no_decay].append(parameter)
+    adamw = torch.optim.AdamW(
         [
             {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0}
             for decays, parameters in groups.items()
@@ -26,6 +37,16 @@ def adamw(model: nn.Module, config: PretrainConfig) -> torch.optim.AdamW:
         eps=config.epsilon,
         fused=True,
     )
+    if not matrices:
+        return [adamw]
+    muon = torch.optim.Muon(
+        matrices,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [adamw, muon]
 
 
 def kind_of_parameter(name: str, parameter: nn.Parameter) -> str:
@@ -37,16 +58,21 @@ def kind_of_parameter(name: str, parameter: nn.Parameter) -> str:
     return "embedding" if name.startswith(("embedding.", "positions.")) else "matrix"
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's state as named tensors: `<position>.<key>`."""
-    state: dict[int, dict[str, Any]] = optimiser.state_dict()["state"]
-    return {f"{index}.{key}": torch.as_tensor(value) for index, entry in state.items() for key, value in entry.items()}
+def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    """The state of the optimisers as named tensors: `<optimiser>.<parameter>.<key>`."""
+    return {
+        f"{number}.{index}.{key}": torch.as_tensor(value)
+        for number, optimiser in enumerate(optimisers)
+        for index, entry in optimiser.state_dict()["state"].items()
+        for key, value in entry.items()
+    }
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def restore_optimisers(optimisers: Sequence[torch.optim.Optimizer], tensors: dict[str, torch.Tensor]) -> None:
     """Put back what `optimiser_tensors` gave."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    states: list[dict[int, dict[str, Any]]] = [{} for _ in optimisers]
     for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        number, index, key = name.split(".", maxsplit=2)
+        states[int(number)].setdefault(int(index), {})[key] = value
+    for optimiser, state in zip(optimisers, states, strict=True):
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

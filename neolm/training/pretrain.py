@@ -80,12 +80,12 @@ def refuse_other_run(output: Path, model: ModelConfig, config: PretrainConfig, s
         InputError: it holds a run with other settings or other data; the message names what differs.
     """
     directory = output / "pretrain"
-    try:
-        started = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # nothing has started here
+    started = _started(directory)
+    if not started:
+        return
     stage = _stage(output, _architecture(output, model, config), config, seed)
-    inputs = {name: Input(**value) for name, value in started.pop("inputs", {}).items()}
+    inputs = {name: Input(**value) for name, value in started.pop("inputs").items()}
+    started.pop("precision")
     conflicts = _conflicts(stage, started, inputs)
     if conflicts:
         raise InputError(
@@ -124,6 +124,14 @@ def build_model(output: Path, config: PretrainConfig) -> Manifest:
     return manifest
 
 
+def _started(directory: Path) -> dict[str, Any]:
+    """What a training wrote down when it began: its settings, `inputs` and `precision`; empty if none has."""
+    try:
+        return dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
 def _architecture(output: Path, model: ModelConfig, config: PretrainConfig) -> DecoderConfig:
     tokenizer = load_tokenizer(output / "tokenizer")
     architecture = model.resolve(tokenizer.size, config.sequence_length, tokenizer.eos_token_id)
@@ -160,10 +168,15 @@ def _prepare(stage: Stage, output: Path, architecture: DecoderConfig, config: Pr
         config.micro_batch_size or config.batch_size,
         config.validation_sequences,
     )
+    if not validation:
+        say(f"there is no validation loss: the held-out text is shorter than {config.sequence_length} tokens")
     with storage_errors(stage.directory):
         stage.directory.mkdir(parents=True, exist_ok=True)
-    started = {name: asdict(value) for name, value in stage.inputs.items()}
-    write_json(stage.directory / "config.json", {**stage.config, "inputs": started})
+    began = _started(stage.directory).get("precision", precision.value)
+    if began != precision.value:
+        say(f"this training began in {began}; on this machine it goes on in {precision.value}, so not bit for bit")
+    inputs = {name: asdict(value) for name, value in stage.inputs.items()}
+    write_json(stage.directory / "config.json", {**stage.config, "inputs": inputs, "precision": began})
     torch.manual_seed(seed)
     model = Decoder(architecture).initialise(seed)
     ceiling = matrix_ceiling(device.value, getattr(torch, precision.value))

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from neolm.core.config import Alias, Config, Unit, load_config, settings
+from neolm.core.config import Alias, Config, Supersedes, Unit, load_config, settings
 from neolm.core.errors import InputError
 
 
@@ -120,3 +120,22 @@ def test_settings_list_every_key_with_type_default_unit_and_meaning() -> None:
     assert found["pretrain.mode"].type == "slow | quick"
     assert found["pretrain.names"].type == "list of str"
     assert found["pretrain.limit"].default == "null"
+
+
+class Sized(Config):
+    preset: Annotated[str | None, Supersedes()] = None
+    width: int = 1
+    depth: int = 1
+    tokens: Annotated[int | None, Supersedes(("depth",))] = None
+
+
+class Whole(Config):
+    model: Sized = Sized()
+
+
+def test_a_superseding_override_takes_back_what_the_file_says(tmp_path: Path) -> None:
+    path = write(tmp_path, "model:\n  width: 5\n  depth: 6\n")
+    assert load_config(Whole, path, ["model.preset=big", "model.depth=2"]).model == Sized(preset="big", depth=2)
+    assert load_config(Whole, path, ["model.tokens=3"]).model == Sized(width=5, tokens=3)
+    both = write(tmp_path, "model:\n  width: 5\n  preset: big\n")
+    assert load_config(Whole, both).model == Sized(preset="big", width=5)  # within the file both count

@@ -122,11 +122,13 @@ def test_accumulation_equals_one_big_batch(tmp_path: Path, size: int) -> None:
         torch.testing.assert_close(value, weights(parts)[name], atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "optimiser"), [("float32", "adamw"), ("bfloat16", "adamw"), ("bfloat16", "muon")]
+)
+def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path, precision: str, optimiser: str) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    undisturbed = training(tmp_path / "a", precision)
+    undisturbed = training(tmp_path / "a", precision, optimiser=optimiser)
     train(undisturbed)
 
     class Interrupting(Counting):
@@ -136,9 +138,9 @@ def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path, precision: str) 
             return super().batch(step)
 
     with pytest.raises(InterruptedRun, match="saved at step 7 of 12; the same command resumes"):
-        train(replace(training(tmp_path / "b", precision), data=Interrupting()))
+        train(replace(training(tmp_path / "b", precision, optimiser=optimiser), data=Interrupting()))
     torch.rand(1000)  # whatever a new process did with the random state
-    resumed = training(tmp_path / "b", precision)
+    resumed = training(tmp_path / "b", precision, optimiser=optimiser)
     progress = train(resumed)
     assert progress.step == 12
     assert numbers(tmp_path / "a") == numbers(tmp_path / "b")

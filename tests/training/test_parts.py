@@ -24,7 +24,7 @@ from neolm.training.checkpoint import (
 )
 from neolm.training.config import PretrainConfig
 from neolm.training.metrics import MetricsLog, read_metrics
-from neolm.training.optimiser import adamw, kind_of_parameter
+from neolm.training.optimiser import build_optimisers, kind_of_parameter, optimiser_tensors, restore_optimisers
 from neolm.training.schedule import cosine_schedule
 
 
@@ -56,7 +56,7 @@ def tiny() -> Decoder:
 
 def test_norms_biases_and_embeddings_do_not_decay() -> None:
     model = tiny()
-    optimiser = adamw(model, PretrainConfig(steps=1, weight_decay=0.3))
+    (optimiser,) = build_optimisers(model, PretrainConfig(steps=1, weight_decay=0.3))
     decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
     assert {name for name, p in model.named_parameters() if decay[id(p)] == 0.3} == {
         "blocks.0.attention.qkv.weight",
@@ -70,9 +70,43 @@ def test_norms_biases_and_embeddings_do_not_decay() -> None:
         "embedding",
         "matrix",
     }
-    optimiser = adamw(model, PretrainConfig(steps=1, no_decay=("norm", "bias")))
+    (optimiser,) = build_optimisers(model, PretrainConfig(steps=1, no_decay=("norm", "bias")))
     decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
     assert decay[id(model.embedding.weight)] == 0.1
+
+
+def test_muon_moves_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
+    model = tiny()
+    adamw, muon = build_optimisers(model, PretrainConfig(steps=1, optimiser="muon"))
+    moved = {id(p) for group in muon.param_groups for p in group["params"]}
+    assert {name for name, p in model.named_parameters() if id(p) in moved} == {
+        f"blocks.0.{layer}.weight" for layer in ("attention.qkv", "attention.output", "mlp.expand", "mlp.contract")
+    }
+    assert len(moved) + sum(len(g["params"]) for g in adamw.param_groups) == len(list(model.parameters()))
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    before = model.blocks[0].mlp.expand.weight.detach().clone()
+    muon.step()
+    # A semi-orthogonal step: all singular values alike, and of AdamW's size (root mean square 0.2 of the rate).
+    step = (model.blocks[0].mlp.expand.weight.detach() - before) / 6e-4
+    values = torch.linalg.svdvals(step)
+    assert values.max() / values.min() < 2
+    assert step.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.3)
+
+
+def test_optimiser_state_goes_round() -> None:
+    config = PretrainConfig(steps=1, optimiser="muon")
+    models = [tiny(), tiny()]
+    optimisers = [build_optimisers(model, config) for model in models]
+    for parameter in models[0].parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for optimiser in optimisers[0]:
+        optimiser.step()
+    saved = optimiser_tensors(optimisers[0])
+    restore_optimisers(optimisers[1], saved)
+    back = optimiser_tensors(optimisers[1])
+    assert saved.keys() == back.keys()
+    assert all(torch.equal(saved[name], back[name]) for name in saved)
 
 
 @pytest.mark.parametrize(("tokens", "steps"), [(1, 1), (256, 1), (257, 2), (2560, 10)])
