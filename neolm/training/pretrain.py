@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from neolm.core.artifact import (
+    CODE_CHANGED,
     Clock,
     Input,
     Manifest,
@@ -56,7 +57,7 @@ def pretrain(output: Path, model: ModelConfig, config: PretrainConfig, seed: int
     stage = _stage(output, architecture, config, seed)
     finished = read_manifest(stage.directory)
     if finished is not None and not _conflicts(stage, finished.config, finished.inputs):
-        if stage.changes(finished):
+        if CODE_CHANGED in stage.changes(finished):
             say("pretrain: the code has changed since this run; it is kept (give output=DIR for a new one)")
         else:
             say("pretrain: up to date")
