@@ -59,7 +59,7 @@ class Task:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Take the bar away; the last state stays on the screen."""
+        """Take the bar away."""
         if self._rich is not None:
             self._rich.stop()
 
@@ -79,17 +79,18 @@ class Task:
 
 def _rich_bar() -> RichProgress:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f}%"),
+        MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[rate]}"),
         TextColumn("{task.fields[fields]}"),
         console=Console(stderr=True),
         refresh_per_second=5,
+        transient=True,  # what came of the work is said in a line of its own
     )
 
 
