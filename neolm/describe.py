@@ -21,7 +21,6 @@ from neolm.core.device import (
     usable_cores,
 )
 from neolm.core.errors import InputError
-from neolm.core.progress import count
 from neolm.recipe import Recipe
 
 # Commands whose settings are a section of the recipe under another name.
@@ -91,7 +90,7 @@ def machine_report() -> list[tuple[str, str]]:
         ("compiler", found or "none: pretrain.compile=true cannot be used on the CPU; everything else can"),
         ("will use", f"device {device}"),
         ("", f"precision {precision}"),
-        ("", f"matrix products at {count(ceiling)}FLOP/s, measured now"),
+        ("", f"matrix products at {ceiling / 1e9:,.0f} GFLOP/s, measured now"),
         *(("missing", line) for line in _missing()),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from neolm.core.artifact import Manifest, chain, read_manifest, verify
 from neolm.core.errors import InputError
@@ -43,5 +44,15 @@ def _describe(place: Path, manifest: Manifest) -> str:
         f"  code     neolm {manifest.code['version']} {manifest.code.get('commit', '')[:12]}".rstrip(),
     ]
     lines += [f"  from     {name} {value.path}  {value.digest[:16]}" for name, value in manifest.inputs.items()]
-    lines += [f"  {key:8} {value}" for key, value in manifest.counts.items() if not isinstance(value, (dict, list))]
+    width = max((len(key) for key in manifest.counts), default=0)
+    lines += [f"  {key:{max(width, 8)}} {_shown(value)}" for key, value in manifest.counts.items()]
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """A count, or counts, on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
