@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from neolm.core.device import Choice
+from neolm.core.device import Choice, keep_freed_memory
 from neolm.core.errors import InterruptedRun
 from neolm.core.progress import Task, count, say, task
 from neolm.data.batches import Batch
@@ -99,6 +99,8 @@ def train(training: Training) -> Progress:
         InterruptedRun: Ctrl-C or SIGTERM; the state was saved.
         StorageError: the disk is full; the last good checkpoint is intact.
     """
+    if training.device.value == "cpu":
+        keep_freed_memory()
     config, model = training.config, training.model.to(training.device.value)
     weights = WorkingCopy(model, getattr(torch, training.precision.value))
     optimisers = build_optimisers(model, config)
