@@ -107,7 +107,7 @@ def evaluate(
 
     scores = evaluate_model(model, text, settings or [])
     if output is not None:
-        from neolm.core.artifact import write_json
+        from neolm.core.files import write_json
 
         write_json(output, scores)
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import Stage, input_from, refuse_foreign
+from neolm.core.artifact import Stage, input_from
 from neolm.core.errors import InputError
+from neolm.core.output import refuse_foreign
 from neolm.core.progress import count, say
 from neolm.models.hf import load_model, model_directory, save_model
 from neolm.tokenizer.tokenizer import copy_tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from neolm.core.artifact import claim_output
+from neolm.core.output import claim_output
 from neolm.core.progress import say
 from neolm.recipe import Recipe, load_recipe, save_recipe
 

@@ -11,9 +11,9 @@ from typing import Annotated
 import yaml
 from pydantic import Field
 
-from neolm.core.artifact import write_text
 from neolm.core.config import Config, load_config
 from neolm.core.errors import InputError
+from neolm.core.files import write_text
 from neolm.corpus.config import CorpusConfig
 from neolm.evaluation.config import EvaluateConfig
 from neolm.models.config import ModelConfig

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from samples import sample_text
 
 import neolm.cli
-from neolm.core.artifact import claim_output
+from neolm.core.output import claim_output
 
 Run = Callable[..., tuple[int, str, str]]
 

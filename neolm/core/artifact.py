@@ -11,15 +11,11 @@ code, where, when, how long and at which estimated energy. `chain` follows it ba
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import hashlib
 import json
 import os
-import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -28,7 +24,17 @@ from typing import Any
 
 import neolm
 from neolm.core.device import energy_estimate, environment
-from neolm.core.errors import InputError, NeoLMError, StorageError
+from neolm.core.errors import InputError, NeoLMError
+from neolm.core.files import (
+    digest_file,
+    digest_json,
+    digest_path,
+    jsonable,
+    remove,
+    storage_errors,
+    sync_directory,
+    write_json,
+)
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -105,7 +111,7 @@ class Stage:
     def changes(self, manifest: Mapping[str, Any] | Manifest) -> list[str]:
         """What differs between `manifest` and this stage, in words; empty if nothing does."""
         old = manifest if isinstance(manifest, Manifest) else _manifest_from(dict(manifest))
-        found = [f"{key}: {a!r} -> {b!r}" for key, a, b in differences(old.config, _jsonable(self.config))]
+        found = [f"{key}: {a!r} -> {b!r}" for key, a, b in differences(old.config, jsonable(self.config))]
         found += [
             f"input {name} changed"
             for name in sorted({*old.inputs, *self.inputs})
@@ -120,7 +126,7 @@ class Stage:
         clock = Clock()
         partial = self.directory.with_name(f".{self.directory.name}.partial")
         with storage_errors(self.directory):
-            _remove(partial)
+            remove(partial)
             partial.mkdir(parents=True)
         try:
             with storage_errors(self.directory):
@@ -129,7 +135,7 @@ class Stage:
                 self._swap(partial)
         except BaseException:
             with contextlib.suppress(OSError):
-                _remove(partial)
+                remove(partial)
             raise
         return manifest
 
@@ -146,8 +152,8 @@ class Stage:
             inputs=dict(self.inputs),
             outputs={name: digest_file(path) for name, path in names.items()},
             sizes={name: path.stat().st_size for name, path in names.items()},
-            config=_jsonable(self.config),
-            counts=_jsonable(counts),
+            config=jsonable(self.config),
+            counts=jsonable(counts),
             code=code_version(self.room),
             environment=environment(),
             started=clock.started,
@@ -159,12 +165,12 @@ class Stage:
 
     def _swap(self, partial: Path) -> None:
         old = self.directory.with_name(f".{self.directory.name}.old")
-        _remove(old)
+        remove(old)
         if self.directory.exists():
             self.directory.rename(old)
         partial.rename(self.directory)
         sync_directory(self.directory.parent)
-        _remove(old)
+        remove(old)
 
 
 class Clock:
@@ -231,25 +237,6 @@ def digest_of_input(value: Input | None) -> str | None:
     return value.digest if value else None
 
 
-def digest_json(value: Any) -> str:
-    """SHA-256 of a value in canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_path(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files below a folder."""
-    if path.is_file():
-        return digest_file(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    return digest_json({p.relative_to(path).as_posix(): digest_file(p) for p in files})
-
-
 @cache
 def code_digest(room: str) -> str:
     """SHA-256 of the source of `room` and of every room it may import: what its results can depend on."""
@@ -271,105 +258,6 @@ def code_version(room: str) -> dict[str, str]:
                 command, capture_output=True, text=True, check=True, timeout=10
             ).stdout.strip()
     return version
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader finds the old file or the new one, whole."""
-    write_text(path, json.dumps(_jsonable(value), indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text atomically: a temporary file in the same directory, flushed to disk, renamed into place."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with storage_errors(path):
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Flush a directory, so that a rename in it survives a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk can say into one clear line: full and read-only are not tracebacks."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(_existing(path)).free
-            raise StorageError(
-                f"{path}: the disk is full ({free / 2**20:.0f} MiB free). "
-                "What was saved before is intact: free some room and run the same command again"
-            ) from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            raise InputError(f"{error.filename or path}: cannot be written ({error.strerror})") from None
-        raise
-
-
-def _existing(path: Path) -> Path:
-    return next(p for p in (path, *path.parents) if p.exists())
-
-
-def claim_output(output: Path) -> contextlib.AbstractContextManager[None]:
-    """Make `output` ours: create it, refuse a directory that holds something else, and lock it against a second run.
-
-    Raises:
-        InputError: it holds foreign files, cannot be written, or another run is using it.
-    """
-    known = {"corpus", "tokenizer", "shards", "pretrain", "model", "evaluation", "report.html", "recipe.yaml"}
-    with storage_errors(output):
-        if output.exists() and not output.is_dir():
-            raise InputError(f"output: {output} is a file; give a directory")
-        entries = {p.name for p in output.iterdir() if not p.name.startswith(".")} if output.exists() else set()
-        if entries and not entries & known:
-            raise InputError(
-                f"output: {output} already holds something else ({', '.join(sorted(entries)[:3])}); "
-                "give an empty or new directory: output=DIR"
-            )
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError:  # what a file system such as /proc says
-            raise InputError(f"output: {output} cannot be created") from None
-    return _locked(output)
-
-
-@contextlib.contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    with storage_errors(output):
-        lock = (output / ".lock").open("a+", encoding="utf-8")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise InputError(
-                f"output: {output} is in use by another run (process {lock.read().strip() or 'unknown'}); "
-                "wait for it, or give another directory: output=DIR"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
-def refuse_foreign(directory: Path) -> None:
-    """Make sure that writing an artefact to `directory` destroys nothing that is not one.
-
-    Raises:
-        InputError: it is a file, or a directory that holds something else.
-    """
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and read_manifest(directory) is None):
-        raise InputError(f"{directory}: already holds something else; give a new or empty directory")
 
 
 def _outputs_in_place(directory: Path, manifest: Manifest) -> bool:
@@ -399,20 +287,3 @@ def require(directory: Path, stage: str, made_by: str) -> Manifest:
     if manifest is None or manifest.stage != stage:
         raise NeoLMError(f"{directory}: no finished {stage} here; `neolm {made_by}` makes it")
     return manifest
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    elif path.exists():
-        path.unlink()
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        return [_jsonable(item) for item in value]
-    return value

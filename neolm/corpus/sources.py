@@ -7,8 +7,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from neolm.core.artifact import digest_file, digest_json
 from neolm.core.errors import InputError
+from neolm.core.files import digest_file, digest_json
 from neolm.corpus.config import CorpusConfig
 
 TEXT_SUFFIXES = (".txt", ".md", ".py", ".txt.gz", ".txt.zst")

@@ -10,9 +10,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from neolm.core.artifact import Manifest, Stage, input_from, write_json, write_text
+from neolm.core.artifact import Manifest, Stage, input_from
 from neolm.core.device import choose_device, choose_precision
 from neolm.core.errors import InputError
+from neolm.core.files import write_json, write_text
 from neolm.core.progress import say, table
 from neolm.evaluation.baselines import spread_sample, train_dictionary, xz_size, xz_sizes, zstd_sizes
 from neolm.evaluation.bootstrap import Interval, bootstrap_ratio

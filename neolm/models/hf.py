@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from neolm.core.artifact import storage_errors, write_json
 from neolm.core.device import choose_device
 from neolm.core.errors import InputError
+from neolm.core.files import storage_errors, write_json
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
 from neolm.models.hf_config import CONFIG_FILE, hf_config, read_config

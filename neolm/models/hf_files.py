@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from neolm.core.artifact import storage_errors, sync_directory, write_json
 from neolm.core.errors import InputError
+from neolm.core.files import storage_errors, sync_directory, write_json
 from neolm.models.hf_config import read_json
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"

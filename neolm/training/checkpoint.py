@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from neolm.core.artifact import digest_file, storage_errors, sync_directory, write_json
 from neolm.core.errors import StorageError
+from neolm.core.files import digest_file, storage_errors, sync_directory, write_json
 from neolm.core.progress import say
 
 RECORD = "checkpoint.json"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import IO, Any
 
-from neolm.core.artifact import storage_errors, write_text
+from neolm.core.files import storage_errors, write_text
 
 
 class MetricsLog:

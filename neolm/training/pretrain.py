@@ -24,13 +24,11 @@ from neolm.core.artifact import (
     input_from,
     read_manifest,
     require,
-    storage_errors,
-    write_json,
-    write_text,
 )
 from neolm.core.chart import Line, line_chart
 from neolm.core.device import choose_device, choose_precision, matrix_ceiling
 from neolm.core.errors import InputError, NeoLMError
+from neolm.core.files import storage_errors, write_json, write_text
 from neolm.core.progress import count, duration, say
 from neolm.data.batches import TrainingBatches, validation_batches
 from neolm.data.shards import TokenShards

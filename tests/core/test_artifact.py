@@ -8,22 +8,11 @@ from typing import Any
 import pytest
 
 from neolm.core import artifact
-from neolm.core.artifact import (
-    Input,
-    Stage,
-    chain,
-    claim_output,
-    digest_path,
-    input_from,
-    read_manifest,
-    refuse_foreign,
-    require,
-    storage_errors,
-    verify,
-    write_json,
-)
+from neolm.core.artifact import Input, Stage, chain, input_from, read_manifest, require, verify
 from neolm.core.errors import InputError, NeoLMError, StorageError
+from neolm.core.files import digest_path, storage_errors, write_json
 from neolm.core.lineage import show_lineage
+from neolm.core.output import claim_output, refuse_foreign
 
 
 def stage(directory: Path, **changes: Any) -> Stage:

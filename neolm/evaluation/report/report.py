@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import neolm
-from neolm.core.artifact import write_text
+from neolm.core.files import write_text
 from neolm.evaluation.report.commands import commands_section
 from neolm.evaluation.report.funnel import funnel_section
 from neolm.evaluation.report.headline import header, headline

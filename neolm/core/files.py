@@ -1,0 +1,100 @@
+"""Files that survive: digests, atomic writes, and what a disk says turned into one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from neolm.core.errors import InputError, StorageError
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a value in canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_path(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files below a folder."""
+    if path.is_file():
+        return digest_file(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return digest_json({p.relative_to(path).as_posix(): digest_file(p) for p in files})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader finds the old file or the new one, whole."""
+    write_text(path, json.dumps(jsonable(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically: a temporary file in the same directory, flushed to disk, renamed into place."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with storage_errors(path):
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Flush a directory, so that a rename in it survives a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what a disk can say into one clear line: full and read-only are not tracebacks."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(_existing(path)).free
+            raise StorageError(
+                f"{path}: the disk is full ({free / 2**20:.0f} MiB free). "
+                "What was saved before is intact: free some room and run the same command again"
+            ) from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise InputError(f"{error.filename or path}: cannot be written ({error.strerror})") from None
+        raise
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a directory with all in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()
+
+
+def jsonable(value: Any) -> Any:
+    """`value` with mappings, sequences and paths as JSON has them."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return [jsonable(item) for item in value]
+    return value
