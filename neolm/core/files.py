@@ -10,9 +10,12 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neolm.core.errors import InputError, StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def digest_json(value: Any) -> str:
@@ -49,6 +52,28 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_directory(path.parent)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file and flush it to disk, with the permissions that any other file would get.
+
+    Raises:
+        OSError: what the disk said, which safetensors itself reports as text.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        number = str(error).rpartition("os error ")[2].rstrip(')" ')  # `... (os error 28)`
+        if number.isdigit():
+            raise OSError(int(number), os.strerror(int(number)), str(path)) from None
+        raise
+    os.umask(mask := os.umask(0))
+    path.chmod(0o666 & ~mask)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_directory(directory: Path) -> None:

@@ -7,22 +7,19 @@ file under a temporary name first, so that a crash leaves no half file under its
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import zipfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from neolm.core.errors import InputError
-from neolm.core.files import storage_errors, sync_directory, write_json
+from neolm.core.files import storage_errors, sync_directory, write_json, write_tensors
 from neolm.models.hf_config import read_json
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
@@ -163,13 +160,7 @@ def _write_shards(
     def finish() -> None:
         path = directory / f".{SAFETENSORS}.{len(written)}.tmp"
         written.append(path)
-        try:
-            save_file(shard, path, metadata={"format": "pt"})
-        except SafetensorError as error:
-            _raise_os_error(error)
-            raise
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+        write_tensors(path, shard, metadata={"format": "pt"})
         contents.append({name: tensor.nbytes for name, tensor in shard.items()})
         shard.clear()
 
@@ -179,13 +170,6 @@ def _write_shards(
         shard[name] = tensor
     finish()
     return contents
-
-
-def _raise_os_error(error: Any) -> None:
-    """Raise as what it is a full disk, which safetensors reports as text: `... (os error 28)`."""
-    number = str(error).rpartition("os error ")[2].rstrip(')" ')
-    if number.isdigit():
-        raise OSError(int(number), os.strerror(int(number))) from None
 
 
 def listing(names: list[str], limit: int = 3) -> str:

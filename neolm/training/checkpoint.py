@@ -8,7 +8,6 @@ digest of every file, so that a torn or altered checkpoint is seen, named and pa
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from neolm.core.errors import StorageError
-from neolm.core.files import digest_file, storage_errors, sync_directory, write_json
+from neolm.core.files import digest_file, storage_errors, sync_directory, write_json, write_tensors
 from neolm.core.progress import say
 
 RECORD = "checkpoint.json"
@@ -58,7 +55,9 @@ def save_checkpoint(
     try:
         with storage_errors(root):
             partial.mkdir(parents=True)
-            digests = {name: _write_tensors(partial / f"{name}.safetensors", t) for name, t in files.items()}
+            for name, tensors in files.items():
+                write_tensors(partial / f"{name}.safetensors", tensors)
+            digests = {name: digest_file(partial / f"{name}.safetensors") for name in files}
             write_json(partial / RECORD, {"state": dict(state), "digests": digests})
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
@@ -69,22 +68,6 @@ def save_checkpoint(
     for old in _named(root, kind)[:-keep]:
         shutil.rmtree(old)
     return final
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        if "No space left" in str(error) or "quota" in str(error).lower():
-            free = shutil.disk_usage(path.parent).free
-            raise StorageError(
-                f"{path.parent.parent}: the disk is full ({free / 2**20:.0f} MiB free), so this checkpoint was not "
-                "saved. The ones before it are intact: free some room and run the same command again"
-            ) from None
-        raise
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return digest_file(path)
 
 
 def last_checkpoint(root: Path, kind: str) -> Checkpoint | None:

@@ -230,14 +230,14 @@ def test_saving_leaves_no_stale_shards(tmp_path):
 
 def test_a_failed_save_leaves_the_old_model(directory, monkeypatch):
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
-    real = hf_files.save_file
+    real = hf_files.write_tensors
 
     def fail_late(tensors, path, metadata):
         if path.name.endswith(".1.tmp"):
             raise KeyboardInterrupt
         real(tensors, path, metadata=metadata)
 
-    monkeypatch.setattr(hf_files, "save_file", fail_late)
+    monkeypatch.setattr(hf_files, "write_tensors", fail_late)
     with pytest.raises(KeyboardInterrupt):
         save_model(make(), directory, max_shard_bytes=8000)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before

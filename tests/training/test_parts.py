@@ -127,6 +127,11 @@ def test_metrics_keep_what_came_before_the_resumed_step(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
 
+def mask() -> int:
+    os.umask(current := os.umask(0))
+    return current
+
+
 def save(root: Path, step: int, kind: str = "step", keep: int = 2) -> Path:
     files = {"weights": {"w": torch.full((100,), float(step))}, "optimiser": {"m": torch.arange(step)}}
     return save_checkpoint(root, kind, files, {"step": step, "tokens": step * 10}, keep)
@@ -141,6 +146,7 @@ def test_the_last_checkpoints_are_kept_and_found(tmp_path: Path) -> None:
     assert found is not None
     assert (found.step, found.state["tokens"]) == (15, 150)
     assert found.tensors("weights")["w"][0] == 15
+    assert (found.directory / "weights.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask()
     assert last_checkpoint(tmp_path / "none", "step") is None
 
 
@@ -204,7 +210,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(small_disk: Path) -> None:
     files = {"weights": {"w": torch.zeros(30_000)}}
     save_checkpoint(small_disk, "step", files, {"step": 1}, keep=2)
     save_checkpoint(small_disk, "step", files, {"step": 2}, keep=2)
-    with pytest.raises(StorageError, match=r"disk is full .* ones before it are intact"):
+    with pytest.raises(StorageError, match=r"disk is full .* saved before is intact"):
         save_checkpoint(small_disk, "step", files, {"step": 3}, keep=2)
     found = last_checkpoint(small_disk, "step")
     assert found is not None
