@@ -232,10 +232,10 @@ def test_a_failed_save_leaves_the_old_model(directory, monkeypatch):
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
     real = hf_files.write_tensors
 
-    def fail_late(tensors, path, metadata):
+    def fail_late(path, tensors, metadata):
         if path.name.endswith(".1.tmp"):
             raise KeyboardInterrupt
-        real(tensors, path, metadata=metadata)
+        real(path, tensors, metadata=metadata)
 
     monkeypatch.setattr(hf_files, "write_tensors", fail_late)
     with pytest.raises(KeyboardInterrupt):
