@@ -50,10 +50,8 @@ def _is_section(annotation: object) -> bool:
 
 def presets_table() -> list[tuple[str, ...]]:
     """The published models with their sizes and exact parameter counts."""
-    import torch
-
     from neolm.models.config import decoder_config
-    from neolm.models.decoder import Decoder
+    from neolm.models.decoder import count_parameters
     from neolm.models.presets import PRESETS, preset
 
     rows: list[tuple[str, ...]] = [("PRESET", "FAMILY", "LAYERS", "WIDTH", "HEADS", "CONTEXT", "PARAMETERS")]
@@ -61,8 +59,7 @@ def presets_table() -> list[tuple[str, ...]]:
         fields = preset(name)
         family = fields.pop("family")
         config = decoder_config(family, **fields)
-        with torch.device("meta"):
-            parameters = Decoder(config).parameter_count()
+        parameters = count_parameters(config)
         sizes = (config.num_layers, config.hidden_size, config.num_heads, config.max_position_embeddings)
         rows.append((name, family, *map(str, sizes), f"{parameters:,}"))
     return rows

@@ -10,7 +10,8 @@ from neolm.core.artifact import Stage, input_from
 from neolm.core.errors import InputError
 from neolm.core.output import refuse_foreign
 from neolm.core.progress import count, say
-from neolm.models.hf import load_model, model_directory, save_model
+from neolm.models.decoder import count_parameters
+from neolm.models.hf import convert, model_directory
 from neolm.tokenizer.tokenizer import copy_tokenizer
 
 
@@ -35,13 +36,12 @@ def _copy(name: str, source: Path, target: Path, dtype: str | None) -> Path:
         return target
 
     def make(directory: Path) -> Mapping[str, Any]:
-        model = load_model(source, device="cpu", dtype=dtype)
-        save_model(model, directory)
+        config = convert(source, directory, dtype)
         try:
             copy_tokenizer(source, directory)
         except InputError:
             say(f"{name}: {source} has no tokenizer; only the weights were written")
-        return {"parameters": model.parameter_count(), "family": model.config.family}
+        return {"parameters": count_parameters(config), "family": config.family}
 
     manifest = stage.build(make, config_file=False)
     say(f"{name}: {manifest.counts['family']} of {count(manifest.counts['parameters'])} parameters in {target}")

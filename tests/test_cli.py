@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -115,6 +116,24 @@ def test_the_resolved_recipe_runs_the_same(finished: Path, neolm_: Run) -> None:
     code, _, said = neolm_("pretrain", finished / "recipe.yaml", f"output={finished}")
     assert code == 0
     assert said.count("up to date") == 5
+
+
+def test_the_model_is_the_best_or_the_last_as_asked(finished: Path, neolm_: Run, tmp_path: Path) -> None:
+    def step_of(run: Path) -> int:
+        return int(json.loads((run / "model" / "manifest.json").read_text())["counts"]["step"])
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    checkpoints = copy / "pretrain" / "checkpoints"
+    (best,) = checkpoints.glob("best-*")
+    record = json.loads((best / "checkpoint.json").read_text())
+    record["state"]["step"] = 4  # as if the lowest loss had been in the middle
+    (best / "checkpoint.json").write_text(json.dumps(record))
+    shutil.rmtree(copy / "model")
+    for final, step in (("best", 4), ("last", 8)):
+        code, _, said = neolm_("pretrain", copy / "recipe.yaml", f"output={copy}", f"pretrain.final={final}")
+        assert code == 0, said
+        assert step_of(copy) == step
 
 
 def test_generate_prints_prompt_and_continuation(finished: Path, neolm_: Run) -> None:

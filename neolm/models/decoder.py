@@ -159,3 +159,9 @@ class Decoder(nn.Module):
         """Parameters, a tied head counted once; without `embeddings`, less token and position tables and the head."""
         parts: nn.Module = self if embeddings else nn.ModuleList([self.blocks, self.norm])
         return sum(p.numel() for p in parts.parameters())
+
+
+def count_parameters(config: DecoderConfig) -> int:
+    """Parameters of a decoder of this shape, without making it."""
+    with torch.device("meta"):
+        return Decoder(config).parameter_count()

@@ -42,7 +42,7 @@ from neolm.training.loop import Progress, Training, load_weights, train
 from neolm.training.losses import causal_language_modelling
 from neolm.training.metrics import read_metrics
 
-# Settings that may differ when a run goes on: they move no number that the model is made of.
+# Settings that may differ when a run goes on: they move no number of the model beyond rounding.
 FREE_SETTINGS = {
     f"pretrain.{key}"
     for key in ("micro_batch_size", "device", "compile", "checkpoint_every", "keep_checkpoints", "log_every", "final")
@@ -60,7 +60,7 @@ def pretrain(output: Path, model: ModelConfig, config: PretrainConfig, seed: int
         else:
             say("pretrain: up to date")
         return finished
-    refuse_other_run(output, model, config, seed)
+    _refuse_other_run(stage)
     clock = Clock()
     training = _prepare(stage, output, architecture, config, seed)
     progress = train(training)
@@ -72,24 +72,22 @@ def pretrain(output: Path, model: ModelConfig, config: PretrainConfig, seed: int
     return manifest
 
 
-def refuse_other_run(output: Path, model: ModelConfig, config: PretrainConfig, seed: int) -> None:
-    """Make sure that `output/pretrain` is empty or holds this very run.
+def _refuse_other_run(stage: Stage) -> None:
+    """Make sure that the stage's directory is empty or holds this very run.
 
     Raises:
         InputError: it holds a run with other settings or other data; the message names what differs.
     """
-    directory = output / "pretrain"
-    started = _started(directory)
+    started = _started(stage.directory)
     if not started:
         return
-    stage = _stage(output, _architecture(output, model, config), config, seed)
-    inputs = {name: Input(**value) for name, value in started.pop("inputs").items()}
-    started.pop("precision")
+    inputs = {name: Input(**value) for name, value in started.pop("inputs", {}).items()}
+    started.pop("precision", None)
     conflicts = _conflicts(stage, started, inputs)
     if conflicts:
         raise InputError(
-            f"{directory} holds a run with other settings ({'; '.join(conflicts[:3])}): "
-            f"give another output=DIR, or remove {directory} to train again"
+            f"{stage.directory} holds a run with other settings ({'; '.join(conflicts[:3])}): "
+            f"give another output=DIR, or remove {stage.directory} to train again"
         )
 
 
@@ -139,7 +137,6 @@ def _architecture(output: Path, model: ModelConfig, config: PretrainConfig) -> D
 
 
 def _stage(output: Path, architecture: DecoderConfig, config: PretrainConfig, seed: int) -> Stage:
-    require(output / "shards", "shards", "run RECIPE")
     settings = {"model": architecture.model_dump(), "pretrain": config.model_dump(), "seed": seed}
     inputs = {name: input_from(output / name, output) for name in ("shards", "tokenizer")}
     return Stage("pretrain", "training", output / "pretrain", inputs, json.loads(json.dumps(settings)))
@@ -156,10 +153,8 @@ def _conflicts(stage: Stage, config: Mapping[str, Any], inputs: Mapping[str, Inp
 def _prepare(stage: Stage, output: Path, architecture: DecoderConfig, config: PretrainConfig, seed: int) -> Training:
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
-    shards = {
-        split: TokenShards(output / "shards", split, load_tokenizer(output / "tokenizer").size)
-        for split in ("train", "validation")
-    }
+    vocab_size = require(output / "shards", "shards", "run RECIPE").config["vocab_size"]
+    shards = {split: TokenShards(output / "shards", split, vocab_size) for split in ("train", "validation")}
     batches = TrainingBatches(shards["train"], config.sequence_length, config.batch_size, seed)
     validation = validation_batches(
         shards["validation"],

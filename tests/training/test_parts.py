@@ -25,6 +25,7 @@ from neolm.training.checkpoint import (
 from neolm.training.config import PretrainConfig
 from neolm.training.metrics import MetricsLog, read_metrics
 from neolm.training.optimiser import build_optimisers, kind_of_parameter, optimiser_tensors, restore_optimisers
+from neolm.training.precision import WorkingCopy
 from neolm.training.schedule import cosine_schedule
 
 
@@ -73,6 +74,22 @@ def test_norms_biases_and_embeddings_do_not_decay() -> None:
     (optimiser,) = build_optimisers(model, PretrainConfig(steps=1, no_decay=("norm", "bias")))
     decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
     assert decay[id(model.embedding.weight)] == 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_are_divided_by_the_count_and_clipped_to_the_global_norm(dtype: torch.dtype) -> None:
+    for clip in (None, 0.5, 1e9):
+        weights = WorkingCopy(tiny(), dtype)
+        weights.refresh()
+        for _ in range(2):  # two micro-batches, each with a gradient of one everywhere
+            sum(p.sum() for p in weights.working.parameters()).backward()
+            weights.gather()
+        size = sum(p.numel() for p in weights.model.parameters())
+        assert weights.finish(4, clip) == pytest.approx(0.5 * size**0.5, rel=1e-5)
+        grads = torch.cat([p.grad.flatten() for p in weights.model.parameters()])
+        assert grads.dtype == torch.float32
+        expected = 0.5 if clip != 0.5 else 0.5 / size**0.5
+        torch.testing.assert_close(grads, torch.full_like(grads, expected))
 
 
 def test_muon_moves_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
