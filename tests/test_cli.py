@@ -249,6 +249,7 @@ def test_wrong_settings(neolm_: Run, tmp_path: Path, text_folder: Path, override
         words = ("gpt2",)
     result = neolm_("pretrain", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'out'}", *settings, override)
     refused(result, *words)
+    assert not (tmp_path / "out" / "pretrain" / "metrics.jsonl").exists()  # said before training, not after
 
 
 def bad_raw_text(tmp_path: Path, kind: str) -> Path:

@@ -102,6 +102,14 @@ def test_an_epoch_shows_every_window_once_and_labels_are_the_next_tokens(shards:
     assert sorted(starts) == list(range(windows))
 
 
+def test_the_next_epoch_shows_every_window_again_in_another_order(shards: TokenShards) -> None:
+    batches = TrainingBatches(shards, sequence_length=16, batch_size=1, seed=3)
+    windows = count_windows(shards, 16)
+    epochs = [[int(batches._windows(e * windows + i)[0]) for i in range(1, windows + 1)] for e in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1])
+    assert epochs[0] != epochs[1]
+
+
 def test_order_does_not_depend_on_how_a_step_is_divided(shards: TokenShards) -> None:
     whole = TrainingBatches(shards, 16, 8, seed=5)
     singles = TrainingBatches(shards, 16, 1, seed=5)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -145,6 +146,17 @@ def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path, precision: str, 
     assert progress.step == 12
     assert numbers(tmp_path / "a") == numbers(tmp_path / "b")
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(undisturbed).items())
+
+
+def test_what_lies_beyond_the_resumed_step_is_discarded(tmp_path: Path) -> None:
+    train(training(tmp_path, steps=4))
+    checkpoints = tmp_path / "checkpoints"
+    for kind in ("step", "best"):  # of a run that had come further, its last full checkpoint damaged
+        shutil.copytree(checkpoints / f"{kind}-00000004", checkpoints / f"{kind}-00000099")
+    (checkpoints / "step-00000099" / "weights.safetensors").unlink()
+    train(training(tmp_path, steps=8))
+    assert not list(checkpoints.glob("*-00000099"))
+    assert {p.name for p in checkpoints.glob("step-*")} == {"step-00000004", "step-00000008"}
 
 
 def test_a_finished_run_does_nothing_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
