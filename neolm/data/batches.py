@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neolm.core.errors import InputError
+from neolm.data.batch_sizes import BatchSizes
 from neolm.data.order import Permutation
 from neolm.data.shards import TokenShards
 
@@ -42,10 +43,10 @@ class Batch:
 
 
 class TrainingBatches:
-    """The training split in shuffled windows of `sequence_length` tokens, `batch_size` of them a step."""
+    """The training split in shuffled windows of `sequence_length` tokens, as many a step as `sizes` says."""
 
-    def __init__(self, shards: TokenShards, sequence_length: int, batch_size: int, seed: int) -> None:
-        self.shards, self.sequence_length, self.batch_size, self.seed = shards, sequence_length, batch_size, seed
+    def __init__(self, shards: TokenShards, sequence_length: int, sizes: BatchSizes, seed: int) -> None:
+        self.shards, self.sequence_length, self.sizes, self.seed = shards, sequence_length, sizes, seed
         self.examples = count_windows(shards, sequence_length)
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
@@ -60,7 +61,8 @@ class TrainingBatches:
         return list(dict.fromkeys(identity for ids in found for identity in ids))
 
     def _windows(self, step: int) -> NDArray[np.int64]:
-        example = np.arange((step - 1) * self.batch_size, step * self.batch_size)
+        examples = self.sizes.examples(step)
+        example = np.arange(examples.start, examples.stop)
         epoch, index = np.divmod(example, self.examples)
         windows = np.empty_like(index)
         for number in np.unique(epoch):

@@ -39,7 +39,6 @@ from neolm.training.losses import Objective
 from neolm.training.metrics import MetricsLog
 from neolm.training.optimiser import build_optimisers, optimiser_tensors, restore_optimisers
 from neolm.training.precision import WorkingCopy
-from neolm.training.schedule import cosine_schedule
 
 
 class TrainingData(Protocol):
@@ -105,16 +104,14 @@ def train(training: Training) -> Progress:
     weights = WorkingCopy(model, getattr(torch, training.precision.value))
     optimisers = build_optimisers(model, config)
     progress = _resume(training, model, optimisers)
-    module: Any = torch.compile(weights.working) if config.compile else weights.working
+    module: Any = torch.compile(weights.working) if config.compile is True else weights.working
     log = MetricsLog(training.directory / "metrics.jsonl", resume_at=progress.step)
     total = config.total_steps
     try:
         with task("Training", total, "steps", start=progress.step) as bar, _interruptible() as interrupted:
             for step in range(progress.step + 1, total + 1):
                 began = time.perf_counter()
-                rate = config.learning_rate * cosine_schedule(
-                    step, total, config.warmup_steps, config.final_learning_rate
-                )
+                rate = config.learning_rate * config.learning_rate_share(config.batch_sizes.examples(step).stop)
                 loss, norm, tokens = _step(training, module, weights, optimisers, rate, step)
                 progress.step, progress.tokens = step, progress.tokens + tokens
                 progress.seconds += time.perf_counter() - began

@@ -155,7 +155,7 @@ def _prepare(stage: Stage, output: Path, architecture: DecoderConfig, config: Pr
     precision = choose_precision(config.precision, device.value)
     vocab_size = require(output / "shards", "shards", "run RECIPE").config["vocab_size"]
     shards = {split: TokenShards(output / "shards", split, vocab_size) for split in ("train", "validation")}
-    batches = TrainingBatches(shards["train"], config.sequence_length, config.batch_size, seed)
+    batches = TrainingBatches(shards["train"], config.sequence_length, config.batch_sizes, seed)
     validation = validation_batches(
         shards["validation"],
         config.sequence_length,
@@ -175,10 +175,10 @@ def _prepare(stage: Stage, output: Path, architecture: DecoderConfig, config: Pr
     model = Decoder(architecture).initialise(seed)
     ceiling = matrix_ceiling(device.value, getattr(torch, precision.value))
     say(f"device: {device}; precision: {precision}; matrix ceiling {ceiling / 1e9:,.0f} GFLOP/s")
-    epochs = config.total_steps * config.batch_size / batches.examples
+    epochs = config.total_examples / batches.examples
     say(
-        f"{architecture.family} of {count(model.parameter_count())} parameters, {config.total_steps} steps of "
-        f"{count(config.tokens_per_step)} tokens, {epochs:.2f} epochs"
+        f"{architecture.family} of {count(model.parameter_count())} parameters, {config.total_steps} steps, "
+        f"{count(config.total_examples * config.sequence_length)} tokens, {epochs:.2f} epochs"
     )
     return Training(
         model=model,

@@ -1,17 +1,40 @@
-"""The learning rate as a pure function of the step."""
+"""The learning rate as a pure function of the position in a training, measured in examples.
+
+Every shape rises linearly over `warmup` examples. Then it is
+
+- `constant`: at the peak to the end;
+- `linear`, `cosine`: falling to `final` of the peak over `fall` examples, and constant at that (Brown et al. 2020,
+  appendix B: a cosine to a tenth over 260 billion tokens, then on at a tenth);
+- `warmup-stable-decay`: at the peak until the last `fall` examples, then falling linearly to `final` (Hu et al. 2024,
+  "MiniCPM", section 4).
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
+
+Shape = Literal["constant", "linear", "cosine", "warmup-stable-decay"]
 
 
-def cosine_schedule(step: int, total: int, warmup: int, final: float) -> float:
-    """The share of the peak learning rate at `step`, counted from 1.
+@dataclass(frozen=True)
+class LearningRate:
+    """The share of the peak learning rate at each position of a training of `total` examples."""
 
-    It rises linearly over `warmup` steps, then falls along half a cosine to `final` at step `total` (Brown et al. 2020,
-    appendix B, which ends at a tenth of the peak).
-    """
-    if step <= warmup:
-        return step / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    shape: Shape
+    total: int
+    warmup: int
+    fall: int
+    final: float
+
+    def __call__(self, position: int) -> float:
+        """The share of the peak for the step that ends at example `position`."""
+        if position <= self.warmup:
+            return position / self.warmup
+        if self.shape == "constant":
+            return 1.0
+        start = max(self.warmup, self.total - self.fall) if self.shape == "warmup-stable-decay" else self.warmup
+        progress = min(1.0, max(0, position - start) / max(1, self.fall))
+        falling = 0.5 * (1 + math.cos(math.pi * progress)) if self.shape == "cosine" else 1 - progress
+        return self.final + (1 - self.final) * falling

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neolm.core.errors import InputError
+from neolm.data.batch_sizes import BatchSizes
 from neolm.data.batches import Batch, TrainingBatches, count_windows, validation_batches
 from neolm.data.shards import TokenShards, shard_dtype, write_shards
 from neolm.tokenizer.tokenizer import Tokenizer, train_tokenizer
@@ -89,7 +90,7 @@ def rows(batch: Batch) -> list[tuple[int, ...]]:
 
 
 def test_an_epoch_shows_every_window_once_and_labels_are_the_next_tokens(shards: TokenShards) -> None:
-    batches = TrainingBatches(shards, sequence_length=16, batch_size=1, seed=3)
+    batches = TrainingBatches(shards, sequence_length=16, sizes=BatchSizes(1), seed=3)
     windows = count_windows(shards, 16)
     starts = []
     for step in range(1, windows + 1):
@@ -103,7 +104,7 @@ def test_an_epoch_shows_every_window_once_and_labels_are_the_next_tokens(shards:
 
 
 def test_the_next_epoch_shows_every_window_again_in_another_order(shards: TokenShards) -> None:
-    batches = TrainingBatches(shards, sequence_length=16, batch_size=1, seed=3)
+    batches = TrainingBatches(shards, sequence_length=16, sizes=BatchSizes(1), seed=3)
     windows = count_windows(shards, 16)
     epochs = [[int(batches._windows(e * windows + i)[0]) for i in range(1, windows + 1)] for e in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1])
@@ -111,8 +112,8 @@ def test_the_next_epoch_shows_every_window_again_in_another_order(shards: TokenS
 
 
 def test_order_does_not_depend_on_how_a_step_is_divided(shards: TokenShards) -> None:
-    whole = TrainingBatches(shards, 16, 8, seed=5)
-    singles = TrainingBatches(shards, 16, 1, seed=5)
+    whole = TrainingBatches(shards, 16, BatchSizes(8), seed=5)
+    singles = TrainingBatches(shards, 16, BatchSizes(1), seed=5)
     for step in (1, 2, 9):
         expected = rows(whole.batch(step))
         assert [rows(singles.batch((step - 1) * 8 + i + 1))[0] for i in range(8)] == expected
@@ -121,13 +122,13 @@ def test_order_does_not_depend_on_how_a_step_is_divided(shards: TokenShards) -> 
 
 
 def test_a_step_is_found_by_seek(shards: TokenShards) -> None:
-    far = TrainingBatches(shards, 16, 8, seed=5)
-    assert rows(far.batch(10**9)) == rows(TrainingBatches(shards, 16, 8, seed=5).batch(10**9))
-    assert rows(far.batch(1)) != rows(TrainingBatches(shards, 16, 8, seed=6).batch(1))
+    far = TrainingBatches(shards, 16, BatchSizes(8), seed=5)
+    assert rows(far.batch(10**9)) == rows(TrainingBatches(shards, 16, BatchSizes(8), seed=5).batch(10**9))
+    assert rows(far.batch(1)) != rows(TrainingBatches(shards, 16, BatchSizes(8), seed=6).batch(1))
 
 
 def test_documents_of_a_batch(shards: TokenShards) -> None:
-    batches = TrainingBatches(shards, 16, 4, seed=5)
+    batches = TrainingBatches(shards, 16, BatchSizes(4), seed=5)
     expected: list[str] = []
     for window in batches._windows(7):
         expected += shards.documents(int(window) * 16, 17)
@@ -137,7 +138,7 @@ def test_documents_of_a_batch(shards: TokenShards) -> None:
 
 def test_a_corpus_smaller_than_one_sequence_is_refused(shards: TokenShards) -> None:
     with pytest.raises(InputError, match=r"fewer than one sequence of 100000.*sequence_length lower"):
-        TrainingBatches(shards, 100_000, 1, seed=0)
+        TrainingBatches(shards, 100_000, BatchSizes(1), seed=0)
 
 
 def test_validation_is_spread_evenly_and_bounded(shards: TokenShards) -> None:

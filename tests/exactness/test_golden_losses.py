@@ -78,7 +78,7 @@ def golden_run(name: str, directory: Path) -> list[float]:
     run = Training(
         model=Decoder(decoder_config(family, **(settings | FAMILIES[name]))).initialise(7),
         objective=causal_language_modelling,
-        data=TrainingBatches(TokenShards(directory, "train", VOCABULARY), SEQUENCE, config.batch_size, seed=7),
+        data=TrainingBatches(TokenShards(directory, "train", VOCABULARY), SEQUENCE, config.batch_sizes, seed=7),
         validation=[],
         config=config,
         directory=directory,

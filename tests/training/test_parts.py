@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,26 +27,50 @@ from neolm.training.config import PretrainConfig
 from neolm.training.metrics import MetricsLog, read_metrics
 from neolm.training.optimiser import build_optimisers, kind_of_parameter, optimiser_tensors, restore_optimisers
 from neolm.training.precision import WorkingCopy
-from neolm.training.schedule import cosine_schedule
+from neolm.training.schedule import LearningRate
+
+SHAPES = ("linear", "cosine", "warmup-stable-decay")
 
 
-@given(st.integers(1, 1000), st.integers(0, 500), st.floats(0, 1))
-def test_the_schedule_rises_then_falls_to_its_end(total: int, warmup: int, final: float) -> None:
-    shares = [cosine_schedule(step, total, warmup, final) for step in range(1, total + 1)]
-    assert all(0 < share <= 1 + 1e-9 for share in shares) or final == 0
-    rise, fall = shares[:warmup], shares[warmup:]
+@given(st.sampled_from(SHAPES), st.integers(1, 1000), st.integers(0, 500), st.integers(1, 1000), st.floats(0, 1))
+def test_the_schedule_rises_then_falls_to_its_end(shape: Any, total: int, warmup: int, fall: int, final: float) -> None:
+    share = LearningRate(shape, total, warmup, fall, final)
+    shares = [share(position) for position in range(1, total + 1)]
+    assert all(0 <= value <= 1 + 1e-9 for value in shares)
+    rise, rest = shares[:warmup], shares[warmup:]
     assert rise == sorted(rise)
-    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(fall))
-    if total > warmup:
-        assert shares[-1] == pytest.approx(final)
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(rest))
     if 0 < warmup <= total:
         assert shares[warmup - 1] == 1.0
+    if total >= warmup + fall:
+        assert shares[-1] == pytest.approx(final)
 
 
-def test_the_schedule_against_numbers_by_hand() -> None:
-    assert cosine_schedule(5, 110, 10, 0.1) == 0.5
-    assert cosine_schedule(60, 110, 10, 0.1) == pytest.approx(0.1 + 0.9 * 0.5)
-    assert cosine_schedule(35, 110, 10, 0.1) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
+def test_the_schedules_against_numbers_by_hand() -> None:
+    cosine = LearningRate("cosine", 110, 10, 100, 0.1)
+    assert cosine(5) == 0.5
+    assert cosine(60) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert cosine(35) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
+    linear = LearningRate("linear", 110, 10, 100, 0.1)
+    assert [linear(p) for p in (5, 10, 35, 110)] == pytest.approx([0.5, 1, 0.1 + 0.9 * 0.75, 0.1])
+    short = LearningRate("cosine", 110, 10, 50, 0.1)  # GPT-3: on at a tenth after the fall
+    assert [short(p) for p in (35, 60, 61, 110)] == pytest.approx([0.55, 0.1, 0.1, 0.1])
+    stable = LearningRate("warmup-stable-decay", 110, 10, 20, 0.0)
+    assert [stable(p) for p in (5, 10, 90, 100, 110)] == pytest.approx([0.5, 1, 1, 0.5, 0])
+    assert [LearningRate("constant", 110, 10, 1, 0.0)(p) for p in (5, 10, 110)] == [0.5, 1, 1]
+
+
+def test_settings_become_a_schedule_in_sequences() -> None:
+    defaults = {"sequence_length": 10, "batch_size": 4}
+    plain = PretrainConfig(steps=100, warmup_steps=5, **defaults).learning_rate_share
+    assert (plain.total, plain.warmup, plain.fall) == (400, 20, 380)
+    stable = PretrainConfig(steps=100, warmup_steps=5, schedule="warmup-stable-decay", **defaults).learning_rate_share
+    assert stable.fall == 80
+    # lengths in tokens, as GPT-3's are given; the last batch is whole
+    gpt3 = PretrainConfig(tokens=300, warmup_tokens=40, decay_tokens=260, **defaults).learning_rate_share
+    assert (gpt3.total, gpt3.warmup, gpt3.fall) == (32, 4, 26)
+    with pytest.raises(ValueError, match="either decay_steps or decay_tokens"):
+        PretrainConfig(steps=1, decay_steps=1, decay_tokens=1)
 
 
 def tiny() -> Decoder:
