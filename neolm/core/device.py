@@ -52,7 +52,7 @@ def choose_device(request: str = "auto") -> Choice:
 
 
 def choose_precision(request: str, device: str) -> Choice:
-    """`auto`, `float32` or `bfloat16` to the precision of matrix products on `device`.
+    """`auto`, `float32`, `bfloat16` or `float16` to the precision of matrix products on `device`.
 
     bfloat16 is chosen where the hardware multiplies it: AMX or AVX512-BF16 on a CPU, compute capability 8.0 on a GPU.
     Elsewhere it is emulated, several times slower than float32.
@@ -117,6 +117,35 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
 
 
+def choose_compile(request: bool | str, device: str) -> Choice:
+    """`auto`, true or false to whether the model is compiled with torch.compile on `device`: `on` or `off`.
+
+    Raises:
+        InputError: it was asked for, but there is no compiler.
+    """
+    if request is False:
+        return Choice("off", "as asked")
+    if request is True:
+        if device == "cpu" and compiler() is None:
+            raise InputError("pretrain.compile: there is no C++ compiler (g++ or clang++); set it to auto or false")
+        return Choice("on", "as asked")
+    if device.startswith("cuda"):
+        return Choice("on", "on a GPU it pays")
+    return Choice("off", f"on {device} it has not been found to pay")
+
+
+def peak_memory(device: str) -> int:
+    """The most bytes that this process has held: of the GPU's memory, else of the machine's."""
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+
+
 def keep_freed_memory() -> None:
     """Tell glibc's allocator to keep what is freed: a training step frees and takes the same large blocks again.
 
@@ -168,16 +197,3 @@ def environment() -> dict[str, Any]:
         facts["torch"] = torch.__version__
         facts["threads"] = torch.get_num_threads()
     return facts
-
-
-# Package power of a busy server core with its share of memory and fans; laptops use less, so this errs upwards.
-WATTS_PER_CORE = 15.0
-
-
-def energy_estimate(seconds: float) -> dict[str, Any]:
-    """An estimate of the energy that `seconds` of this machine's cores took, in kWh, labelled as an estimate."""
-    watts = WATTS_PER_CORE * usable_cores()
-    return {
-        "kwh": round(watts * seconds / 3.6e6, 6),
-        "method": f"estimate: {usable_cores()} cores x {WATTS_PER_CORE:g} W x duration, not measured",
-    }

@@ -3,6 +3,9 @@
 Muon moves a matrix by the nearest semi-orthogonal matrix to its momentum, found by a Newton-Schulz iteration. Scaled as
 Liu et al. 2025 ("Muon is scalable for LLM training", equation 4) do, its updates have AdamW's usual size, so that one
 learning rate serves both; embeddings, norms and biases stay with AdamW.
+
+The original GPT-Neo, BERT and ALBERT ran Adam without bias correction, which torch does not offer. It is the same
+update with a step counter so far on that both corrections, 1 - beta^step, are 1 in float32.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import torch
 from torch import nn
 
 from neolm.training.config import PretrainConfig
+
+LATE = 2**24  # the largest counter that float32 holds exactly: it stays there, and 0.999999^LATE is below 1e-7
 
 
 def build_optimisers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
@@ -37,6 +42,8 @@ def build_optimisers(model: nn.Module, config: PretrainConfig) -> list[torch.opt
         eps=config.epsilon,
         fused=True,
     )
+    if not config.bias_correction:
+        _start_late(adamw)
     if not matrices:
         return [adamw]
     muon = torch.optim.Muon(
@@ -47,6 +54,17 @@ def build_optimisers(model: nn.Module, config: PretrainConfig) -> list[torch.opt
         adjust_lr_fn="match_rms_adamw",
     )
     return [adamw, muon]
+
+
+def _start_late(adamw: torch.optim.AdamW) -> None:
+    """Make the state that AdamW would make at its first step, but with the counter far on."""
+    for group in adamw.param_groups:
+        for parameter in group["params"]:
+            adamw.state[parameter] = {
+                "step": torch.full((), float(LATE), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
 
 
 def kind_of_parameter(name: str, parameter: nn.Parameter) -> str:

@@ -48,16 +48,17 @@ class WorkingCopy:
             parameter.grad = None
 
     @torch.no_grad()
-    def finish(self, count: int, clip: float | None) -> float:
+    def finish(self, count: float, clip: float | None) -> float:
         """Hand the masters their gradient: the sum over `count` targets, divided by it and clipped to the norm `clip`.
 
-        Returns the global norm before clipping; not finite if any gradient is not.
+        `count` is times the factor by which the loss was scaled. Returns the global norm before clipping; not finite if
+        any gradient is not.
         """
         grads = self._grads or [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._masters]
         norms = torch._foreach_norm(grads)
-        norm = float(torch.linalg.vector_norm(torch.stack(norms))) / max(count, 1)
+        norm = float(torch.linalg.vector_norm(torch.stack(norms))) / (count or 1)
         scale = 1.0 if clip is None or norm <= clip else clip / norm
-        torch._foreach_mul_(grads, scale / max(count, 1))
+        torch._foreach_mul_(grads, scale / (count or 1))
         for parameter, grad in zip(self._masters, grads, strict=True):
             parameter.grad = grad
         return norm

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from neolm.core.artifact import (
     require,
 )
 from neolm.core.chart import Line, line_chart
-from neolm.core.device import choose_device, choose_precision, matrix_ceiling
+from neolm.core.device import choose_compile, choose_device, choose_precision, matrix_ceiling, peak_memory
 from neolm.core.errors import InputError, NeoLMError
 from neolm.core.files import storage_errors, write_json, write_text
+from neolm.core.metrics import read_metrics
 from neolm.core.progress import count, duration, say
 from neolm.data.batches import TrainingBatches, validation_batches
 from neolm.data.shards import TokenShards
@@ -38,14 +40,29 @@ from neolm.models.hf import hf_config, save_model
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 from neolm.training.checkpoint import last_checkpoint
 from neolm.training.config import PretrainConfig
-from neolm.training.loop import Progress, Training, load_weights, train
+from neolm.training.loop import Training, train
 from neolm.training.losses import causal_language_modelling
-from neolm.training.metrics import read_metrics
+from neolm.training.state import Progress, load_weights
+from neolm.training.trackers import open_trackers, require_packages
 
 # Settings that may differ when a run goes on: they move no number of the model beyond rounding.
 FREE_SETTINGS = {
     f"pretrain.{key}"
-    for key in ("micro_batch_size", "device", "compile", "checkpoint_every", "keep_checkpoints", "log_every", "final")
+    for key in (
+        "micro_batch_size",
+        "activation_checkpointing",
+        "device",
+        "compile",
+        "tf32",
+        "deterministic",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "keep_every",
+        "asynchronous_checkpoints",
+        "log_every",
+        "track",
+        "final",
+    )
 }
 
 
@@ -66,7 +83,9 @@ def pretrain(output: Path, model: ModelConfig, config: PretrainConfig, seed: int
     progress = train(training)
     metrics = read_metrics(stage.directory / "metrics.jsonl")
     write_text(stage.directory / "loss.svg", loss_curve(metrics))
-    manifest = stage.seal(stage.directory, _counts(training, progress), clock, config_file=False)
+    manifest = stage.seal(
+        stage.directory, _counts(training, progress), clock, config_file=False, energy=progress.energy
+    )
     best = "" if progress.best_loss is None else f", validation loss {progress.best_loss:.4f} at {progress.best_step}"
     say(f"pretrain: {progress.step} steps, {count(progress.tokens)} tokens in {duration(progress.seconds)}{best}")
     return manifest
@@ -110,7 +129,7 @@ def build_model(output: Path, config: PretrainConfig) -> Manifest:
         if chosen is None:
             raise NeoLMError(f"{checkpoints}: no whole checkpoint is left to make a model of")
         decoder = Decoder(DecoderConfig.model_validate_json(json.dumps(trained.config["model"])))
-        load_weights(decoder, chosen)
+        load_weights(decoder, chosen, "average" if config.final == "average" else "weights")
         save_model(decoder, directory)
         copy_tokenizer(output / "tokenizer", directory)
         return {"parameters": decoder.parameter_count(), "step": chosen.step}
@@ -151,8 +170,10 @@ def _conflicts(stage: Stage, config: Mapping[str, Any], inputs: Mapping[str, Inp
 
 
 def _prepare(stage: Stage, output: Path, architecture: DecoderConfig, config: PretrainConfig, seed: int) -> Training:
+    require_packages(config.track)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
+    compiled = choose_compile(config.compile, device.value)
     vocab_size = require(output / "shards", "shards", "run RECIPE").config["vocab_size"]
     shards = {split: TokenShards(output / "shards", split, vocab_size) for split in ("train", "validation")}
     batches = TrainingBatches(shards["train"], config.sequence_length, config.batch_sizes, seed)
@@ -175,6 +196,7 @@ def _prepare(stage: Stage, output: Path, architecture: DecoderConfig, config: Pr
     model = Decoder(architecture).initialise(seed)
     ceiling = matrix_ceiling(device.value, getattr(torch, precision.value))
     say(f"device: {device}; precision: {precision}; matrix ceiling {ceiling / 1e9:,.0f} GFLOP/s")
+    say(f"torch.compile: {compiled}")
     epochs = config.total_examples / batches.examples
     say(
         f"{architecture.family} of {count(model.parameter_count())} parameters, {config.total_steps} steps, "
@@ -182,14 +204,16 @@ def _prepare(stage: Stage, output: Path, architecture: DecoderConfig, config: Pr
     )
     return Training(
         model=model,
-        objective=causal_language_modelling,
+        objective=partial(causal_language_modelling, z_loss=config.z_loss),
         data=batches,
         validation=validation,
         config=config,
         directory=stage.directory,
         device=device,
         precision=precision,
+        compile=compiled,
         ceiling=ceiling,
+        trackers=partial(open_trackers, config.track, stage.directory, stage.config),
     )
 
 
@@ -201,16 +225,20 @@ def _counts(training: Training, progress: Progress) -> dict[str, Any]:
         "parameters": model.parameter_count(),
         "non_embedding_parameters": model.parameter_count(embeddings=False),
         "steps": progress.step,
+        "skipped_steps": progress.skipped,
         "tokens": progress.tokens,
         "training_seconds": round(progress.seconds, 1),
         "tokens_per_second": round(speed, 1),
         "flops": flops * progress.tokens,
         "mfu": round(speed * flops / training.ceiling, 4) if training.ceiling else None,
+        "data_wait_share": round(progress.data_seconds / max(progress.seconds, 1e-9), 5),
+        "peak_memory_bytes": peak_memory(training.device.value),
         "matrix_ceiling_flops": training.ceiling,
         "best_validation_loss": progress.best_loss,
         "best_step": progress.best_step,
         "device": asdict(training.device),
         "precision": asdict(training.precision),
+        "compile": asdict(training.compile),
     }
 
 

@@ -2,25 +2,33 @@
 
 import math
 import os
+import re
 import shutil
 import signal
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from neolm.core.device import Choice
+from neolm.core.device import Choice, compiler
 from neolm.core.errors import InterruptedRun, NonFiniteError
+from neolm.core.metrics import read_metrics
+from neolm.data.batch_sizes import BatchSizes
 from neolm.data.batches import IGNORED, Batch
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.training.checkpoint import last_checkpoint
 from neolm.training.config import PretrainConfig
-from neolm.training.loop import Progress, Training, train
-from neolm.training.losses import causal_language_modelling
-from neolm.training.metrics import read_metrics
+from neolm.training.loop import Training, train
+from neolm.training.loss_scale import LossScale
+from neolm.training.losses import Loss, causal_language_modelling
+from neolm.training.recompute import recompute_blocks
+from neolm.training.state import Progress, load_weights
 
 T, V = 16, 61
 
@@ -28,9 +36,12 @@ T, V = 16, 61
 class Counting:
     """Batches of sequences that count up from a random start: learnable, and a function of the step."""
 
+    def __init__(self, sizes: BatchSizes | None = None) -> None:
+        self.sizes = sizes or BatchSizes(8)
+
     def batch(self, step: int) -> Batch:
         generator = torch.Generator().manual_seed(step)
-        start = torch.randint(0, V, (8, 1), generator=generator)
+        start = torch.randint(0, V, (len(self.sizes.examples(step)), 1), generator=generator)
         tokens = (start + torch.arange(T + 1)) % V
         labels = tokens[:, 1:].clone()
         labels[torch.rand(labels.shape, generator=generator) < 0.3] = IGNORED  # uneven counts across micro-batches
@@ -62,12 +73,13 @@ def training(directory: Path, precision: str = "float32", dropout: float = 0.1, 
         "validate_every": 4,
         "log_every": 1,
     }
+    chosen = PretrainConfig(**(defaults | settings))
     return Training(
         model=Decoder(config).initialise(0),
-        objective=causal_language_modelling,
-        data=Counting(),
+        objective=partial(causal_language_modelling, z_loss=chosen.z_loss),
+        data=Counting(chosen.batch_sizes),
         validation=[Counting().batch(10_001), Counting().batch(10_002)],
-        config=PretrainConfig(**(defaults | settings)),
+        config=chosen,
         directory=directory,
         device=Choice("cpu", "test"),
         precision=Choice(precision, "test"),
@@ -81,7 +93,7 @@ def losses(directory: Path) -> list[float]:
 
 def numbers(directory: Path) -> list[dict[str, Any]]:
     """The metrics without what a clock said."""
-    timed = {"tokens_per_second", "mfu"}
+    timed = {"tokens_per_second", "mfu", "memory_bytes"}
     return [{k: v for k, v in row.items() if k not in timed} for row in read_metrics(directory / "metrics.jsonl")]
 
 
@@ -106,7 +118,9 @@ def test_metrics_have_the_promised_keys(tmp_path: Path) -> None:
     rows = read_metrics(tmp_path / "metrics.jsonl")
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == [1, 5, 10, 12]
-    assert set(steps[0]) == {"step", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "mfu"}
+    keys = {"step", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "mfu", "memory_bytes"}
+    assert all(set(row) == keys for row in steps)
+    assert 10**6 < steps[0]["memory_bytes"] <= steps[-1]["memory_bytes"]
     assert [set(row) for row in rows if "loss" not in row] == [{"step", "validation_loss"}] * 3
     assert steps[-1]["tokens"] == 12 * 8 * T
     assert steps[0]["learning_rate"] == pytest.approx(5e-3)
@@ -123,29 +137,58 @@ def test_accumulation_equals_one_big_batch(tmp_path: Path, size: int) -> None:
         torch.testing.assert_close(value, weights(parts)[name], atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("precision", "optimiser"), [("float32", "adamw"), ("bfloat16", "adamw"), ("bfloat16", "muon")]
-)
-def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path, precision: str, optimiser: str) -> None:
+def at_step(step: int, act: Callable[[], object]) -> Any:
+    """The objective, which calls `act` before the first pass of `step` (it counts the passes of training)."""
+    passes = iter(range(1, 10**6))
+
+    def objective(model: Decoder, batch: Batch) -> Loss:
+        if model.training and next(passes) == step:
+            act()
+        return causal_language_modelling(model, batch)
+
+    return objective
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "bfloat16": {"precision": "bfloat16"},
+    "bfloat16, muon": {"precision": "bfloat16", "optimiser": "muon"},
+    "without bias correction": {"bias_correction": False},
+    "float16 with a scale that moves": {"precision": "float16", "loss_scale": 2.0**20, "loss_scale_window": 2},
+    "average": {"ema_decay": 0.9},
+    "spikes": {"skip_spikes": 1.0001, "steps": 24},
+    "growing batches": {"batch_ramp_start": 2, "batch_ramp_tokens": 20 * T},
+    "recomputed": {"activation_checkpointing": True},
+    "written at once": {"asynchronous_checkpoints": False},
+    "deterministic": {"deterministic": True},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path, settings: dict[str, Any]) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    undisturbed = training(tmp_path / "a", precision, optimiser=optimiser)
+    undisturbed = training(tmp_path / "a", **settings)
     train(undisturbed)
+    total = undisturbed.config.total_steps
 
-    class Interrupting(Counting):
-        def batch(self, step: int) -> Batch:
-            if step == 7:
-                os.kill(os.getpid(), signal.SIGINT)
-            return super().batch(step)
-
-    with pytest.raises(InterruptedRun, match="saved at step 7 of 12; the same command resumes"):
-        train(replace(training(tmp_path / "b", precision, optimiser=optimiser), data=Interrupting()))
+    with pytest.raises(InterruptedRun, match=f"saved at step {total - 5} of {total}; the same command resumes"):
+        train(replace(training(tmp_path / "b", **settings), objective=at_step(total - 5, interrupt)))
     torch.rand(1000)  # whatever a new process did with the random state
-    resumed = training(tmp_path / "b", precision, optimiser=optimiser)
+    resumed = training(tmp_path / "b", **settings)
     progress = train(resumed)
-    assert progress.step == 12
+    assert progress.step == total
     assert numbers(tmp_path / "a") == numbers(tmp_path / "b")
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(undisturbed).items())
+    ends = [last_checkpoint(run.checkpoints, "step") for run in (undisturbed, resumed)]
+    for part in ("optimiser", "random", *(["average"] if "ema_decay" in settings else [])):
+        first, second = (end.tensors(part) for end in ends if end)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_what_lies_beyond_the_resumed_step_is_discarded(tmp_path: Path) -> None:
@@ -153,7 +196,7 @@ def test_what_lies_beyond_the_resumed_step_is_discarded(tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
     for kind in ("step", "best"):  # of a run that had come further, its last full checkpoint damaged
         shutil.copytree(checkpoints / f"{kind}-00000004", checkpoints / f"{kind}-00000099")
-    (checkpoints / "step-00000099" / "weights.safetensors").unlink()
+    next((checkpoints / "step-00000099" / "weights").iterdir()).unlink()
     train(training(tmp_path, steps=8))
     assert not list(checkpoints.glob("*-00000099"))
     assert {p.name for p in checkpoints.glob("step-*")} == {"step-00000004", "step-00000008"}
@@ -179,14 +222,12 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(tmp_path: Path
 
 
 def test_a_nan_is_reported_with_step_documents_and_layer(tmp_path: Path) -> None:
-    class Planting(Counting):
-        def batch(self, step: int) -> Batch:
-            if step == 6:
-                with torch.no_grad():
-                    run.model.blocks[1].mlp.contract.weight[0, 0] = float("nan")
-            return super().batch(step)
+    def plant() -> None:
+        with torch.no_grad():
+            run.model.blocks[1].mlp.contract.weight[0, 0] = float("nan")
 
-    run = replace(training(tmp_path, micro_batch_size=4), data=Planting())
+    # Two passes a step: the NaN appears in the second half of step 6's batch.
+    run = replace(training(tmp_path, micro_batch_size=4), objective=at_step(12, plant))
     with pytest.raises(NonFiniteError) as caught:
         train(run)
     text = str(caught.value)
@@ -196,7 +237,6 @@ def test_a_nan_is_reported_with_step_documents_and_layer(tmp_path: Path) -> None
     found = last_checkpoint(run.checkpoints, "step")
     assert found is not None
     assert found.step == 4  # the last good one is intact
-    assert losses(tmp_path)[-1] == pytest.approx(losses(tmp_path)[-1])
     assert len(losses(tmp_path)) == 5
 
 
@@ -221,6 +261,186 @@ def test_every_target_masked_is_a_step_of_zero_weight(tmp_path: Path) -> None:
     train(run)
     assert losses(tmp_path) == [0.0]
     assert all(torch.equal(before[name], value) for name, value in weights(run).items())
+
+
+def test_float16_finds_a_scale_and_learns(tmp_path: Path) -> None:
+    run = training(tmp_path, "float16", dropout=0.0, steps=120, loss_scale=2.0**30)
+    progress = train(run)
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row]
+    skipped = [row for row in rows if "skipped" in row]
+    assert 0 < len(skipped) == progress.skipped < 40
+    assert all("overflowed float16" in row["skipped"] for row in skipped)
+    assert rows[0]["loss_scale"] > rows[-1]["loss_scale"] == run.config.loss_scale / 2 ** (len(skipped) - 1)
+    exact = training(tmp_path / "exact", dropout=0.0, steps=80)
+    exact.directory.mkdir()
+    train(exact)
+    assert rows[-1]["loss"] < 1.0
+    assert losses(tmp_path / "exact")[0] == pytest.approx(rows[0]["loss"], abs=2e-3)
+
+
+def test_an_overflow_at_the_lowest_scale_is_an_error(tmp_path: Path) -> None:
+    def exploding(model: Decoder, batch: Batch) -> Loss:
+        loss = causal_language_modelling(model, batch)
+        return replace(loss, total=loss.total * 1e30, reported=loss.total)
+
+    run = replace(training(tmp_path, "float16", loss_scale=4.0, loss_scale_hysteresis=1), objective=exploding)
+    with pytest.raises(NonFiniteError, match="step 3: "):
+        train(run)
+
+
+def test_the_loss_scale_against_numbers_by_hand() -> None:
+    scale = LossScale(8.0, window=2, hysteresis=2)
+    values = []
+    for passed in (False, False, False, True, True, False, False, True, True, True, True):
+        scale.passed() if passed else scale.overflowed()
+        values.append(scale.value)
+    # the first overflow is forgiven, later ones not until a window has passed
+    assert values == [8, 4, 2, 2, 4, 4, 2, 2, 4, 4, 8]
+    for _ in range(9):
+        scale.overflowed()
+    assert scale.value == 1.0
+    assert scale.exhausted
+
+
+def test_a_spike_is_skipped_and_logged(tmp_path: Path) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def spiking(model: Decoder, batch: Batch) -> Loss:
+        loss = causal_language_modelling(model, batch)
+        if not model.training:
+            return loss
+        seen.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        return replace(loss, total=loss.total * 100, reported=loss.total) if len(seen) == 20 else loss
+
+    run = training(tmp_path, steps=22, skip_spikes=5.0, log_every=100)
+    progress = train(replace(run, objective=spiking))
+    (row,) = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "skipped" in row]
+    assert row["step"] == 20
+    assert re.match(r"gradient norm \S+ is beyond 5 times the median of \S+", row["skipped"])
+    assert progress.skipped == 1
+    before, after, later = seen[19], seen[20], seen[21]  # as steps 20, 21 and 22 found them
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+    assert not all(torch.equal(after[name], value) for name, value in later.items())
+    assert progress.tokens == 22 * 8 * T
+
+
+def test_the_average_is_measured_and_kept(tmp_path: Path) -> None:
+    run = training(tmp_path, steps=6, ema_decay=0.5, validate_every=6, dropout=0.0)
+    states: list[dict[str, torch.Tensor]] = []
+
+    def remembering(model: Decoder, batch: Batch) -> Loss:
+        if model.training:
+            states.append(weights(run))
+        return causal_language_modelling(model, batch)
+
+    train(replace(run, objective=remembering))
+    states.append(weights(run))
+    average = states[0]
+    for step, state in enumerate(states[1:], start=1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = {name: decay * average[name] + (1 - decay) * value for name, value in state.items()}
+    found = last_checkpoint(run.checkpoints, "step")
+    assert found is not None
+    for name, value in found.tensors("average").items():
+        torch.testing.assert_close(value, average[name], atol=1e-6, rtol=1e-5)
+    model = Decoder(run.model.config)
+    load_weights(model, found, "average")
+    measured = [causal_language_modelling(model.eval(), batch) for batch in run.validation]
+    expected = sum(m.value.item() for m in measured) / sum(int(m.count) for m in measured)
+    (row,) = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "validation_loss" in row]
+    assert row["average_validation_loss"] == pytest.approx(expected, abs=1e-5)
+    assert row["average_validation_loss"] != row["validation_loss"]
+    assert all(torch.equal(states[-1][name], value) for name, value in weights(run).items())
+
+
+def test_batches_grow_and_the_learning_rate_follows_the_sequences(tmp_path: Path) -> None:
+    run = training(
+        tmp_path, steps=12, batch_ramp_start=2, batch_ramp_tokens=24 * T, warmup_tokens=8 * T, schedule="linear"
+    )
+    train(run)
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row]
+    sizes = [row["batch_size"] for row in rows]
+    assert sizes == [2, 2, 2, 2, 4, 4, 6, 6, 8, 8, 8, 8]
+    assert [row["tokens"] for row in rows] == [T * sum(sizes[:n]) for n in range(1, 13)]
+    read = [sum(sizes[:n]) for n in range(1, 13)]
+    expected = [n / 8 if n <= 8 else 0.1 + 0.9 * (1 - (n - 8) / (read[-1] - 8)) for n in read]
+    assert [row["learning_rate"] / 1e-2 for row in rows] == pytest.approx(expected)
+
+
+def test_recomputing_the_blocks_changes_no_bit(tmp_path: Path) -> None:
+    runs = []
+    for on in (False, True):
+        (tmp_path / str(on)).mkdir()
+        runs.append(training(tmp_path / str(on), activation_checkpointing=on, dropout=0.2))
+        train(runs[-1])
+    assert losses(tmp_path / "False") == losses(tmp_path / "True")
+    first, second = (weights(run) for run in runs)
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+
+
+def test_recomputing_keeps_less(tmp_path: Path) -> None:
+    def kept(recompute: bool) -> int:
+        sizes: list[int] = []
+        run = training(tmp_path, dropout=0.0)
+        if recompute:
+            recompute_blocks(run.model)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.nbytes) or x, lambda x: x):
+            causal_language_modelling(run.model, Counting().batch(1))
+        return sum(sizes)
+
+    assert kept(True) < kept(False) / 4
+
+
+def test_the_z_loss_is_logged_apart(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    train(training(tmp_path / "a", z_loss=1e-2))
+    train(training(tmp_path / "b"))
+    with_z, without = (
+        [row for row in read_metrics(tmp_path / name / "metrics.jsonl") if "loss" in row] for name in "ab"
+    )
+    assert with_z[0]["loss"] == without[0]["loss"]
+    assert with_z[0]["z_loss"] == pytest.approx(1e-2 * math.log(V) ** 2, rel=0.05)
+    assert "z_loss" not in without[0]
+    assert losses(tmp_path / "a") != losses(tmp_path / "b")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # torch's compiler uses parts that torch deprecates
+def test_compiled_it_learns_the_same(tmp_path: Path) -> None:
+    if compiler() is None:
+        pytest.skip("torch.compile on a CPU needs a C++ compiler")
+    for name in ("off", "on"):
+        (tmp_path / name).mkdir()
+        settings = {"activation_checkpointing": name == "on", "dropout": 0.0}
+        train(replace(training(tmp_path / name, **settings), compile=Choice(name, "test")))
+    assert losses(tmp_path / "off") == pytest.approx(losses(tmp_path / "on"), abs=1e-4)
+
+
+def test_switches_of_torch_are_put_back(tmp_path: Path) -> None:
+    seen = []
+
+    def looking() -> None:
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()))
+
+    run = training(tmp_path, deterministic=True, tf32=True)
+    train(replace(run, objective=at_step(1, looking)))
+    looking()
+    assert seen == [(True, "high"), (False, "highest")]
+
+
+def test_a_slow_disk_is_read_while_a_step_is_computed(tmp_path: Path) -> None:
+    class Slow(Counting):
+        def batch(self, step: int) -> Batch:
+            time.sleep(0.05)
+            return super().batch(step)
+
+    def slow(model: Decoder, batch: Batch) -> Loss:
+        time.sleep(0.06)
+        return causal_language_modelling(model, batch)
+
+    progress = train(replace(training(tmp_path, steps=10), data=Slow(), objective=slow, validation=[]))
+    assert 0.04 < progress.data_seconds < 0.25  # the first batch, not ten
 
 
 def test_progress_as_state() -> None:

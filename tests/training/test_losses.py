@@ -1,3 +1,7 @@
+"""The loss against the naive one, in value and gradient."""
+
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -20,24 +24,41 @@ def inputs(rows: int, channels: int, classes: int, ignored: float = 0.2) -> tupl
     return hidden, weight, labels
 
 
-@given(st.integers(1, 40), st.integers(1, 8), st.integers(2, 30), st.integers(1, 200))
-def test_it_is_the_cross_entropy_in_value_and_gradient(rows: int, channels: int, classes: int, chunk: int) -> None:
+@given(
+    st.integers(1, 40), st.integers(1, 8), st.integers(2, 30), st.integers(1, 200), st.integers(1, 9), st.floats(0, 0.5)
+)
+def test_it_is_the_cross_entropy_and_z_loss_in_value_and_gradient(
+    rows: int, channels: int, classes: int, chunk: int, chunk_rows: int, z: float
+) -> None:
     hidden, weight, labels = inputs(rows, channels, classes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "CHUNK_ELEMENTS", chunk)
-        ours = linear_cross_entropy(hidden, weight, labels)
+        patch.setattr(losses, "CHUNK_ROWS", chunk_rows)
+        ours, entropy = linear_cross_entropy(hidden, weight, labels, z)
         grads = torch.autograd.grad(ours * 0.7, [hidden, weight])
-    theirs = F.cross_entropy(hidden @ weight.t(), labels, ignore_index=IGNORED, reduction="sum")
-    expected = torch.autograd.grad(theirs * 0.7, [hidden, weight])
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
+    logits = hidden @ weight.t()
+    theirs = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    both = theirs + z * logits.logsumexp(1)[labels != IGNORED].square().sum()
+    expected = torch.autograd.grad(both * 0.7, [hidden, weight])
+    torch.testing.assert_close(entropy, theirs.detach(), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(ours, both, atol=1e-4, rtol=1e-5)
+    assert ours.requires_grad
+    assert not entropy.requires_grad
     for a, b in zip(grads, expected, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_logits_far_apart_lose_nothing() -> None:
+    hidden = torch.tensor([[80.0], [-80.0], [0.0]])
+    weight = torch.tensor([[1.0], [-1.0]])
+    _, entropy = linear_cross_entropy(hidden, weight, torch.tensor([1, 1, 0]))
+    assert entropy.item() == pytest.approx(160 + 0 + math.log(2))
 
 
 def test_every_target_masked_is_a_finite_loss_of_zero_weight() -> None:
     hidden, weight, labels = inputs(6, 4, 5)
     labels.fill_(IGNORED)
-    total = linear_cross_entropy(hidden, weight, labels)
+    total, _ = linear_cross_entropy(hidden, weight, labels, z_loss=0.1)
     grads = torch.autograd.grad(total, [hidden, weight])
     assert total.item() == 0.0
     assert all(g.abs().max() == 0 for g in grads)
@@ -46,16 +67,16 @@ def test_every_target_masked_is_a_finite_loss_of_zero_weight() -> None:
 def test_without_gradients_nothing_is_kept() -> None:
     hidden, weight, labels = inputs(6, 4, 5)
     with torch.no_grad():
-        total = linear_cross_entropy(hidden, weight, labels)
+        total, _ = linear_cross_entropy(hidden, weight, labels)
     assert not total.requires_grad
-    only = linear_cross_entropy(hidden.detach(), weight, labels)
+    only, _ = linear_cross_entropy(hidden.detach(), weight, labels)
     assert torch.autograd.grad(only, weight)[0].shape == weight.shape
 
 
 def test_half_precision_is_summed_in_full() -> None:
     hidden, weight, labels = inputs(200, 16, 50, ignored=0)
-    exact = linear_cross_entropy(hidden, weight, labels)
-    half = linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), labels)
+    exact, _ = linear_cross_entropy(hidden, weight, labels)
+    half, _ = linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), labels)
     assert half.dtype == torch.float32
     assert half.item() == pytest.approx(exact.item(), rel=0.01)
 
@@ -72,3 +93,7 @@ def test_the_objective_is_the_naive_one() -> None:
     naive = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     torch.testing.assert_close(loss.total, naive, atol=1e-4, rtol=1e-6)
     assert loss.count.item() == 3 * 12 - 5
+    with_z = causal_language_modelling(model, Batch(ids[:, :-1], labels), z_loss=0.01)
+    torch.testing.assert_close(with_z.value, naive, atol=1e-4, rtol=1e-6)
+    torch.testing.assert_close(with_z.total, naive + with_z.metrics["z_loss"], atol=1e-4, rtol=1e-6)
+    assert 0 < with_z.metrics["z_loss"].item() / (3 * 12 - 5) == pytest.approx(0.01 * math.log(50) ** 2, rel=0.1)

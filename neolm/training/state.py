@@ -1,0 +1,105 @@
+"""All that a later step of a training depends on, the data apart (which is a function of the step).
+
+Weights, optimiser, average, random state, loss scale, the norms that spikes are judged by, and what the run knows of
+itself: each part goes into every checkpoint and comes back from it bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neolm.models.decoder import Decoder
+from neolm.training.average import Average
+from neolm.training.checkpoint import Checkpoint, random_state, restore_random_state
+from neolm.training.config import PretrainConfig
+from neolm.training.loss_scale import LossScale
+from neolm.training.optimiser import build_optimisers, optimiser_tensors, restore_optimisers
+from neolm.training.precision import WorkingCopy
+from neolm.training.spikes import SpikeFilter
+
+
+@dataclass
+class Progress:
+    """What a run knows of itself."""
+
+    step: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    data_seconds: float = 0.0
+    energy: dict[str, Any] = field(default_factory=lambda: {"kwh": 0.0, "method": ""})
+    best_loss: float | None = None
+    best_step: int | None = None
+    last: dict[str, Any] = field(default_factory=dict)
+    """The last row of the metrics."""
+
+    def state(self) -> dict[str, Any]:
+        """As JSON."""
+        return {key: value for key, value in vars(self).items() if key != "last"}
+
+
+class TrainingState:
+    """The state of a training of `model`, whose passes run in `dtype`."""
+
+    def __init__(self, model: Decoder, config: PretrainConfig, dtype: torch.dtype) -> None:
+        self.model = model
+        self.weights = WorkingCopy(model, dtype)
+        self.optimisers = build_optimisers(model, config)
+        self.average = Average(model, config.ema_decay) if config.ema_decay is not None else None
+        self.scale = (
+            LossScale(config.loss_scale, config.loss_scale_window, config.loss_scale_hysteresis)
+            if dtype == torch.float16
+            else None
+        )
+        self.spikes = SpikeFilter(config.skip_spikes)
+        self.progress = Progress()
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors, by part and name."""
+        parts = {
+            "weights": weights_of(self.model),
+            "optimiser": optimiser_tensors(self.optimisers),
+            "random": random_state(),
+        }
+        if self.average is not None:
+            parts["average"] = self.average.tensors()
+        return parts
+
+    def record(self) -> dict[str, Any]:
+        """All but the tensors, as JSON."""
+        return {
+            **self.progress.state(),
+            "norms": self.spikes.state(),
+            "loss_scale": self.scale.state() if self.scale else None,
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to what a checkpoint holds of `parts` and `record`."""
+        load_weights(self.model, checkpoint)
+        restore_optimisers(self.optimisers, checkpoint.tensors("optimiser"))
+        restore_random_state(checkpoint.tensors("random"))
+        if self.average is not None:
+            self.average.restore(checkpoint.tensors("average"))
+        record = dict(checkpoint.state)
+        self.spikes.restore(record.pop("norms"))
+        scale = record.pop("loss_scale")
+        if self.scale is not None and scale is not None:
+            self.scale.restore(scale)
+        self.progress = Progress(**record)
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters by name, a tied one once."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint, part: str = "weights") -> None:
+    """Put a checkpoint's weights, or their `average`, into `model`."""
+    tensors = checkpoint.tensors(part)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name])
