@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    path.touch()  # as any new file is; the umask cannot be asked without changing it for other threads
+    mode = path.stat().st_mode
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
     except SafetensorError as error:
@@ -70,8 +73,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         if number.isdigit():
             raise OSError(int(number), os.strerror(int(number)), str(path)) from None
         raise
-    os.umask(mask := os.umask(0))
-    path.chmod(0o666 & ~mask)
+    path.chmod(stat.S_IMODE(mode))
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

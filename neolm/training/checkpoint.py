@@ -1,27 +1,29 @@
-"""Checkpoints that survive a kill at any moment.
+"""Checkpoints on disk, which survive a kill at any moment.
 
-A checkpoint is a directory, written beside its place, flushed, and renamed into it: `step-00000500` holds everything a
-run needs to go on bit for bit, `best-00000400` the weights of the lowest validation loss. `checkpoint.json` carries the
-digest of every file, so that a torn or altered checkpoint is seen, named and passed over.
+`step-00000500` holds everything that a run needs to go on bit for bit, `best-00000400` the weights of the lowest
+validation loss. A checkpoint is a directory with a directory of tensors for each of its parts (see `tensor_files`) and
+`checkpoint.json`, which carries the state and the digest of every file, and its own: a torn or altered checkpoint is
+seen, named and passed over. A name that starts with a dot is of a checkpoint that is being written or removed.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from neolm.core.files import digest_file, storage_errors, sync_directory, write_json, write_tensors
+from neolm.core.errors import InputError
+from neolm.core.files import digest_file, digest_json, jsonable, remove, write_json
 from neolm.core.progress import say
+from neolm.training.tensor_files import read_pieces, read_whole
 
 RECORD = "checkpoint.json"
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -36,71 +38,99 @@ class Checkpoint:
         """Optimiser steps done."""
         return int(self.state["step"])
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of the file `name`, such as `weights`."""
-        return load_file(self.directory / f"{name}.safetensors")
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        """The tensors of `part`, such as `weights`, whole."""
+        return read_whole(self.directory / part)
 
+    def load(self, part: str, into: Mapping[str, Tensor]) -> None:
+        """Fill `into` in place with the tensors of `part`; a DTensor takes its own piece, whoever wrote them.
 
-def save_checkpoint(
-    root: Path, kind: str, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int
-) -> Path:
-    """Write `root/<kind>-<step>` and remove all but the last `keep` of its kind.
-
-    Raises:
-        StorageError: the disk is full; older checkpoints are as they were.
-    """
-    final = root / f"{kind}-{state['step']:08d}"
-    partial = root / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with storage_errors(root):
-            partial.mkdir(parents=True)
-            for name, tensors in files.items():
-                write_tensors(partial / f"{name}.safetensors", tensors)
-            digests = {name: digest_file(partial / f"{name}.safetensors") for name in files}
-            write_json(partial / RECORD, {"state": dict(state), "digests": digests})
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            sync_directory(root)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    for old in _named(root, kind)[:-keep]:
-        shutil.rmtree(old)
-    return final
+        Raises:
+            RuntimeError: a name is not in the checkpoint.
+            ValueError: a tensor has another size.
+        """
+        read_pieces(self.directory / part, into)
 
 
 def last_checkpoint(root: Path, kind: str) -> Checkpoint | None:
-    """The newest checkpoint of `kind` whose files are whole; damaged ones are named and passed over."""
+    """The newest checkpoint of `kind` whose files are whole; damaged ones are named and passed over.
+
+    Raises:
+        InputError: a checkpoint is of another version of NeoLM.
+    """
     return next(_good(root, kind), None)
 
 
 def _good(root: Path, kind: str) -> Iterator[Checkpoint]:
-    for directory in reversed(_named(root, kind)):
+    for directory in reversed(named_checkpoints(root, kind)):
         try:
             record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
-            damaged = [
-                f"{name}.safetensors"
-                for name, digest in record["digests"].items()
-                if digest_file(directory / f"{name}.safetensors") != digest
-            ]
+            damaged = _damaged(directory, record)
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            damaged, record = [f"{RECORD} or a file it lists ({type(error).__name__})"], {}
+            damaged, record = [f"{RECORD} ({type(error).__name__})"], {}
         if damaged:
             say(f"checkpoint {directory.name} is damaged ({', '.join(damaged)}); passing over to the one before it")
             continue
         yield Checkpoint(directory, record["state"])
 
 
+def _damaged(directory: Path, record: dict[str, Any]) -> list[str]:
+    """The files of a checkpoint that are not as its record says, or the record itself."""
+    if "state" in record and record.get("format", 1) != FORMAT:
+        raise InputError(
+            f"{directory} was written by another version of NeoLM: go on with that version, or give another output=DIR"
+        )
+    if record.pop("digest") != digest_json(record):
+        return [RECORD]
+    digests = record["digests"]
+    found = {path.relative_to(directory).as_posix() for path in directory.glob("*/*.safetensors")}
+    return sorted(
+        name
+        for name in found | digests.keys()
+        if name not in found or digest_file(directory / name) != digests.get(name)
+    )
+
+
+def write_record(directory: Path, state: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+    """Write the record of a checkpoint whose files are on disk."""
+    record = jsonable({"format": FORMAT, "state": state, "digests": digests})
+    write_json(directory / RECORD, record | {"digest": digest_json(record)})
+
+
 def discard_after(root: Path, kind: str, step: int) -> None:
     """Remove checkpoints of `kind` beyond `step`: a resumed run makes them again."""
-    for directory in _named(root, kind):
-        if int(directory.name.rpartition("-")[2]) > step:
-            shutil.rmtree(directory)
+    for directory in named_checkpoints(root, kind):
+        if step_of(directory) > step:
+            discard(directory)
 
 
-def _named(root: Path, kind: str) -> list[Path]:
+def discard(directory: Path) -> None:
+    """Remove a checkpoint; half removed, it has its name no longer."""
+    doomed = directory.with_name(f".{directory.name}.removed")
+    remove(doomed)
+    remove(directory.rename(doomed))
+
+
+def named_checkpoints(root: Path, kind: str) -> list[Path]:
+    """The checkpoints of `kind`, oldest first, whole or not."""
     return sorted(p for p in root.glob(f"{kind}-*") if p.is_dir() and p.name.rpartition("-")[2].isdigit())
+
+
+def step_of(directory: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(directory.name.rpartition("-")[2])
+
+
+def partial_path(directory: Path) -> Path:
+    """Where a checkpoint lies before it has its name."""
+    return directory.with_name(f".{directory.name}.partial")
+
+
+def discard_remains(root: Path) -> None:
+    """Remove what a killed process left half written or half removed."""
+    for pattern in (".*-*.partial", ".*-*.removed"):
+        for path in root.glob(pattern):
+            remove(path)
 
 
 def random_state() -> dict[str, Tensor]:

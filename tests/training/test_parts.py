@@ -1,10 +1,8 @@
-"""Schedule, optimiser groups, metrics file, checkpoints."""
+"""Schedule, optimiser groups, metrics file."""
 
 import itertools
 import json
 import math
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neolm.core.errors import StorageError
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
-from neolm.training.checkpoint import (
-    discard_after,
-    last_checkpoint,
-    random_state,
-    restore_random_state,
-    save_checkpoint,
-)
 from neolm.training.config import PretrainConfig
 from neolm.training.metrics import MetricsLog, read_metrics
 from neolm.training.optimiser import build_optimisers, kind_of_parameter, optimiser_tensors, restore_optimisers
@@ -117,6 +107,24 @@ def test_gradients_are_divided_by_the_count_and_clipped_to_the_global_norm(dtype
         torch.testing.assert_close(grads, torch.full_like(grads, expected))
 
 
+def test_adam_without_bias_correction_against_the_equations() -> None:
+    model = tiny()
+    config = PretrainConfig(steps=1, bias_correction=False, learning_rate=1e-2, weight_decay=0.5, epsilon=1e-6)
+    (optimiser,) = build_optimisers(model, config)
+    weight = model.blocks[0].mlp.expand.weight
+    expected, m, v = weight.detach().double(), 0.0, 0.0
+    for step in range(5):
+        gradient = torch.randn(weight.shape, generator=torch.Generator().manual_seed(step))
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        weight.grad = gradient
+        optimiser.step()
+        g = gradient.double()
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
+        expected = expected * (1 - 1e-2 * 0.5) - 1e-2 * m / (v.sqrt() + 1e-6)
+    torch.testing.assert_close(weight.detach().double(), expected, atol=1e-6, rtol=1e-6)
+
+
 def test_muon_moves_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     model = tiny()
     adamw, muon = build_optimisers(model, PretrainConfig(steps=1, optimiser="muon"))
@@ -167,96 +175,3 @@ def test_metrics_keep_what_came_before_the_resumed_step(tmp_path: Path) -> None:
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4, 5]
     MetricsLog(path, resume_at=3).close()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
-
-
-def mask() -> int:
-    os.umask(current := os.umask(0))
-    return current
-
-
-def save(root: Path, step: int, kind: str = "step", keep: int = 2) -> Path:
-    files = {"weights": {"w": torch.full((100,), float(step))}, "optimiser": {"m": torch.arange(step)}}
-    return save_checkpoint(root, kind, files, {"step": step, "tokens": step * 10}, keep)
-
-
-def test_the_last_checkpoints_are_kept_and_found(tmp_path: Path) -> None:
-    for step in (5, 10, 15):
-        save(tmp_path, step)
-    save(tmp_path, 7, kind="best")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-00000007", "step-00000010", "step-00000015"]
-    found = last_checkpoint(tmp_path, "step")
-    assert found is not None
-    assert (found.step, found.state["tokens"]) == (15, 150)
-    assert found.tensors("weights")["w"][0] == 15
-    assert (found.directory / "weights.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask()
-    assert last_checkpoint(tmp_path / "none", "step") is None
-
-
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "torn record", "no record", "record without files"])
-def test_a_damaged_checkpoint_is_named_and_passed_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
-) -> None:
-    save(tmp_path, 5)
-    last = save(tmp_path, 10)
-    weights, record = last / "weights.safetensors", last / "checkpoint.json"
-    match damage:
-        case "flip":
-            data = bytearray(weights.read_bytes())
-            data[-3] ^= 1
-            weights.write_bytes(data)
-        case "truncate":
-            os.truncate(weights, 50)
-        case "remove":
-            weights.unlink()
-        case "torn record":
-            record.write_text('{"state": {')
-        case "no record":
-            record.unlink()
-        case _:
-            record.write_text("[]")
-    found = last_checkpoint(tmp_path, "step")
-    assert found is not None
-    assert found.step == 5
-    assert "step-00000010 is damaged" in capsys.readouterr().err
-
-
-def test_checkpoints_beyond_the_resumed_step_are_discarded(tmp_path: Path) -> None:
-    for step in (5, 10):
-        save(tmp_path, step)
-    discard_after(tmp_path, "step", 5)
-    assert [p.name for p in tmp_path.iterdir()] == ["step-00000005"]
-
-
-def test_random_state_goes_round() -> None:
-    state = random_state()
-    first = torch.rand(3)
-    restore_random_state(state)
-    assert torch.equal(first, torch.rand(3))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> "object":
-    """A file system of 300 KiB, where root may mount one."""
-    place = tmp_path / "small disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small tmpfs needs root and a kernel that allows it")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-def test_a_full_disk_keeps_the_last_good_checkpoint(small_disk: Path) -> None:
-    files = {"weights": {"w": torch.zeros(30_000)}}
-    save_checkpoint(small_disk, "step", files, {"step": 1}, keep=2)
-    save_checkpoint(small_disk, "step", files, {"step": 2}, keep=2)
-    with pytest.raises(StorageError, match=r"disk is full .* saved before is intact"):
-        save_checkpoint(small_disk, "step", files, {"step": 3}, keep=2)
-    found = last_checkpoint(small_disk, "step")
-    assert found is not None
-    assert found.step == 2
-    assert sorted(p.name for p in small_disk.iterdir()) == ["step-00000001", "step-00000002"]
-    with pytest.raises(StorageError, match="disk is full"):  # the record is what no longer fits
-        save_checkpoint(small_disk, "step", {}, {"step": 4, "note": "x" * 200_000}, keep=2)
