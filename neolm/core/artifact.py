@@ -5,7 +5,7 @@ their place and renamed into it, so that a reader sees the old artefact or the n
 Training is built in place, because it resumes; its manifest too comes last.
 
 The manifest says what went in (paths and digests), what came out (digests), under which settings, by which
-code, where, when, how long and at which estimated energy. `chain` follows it back to raw text.
+code, where, when, how long and with how much energy. `chain` follows it back to raw text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import neolm
-from neolm.core.device import energy_estimate, environment
+from neolm.core.device import environment
+from neolm.core.energy import EnergyMeter
 from neolm.core.errors import InputError, NeoLMError
 from neolm.core.files import (
     digest_file,
@@ -40,6 +41,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 CODE_CHANGED = "the code changed"
 FEEDS_TRAINING = ("corpus", "tokenizer", "shards")
+WRITTEN_BY_OTHERS = ("tensorboard/", "wandb/")  # folders that are no output: their owners go on writing there
 
 # The rooms in the order of the import contract: a room's results depend on its own code and on all before it.
 ROOMS = ("core", "corpus", "tokenizer", "data", "models", "generation", "training", "evaluation")
@@ -139,14 +141,25 @@ class Stage:
             raise
         return manifest
 
-    def seal(self, directory: Path, counts: Mapping[str, Any], clock: Clock, config_file: bool = True) -> Manifest:
-        """Write `config.json` (unless the directory has one of its own kind) and, last, the manifest."""
+    def seal(
+        self,
+        directory: Path,
+        counts: Mapping[str, Any],
+        clock: Clock,
+        config_file: bool = True,
+        energy: Mapping[str, Any] | None = None,
+    ) -> Manifest:
+        """Write `config.json` (unless the directory has one of its own kind) and, last, the manifest.
+
+        `energy` is stated in place of the clock's: `kwh` and `method` of work that took several sessions.
+        """
         if config_file:
             write_json(directory / "config.json", self.config)
         files = sorted(p for p in directory.rglob("*") if p.is_file() and not p.name.startswith("."))
         # Of a checkpoint its record is enough: it holds the digests of the rest.
         files = [p for p in files if p.name != MANIFEST and (p.parent == directory or p.suffix != ".safetensors")]
         names = {p.relative_to(directory).as_posix(): p for p in files}
+        names = {name: path for name, path in names.items() if not name.startswith(WRITTEN_BY_OTHERS)}
         manifest = Manifest(
             stage=self.name,
             inputs=dict(self.inputs),
@@ -158,7 +171,7 @@ class Stage:
             environment=environment(),
             started=clock.started,
             duration_seconds=round(clock.seconds(), 3),
-            energy=energy_estimate(clock.seconds()),
+            energy=dict(energy or clock.energy.as_json()),
         )
         write_json(directory / MANIFEST, asdict(manifest))
         return manifest
@@ -174,10 +187,11 @@ class Stage:
 
 
 class Clock:
-    """When something started and how many seconds ago that was."""
+    """When something started, how many seconds ago that was, and the energy used since."""
 
     def __init__(self) -> None:
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.energy = EnergyMeter()
         self._start = time.monotonic()
 
     def seconds(self) -> float:
@@ -224,12 +238,19 @@ def chain(directory: Path) -> list[tuple[Path, Manifest]]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """`(dotted key, old value, new value)` wherever two nested mappings differ."""
-    for key in [*old, *(k for k in new if k not in old)]:
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            yield f"{prefix}{key}", a, b
+    for key, (a, b) in differences_among((old, new), prefix):
+        yield key, a, b
+
+
+def differences_among(mappings: Sequence[Mapping[str, Any]], prefix: str = "") -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """`(dotted key, its value in each)` wherever not all of the nested mappings agree; None for what one has not."""
+    for key in dict.fromkeys(key for mapping in mappings for key in mapping):
+        values = tuple(mapping.get(key) for mapping in mappings)
+        nested = [value for value in values if isinstance(value, Mapping)]
+        if len(nested) == len(values):
+            yield from differences_among(nested, f"{prefix}{key}.")
+        elif any(value != values[0] for value in values):
+            yield f"{prefix}{key}", values
 
 
 def digest_of_input(value: Input | None) -> str | None:

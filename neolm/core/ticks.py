@@ -43,7 +43,8 @@ def tick_label(value: float, ticks: Sequence[float]) -> str:
     if largest < 1e3:
         return f"{value:.{_decimals(step)}f}"
     unit, suffix = next(((unit, suffix) for unit, suffix in UNITS if abs(value) >= unit), (1.0, ""))
-    return f"{value / unit:.{_decimals(step / unit)}f}".rstrip("0").rstrip(".") + suffix if unit > 1 else f"{value:.0f}"
+    label = f"{value / unit:.{_decimals(step / unit)}f}"
+    return (label.rstrip("0").rstrip(".") if "." in label else label) + suffix
 
 
 def _decimals(step: float) -> int:

@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 
 from neolm.core import artifact
-from neolm.core.artifact import Input, Stage, chain, input_from, read_manifest, require, verify
+from neolm.core.artifact import (
+    Clock,
+    Input,
+    Stage,
+    chain,
+    differences,
+    differences_among,
+    input_from,
+    read_manifest,
+    require,
+    verify,
+)
 from neolm.core.errors import InputError, NeoLMError, StorageError
 from neolm.core.files import digest_path, storage_errors, write_json
 from neolm.core.lineage import show_lineage
@@ -38,7 +49,8 @@ def test_a_built_stage_is_current_and_its_manifest_complete(tmp_path: Path) -> N
     expected = {"schema_version", "stage", "inputs", "outputs", "sizes", "config", "counts", "code", "environment"}
     assert set(recorded) == expected | {"started", "duration_seconds", "energy"}
     assert set(recorded["outputs"]) == {"out.txt", "config.json"}
-    assert "estimate" in recorded["energy"]["method"]
+    assert set(recorded["energy"]) == {"kwh", "method"}
+    assert recorded["energy"]["method"].startswith(("estimate: ", "measured by "))
     assert [p.name for p in tmp_path.iterdir()] == ["corpus"]  # nothing half-made is left
 
 
@@ -79,6 +91,35 @@ def test_a_failed_build_leaves_the_old_artefact(tmp_path: Path) -> None:
         stage(tmp_path / "corpus", config={"size": 9}).build(fail)
     assert read_manifest(tmp_path / "corpus") == old
     assert [p.name for p in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_energy_of_several_sessions_is_stated_as_given(tmp_path: Path) -> None:
+    energy = {"kwh": 1.5, "method": "measured by RAPL (package-0), without GPUs"}
+    assert stage(tmp_path).seal(tmp_path, {}, Clock(), energy=energy).energy == energy
+    assert json.loads((tmp_path / "manifest.json").read_text())["energy"] == energy
+
+
+def test_what_other_software_goes_on_writing_is_no_output(tmp_path: Path) -> None:
+    for name in ("wandb/run/debug.log", "tensorboard/events", "kept/wandb/note.txt", "wandb-run"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    sealed = stage(tmp_path).seal(tmp_path, {}, Clock())
+    assert set(sealed.outputs) == {"config.json", "kept/wandb/note.txt", "wandb-run"}
+    (tmp_path / "wandb" / "run" / "debug.log").write_text("one line more")
+    assert stage(tmp_path).current() is not None
+    assert verify(tmp_path) == []
+
+
+def test_differences_among_many_settings() -> None:
+    many: list[dict[str, Any]] = [
+        {"a": 1, "b": {"c": 2, "d": [3]}, "e": None},
+        {"a": 1, "b": {"c": 5, "d": [3]}},
+        {"b": 7},
+    ]
+    assert list(differences_among(many[:2])) == [("b.c", (2, 5))]
+    assert list(differences_among(many)) == [("a", (1, 1, None)), ("b", (many[0]["b"], many[1]["b"], 7))]
+    assert list(differences(many[0], many[2])) == [("a", 1, None), ("b", many[0]["b"], 7)]
+    assert list(differences_among(many[:1])) == list(differences_among([])) == []
 
 
 def test_a_directory_without_manifest_does_not_exist(tmp_path: Path) -> None:

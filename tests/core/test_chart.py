@@ -1,12 +1,16 @@
+import itertools
 import math
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neolm.core.chart import Bar, Line, bar_chart, line_chart, smoothed, thinned
+from neolm.core.bars import Bar, bar_chart
+from neolm.core.chart import Line, Marks, line_chart, smoothed, thinned
+from neolm.core.svg import DARK, DASHES, LIGHT, TONES, shown, swatch
 from neolm.core.ticks import log_ticks, nice_ticks, tick_label
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
@@ -71,6 +75,8 @@ def test_tick_labels_of_one_axis_differ(a, b):
         (0, [0, 500, 1000], "0"),
         (500, [0, 500, 1000], "500"),
         (1500, [0, 500, 1000, 1500], "1.5k"),
+        (100_000, [0, 100_000, 200_000], "100k"),
+        (20_000, [0, 20_000, 40_000], "20k"),
         (2_000_000, [0, 1e6, 2e6], "2M"),
         (0.15, [0.1, 0.15, 0.2], "0.15"),
         (3, [2.5, 3, 3.5], "3.0"),
@@ -154,3 +160,99 @@ def test_text_is_escaped():
     assert any(hostile in text for text in texts(root))
     assert not list(root.iter(f"{NAMESPACE}script"))
     parsed(bar_chart([Bar(hostile, 1, hostile)], hostile))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0.00"), (2.314, "2.31"), (0.0003, "0.0003"), (-0.05, "-0.05"), (123.4, "123"), (2e6, "2M")]
+)
+def test_values_are_shown_with_what_matters_of_them(value, text):
+    assert shown(value) == text
+
+
+def test_zero_is_shown_where_it_is_asked_for():
+    some = [(500, 20.0), (1000, 21.0)]
+    assert "0" not in texts(parsed(line_chart([Line("a", some)], "step", "y")))
+    root = parsed(line_chart([Line("a", some)], "step", "y", zero_x=True, zero_y=True))
+    assert texts(root).count("0") == 2
+    assert points(root)[0][0][0] > 300  # half of the width is before the first point
+
+
+def test_marks_are_strokes_at_their_places_with_a_legend_of_their_own():
+    line = Line("norm", [(0, 1.0), (100, 1.0)])
+    root = parsed(line_chart([line], "step", "norm", legend=False, marks=Marks("skipped", [50, 50.01, 100])))
+    left, right = points(root)[0][0][0], points(root)[0][-1][0]
+    strokes = [n.get("d") for n in root.iter(f"{NAMESPACE}path") if n.get("class") == "mark" and "V" in n.get("d")]
+    places = [float(part.split(" ")[0]) for part in strokes[0].split("M")[1:]]
+    assert places == pytest.approx([(left + right) / 2, right], abs=1)
+    assert "skipped 3" in texts(root)
+    assert not any(text.startswith("norm 1") for text in texts(root))
+    assert "skipped" not in " ".join(texts(parsed(line_chart([line], "step", "norm", marks=Marks("skipped", [])))))
+
+
+def test_a_line_keeps_its_colour_whether_or_not_others_have_points():
+    lines = [Line("empty", []), Line("full", [(0, 1.0), (1, 2.0)], smooth=True)]
+    for svg in (line_chart(lines, "x", "y"), line_chart(lines[::-1], "x", "y")):
+        root = parsed(svg)
+        drawn = {group.get("class") for group in root.iter(f"{NAMESPACE}g") if group.get("class")}
+        assert drawn == {"second" if svg == line_chart(lines, "x", "y") else "first"}
+
+
+def test_averages_alone_where_the_raw_values_are_not_wanted():
+    some = [(step, step % 2) for step in range(100)]
+    assert len(points(parsed(line_chart([Line("a", some, smooth=True)], "x", "y")))) == 2
+    assert len(points(parsed(line_chart([Line("a", some, smooth=True, raw=False)], "x", "y")))) == 1
+
+
+def test_no_two_of_many_lines_look_the_same():
+    root = parsed(line_chart([Line(f"run {n}", [(0, n), (1, n)]) for n in range(24)], "x", "y"))
+    looks = [
+        (group.get("class"), group.get("stroke-dasharray"))
+        for group in root.iter(f"{NAMESPACE}g")
+        if group.find(f"{NAMESPACE}polyline") is not None
+    ]
+    assert len(set(looks)) == len(looks) == len(TONES) * len(DASHES)
+    assert looks[:4] == [(tone, None) for tone in TONES[:4]]
+    for number, (tone, dashes) in enumerate(looks):
+        mark = ET.fromstring(swatch(number))[0]
+        assert (mark.get("class"), mark.get("stroke-dasharray")) == (tone, dashes)
+
+
+def linear(colour):
+    channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+# Machado, Oliveira & Fernandes 2009, table of severity 1.0; the identity is normal vision.
+VISION = [
+    np.eye(3),
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+]
+
+
+def oklab(light):
+    """Ottosson 2020."""
+    cones = np.cbrt(
+        np.array(
+            [[0.4122215, 0.5363325, 0.0514460], [0.2119035, 0.6806995, 0.1073970], [0.0883025, 0.2817188, 0.6299787]]
+        )
+        @ np.clip(light, 0, 1)
+    )
+    return (
+        np.array(
+            [[0.2104543, 0.7936178, -0.0040720], [1.9779985, -2.4285922, 0.4505937], [0.0259040, 0.7827718, -0.8086758]]
+        )
+        @ cones
+    )
+
+
+@pytest.mark.parametrize(("colours", "paper"), [(LIGHT, "#ffffff"), (DARK, "#1b1f23")])
+def test_colours_can_be_told_apart_by_everybody(colours, paper):
+    weights = np.array([0.2126, 0.7152, 0.0722])
+    bright = [float(weights @ linear(colour)) + 0.05 for colour in (paper, *colours)]
+    assert all(max(bright[0], other) / min(bright[0], other) >= 3 for other in bright[1:])  # WCAG 2.2, 1.4.11
+    for vision in VISION:
+        seen = [oklab(np.array(vision) @ linear(colour)) for colour in colours]
+        distances = [float(np.linalg.norm(a - b)) for a, b in itertools.combinations(seen, 2)]
+        assert min(distances) > 0.12

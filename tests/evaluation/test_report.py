@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 from html.parser import HTMLParser
 
@@ -9,17 +10,21 @@ from neolm.evaluation.report.markup import VOID, Html, element
 from neolm.evaluation.report.report import build_report
 
 HOSTILE = "<script>alert('&')</script>"
-SECTIONS = ["loss", "scores", "samples", "corpus", "sizes", "commands", "lineage"]
+SECTIONS = ["loss", "scores", "samples", "corpus", "stability", "sizes", "commands", "lineage"]
 
 
-def seal(output, name, inputs, config, counts):
+ESTIMATE = {"kwh": 0.002, "method": "estimate: 2 cores x 15 W x duration, not measured (no counter found)"}
+MEASURED = {"kwh": 0.003, "method": "measured by RAPL (package-0), without GPUs"}
+
+
+def seal(output, name, inputs, config, counts, energy=ESTIMATE):
     directory = output / name
     directory.mkdir(parents=True, exist_ok=True)
     room = "training" if name in ("pretrain", "model") else "evaluation" if name == "evaluation" else "corpus"
     sources = {key: input_from(output / key, output) if isinstance(key, str) else key for key in inputs}
     if name == "corpus":
         sources = {"raw": Input(f"/texts/{HOSTILE}", "ab" * 32)}
-    Stage(name, room, directory, sources, config).seal(directory, counts, Clock())
+    Stage(name, room, directory, sources, config).seal(directory, counts, Clock(), energy=energy)
 
 
 def corpus(output, validation=90):
@@ -47,13 +52,25 @@ def prepared(output, validation=90):
 def trained(output, validation=90):
     prepared(output, validation)
     (output / "pretrain").mkdir()
-    rows = [{"step": step, "loss": 3 + 5 / step} for step in range(1, 50)]
+    rows = [
+        {
+            "step": step,
+            "loss": 3 + 5 / step,
+            "learning_rate": 3e-3 * (1 - step / 50),
+            "grad_norm": 1 + 1 / step,
+            "tokens": step * 4096,
+            "tokens_per_second": 13_000.0 + step,
+            "mfu": 0.21,
+            "memory_bytes": 2**30 + step * 2**20,
+        }
+        for step in range(1, 50)
+    ]
     rows += [{"step": 40, "validation_loss": 3.4}] if validation else []
     text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 50, "lo'
     (output / "pretrain" / "metrics.jsonl").write_text(text)
     shape = {"family": "gpt-neo", "num_layers": 4, "hidden_size": 256, "num_heads": 4, "window_size": 128}
     shape |= {"attention_layers": ["global", "local"], "max_position_embeddings": 256, "vocab_size": 2048}
-    training = {"sequence_length": 256, "batch_size": 16, "learning_rate": 3e-3}
+    training = {"sequence_length": 256, "batch_size": 16, "learning_rate": 3e-3, "gradient_clip": 1.0}
     counts = {
         "parameters": 4_321_000,
         "non_embedding_parameters": 3_145_728,
@@ -167,7 +184,73 @@ def test_what_it_says(whole):
     assert "Guessing blindly among 2,048 tokens would cost 7.62" in page.text
     assert "bfloat16: AMX bf16 found" in page.text
     assert "50% of the text" in page.text
-    assert "estimate" in page.text
+    assert "\u2248 12\u00a0Wh" in page.text  # six stages
+    assert "an estimate, not measured" in page.text
+    assert ESTIMATE["method"] in page.text
+
+
+def reseal(output, name, energy):
+    manifest = json.loads((output / name / "manifest.json").read_text())
+    (output / name / "manifest.json").write_text(json.dumps(manifest | {"energy": energy}))
+
+
+def test_measured_energy_is_not_called_an_estimate(tmp_path, whole):
+    output = shutil.copytree(whole, tmp_path / "run")
+    reseal(output, "pretrain", MEASURED)
+    _, page = page_of(output)
+    assert "\u2248 13\u00a0Wh" in page.text
+    assert "partly measured, partly an estimate" in page.text
+    assert f"{ESTIMATE['method']}; {MEASURED['method']}" in page.text
+    for stage in ("corpus", "tokenizer", "shards", "model", "evaluation"):
+        reseal(output, stage, MEASURED)
+    _, page = page_of(output)
+    assert "18\u00a0Whmeasured" in page.text
+    assert "\u2248" not in page.text
+    assert "estimate" not in page.text
+
+
+def charts_of(page):
+    """What each picture of the section on stability shows, from its titles."""
+    labels = ("tokens a second", "gradient norm", "learning rate", "peak memory, GiB")
+    return [label for label in labels if f"{label} by step" in page.text]
+
+
+def rewritten(tmp_path, whole, change):
+    output = shutil.copytree(whole, tmp_path / "run")
+    path = output / "pretrain" / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()[:-1]]
+    path.write_text("".join(json.dumps(change(row)) + "\n" for row in rows))
+    return output
+
+
+def test_speed_and_stability(whole):
+    _, page = page_of(whole)
+    assert charts_of(page) == ["tokens a second", "gradient norm", "learning rate", "peak memory, GiB"]
+    assert "The median is 13k, 21.0% of what this machine reaches in matrix products (MFU)." in page.text
+    assert "Before clipping (to 1). No step was skipped." in page.text
+    assert "Its peak is 0.00294." in page.text
+    assert "peak memory, GiB ends at 1.05" in page.text
+
+
+@pytest.mark.parametrize("norm", [9.5, None, math.inf])
+def test_skipped_steps_are_marked_and_the_first_is_explained(tmp_path, whole, norm):
+    def skip(row):
+        bad = row["step"] in (7, 30) and "loss" in row
+        return row | {"skipped": f"too <high> at {row['step']}", "grad_norm": norm} if bad else row
+
+    html, page = page_of(rewritten(tmp_path, whole, skip))
+    said = "2 steps were skipped, at the upright strokes (the first, step 7: too <high> at 7)."
+    assert said in page.text
+    assert html.count('class="mark"') == 4  # stroke and legend, for the page and for a phone
+    assert "skipped: 2" in page.text
+
+
+def test_an_older_run_without_memory_or_mfu(tmp_path, whole):
+    keys = ("step", "loss", "validation_loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "mfu")
+    old = lambda row: {key: None if key == "mfu" else row[key] for key in keys if key in row}  # noqa: E731
+    _, page = page_of(rewritten(tmp_path, whole, old))
+    assert charts_of(page) == ["tokens a second", "gradient norm", "learning rate"]
+    assert "The median is 13k." in page.text
 
 
 def test_a_difference_within_its_interval_is_no_difference(tmp_path, whole):

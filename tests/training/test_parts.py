@@ -11,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neolm.core.metrics import read_metrics
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.training.config import PretrainConfig
-from neolm.training.metrics import MetricsLog, read_metrics
+from neolm.training.metrics import MetricsLog
 from neolm.training.optimiser import build_optimisers, kind_of_parameter, optimiser_tensors, restore_optimisers
 from neolm.training.precision import WorkingCopy
 from neolm.training.schedule import LearningRate

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from neolm.evaluation.report.markup import Html, Node, element
 
-WIDE, NARROW = 860, 360  # pixels: a picture is drawn for the page and for a phone, and the style sheet shows one
+WIDE, HALF, NARROW = 860, 420, 360  # pixels: of the page, of half of it, of a phone; the style sheet shows one of two
 
 
 def section(key: str, title: str, *body: Node) -> Html:
@@ -29,11 +29,11 @@ def code(text: str) -> Html:
     return element("code", text)
 
 
-def figure(draw: Callable[[int], str], *caption: Node) -> Html:
-    """A picture that `draw` makes for a width, with what it shows below."""
+def figure(draw: Callable[[int], str], *caption: Node, wide: int = WIDE) -> Html:
+    """A picture that `draw` makes for a width, `wide` or that of a phone, with what it shows below."""
     return element(
         "figure",
-        element("div", Html(draw(WIDE)), class_="wide"),
+        element("div", Html(draw(wide)), class_="wide"),
         element("div", Html(draw(NARROW)), class_="narrow"),
         element("figcaption", *caption) if caption else None,
     )
@@ -45,6 +45,11 @@ def data_size(number: float) -> str:
         if number >= limit:
             return f"{number / limit:.3g}\u00a0{unit}"
     return f"{number:.0f}\u00a0B"
+
+
+def energy_amount(kwh: float) -> str:
+    """`0.0132` kWh to `13 Wh`, on one line."""
+    return f"{kwh:.3g}\u00a0kWh" if kwh >= 1 else f"{kwh * 1000:.2g}\u00a0Wh"
 
 
 def plural(number: int, noun: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neolm.core.chart import Bar, bar_chart
+from neolm.core.bars import Bar, bar_chart
 from neolm.evaluation.report.figure import data_size, figure, missing, paragraph, plural, section
 from neolm.evaluation.report.markup import Html, Node
 from neolm.evaluation.report.run_files import Run

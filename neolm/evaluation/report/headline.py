@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from neolm.core.energy import how_known
 from neolm.core.progress import count, duration
-from neolm.evaluation.report.figure import data_size, plural
+from neolm.evaluation.report.figure import data_size, energy_amount, plural
 from neolm.evaluation.report.markup import Html, Node, element, together
 from neolm.evaluation.report.run_files import Run
 from neolm.evaluation.report.scores import ABOUT, against, baseline, model_score
@@ -65,10 +66,12 @@ def _figures(run: Run) -> list[tuple[str, str, str]]:
     if run.seconds():
         training = float(trained.get("training_seconds") or 0)
         found.append(("Time", duration(run.seconds()), f"{duration(training)} of it training" if training else ""))
-    energy = run.energy()[0]
+    energy, methods = run.energy()
     if energy:
-        amount = f"{energy:.3g} kWh" if energy >= 1 else f"{energy * 1000:.2g} Wh"
-        found.append(("Energy", f"\u2248 {amount}", "an estimate, not measured"))
+        known = how_known(methods)
+        found.append(
+            ("Energy", energy_amount(energy) if known == "measured" else f"\u2248 {energy_amount(energy)}", known)
+        )
     return found
 
 

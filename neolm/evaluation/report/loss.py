@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from neolm.core.chart import Line, line_chart
+from neolm.core.metrics import points
 from neolm.evaluation.report.figure import figure, missing, paragraph, section
 from neolm.evaluation.report.markup import Html
 from neolm.evaluation.report.run_files import Run
@@ -12,7 +13,7 @@ from neolm.evaluation.report.run_files import Run
 
 def loss_section(run: Run) -> Html:
     """Training and validation loss over steps."""
-    training, validation = _points(run, "loss"), _points(run, "validation_loss")
+    training, validation = points(run.metrics, "loss"), points(run.metrics, "validation_loss")
     if not training and not validation:
         return section("loss", "Training", missing("No training step was logged."))
     lines = [Line("training", training, smooth=True)]
@@ -35,8 +36,3 @@ def loss_section(run: Run) -> Html:
     size = run.config("shards").get("vocab_size")
     guess = f"Guessing blindly among {size:,} tokens would cost {math.log(size):.2f}." if size else ""
     return section("loss", "Training", paragraph(text + held_out + lowest + guess), figure(draw))
-
-
-def _points(run: Run, name: str) -> list[tuple[float, float]]:
-    rows = [row for row in run.metrics if isinstance(row.get(name), (int, float))]
-    return [(float(row["step"]), float(row[name])) for row in rows]

@@ -30,7 +30,7 @@ def together(children: Iterable[Node]) -> Html:
     return Html("".join(c if isinstance(c, Html) else escape(c, quote=False) for c in children if c is not None))
 
 
-def table(caption: str, headers: Sequence[str], rows: Iterable[Sequence[Node]], numbers: Sequence[int] = ()) -> Html:
+def table(caption: str, headers: Sequence[Node], rows: Iterable[Sequence[Node]], numbers: Sequence[int] = ()) -> Html:
     """A table whose first column names its rows; the columns in `numbers` are set to the right."""
 
     def side(column: int) -> str | None:

@@ -6,21 +6,21 @@ without a measurement has a page too, which says what is missing. The sections a
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
-import neolm
 from neolm.core.files import write_text
 from neolm.evaluation.report.commands import commands_section
+from neolm.evaluation.report.document import document
 from neolm.evaluation.report.funnel import funnel_section
 from neolm.evaluation.report.headline import header, headline
 from neolm.evaluation.report.lineage import lineage_section
 from neolm.evaluation.report.loss import loss_section
-from neolm.evaluation.report.markup import Html, element
+from neolm.evaluation.report.markup import element
 from neolm.evaluation.report.run_files import Run, read_run
 from neolm.evaluation.report.samples import samples_section
 from neolm.evaluation.report.scores import scores_section
 from neolm.evaluation.report.sizes import sizes_section
+from neolm.evaluation.report.stability import stability_section
 
 
 def build_report(output: Path) -> Path:
@@ -37,22 +37,10 @@ def page(run: Run) -> str:
         scores_section(run),
         samples_section(run),
         funnel_section(run),
+        stability_section(run),
         sizes_section(run),
         commands_section(run),
         lineage_section(run),
     ]
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", headline(run)),
-        element("style", _resource("style.css")),
-    )
-    footer = element("footer", element("p", f"Written by NeoLM {neolm.__version__} from the files of this run."))
-    body = element("body", header(run), element("main", *sections), footer, element("script", _resource("copy.js")))
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
-
-
-def _resource(name: str) -> Html:
-    return Html((files("neolm.evaluation.report") / name).read_text(encoding="utf-8"))
+    main = element("main", *sections)
+    return document(headline(run), header(run), main, made_from="the files of this run", script=True)

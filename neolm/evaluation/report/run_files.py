@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.artifact import Manifest, chain, read_manifest
+from neolm.core.metrics import read_metrics
 
 STAGES = ("corpus", "tokenizer", "shards", "pretrain", "model", "evaluation")
 
@@ -58,14 +59,11 @@ class Run:
         """How long all stages took."""
         return sum(self.stage_seconds(stage) for stage in self.manifests)
 
-    def energy(self) -> tuple[float, str]:
-        """The estimated kWh of all stages, and how it is estimated."""
-        total, method = 0.0, ""
-        for stage, manifest in self.manifests.items():
-            share = self.stage_seconds(stage) / max(manifest.duration_seconds, 1e-9) if manifest.duration_seconds else 1
-            total += float(manifest.energy.get("kwh") or 0) * share
-            method = str(manifest.energy.get("method") or method)
-        return total, method
+    def energy(self) -> tuple[float, list[str]]:
+        """The kWh of all stages, and by which methods they are known."""
+        records = [manifest.energy for manifest in self.manifests.values()]
+        methods = dict.fromkeys(str(record["method"]) for record in records if record.get("method"))
+        return sum(float(record.get("kwh") or 0) for record in records), list(methods)
 
     def lineage(self) -> list[tuple[Path, Manifest]]:
         """Every artefact that this run's last ones were made of, the oldest first."""
@@ -84,7 +82,7 @@ def read_run(output: Path) -> Run:
     return Run(
         output=output,
         manifests={stage: manifest for stage, manifest in manifests.items() if manifest},
-        metrics=_read_metrics(output / "pretrain" / "metrics.jsonl"),
+        metrics=read_metrics(output / "pretrain" / "metrics.jsonl"),
         scores=scores if isinstance(scores, dict) else {},
         samples=[sample for sample in samples if isinstance(sample, dict)] if isinstance(samples, list) else [],
     )
@@ -95,20 +93,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`; a line torn by a kill is left out."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), (int, float)):
-            rows.append(row)
-    return rows

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from neolm.core.chart import Bar, bar_chart
+from neolm.core.bars import Bar, bar_chart
 from neolm.core.progress import count
 from neolm.evaluation.report.figure import data_size, figure, missing, paragraph, section
 from neolm.evaluation.report.markup import Html, Node, element, pairs, table, together

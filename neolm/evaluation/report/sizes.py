@@ -68,7 +68,6 @@ def _machine(run: Run) -> list[tuple[str, str]]:
     ceiling, share = counts.get("matrix_ceiling_flops"), counts.get("mfu")
     cores = f"{machine['cores']} cores" if machine.get("cores") else ""
     processor = ", ".join(str(part) for part in (machine.get("cpu"), cores) if part)
-    method = run.energy()[1]
     return [
         ("Processor", processor),
         ("Memory", f"{machine['memory_gib']:g} GiB" if machine.get("memory_gib") else ""),
@@ -76,7 +75,7 @@ def _machine(run: Run) -> list[tuple[str, str]]:
         ("Precision", _choice(counts.get("precision"))),
         ("Matrix ceiling", f"{ceiling / 1e12:.2f}\u00a0TFLOP/s, measured" if ceiling else ""),
         ("MFU", f"{share:.1%} of the ceiling" if share and ceiling else ""),
-        ("Energy", method),
+        ("Energy", "; ".join(run.energy()[1])),
     ]
 
 

@@ -1,0 +1,33 @@
+"""`metrics.jsonl` as it is read: one JSON object a logged step, and one a validation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file in order; a last line torn by a kill is left out, a missing file is empty."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), (int, float)):
+            rows.append(row)
+    return rows
+
+
+def points(rows: Sequence[Mapping[str, Any]], key: str, x: str = "step") -> list[tuple[float, float]]:
+    """`(x, key)` of the rows that have a finite number for both, such as the loss by steps."""
+    pairs = ((row.get(x), row.get(key)) for row in rows)
+    numbers = [(a, b) for a, b in pairs if isinstance(a, (int, float)) and isinstance(b, (int, float))]
+    return [(float(a), float(b)) for a, b in numbers if math.isfinite(a) and math.isfinite(b)]
