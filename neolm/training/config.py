@@ -156,6 +156,10 @@ class PretrainConfig(Config):
             fall = self._examples(self.decay_steps or 0, self.decay_tokens)
         return LearningRate(self.schedule, total, warmup, fall, self.final_learning_rate)
 
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of `step`, counted from 1."""
+        return self.learning_rate * self.learning_rate_share(self.batch_sizes.examples(step).stop)
+
     def _examples(self, steps: int, tokens: int | None) -> int:
         """Sequences read in so many tokens, or else in so many steps from the first."""
         if tokens is not None:

@@ -40,7 +40,8 @@ from neolm.models.hf import hf_config, save_model
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 from neolm.training.checkpoint import last_checkpoint
 from neolm.training.config import PretrainConfig
-from neolm.training.loop import Training, train
+from neolm.training.job import Training
+from neolm.training.loop import train
 from neolm.training.losses import causal_language_modelling
 from neolm.training.state import Progress, load_weights
 from neolm.training.trackers import open_trackers, require_packages

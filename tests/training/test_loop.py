@@ -24,7 +24,8 @@ from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.training.checkpoint import last_checkpoint
 from neolm.training.config import PretrainConfig
-from neolm.training.loop import Training, train
+from neolm.training.job import Training
+from neolm.training.loop import train
 from neolm.training.loss_scale import LossScale
 from neolm.training.losses import Loss, causal_language_modelling
 from neolm.training.recompute import recompute_blocks
