@@ -113,6 +113,22 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN...", help="Runs' output directories, finished or not.")
+    ],
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
+) -> None:
+    """Draw runs together and say what they differ in.
+
+    A table, the settings that differ, and one HTML page with their curves.
+    """
+    from neolm.evaluation.comparison.command import compare_runs
+
+    print(compare_runs(runs, output))
+
+
+@app.command()
 def generate(
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")] = "",

@@ -20,6 +20,7 @@ from neolm.core.device import (
     memory_bytes,
     usable_cores,
 )
+from neolm.core.energy import EnergyMeter
 from neolm.core.errors import InputError
 from neolm.recipe import Recipe
 
@@ -85,6 +86,7 @@ def machine_report() -> list[tuple[str, str]]:
         ("disk", f"{free / 2**30:.1f} GiB free here"),
         ("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
         ("compiler", found or "none: pretrain.compile=true cannot be used on the CPU; everything else can"),
+        ("energy", EnergyMeter().method),
         ("will use", f"device {device}"),
         ("", f"precision {precision}"),
         ("", f"matrix products at {ceiling / 1e9:,.0f} GFLOP/s, measured now"),

@@ -1,12 +1,12 @@
 import json
 import math
 import shutil
-from html.parser import HTMLParser
 
 import pytest
+from html_page import Page
 
 from neolm.core.artifact import Clock, Input, Stage, input_from
-from neolm.evaluation.report.markup import VOID, Html, element
+from neolm.evaluation.report.markup import Html, element
 from neolm.evaluation.report.report import build_report
 
 HOSTILE = "<script>alert('&')</script>"
@@ -119,36 +119,6 @@ SCORES = {
     "settings": {"window": 256, "stride": 128, "confidence": 0.95},
 }
 SAMPLES = [{"prompt": f"def f(a):\n    {HOSTILE}", "greedy": f" return {HOSTILE}", "sampled": " pass"}]
-
-
-class Page(HTMLParser):
-    """Checks that every element ends where it should, and collects what the tests look at."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.stack, self.tags, self.ids, self.attributes, self.text = [], [], [], [], ""
-        self.feed(html)
-        self.close()
-        assert self.stack == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attrs]
-        self.ids += [value for name, value in attrs if name == "id"]
-        if tag not in VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data):
-        if not {"style", "script"} & set(self.stack):
-            self.text += data
 
 
 def page_of(output):
@@ -264,13 +234,8 @@ def test_a_difference_within_its_interval_is_no_difference(tmp_path, whole):
 
 
 def test_it_is_one_page_that_asks_no_network(whole):
-    html, page = page_of(whole)
-    assert not [a for a in page.attributes if a[1] in ("src", "href", "srcset", "action")]
-    assert "@import" not in html
-    assert "url(" not in html
-    links = html.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
-    assert "http://" not in links
-    assert "https://" not in links
+    _, page = page_of(whole)
+    page.assert_self_contained()
 
 
 def test_hostile_text_stays_text(whole):

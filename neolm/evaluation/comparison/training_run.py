@@ -1,0 +1,164 @@
+"""A training as it is compared: finished or still running, read from what its directory `pretrain/` holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from neolm.core.artifact import Manifest, read_manifest
+from neolm.core.chart import Point, steady
+from neolm.core.errors import InputError
+from neolm.core.metrics import points, read_metrics
+
+DIGITS = 12  # of a digest that are shown
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One training under its name; `settings` is what it was started with, `manifest` is there once it is finished."""
+
+    name: str
+    directory: Path
+    settings: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    manifest: Manifest | None
+
+    @property
+    def steps(self) -> int:
+        """The last step of which there is a row."""
+        return int(self.metrics[-1]["step"])
+
+    @property
+    def tokens(self) -> float | None:
+        """Tokens read by the last row."""
+        found = points(self.metrics, "tokens")
+        return found[-1][1] if found else None
+
+    @property
+    def training_loss(self) -> float | None:
+        """The average at the end, as the page draws it; one step alone says little."""
+        losses = [loss for _, loss in points(self.metrics, "loss")]
+        return steady(losses)[-1] if losses else None
+
+    @property
+    def validation(self) -> list[Point]:
+        """`(step, validation loss)`."""
+        return points(self.metrics, "validation_loss")
+
+    @property
+    def best(self) -> Point | None:
+        """The lowest validation loss and, before it, its step."""
+        return min(self.validation, key=lambda point: point[1], default=None)
+
+    @cached_property
+    def seconds(self) -> float | None:
+        """Seconds of training: as recorded at the end, or by the rows so far."""
+        if self.manifest is not None and self.manifest.counts.get("training_seconds"):
+            return float(self.manifest.counts["training_seconds"])
+        logged = _seconds_by_rows(self.metrics)
+        return max(logged.values(), default=None)
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """Parameters of the model; of one that is still trained, counted from its shape."""
+        if self.manifest is not None and self.manifest.counts.get("parameters"):
+            return int(self.manifest.counts["parameters"])
+        from neolm.models.config import DecoderConfig
+        from neolm.models.decoder import count_parameters
+
+        try:
+            return count_parameters(DecoderConfig.model_validate_json(json.dumps(self.settings["model"])))
+        except (KeyError, ValueError):  # as another version of NeoLM wrote it
+            return None
+
+    def usual(self, key: str) -> float | None:
+        """The median of a key over the rows."""
+        values = [value for _, value in points(self.metrics, key)]
+        return median(values) if values else None
+
+    def by(self, key: str, axis: str) -> list[Point]:
+        """A loss by `tokens`, or by `seconds` of training, instead of by steps; validations lie at the row before."""
+        places = _tokens_by_rows(self.metrics) if axis == "tokens" else self._seconds_by_rows()
+        found, place = [], 0.0
+        for row in self.metrics:
+            place = places.get(row["step"], place)
+            if isinstance(row.get(key), (int, float)):
+                found.append((place, float(row[key])))
+        return found
+
+    def _seconds_by_rows(self) -> dict[float, float]:
+        """Seconds by step; of a finished run stretched to the time that was recorded."""
+        logged = _seconds_by_rows(self.metrics)
+        end = max(logged.values(), default=0.0)
+        factor = (self.seconds or end) / end if end else 1.0
+        return {step: seconds * factor for step, seconds in logged.items()}
+
+
+def _tokens_by_rows(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
+    return dict(points(rows, "tokens"))
+
+
+def _seconds_by_rows(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
+    """Seconds of training by step: a row's speed is that of the tokens since the row before."""
+    speeds, found, seconds, before = dict(points(rows, "tokens_per_second")), {}, 0.0, 0.0
+    for step, tokens in points(rows, "tokens"):
+        if speeds.get(step):
+            seconds += max(0.0, tokens - before) / speeds[step]
+            before = tokens
+        found[step] = seconds
+    return found
+
+
+def read_training_runs(places: Sequence[Path]) -> list[TrainingRun]:
+    """The runs in these directories, each a run's output or its `pretrain/`, under names that differ.
+
+    Raises:
+        InputError: there are fewer than two, one is given twice, or one is no run or has logged nothing.
+    """
+    if len(places) < 2:
+        raise InputError("compare: give two runs or more: neolm compare RUN RUN")
+    directories = [_pretrain_directory(place) for place in places]
+    for number, directory in enumerate(directories):
+        if directory in directories[:number]:
+            raise InputError(f"compare: {places[number]} is given twice")
+    names = _short_names([d.parent if d.name == "pretrain" else d for d in directories])
+    return [_read(name, place, d) for name, place, d in zip(names, places, directories, strict=True)]
+
+
+def _pretrain_directory(place: Path) -> Path:
+    """The resolved directory of the training that is meant."""
+    if not place.is_dir():
+        raise InputError(f"compare: {place}: no such directory")
+    for directory in (place.resolve() / "pretrain", place.resolve()):
+        if (directory / "metrics.jsonl").is_file() or (directory.name == "pretrain" and directory.is_dir()):
+            return directory
+    raise InputError(f"compare: {place}: no training has begun here; give a run's output or its pretrain directory")
+
+
+def _read(name: str, place: Path, directory: Path) -> TrainingRun:
+    metrics = read_metrics(directory / "metrics.jsonl")
+    if not metrics:
+        raise InputError(f"compare: {place}: no step has been logged yet (pretrain/metrics.jsonl)")
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        inputs = {key: str(value["digest"])[:DIGITS] for key, value in config.pop("inputs", {}).items()}
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        raise InputError(f"compare: {directory / 'config.json'} cannot be read as a training's settings") from None
+    return TrainingRun(name, directory, {**config, "inputs": inputs}, metrics, read_manifest(directory))
+
+
+def _short_names(outputs: Sequence[Path]) -> list[str]:
+    """The last part of each path, or of those that would be alike as many as it takes to tell them apart."""
+    lengths = [1] * len(outputs)
+    while True:
+        names = ["/".join(path.parts[-length:]) for path, length in zip(outputs, lengths, strict=True)]
+        alike = [number for number, name in enumerate(names) if names.count(name) > 1]
+        if not alike:
+            return names
+        for number in alike:
+            lengths[number] += 1

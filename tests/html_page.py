@@ -1,0 +1,45 @@
+"""A page as tests look at it."""
+
+from html.parser import HTMLParser
+
+from neolm.evaluation.report.markup import VOID
+
+
+class Page(HTMLParser):
+    """Checks that every element ends where it should, and collects what the tests look at."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.html = html
+        self.stack, self.tags, self.ids, self.attributes, self.text = [], [], [], [], ""
+        self.feed(html)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.stack):
+            self.text += data
+
+    def assert_self_contained(self):
+        """Nothing in it is fetched from anywhere."""
+        assert not [a for a in self.attributes if a[1] in ("src", "href", "srcset", "action")]
+        assert "@import" not in self.html
+        assert "url(" not in self.html
+        links = self.html.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+        assert "http://" not in links
+        assert "https://" not in links
