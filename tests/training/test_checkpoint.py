@@ -94,6 +94,7 @@ def test_a_part_may_be_empty_and_state_holds_what_json_holds(tmp_path: Path) -> 
     found = last(tmp_path)
     assert found.state == state
     assert found.tensors("weights") == {}
+    assert (found.directory / WEIGHTS).exists()  # so that its loss would be seen
     assert torch.equal(found.tensors("random")["cpu"], torch.get_rng_state())
 
 
@@ -447,6 +448,8 @@ def check(most):
         for part in ("weights", "optimiser") if found else ():
             assert all((tensor == step).all() for tensor in found.tensors(part).values()), (kind, step)
         known[kind] = step
+    for directory in root.glob("[bs]*"):  # half removed, it has its name no longer
+        assert len([path for path in directory.rglob("*") if path.is_file()]) == 3, directory
 
 def killed_at_event(number, step):
     seen = 0
