@@ -94,11 +94,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             chunk = slice(start, min(start + rows, N))
             counted = (labels[chunk] != IGNORED).unsqueeze(1)  # (R, 1)
             target = labels[chunk].clamp(min=0).unsqueeze(1)
-            logits = (hidden[chunk] @ weight.t()).float()  # (R, V)
-            probability = torch.softmax(logits, dim=-1)
+            logits = hidden[chunk] @ weight.t()  # (R, V)
+            probability = torch.softmax(logits, dim=-1, dtype=torch.float32)
             # log Z from the likeliest token, whose probability is 1/V at the least: no second pass of exponentials
-            top, likeliest = logits.max(dim=-1, keepdim=True)
-            log_z = top - probability.gather(1, likeliest).log()  # (R, 1)
+            log_z = logits.amax(dim=-1, keepdim=True) - probability.amax(dim=-1, keepdim=True).log()  # (R, 1)
             here = (log_z - logits.gather(1, target)).where(counted, 0).sum()
             entropy += here
             total += here + z_loss * log_z.square().where(counted, 0).sum() if z_loss else here
