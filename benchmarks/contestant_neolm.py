@@ -1,0 +1,107 @@
+"""NeoLM, through its real loop and its real data path, without validation and checkpoints.
+
+This file is the only place of the benchmarks that knows how NeoLM's training is called.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from protocol import Channel, Gate
+from validation import validation_loss
+
+from neolm.core.device import Choice, choose_compile
+from neolm.data.ahead import Ahead
+from neolm.data.batches import Batch, TrainingBatches
+from neolm.data.shards import TokenShards
+from neolm.models.config import decoder_config
+from neolm.models.decoder import Decoder
+from neolm.training.config import PretrainConfig
+from neolm.training.job import Training
+from neolm.training.loop import train
+from neolm.training.losses import causal_language_modelling
+
+
+def main() -> None:
+    channel = Channel()
+    job = channel.job
+    data = Path(job["data"])
+    model = build_model(job["shape"], job.get("model", {}), job["seed"])
+
+    def evaluate() -> float:
+        model.eval()
+        loss = validation_loss(model, data / "validation-00000.bin", job["shape"]["sequence_length"])
+        model.train()
+        return loss
+
+    Gate(channel, evaluate, waited=time_waiting())
+    train_with_neolm(model, data, job)
+
+
+def build_model(shape: Mapping[str, Any], more: Mapping[str, Any], seed: int) -> Decoder:
+    """A new model of `shape`; `more` are further fields of its configuration."""
+    fields = {
+        "hidden_size": shape["hidden_size"],
+        "num_layers": shape["num_layers"],
+        "num_heads": shape["num_heads"],
+        "vocab_size": shape["vocab_size"],
+        "max_position_embeddings": shape["context"],
+        "window_size": shape["window_size"],
+    }
+    return Decoder(decoder_config(shape["family"], **{**fields, **more})).initialise(seed)
+
+
+def time_waiting() -> Callable[[], float]:
+    """Seconds that the loop has spent waiting for its data so far: what the returned function says."""
+    waited = 0.0
+    read = Ahead.batch
+
+    def timed(self: Ahead, step: int) -> Batch:
+        nonlocal waited
+        began = time.perf_counter()
+        batch = read(self, step)
+        waited += time.perf_counter() - began
+        return batch
+
+    Ahead.batch = timed
+    return lambda: waited
+
+
+def train_with_neolm(model: Decoder, data: Path, job: Mapping[str, Any]) -> None:
+    """Train `model` on the shards in `data`, without validation and without checkpoints; the gate ends it."""
+    shape = job["shape"]
+    settings = {
+        "sequence_length": shape["sequence_length"],
+        "batch_size": shape["batch_size"],
+        "activation_checkpointing": shape["activation_checkpointing"],
+        "device": job["device"],
+        "precision": job["precision"],
+        "validate_every": 10**9,
+        "checkpoint_every": 10**9,
+        **job["pretrain"],
+    }
+    config = PretrainConfig.model_validate_json(json.dumps(settings))
+    torch.manual_seed(job["seed"])
+    shards = TokenShards(data, "train", shape["vocab_size"])
+    train(
+        Training(
+            model=model,
+            objective=causal_language_modelling,
+            data=TrainingBatches(shards, config.sequence_length, config.batch_sizes, job["seed"]),
+            validation=(),
+            config=config,
+            directory=Path(job["directory"]),
+            device=Choice(job["device"], "as told"),
+            precision=Choice(job["precision"], "as told"),
+            compile=choose_compile(config.compile, job["device"]),
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What the machine is and what it gives: measured in the same minutes as the contestants (contestant_machine.py)."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from environments import environment
+from workers import HERE, Contestant, Worker
+
+Facts = dict[str, Any]
+
+
+class Machine:
+    """The machine under all contestants; `facts` are read once, `measure` is for every round."""
+
+    def __init__(self, device: str, precision: str, threads: int | None, environments: Path) -> None:
+        self.threads = threads or usable_cores()
+        job = {"device": device, "precision": precision, "threads": self.threads}
+        contestant = Contestant("machine", "contestant_machine.py")
+        self._worker = Worker(contestant, environment(None, environments), job, environments / "logs")
+        self.facts: Facts = {**self._worker.ready(), "threads": self.threads, "revision": revision()}
+        self.measured: list[dict[str, float]] = []
+
+    @property
+    def device(self) -> str:
+        """Where everybody runs."""
+        return str(self.facts["device"][0])
+
+    @property
+    def precision(self) -> str:
+        """In what everybody computes."""
+        return str(self.facts["precision"][0])
+
+    def measure(self) -> None:
+        """Note what a matrix product and a memory read give now."""
+        self.measured.append(self._worker.ask(do="measure"))
+
+    def flops_per_token(self, shape: dict[str, Any]) -> float:
+        """What training on one token of a shape takes."""
+        return float(self._worker.ask(do="count", shape=shape)["flops"])
+
+    def stop(self) -> None:
+        """End its process."""
+        self._worker.stop()
+
+
+def describe(facts: Facts, measured: list[dict[str, float]]) -> str:
+    """The machine in a paragraph of Markdown."""
+    vectors = f" ({facts['vectors']})" if facts["vectors"] else ""
+    precision, reason = facts["precision"]
+    flops, reads = (
+        _spread([row[key] / 1e9 for row in measured]) if measured else "not measured" for key in ("flops", "bandwidth")
+    )
+    return (
+        f"{facts['processor']}{vectors}, {facts['cores']} cores, {facts['threads']} threads, "
+        f"{facts['memory'] / 2**30:.0f} GiB; Python {facts['python']}, torch {facts['torch']}; "
+        f"{precision}: {reason}. In the same run: products of 2,048 cubed {flops} GFLOP/s, memory reads {reads} GB/s. "
+        f"NeoLM at revision {facts['revision']}."
+    )
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def revision() -> str:
+    """The commit that is measured, and whether there are changes on top of it."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty=, changed", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

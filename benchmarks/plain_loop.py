@@ -1,0 +1,52 @@
+"""The loop that the documentation of every library shows: autocast, backward, clip, step. For peers without their own.
+
+Runs in the peers' environments. Shapes: B batch, T time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from shapes import BETAS, EPSILON, GRADIENT_CLIP, LEARNING_RATE, WEIGHT_DECAY
+from torch import Tensor, nn
+
+
+def windows(job: Mapping[str, Any]) -> Tensor:
+    """The tokens of the job in windows of T + 1, as (N, T + 1) int64."""
+    T = job["shape"]["sequence_length"]
+    stream = np.fromfile(Path(job["data"]) / "train-00000.bin", dtype="<u2").astype(np.int64)
+    return torch.from_numpy(stream[: len(stream) // (T + 1) * (T + 1)]).view(-1, T + 1)
+
+
+def batches(job: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Windows at random, (B, T + 1), without end, on the job's device."""
+    everything, generator = windows(job), torch.Generator().manual_seed(job["seed"])
+    while True:
+        chosen = torch.randint(len(everything), (job["shape"]["batch_size"],), generator=generator)
+        yield everything[chosen].to(job["device"], non_blocking=True)
+
+
+def autocast(job: Mapping[str, Any]) -> torch.autocast:
+    """bfloat16 for what gains by it, where the job says so."""
+    return torch.autocast(
+        torch.device(job["device"]).type, dtype=torch.bfloat16, enabled=job["precision"] == "bfloat16"
+    )
+
+
+def train_plainly(model: nn.Module, loss: Callable[[Tensor], Tensor], job: Mapping[str, Any]) -> None:
+    """Train `model` for ever: `loss` is the mean loss of a batch (B, T + 1)."""
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True
+    )
+    model.train()
+    for batch in batches(job):
+        with autocast(job):
+            value = loss(batch)
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)

@@ -1,0 +1,256 @@
+"""How fast NeoLM trains, beside transformers, its Trainer, LitGPT and nanoGPT: tokens a second, MFU and peak memory.
+
+    python benchmarks/train_throughput.py --shapes 10m 125m --nanogpt ../nanoGPT
+
+Every contestant trains the same shape on the same tokens in the same precision, with AdamW at the same settings and
+the same clipping, in a process of its own. They take turns, A B C A B C ..., and sleep in between; the machine's
+ceiling is measured in every round. Only ratios travel: absolute numbers are of this machine in these minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from data import write_random_tokens
+from environments import environment, versions
+from machine import Machine, describe
+from report import command_line, publish, ratio, table
+from shapes import GRADIENT_CLIP, LEARNING_RATE, SHAPES, WEIGHT_DECAY, Shape
+from workers import Contestant, Failed, Worker, note
+
+TOKENS = 2**21  # of the file that all read
+
+
+def contestants(shape: Shape, precision: str, nanogpt: Path | None) -> list[Contestant]:
+    """Everybody who can train `shape`."""
+    pretrain = {
+        "steps": 10**9,  # the gate ends it
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "learning_rate": LEARNING_RATE,
+        "weight_decay": WEIGHT_DECAY,
+        "gradient_clip": GRADIENT_CLIP,
+    }
+    found = [
+        Contestant(name, "contestant_neolm.py", {"pretrain": {**pretrain, "compile": compiled}})
+        for name, compiled in (("neolm", False), ("neolm-compiled", True))
+    ]
+    plain = {"loop": "plain", "weights": "float32", "compile": False}
+    peers = {
+        "transformers": plain,
+        "transformers-compiled": {**plain, "compile": True},
+        "transformers-trainer": {**plain, "loop": "trainer"},
+    }
+    if precision == "bfloat16":
+        peers["transformers-bf16-weights"] = {**plain, "weights": "bfloat16"}
+    script = "contestant_transformers.py"
+    found += [Contestant(name, script, settings, "transformers") for name, settings in peers.items()]
+    if shape.family == "gpt-neox":
+        for name, compiled in (("litgpt", False), ("litgpt-compiled", True)):
+            found.append(Contestant(name, "contestant_litgpt.py", {"compile": compiled}, "litgpt"))
+    if shape.family == "gpt2":
+        for name, compiled in (("nanogpt", False), ("nanogpt-compiled", True)):
+            settings = {"checkout": str(nanogpt) if nanogpt else "", "arguments": nanogpt_arguments(shape, compiled)}
+            found.append(Contestant(name, "contestant_nanogpt.py", settings))
+    return found
+
+
+def nanogpt_arguments(shape: Shape, compiled: bool) -> list[str]:
+    """The command line of nanoGPT's train.py for `shape`, without evaluation and checkpoints."""
+    settings = {
+        "n_layer": shape.num_layers,
+        "n_head": shape.num_heads,
+        "n_embd": shape.hidden_size,
+        "block_size": shape.sequence_length,
+        "batch_size": shape.batch_size,
+        "gradient_accumulation_steps": 1,
+        "bias": True,
+        "dropout": 0.0,
+        "learning_rate": LEARNING_RATE,
+        "decay_lr": False,
+        "weight_decay": WEIGHT_DECAY,
+        "grad_clip": GRADIENT_CLIP,
+        "max_iters": 10**9,
+        "eval_interval": 10**9,
+        "eval_iters": 1,
+        "always_save_checkpoint": False,
+        "log_interval": 10,
+        "compile": compiled,
+    }
+    return [f"--{key}={value}" for key, value in settings.items()]
+
+
+class Field:
+    """The contestants of one shape, taking turns."""
+
+    def __init__(self, shape: Shape, machine: Machine, options: argparse.Namespace) -> None:
+        self.shape, self.machine, self.options = shape, machine, options
+        self.steps = options.steps or shape.steps
+        self.results: dict[str, dict[str, Any]] = {}
+        self._workers: dict[str, Worker] = {}
+        self._waited: dict[str, float] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Measure all rounds; a contestant that fails is noted, and the others go on."""
+        shape, machine = self.shape, self.machine
+        names = self.options.contestants
+        everybody = contestants(shape, machine.precision, self.options.nanogpt)
+        chosen = [contestant for contestant in everybody if not names or contestant.name in names]
+        need, free = shape.memory(machine.precision), int(machine.facts["memory_available"])
+        resident = need * len(chosen) < 0.9 * free
+        note(f"{shape.name}: {len(chosen)} contestants, {self.options.rounds} rounds of {self.steps} steps")
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as data:
+            write_random_tokens(Path(data), shape.vocab_size, TOKENS)
+            self._job = self._common_job(Path(data))
+            try:
+                for number in range(1, self.options.rounds + 1):
+                    machine.measure()
+                    for contestant in chosen:
+                        if need > free:
+                            self._fail(contestant.name, f"needs {need / 2**30:.0f} GiB, {free / 2**30:.0f} are free")
+                        self._turn(contestant, resident, number)
+            finally:
+                for worker in self._workers.values():
+                    worker.stop()
+        return {
+            **shape.as_json(),
+            "steps_of_a_turn": self.steps,
+            "flops_per_token": machine.flops_per_token(shape.as_json()),
+            "contestants": self.results,
+        }
+
+    def _common_job(self, data: Path) -> dict[str, Any]:
+        return {
+            "shape": self.shape.as_json(),
+            "device": self.machine.device,
+            "precision": self.machine.precision,
+            "threads": self.machine.threads,
+            "warmup": self.shape.warmup,
+            "data": str(data),
+            "seed": 1,
+        }
+
+    def _turn(self, contestant: Contestant, resident: bool, number: int) -> None:
+        """One turn of one contestant, which is started if it is not there."""
+        name = contestant.name
+        result = self.results.setdefault(name, {"seconds": [], "memory": 0})
+        if "failed" in result:
+            return
+        try:
+            worker = self._workers.get(name) or self._start(contestant, result)
+            answer = worker.run(self.steps)
+            result["seconds"].append(answer["seconds"])
+            if answer["waited"] is not None:
+                result["waited"] = result.get("waited", 0.0) + answer["waited"] - self._waited[name]
+                self._waited[name] = answer["waited"]
+            result["memory"] = max(result["memory"], answer["memory"])
+            speed = self.steps * self.shape.tokens / answer["seconds"]
+            note(f"  round {number}: {name} {speed:,.0f} tokens/s")
+        except Failed as failure:
+            self._fail(name, str(failure))
+        if not resident or "failed" in result:
+            worker = self._workers.pop(name, None)
+            if worker:
+                worker.stop()
+
+    def _start(self, contestant: Contestant, result: dict[str, Any]) -> Worker:
+        if "checkout" in contestant.settings and not contestant.settings["checkout"]:
+            raise Failed("give a checkout of karpathy/nanoGPT with --nanogpt")
+        python = environment(contestant.environment, self.options.environments)
+        if contestant.environment:
+            result["versions"] = versions(contestant.environment, python)
+        worker = Worker(contestant, python, self._job, self.options.environments / "logs" / self.shape.name)
+        self._workers[contestant.name] = worker
+        answer = worker.ready()
+        result.update(parameters=answer["parameters"], warmup_seconds=answer["seconds"])
+        self._waited[contestant.name] = answer["waited"]
+        return worker
+
+    def _fail(self, name: str, reason: str) -> None:
+        result = self.results.setdefault(name, {"seconds": [], "memory": 0})
+        if "failed" not in result:
+            result["failed"] = reason
+            note(f"  {name}: left out: {reason}")
+
+
+def section(results: dict[str, Any], reference: str) -> str:
+    """The results as a section of docs/benchmarks.md."""
+    ceiling = statistics.median(row["flops"] for row in results["measured"])
+    parts = [describe(results["machine"], results["measured"])]
+    if results["versions"]:
+        parts[0] += " Peers: " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + "."
+    for shape in results["shapes"].values():
+        measured = {name: result for name, result in shape["contestants"].items() if result["seconds"]}
+        tokens = shape["steps_of_a_turn"] * shape["batch_size"] * shape["sequence_length"]
+        speeds = {name: [tokens / seconds for seconds in result["seconds"]] for name, result in measured.items()}
+        rows = []
+        for name, series in speeds.items():
+            median = statistics.median(series)
+            against = ratio(speeds[reference], series) if reference in speeds else "-"
+            memory = f"{measured[name]['memory'] / 1e9:.2f}"
+            mfu = f"{median * shape['flops_per_token'] / ceiling:.0%}"
+            rows.append([name, f"{median:,.0f}", "1" if name == reference else against, mfu, memory])
+        checkpointing = ", activation checkpointing" if shape["activation_checkpointing"] else ""
+        sizes = sorted({result["parameters"] for result in measured.values()})
+        parameters = " to ".join(f"{size / 1e6:,.1f}" for size in (sizes[:1] + sizes[1:][-1:]))
+        parts.append(
+            f"**`{shape['name']}`**: {shape['family']}, {shape['num_layers']} layers of {shape['hidden_size']}, "
+            f"vocabulary {shape['vocab_size']:,}, {parameters} million parameters; {shape['batch_size']} x "
+            f"{shape['sequence_length']:,} tokens a step{checkpointing}; {shape['steps_of_a_turn']} steps a turn."
+        )
+        header = ["contestant", "tokens/s", f"{reference} is faster by", "MFU", "peak memory, GB"]
+        parts.append(table(header, rows) if rows else "Nothing was measured.")
+        waited = [f"{n} {r['waited'] / sum(r['seconds']):.1%}" for n, r in measured.items() if "waited" in r]
+        if waited:
+            parts.append(f"Share of the time spent waiting for data: {', '.join(waited)}.")
+        left_out = [f"{n} ({r['failed']})" for n, r in shape["contestants"].items() if "failed" in r]
+        if left_out:
+            parts.append("Left out: " + "; ".join(left_out) + ".")
+    parts.append(f"Made by `{results['command']}`.")
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["10m", "125m", "pythia-70m", "gpt2"])
+    parser.add_argument("--contestants", nargs="+", metavar="NAME", help="only these; all by default")
+    parser.add_argument("--reference", default="neolm", metavar="NAME", help="whom the ratios are of (neolm)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each contestant (5)")
+    parser.add_argument("--steps", type=int, metavar="K", help="optimiser steps of a turn; by default the shape's own")
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    parser.add_argument("--threads", type=int, help="of a process; by default the cores that may be used")
+    parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of karpathy/nanoGPT")
+    parser.add_argument("--environments", type=Path, default=Path(".benchmarks"), metavar="DIR")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="all numbers, as JSON")
+    parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the section into this page")
+    options = parser.parse_args()
+    if options.nanogpt:
+        options.nanogpt = options.nanogpt.resolve()
+    known = {c.name for name in options.shapes for c in contestants(SHAPES[name], "bfloat16", None)}
+    if unknown := set(options.contestants or ()) - known:
+        parser.error(
+            f"nobody is called {', '.join(sorted(unknown))}; for these shapes there are {', '.join(sorted(known))}"
+        )
+    machine = Machine(options.device, options.precision, options.threads, options.environments)
+    try:
+        fields = {name: Field(SHAPES[name], machine, options).run() for name in options.shapes}
+    finally:
+        machine.stop()
+    every = [result for field in fields.values() for result in field["contestants"].values()]
+    results = {
+        "command": command_line("train_throughput"),
+        "machine": machine.facts,
+        "measured": machine.measured,
+        "versions": {name: version for result in every for name, version in result.get("versions", {}).items()},
+        "shapes": fields,
+    }
+    publish("train_throughput", section(results, options.reference), results, options.output, options.docs)
+
+
+if __name__ == "__main__":
+    main()
