@@ -1,8 +1,6 @@
-"""AdamW with decoupled weight decay (Loshchilov & Hutter 2019), or Muon for the matrices (Jordan et al. 2024).
+"""The optimisers of a training: AdamW with decoupled weight decay (Loshchilov & Hutter 2019), or Muon for the matrices.
 
-Muon moves a matrix by the nearest semi-orthogonal matrix to its momentum, found by a Newton-Schulz iteration. Scaled as
-Liu et al. 2025 ("Muon is scalable for LLM training", equation 4) do, its updates have AdamW's usual size, so that one
-learning rate serves both; embeddings, norms and biases stay with AdamW.
+With Muon, the matrices of the blocks move by it, and embeddings, norms and biases by AdamW.
 
 The original GPT-Neo, BERT and ALBERT ran Adam without bias correction, which torch does not offer. It is the same
 update with a step counter so far on that both corrections, 1 - beta^step, are 1 in float32.
@@ -17,6 +15,7 @@ import torch
 from torch import nn
 
 from neolm.training.config import PretrainConfig
+from neolm.training.muon import Muon
 
 LATE = 2**24  # the largest counter that float32 holds exactly: it stays there, and 0.999999^LATE is below 1e-7
 
@@ -46,13 +45,7 @@ def build_optimisers(model: nn.Module, config: PretrainConfig) -> list[torch.opt
         _start_late(adamw)
     if not matrices:
         return [adamw]
-    muon = torch.optim.Muon(
-        matrices,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        adjust_lr_fn="match_rms_adamw",
-    )
+    muon = Muon(matrices, config.learning_rate, config.weight_decay, config.momentum)
     return [adamw, muon]
 
 

@@ -1,0 +1,84 @@
+"""Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"): momentum, made orthogonal.
+
+A matrix moves by the nearest semi-orthogonal matrix to its Nesterov momentum, found by five Newton-Schulz iterations
+
+    X <- a X + b (X X^T) X + c (X X^T)^2 X,    X_0 = G / |G|,    (a, b, c) = (3.4445, -4.7750, 2.0315),
+
+which bring all singular values near 1. Scaled by 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, "Muon is scalable for
+LLM training", equation 4) the step has AdamW's usual size, so that AdamW's learning rates and weight decay serve.
+
+`torch.optim.Muon` is the same one matrix at a time, and always in bfloat16. Here matrices of one shape are taken
+together, and a CPU without bfloat16 units, which would emulate it, iterates in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neolm.core.device import choose_precision
+
+A, B, C = 3.4445, -4.7750, 2.0315
+ITERATIONS = 5
+TOGETHER = 2**22  # elements of the matrices that are taken at once; larger ones gain nothing from company
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for matrices (rows, columns); each has its momentum in the state, as `momentum_buffer`."""
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.1, momentum: float = 0.95
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        assert all(p.dim() == 2 for group in self.param_groups for p in group["params"])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Move every matrix that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            for matrices in _alike(moved):
+                self._move(matrices, group)
+
+    def _move(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> None:
+        grads = [p.grad for p in matrices if p.grad is not None]
+        for p in matrices:
+            if not self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum_buffer"] for p in matrices]
+        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov: a look at the next momentum
+        steps = orthogonal(torch.stack(ahead))
+        tensors: list[Tensor] = list(matrices)
+        torch._foreach_mul_(tensors, 1 - group["lr"] * group["weight_decay"])
+        size = 0.2 * max(matrices[0].shape) ** 0.5
+        torch._foreach_add_(tensors, list(steps.to(matrices[0].dtype).unbind()), alpha=-group["lr"] * size)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """About the semi-orthogonal factor of each of `matrices` (N, rows, columns); singular values of 0.5 to 1.5."""
+    x = matrices.to(getattr(torch, choose_precision("auto", str(matrices.device)).value))
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.transpose(1, 2)
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(ITERATIONS):
+        gram = torch.bmm(x, x.transpose(1, 2))  # (N, m, m), m the shorter side
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
+    return x.transpose(1, 2) if tall else x
+
+
+def _alike(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """The parameters in groups of one shape and device, of so many elements at the most."""
+    groups: dict[tuple[Any, ...], list[nn.Parameter]] = {}
+    for p in parameters:
+        groups.setdefault((p.shape, p.device), []).append(p)
+    found = []
+    for group in groups.values():
+        size = max(1, TOGETHER // group[0].numel())
+        found += [group[start : start + size] for start in range(0, len(group), size)]
+    return found
