@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -135,15 +136,29 @@ def choose_compile(request: bool | str, device: str) -> Choice:
 
 
 def peak_memory(device: str) -> int:
-    """The most bytes that this process has held: of the GPU's memory, else of the machine's."""
+    """The most bytes that this process has held since `forget_peak_memory`: of the GPU's memory, else the machine's."""
     import torch
 
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated(device))
+    with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+    return peak if sys.platform == "darwin" else peak * 1024  # elsewhere it is in KiB
+
+
+def forget_peak_memory(device: str) -> None:
+    """Let `peak_memory` count from now on, where the system can (a GPU, Linux)."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # proc(5): resets VmHWM
 
 
 def keep_freed_memory() -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 
 import torch
 
-from neolm.core.device import keep_freed_memory
+from neolm.core.device import forget_peak_memory, keep_freed_memory
 from neolm.core.errors import InterruptedRun
 from neolm.core.progress import say, task
 from neolm.data.ahead import Ahead
@@ -43,6 +43,7 @@ def train(training: Training) -> Progress:
     total = config.total_steps
     if device == "cpu":
         keep_freed_memory()
+    forget_peak_memory(device)
     with ExitStack() as stack:
         stack.enter_context(numerics(config.deterministic, config.tf32))
         state = TrainingState(training.model.to(device), config, getattr(torch, training.precision.value))

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -34,3 +38,42 @@ def test_facts_about_the_machine() -> None:
     assert 0 < available <= total
     assert device.usable_cores() >= 1
     assert device.environment()["cores"] == device.usable_cores()
+
+
+def test_peak_memory_counts_from_when_it_was_forgotten() -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("only Linux lets a process forget its peak")
+    script = (
+        "from neolm.core.device import forget_peak_memory, peak_memory\n"
+        "block = bytearray(b'1') * 2**28\n"
+        "high = peak_memory('cpu')\n"
+        "del block\n"
+        "forget_peak_memory('cpu')\n"
+        "assert high > 2**28 and peak_memory('cpu') < high - 2**27, (high, peak_memory('cpu'))\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    ("request_", "on", "compiler", "value"),
+    [
+        (False, "cuda", "g++", "off"),
+        (True, "cpu", "g++", "on"),
+        ("auto", "cuda:1", None, "on"),
+        ("auto", "cpu", "g++", "off"),
+        ("auto", "mps", "g++", "off"),
+    ],
+)
+def test_compiling_is_a_choice_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch, request_: bool | str, on: str, compiler: str | None, value: str
+) -> None:
+    monkeypatch.setattr(device, "compiler", lambda: compiler)
+    choice = device.choose_compile(request_, on)
+    assert choice.value == value
+    assert choice.reason
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "compiler", lambda: None)
+    with pytest.raises(InputError, match=r"pretrain.compile: there is no C\+\+ compiler"):
+        device.choose_compile(True, "cpu")
