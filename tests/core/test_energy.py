@@ -44,6 +44,7 @@ def test_two_packages_are_summed_and_nothing_is_counted_twice(tmp_path: Path) ->
     twice = [
         zone(tmp_path, "intel-rapl:0:0", "core", 0),
         zone(tmp_path, "intel-rapl:0:1", "dram", 0),
+        zone(tmp_path, "intel-rapl:0:2", "package-0-part", 0),
         zone(tmp_path, "intel-rapl:2", "psys", 0),
         zone(tmp_path, "intel-rapl-mmio:0", "package-0", 0),
     ]
