@@ -3,8 +3,9 @@
 import gc
 import shutil
 import subprocess
-import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,24 +71,50 @@ def test_a_counter_that_starts_again_is_followed(tmp_path: Path) -> None:
     assert counted.joules() == pytest.approx(5 + RANGE / 1e6 - 3)
 
 
-def test_between_two_questions_the_counter_is_read_often_enough(
+class Thread:
+    """Stands for a thread, and does nothing until it is told to."""
+
+    def __init__(self, target: Callable[..., None], args: tuple[Any, ...], daemon: bool) -> None:
+        assert daemon  # it must not keep a program alive
+        self.target, self.args, self.started = target, args, False
+
+    def start(self) -> None:
+        self.started = True
+
+
+class Rounds:
+    """Stands for the event that ends the thread: each wait is a while in which the counter moved on."""
+
+    def __init__(self, file: Path, values: list[int]) -> None:
+        self.file, self.values = file, values
+
+    def wait(self, seconds: float) -> bool:
+        assert seconds <= 65  # the smallest counter at 1 kW
+        if self.values:
+            self.file.write_text(str(self.values.pop(0)))
+            return False
+        return True
+
+
+def test_between_two_questions_no_round_of_the_counter_is_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(energy, "ROUND_SECONDS", 0.01)
+    threads: list[Thread] = []
+    monkeypatch.setattr(energy.threading, "Thread", lambda **given: threads.append(Thread(**given)) or threads[-1])
+    meter(tmp_path)
+    assert threads == []  # nothing to watch
     file = zone(tmp_path, "intel-rapl:0", "package-0", 0, largest=10_000_000)
-    threads = threading.active_count()
     counted = meter(tmp_path)
-    (package,) = counted._packages
-    for value in (9_000_000, 4_000_000, 9_000_000):  # nine joules, then a round to fourteen, then nineteen
-        (tmp_path / "next").write_text(str(value))
-        (tmp_path / "next").replace(file)  # at once, as the kernel changes it
-        while package._last != value:
-            threading.Event().wait(0.01)
+    (thread,) = threads
+    assert thread.started
+    reference, ended = thread.args
+    thread.target(reference, Rounds(file, [9_000_000, 4_000_000, 9_000_000]))
     assert counted.joules() == 19
+    assert not ended.is_set()
     del counted
     gc.collect()
-    while threading.active_count() > threads:  # a meter that is gone asks no more
-        threading.Event().wait(0.01)
+    assert ended.is_set()  # a meter that is gone is watched no more
+    thread.target(reference, Rounds(file, [1]))
 
 
 def test_what_may_not_be_read_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
