@@ -56,7 +56,7 @@ def describe(facts: Facts, measured: list[dict[str, float]]) -> str:
         _spread([row[key] / 1e9 for row in measured]) if measured else "not measured" for key in ("flops", "bandwidth")
     )
     return (
-        f"{facts['processor']}{vectors}, {facts['cores']} cores, {facts['threads']} threads, "
+        f"{facts['processor']}{vectors}, cores: {facts['cores']}, threads of each contestant: {facts['threads']}, "
         f"{facts['memory'] / 2**30:.0f} GiB; Python {facts['python']}, torch {facts['torch']}; "
         f"{precision}: {reason}. In the same run: products of 2,048 cubed {flops} GFLOP/s, memory reads {reads} GB/s. "
         f"NeoLM at revision {facts['revision']}."

@@ -68,7 +68,7 @@ class Gate:
         self._left = channel.job["warmup"] + 1  # the first arrival has a gradient, but no update yet
         self._first: torch.optim.Optimizer | None = None
         self._parameters: dict[int, int] = {}
-        self._began = time.perf_counter()
+        self._began, self._processor_began = time.perf_counter(), time.process_time()
         register_optimizer_step_pre_hook(self._arrive)
 
     def _arrive(self, optimiser: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -83,12 +83,13 @@ class Gate:
         synchronise()
         self.channel.answer(
             seconds=time.perf_counter() - self._began,
+            processor_seconds=time.process_time() - self._processor_began,
             waited=self.waited() if self.waited else None,
             memory=peak_memory(),
             parameters=sum(self._parameters.values()),
         )
         self._wait()
-        self._began = time.perf_counter()
+        self._began, self._processor_began = time.perf_counter(), time.process_time()
 
     def _wait(self) -> None:
         while True:

@@ -6,11 +6,12 @@
 The recipe is of nanoGPT's README (4 layers of 128, contexts of 64 characters, 12 of them a step, 2,000 steps) and runs
 in its own train.py. Beside it NeoLM trains a GPT-2 of the same sizes twice: with the same optimiser and schedule, and
 with the best recipe that we know. For every seed all three take turns, a fortieth of their steps at a time, and sleep
-in between; so what else happens on the machine happens to all. Only training is timed. After each turn, off the clock,
-one function measures everybody's loss over the whole validation split, in windows of 64 that do not overlap.
+in between; so what else happens on the machine happens to all. Only training is timed. After each turn of the second
+half, and every fifth of the first, one function measures everybody's loss off the clock: over the whole validation
+split, in windows of 64 that do not overlap.
 
 The mark to reach is the lowest loss that nanoGPT ends at with any of the seeds. The time to reach it is that of the
-first turn after which the loss is at or below the mark.
+first measurement at or below the mark.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def contestants(scale: float, checkout: Path | None) -> list[tuple[Contestant, i
 
 
 def train_side_by_side(job: dict[str, Any], entered: list[tuple[Contestant, int]], logs: Path) -> dict[str, Curve]:
-    """Train everybody with one seed, in turn; returns (steps, seconds, validation loss) after each turn."""
+    """Train everybody with one seed, in turn; returns (steps, seconds, validation loss) at each measurement."""
     curves: dict[str, Curve] = {contestant.name: [] for contestant, _ in entered}
     workers: dict[str, Worker] = {}
     try:
@@ -101,13 +102,15 @@ def train_side_by_side(job: dict[str, Any], entered: list[tuple[Contestant, int]
             workers[contestant.name] = worker
             worker.ready()
         turns = min(TURNS, *(steps for _, steps in entered))
+        seconds = dict.fromkeys(curves, 0.0)
         for turn in range(1, turns + 1):
             for contestant, steps in entered:
-                curve = curves[contestant.name]
-                done, seconds = (curve[-1][0], curve[-1][1]) if curve else (0, 0.0)
+                worker = workers[contestant.name]
                 upto = steps * turn // turns
-                seconds += workers[contestant.name].run(upto - done)["seconds"]
-                curve.append((upto, seconds, workers[contestant.name].ask(do="evaluate")["loss"]))
+                seconds[contestant.name] += worker.run(upto - steps * (turn - 1) // turns)["seconds"]
+                if turn % 5 == 0 or turn > turns // 2:
+                    loss = worker.ask(do="evaluate")["loss"]
+                    curves[contestant.name].append((upto, seconds[contestant.name], loss))
             if turn % 10 == 0 or turn == turns:
                 states = (f"{name} {curve[-1][2]:.4f} after {curve[-1][1]:.1f}s" for name, curve in curves.items())
                 note(f"  turn {turn} of {turns}: " + ", ".join(states))
@@ -177,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of karpathy/nanoGPT")
     parser.add_argument("--text", type=Path, default=TEXT, metavar="FILE", help="tiny Shakespeare, as text or .zst")
-    parser.add_argument("--contestants", nargs="+", metavar="NAME", help="only these; all by default")
+    parser.add_argument("--contestants", nargs="+", choices=["nanogpt", "neolm-same", "neolm-best"], help="only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--scale", type=float, default=1.0, help="share of the steps that everybody takes (1)")
     parser.add_argument("--threads", type=int, help="of a process; by default the cores that may be used")

@@ -137,13 +137,14 @@ class Field:
     def _turn(self, contestant: Contestant, resident: bool, number: int) -> None:
         """One turn of one contestant, which is started if it is not there."""
         name = contestant.name
-        result = self.results.setdefault(name, {"seconds": [], "memory": 0})
+        result = self.results.setdefault(name, {"seconds": [], "processor_seconds": [], "memory": 0})
         if "failed" in result:
             return
         try:
             worker = self._workers.get(name) or self._start(contestant, result)
             answer = worker.run(self.steps)
             result["seconds"].append(answer["seconds"])
+            result["processor_seconds"].append(answer["processor_seconds"])
             if answer["waited"] is not None:
                 result["waited"] = result.get("waited", 0.0) + answer["waited"] - self._waited[name]
                 self._waited[name] = answer["waited"]
@@ -171,7 +172,7 @@ class Field:
         return worker
 
     def _fail(self, name: str, reason: str) -> None:
-        result = self.results.setdefault(name, {"seconds": [], "memory": 0})
+        result = self.results.setdefault(name, {"seconds": [], "processor_seconds": [], "memory": 0})
         if "failed" not in result:
             result["failed"] = reason
             note(f"  {name}: left out: {reason}")
@@ -187,13 +188,17 @@ def section(results: dict[str, Any], reference: str) -> str:
         measured = {name: result for name, result in shape["contestants"].items() if result["seconds"]}
         tokens = shape["steps_of_a_turn"] * shape["batch_size"] * shape["sequence_length"]
         speeds = {name: [tokens / seconds for seconds in result["seconds"]] for name, result in measured.items()}
+        on_cpu = results["machine"]["device"][0] == "cpu"
         rows = []
         for name, series in speeds.items():
             median = statistics.median(series)
             against = ratio(speeds[reference], series) if reference in speeds else "-"
             memory = f"{measured[name]['memory'] / 1e9:.2f}"
             mfu = f"{median * shape['flops_per_token'] / ceiling:.0%}"
-            rows.append([name, f"{median:,.0f}", "1" if name == reference else against, mfu, memory])
+            row = [name, f"{median:,.0f}", "1" if name == reference else against]
+            if on_cpu:
+                row.append(processor_time(measured, reference, name))
+            rows.append([*row, mfu, memory])
         checkpointing = ", activation checkpointing" if shape["activation_checkpointing"] else ""
         sizes = sorted({result["parameters"] for result in measured.values()})
         parameters = " to ".join(f"{size / 1e6:,.1f}" for size in (sizes[:1] + sizes[1:][-1:]))
@@ -202,7 +207,8 @@ def section(results: dict[str, Any], reference: str) -> str:
             f"vocabulary {shape['vocab_size']:,}, {parameters} million parameters; {shape['batch_size']} x "
             f"{shape['sequence_length']:,} tokens a step{checkpointing}; {shape['steps_of_a_turn']} steps a turn."
         )
-        header = ["contestant", "tokens/s", f"{reference} is faster by", "MFU", "peak memory, GB"]
+        header = ["contestant", "tokens/s", f"{reference} is faster by", *(["by processor time"] if on_cpu else [])]
+        header += ["MFU", "peak memory, GB"]
         parts.append(table(header, rows) if rows else "Nothing was measured.")
         waited = [f"{n} {r['waited'] / sum(r['seconds']):.1%}" for n, r in measured.items() if "waited" in r]
         if waited:
@@ -214,6 +220,14 @@ def section(results: dict[str, Any], reference: str) -> str:
     return "\n\n".join(parts)
 
 
+def processor_time(measured: dict[str, Any], reference: str, name: str) -> str:
+    """How much more processor time, over all cores, a contestant took than the reference did."""
+    if name == reference or reference not in measured:
+        return "1" if name == reference else "-"
+    theirs, ours = (statistics.median(measured[who]["processor_seconds"]) for who in (name, reference))
+    return f"{theirs / ours:.2f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["10m", "125m", "pythia-70m", "gpt2"])
@@ -222,7 +236,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each contestant (5)")
     parser.add_argument("--steps", type=int, metavar="K", help="optimiser steps of a turn; by default the shape's own")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--threads", type=int, help="of a process; by default the cores that may be used")
     parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of karpathy/nanoGPT")
     parser.add_argument("--environments", type=Path, default=Path(".benchmarks"), metavar="DIR")

@@ -49,7 +49,13 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"},
+                env={
+                    "CUDA_VISIBLE_DEVICES": "0",  # one GPU for everybody: Trainer would take all
+                    **os.environ,
+                    "OMP_NUM_THREADS": threads,
+                    "HF_HUB_OFFLINE": "1",
+                    "PYTHONUNBUFFERED": "1",
+                },
                 start_new_session=True,  # Ctrl-C is for the parent
             )
         self._send({**job, **contestant.settings, "directory": self._directory.name})
@@ -97,14 +103,15 @@ class Worker:
         return dict(json.loads(line))
 
     def _last_words(self) -> str:
-        """Why it ended: the last error it wrote, or the last line, and where the rest is."""
+        """Why it ended: the last error it wrote, or else the last line."""
         code = self._process.wait()
         if code == -9:
             return "killed, most likely for want of memory"
         lines = [line.strip() for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines()]
         errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
         last = next((line for line in reversed(errors or lines) if line), f"exit code {code}")
-        return f"{last} (more in {self._log})"
+        note(f"  {self.name}: all that it wrote is in {self._log}")
+        return last
 
 
 def note(text: str) -> None:

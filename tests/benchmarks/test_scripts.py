@@ -64,12 +64,12 @@ def test_throughput_of_ours_alone(tmp_path: Path) -> None:
 def test_time_to_quality_without_the_peer(tmp_path: Path) -> None:
     text = tmp_path / "input.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 200, encoding="utf-8")
-    options = ["--contestants", "neolm-same", "neolm-best", "--scale", "0.003", "--seeds", "3", "--threads", "1"]
+    options = ["--contestants", "neolm-same", "neolm-best", "--scale", "0.007", "--seeds", "3", "--threads", "1"]
     places = ["--text", text, "--environments", tmp_path / "peers", "--output", tmp_path / "out.json"]
     done = run("time_to_quality", *options, *places)
     assert done.returncode == 0, done.stderr
     (one,) = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["runs"]
-    assert [curve[-1][0] for curve in one["curves"].values()] == [6, 2]
+    assert [curve[-1][0] for curve in one["curves"].values()] == [14, 4]
     for curve in one["curves"].values():
         _, seconds, losses = zip(*curve, strict=True)
         assert list(seconds) == sorted(seconds)
