@@ -172,7 +172,10 @@ DRIVER = """
 #define FIRST 0x7f0000000000ULL /* a handle is a pointer of 64 bits */
 typedef unsigned int uint;
 static unsigned long long asked = 0;
-static uint number(void *device) { return (uint)((unsigned long long)device - FIRST); }
+static uint number(void *device) {
+    unsigned long long index = (unsigned long long)device - FIRST;
+    return index < 2 ? (uint)index : 99;
+}
 int nvmlInit_v2(void) { return getenv("FAKE_NO_INIT") ? 9 : 0; }
 int nvmlDeviceGetCount_v2(uint *count) { *count = 2; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(uint index, void **device) { *device = (void *)(FIRST + index); return 0; }
@@ -185,7 +188,7 @@ int nvmlDeviceGetUUID(void *device, char *uuid, uint length) {
 int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *energy) {
     const char *lost = getenv("FAKE_LOST");
     if (lost && (uint)atoi(lost) == number(device)) return 3;
-    *energy = 5000000000000ULL + 1500 * asked++ * (number(device) + 1);
+    *energy = (1ULL << 33) - 4000 + 1500 * asked++ * (number(device) + 1);
     return 0;
 }
 """

@@ -140,8 +140,9 @@ def test_tensorboard_after_a_resume_shows_each_step_once(tmp_path: Path) -> None
 @pytest.mark.usefixtures("tensorboard")
 def test_tensorboard_loses_no_row_to_a_kill(tmp_path: Path) -> None:
     (tracker,) = open_trackers(["tensorboard"], tmp_path, SETTINGS)
-    tracker.log({"step": 1, "loss": 2.0})
-    assert scalars(tmp_path)[0] == {"loss": [(1, 2.0)]}  # nothing was closed
+    for step in (1, 2, 3):
+        tracker.log({"step": step, "loss": 2.0})
+        assert scalars(tmp_path)[0]["loss"][-1] == (step, 2.0)  # and nothing was closed
     tracker.close()
 
 

@@ -154,11 +154,8 @@ def _read(name: str, place: Path, directory: Path) -> TrainingRun:
 
 def _short_names(outputs: Sequence[Path]) -> list[str]:
     """The last part of each path, or of those that would be alike as many as it takes to tell them apart."""
-    lengths = [1] * len(outputs)
-    while True:
+    lengths, names = [1] * len(outputs), [path.name for path in outputs]
+    while len(set(names)) < len(set(outputs)):
+        lengths = [length + (names.count(name) > 1) for length, name in zip(lengths, names, strict=True)]
         names = ["/".join(path.parts[-length:]) for path, length in zip(outputs, lengths, strict=True)]
-        alike = [number for number, name in enumerate(names) if names.count(name) > 1]
-        if not alike:
-            return names
-        for number in alike:
-            lengths[number] += 1
+    return names
