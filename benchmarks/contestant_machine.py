@@ -26,7 +26,6 @@ def main() -> None:
         processor=torch.cuda.get_device_name() if gpu else cpu_name(),
         cores=facts["cores"],
         memory=torch.cuda.mem_get_info()[1] if gpu else memory_bytes()[0],
-        memory_available=torch.cuda.mem_get_info()[0] if gpu else memory_bytes()[1],
         python=facts["python"],
         torch=torch.__version__,
         device=[device.value, device.reason],
@@ -37,8 +36,12 @@ def main() -> None:
         command = channel.receive()
         if command["do"] == "measure":
             channel.answer(
-                flops=matrix_ceiling(device.value, getattr(torch, precision.value)), bandwidth=bandwidth(device.value)
+                memory_available=torch.cuda.mem_get_info()[0] if gpu else memory_bytes()[1],
+                flops=matrix_ceiling(device.value, getattr(torch, precision.value)),
+                bandwidth=bandwidth(device.value),
             )
+            if gpu:
+                torch.cuda.empty_cache()
         elif command["do"] == "count":
             channel.answer(flops=flops_per_token(command["shape"]))
         else:

@@ -27,11 +27,12 @@ from environments import environment
 from machine import Machine, describe
 from report import command_line, publish, table
 from shapes import Shape
-from workers import Contestant, Failed, Worker, note
+from workers import Contestant, Failed, Worker, note, stop_on_termination
 
 TEXT = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare" / "input.txt.zst"
 TURNS = 40
-Curve = list[tuple[int, float, float]]
+Curve = list[tuple[int, float, float, float]]
+STEPS, SECONDS, PROCESSOR_SECONDS, LOSS = range(4)  # of a measurement
 SHAPE = Shape("tiny-shakespeare", "gpt2", 128, 4, 4, 65, 64, 12, 64, steps=2000, warmup=0)
 
 # nanoGPT's README, "i only have a macbook", without the evaluations, which would be on its clock.
@@ -66,14 +67,15 @@ SAME_RECIPE = {
 # Found by the attempts in docs/log.md.
 BEST_RECIPE = {
     "optimiser": "muon",
-    "learning_rate": 1e-2,
+    "learning_rate": 0.025,
     "final_learning_rate": 0.0,
-    "schedule": "warmup-stable-decay",
+    "schedule": "linear",
     "warmup_steps": 10,
+    "momentum": 0.85,
     "batch_size": 12,
     "compile": False,
 }
-BEST_STEPS = 600
+BEST_STEPS = 480
 
 
 def contestants(scale: float, checkout: Path | None) -> list[tuple[Contestant, int]]:
@@ -88,12 +90,17 @@ def contestants(scale: float, checkout: Path | None) -> list[tuple[Contestant, i
     return [
         (Contestant("nanogpt", "contestant_nanogpt.py", settings), same),
         (Contestant("neolm-same", "contestant_neolm.py", {"pretrain": ours, "model": model}), same),
-        (Contestant("neolm-best", "contestant_neolm.py", {"pretrain": {**BEST_RECIPE, "steps": best + 1}}), best),
+        (
+            Contestant(
+                "neolm-best", "contestant_neolm.py", {"pretrain": {**BEST_RECIPE, "steps": best + 1}, "model": model}
+            ),
+            best,
+        ),
     ]
 
 
 def train_side_by_side(job: dict[str, Any], entered: list[tuple[Contestant, int]], logs: Path) -> dict[str, Curve]:
-    """Train everybody with one seed, in turn; returns (steps, seconds, validation loss) at each measurement."""
+    """Train everybody with one seed, in turn; returns the measurements."""
     curves: dict[str, Curve] = {contestant.name: [] for contestant, _ in entered}
     workers: dict[str, Worker] = {}
     try:
@@ -102,17 +109,19 @@ def train_side_by_side(job: dict[str, Any], entered: list[tuple[Contestant, int]
             workers[contestant.name] = worker
             worker.ready()
         turns = min(TURNS, *(steps for _, steps in entered))
-        seconds = dict.fromkeys(curves, 0.0)
+        clocks = {name: [0.0, 0.0] for name in curves}
         for turn in range(1, turns + 1):
             for contestant, steps in entered:
-                worker = workers[contestant.name]
+                worker, clock = workers[contestant.name], clocks[contestant.name]
                 upto = steps * turn // turns
-                seconds[contestant.name] += worker.run(upto - steps * (turn - 1) // turns)["seconds"]
+                answer = worker.run(upto - steps * (turn - 1) // turns)
+                clock[0] += answer["seconds"]
+                clock[1] += answer["processor_seconds"]
                 if turn % 5 == 0 or turn > turns // 2:
-                    loss = worker.ask(do="evaluate")["loss"]
-                    curves[contestant.name].append((upto, seconds[contestant.name], loss))
+                    curves[contestant.name].append((upto, *clock, worker.ask(do="evaluate")["loss"]))
             if turn % 10 == 0 or turn == turns:
-                states = (f"{name} {curve[-1][2]:.4f} after {curve[-1][1]:.1f}s" for name, curve in curves.items())
+                last = {name: curve[-1] for name, curve in curves.items()}
+                states = (f"{name} {at[LOSS]:.4f} after {at[SECONDS]:.1f}s" for name, at in last.items())
                 note(f"  turn {turn} of {turns}: " + ", ".join(states))
     finally:
         for worker in workers.values():
@@ -120,33 +129,28 @@ def train_side_by_side(job: dict[str, Any], entered: list[tuple[Contestant, int]
     return curves
 
 
-def seconds_to(curve: Curve, mark: float) -> float | None:
-    """When the loss first stood at or below `mark`; None: never."""
-    return next((seconds for _, seconds, loss in curve if loss <= mark), None)
+def reached(curve: Curve, mark: float) -> tuple[int, float, float, float] | None:
+    """The first measurement at or below the mark; None: there is none."""
+    return next((measurement for measurement in curve if measurement[LOSS] <= mark), None)
 
 
 def section(results: dict[str, Any]) -> str:
     """The results as a section of docs/benchmarks.md."""
     runs = results["runs"]
     names = list(runs[0]["curves"])
-    final = {name: [run["curves"][name][-1][2] for run in runs] for name in names}
-    whole = {name: [run["curves"][name][-1][1] for run in runs] for name in names}
-    steps = {name: int(runs[0]["curves"][name][-1][0]) for name in names}
+    ends = {name: [run["curves"][name][-1] for run in runs] for name in names}
+    mark = min((end[LOSS] for end in ends.get("nanogpt", ())), default=None)
     rows = []
     for name in names:
-        row = [
-            name,
-            f"{steps[name]:,}",
-            spread(final[name], 3),
-            spread([s / steps[name] * 1e3 for s in whole[name]], 1),
-        ]
-        if "nanogpt" in names:
-            mark = min(final["nanogpt"])
-            row += against_nanogpt(name, runs, mark, whole["nanogpt"])
+        losses = spread([end[LOSS] for end in ends[name]], 3)
+        each = spread([end[SECONDS] / end[STEPS] * 1e3 for end in ends[name]], 1)
+        row = [name, f"{ends[name][0][STEPS]:,}", losses, each]
+        if mark is not None:
+            row += against_nanogpt(name, [run["curves"][name] for run in runs], mark, ends["nanogpt"])
         rows.append(row)
     header = ["contestant", "steps", "final validation loss", "ms a step"]
-    if "nanogpt" in names:
-        header += [f"seconds to {mark:.3f}", "share of nanoGPT's time"]
+    if mark is not None:
+        header += [f"seconds to {mark:.3f}", "share of nanoGPT's time", "of its processor time"]
     seeds = ", ".join(str(run["seed"]) for run in runs)
     return "\n\n".join(
         [
@@ -159,15 +163,18 @@ def section(results: dict[str, Any]) -> str:
     )
 
 
-def against_nanogpt(name: str, runs: list[dict[str, Any]], mark: float, whole: list[float]) -> list[str]:
-    """The last two cells of a row: when the mark was reached, and which share of nanoGPT's whole time that is."""
+def against_nanogpt(
+    name: str, curves: list[Curve], mark: float, ends: list[tuple[int, float, float, float]]
+) -> list[str]:
+    """The last cells of a row: when the mark was reached, and which share that is of the time that nanoGPT took."""
     if name == "nanogpt":
-        return [spread(whole, 1), "1"]
-    reached = [(seconds_to(run["curves"][name], mark), total) for run, total in zip(runs, whole, strict=True)]
-    missed = sum(seconds is None for seconds, _ in reached)
-    if missed:
-        return [f"not reached with {missed} of {len(runs)} seeds", "-"]
-    return [spread([s for s, _ in reached if s], 1), spread([s / total for s, total in reached if s], 2)]
+        return [spread([end[SECONDS] for end in ends], 1), "1", "1"]
+    found = [reached(curve, mark) for curve in curves]
+    if None in found:
+        return [f"not reached with {found.count(None)} of {len(found)} seeds", "-", "-"]
+    pairs = [(at, end) for at, end in zip(found, ends, strict=True) if at is not None]
+    shares = [spread([at[clock] / end[clock] for at, end in pairs], 2) for clock in (SECONDS, PROCESSOR_SECONDS)]
+    return [spread([at[SECONDS] for at, _ in pairs], 1), *shares]
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -188,6 +195,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="all numbers, as JSON")
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the section into this page")
     options = parser.parse_args()
+    stop_on_termination()
     checkout = options.nanogpt.resolve() if options.nanogpt else None
     entered = contestants(options.scale, checkout)
     entered = [pair for pair in entered if not options.contestants or pair[0].name in options.contestants]

@@ -20,7 +20,7 @@ from environments import environment, versions
 from machine import Machine, describe
 from report import command_line, publish, ratio, table
 from shapes import GRADIENT_CLIP, LEARNING_RATE, SHAPES, WEIGHT_DECAY, Shape
-from workers import Contestant, Failed, Worker, note
+from workers import Contestant, Failed, Worker, note, stop_on_termination
 
 TOKENS = 2**21  # of the file that all read
 
@@ -100,7 +100,8 @@ class Field:
         names = self.options.contestants
         everybody = contestants(shape, machine.precision, self.options.nanogpt)
         chosen = [contestant for contestant in everybody if not names or contestant.name in names]
-        need, free = shape.memory(machine.precision), int(machine.facts["memory_available"])
+        machine.measure()
+        need, free = shape.memory(machine.precision), int(machine.measured[-1]["memory_available"])
         resident = need * len(chosen) < 0.9 * free
         note(f"{shape.name}: {len(chosen)} contestants, {self.options.rounds} rounds of {self.steps} steps")
         with tempfile.TemporaryDirectory(prefix="benchmark-") as data:
@@ -200,7 +201,7 @@ def section(results: dict[str, Any], reference: str) -> str:
                 row.append(processor_time(measured, reference, name))
             rows.append([*row, mfu, memory])
         checkpointing = ", activation checkpointing" if shape["activation_checkpointing"] else ""
-        sizes = sorted({result["parameters"] for result in measured.values()})
+        sizes = sorted({result["parameters"] for result in measured.values()}) or [SHAPES[shape["name"]].parameters]
         parameters = " to ".join(f"{size / 1e6:,.1f}" for size in (sizes[:1] + sizes[1:][-1:]))
         parts.append(
             f"**`{shape['name']}`**: {shape['family']}, {shape['num_layers']} layers of {shape['hidden_size']}, "
@@ -243,6 +244,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="all numbers, as JSON")
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the section into this page")
     options = parser.parse_args()
+    stop_on_termination()
     if options.nanogpt:
         options.nanogpt = options.nanogpt.resolve()
     known = {c.name for name in options.shapes for c in contestants(SHAPES[name], "bfloat16", None)}

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -112,6 +113,11 @@ class Worker:
         last = next((line for line in reversed(errors or lines) if line), f"exit code {code}")
         note(f"  {self.name}: all that it wrote is in {self._log}")
         return last
+
+
+def stop_on_termination() -> None:
+    """Let SIGTERM unwind this process as an exception does, so that no contestant is left behind."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def note(text: str) -> None:
