@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from neolm.core.errors import NeoLMError
+from neolm.core.errors import InputError, NeoLMError
 
 app = typer.Typer(
     name="neolm",
@@ -31,7 +31,9 @@ tokenizer_app = typer.Typer(no_args_is_help=True, help="Learn a vocabulary; show
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(tokenizer_app, name="tokenizer")
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A .yaml file, or quickstart or text.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A .yaml file, or a built-in one: see `neolm config recipes`.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings stronger than the recipe's.")
 ]
@@ -78,11 +80,43 @@ def tokenizer_encode(
 
 
 @app.command()
-def pretrain(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+def pretrain(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes; start nothing.")] = False,
+    accelerator: Annotated[
+        str | None, typer.Option(help="Dry run: v100, a100, h100 or h200; this machine if not given.")
+    ] = None,
+    devices: Annotated[int | None, typer.Option(help="Dry run: how many of them; 1 if not given.")] = None,
+    mfu: Annotated[float | None, typer.Option(help="Dry run: share of the peak that is reached; 0.4.")] = None,
+    device_tflops: Annotated[float | None, typer.Option(help="Dry run: peak of one, in TFLOP/s.")] = None,
+    watts: Annotated[float | None, typer.Option(help="Dry run: mean power of one, with its share of the host.")] = None,
+    pue: Annotated[float | None, typer.Option(help="Dry run: the site's energy over its computers'; 1.1.")] = None,
+    grid_intensity: Annotated[float | None, typer.Option(help="Dry run: kg CO2e a kWh; 0.429.")] = None,
+) -> None:
     """Train a recipe's model, or resume its training.
 
     Corpus and tokenizer are made first if need be; an unfinished run goes on by itself.
     """
+    planned = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "mfu": mfu,
+        "device_tflops": device_tflops,
+        "watts": watts,
+        "pue": pue,
+        "grid_intensity": grid_intensity,
+    }
+    if dry_run:
+        from neolm.core.progress import table
+        from neolm.dry_run import dry_run as plan
+        from neolm.training.plan import assumptions
+
+        print(table(plan(recipe, overrides or [], assumptions(**planned))))
+        return
+    for key, value in planned.items():
+        if value is not None:
+            raise InputError(f"--{key.replace('_', '-')}: it says what to plan with; give it with --dry-run")
     from neolm.pipeline import run as run_recipe
 
     print(run_recipe(recipe, overrides or [], until="model") / "model")
@@ -237,15 +271,15 @@ def show(
 
 @app.command()
 def config(
-    command: Annotated[str, typer.Argument(help="A section such as pretrain, run for all, or presets.")] = "run",
+    command: Annotated[str, typer.Argument(help="A section such as pretrain, run (all), presets or recipes.")] = "run",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")] = False,
 ) -> None:
     """Every setting, its type, default and meaning.
 
-    `neolm config presets` prints the published models.
+    `neolm config presets` prints the published models, `neolm config recipes` the built-in recipes.
     """
     from neolm.core.progress import table
-    from neolm.describe import presets_table, section_settings
+    from neolm.describe import presets_table, recipes_table, section_settings
 
     if schema:
         from neolm.recipe import Recipe
@@ -253,6 +287,8 @@ def config(
         print(json.dumps(Recipe.model_json_schema(), indent=2))
     elif command == "presets":
         print(table(presets_table()))
+    elif command == "recipes":
+        print(table(recipes_table()))
     else:
         rows = [(s.key, s.type, s.default, s.unit, s.meaning) for s in section_settings(command)]
         print(_wide_table([("KEY", "TYPE", "DEFAULT", "UNIT", "MEANING"), *rows]))

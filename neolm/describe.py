@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import itertools
 import platform
+import re
 import shutil
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from neolm.core.device import (
 )
 from neolm.core.energy import EnergyMeter
 from neolm.core.errors import InputError
-from neolm.recipe import Recipe
+from neolm.recipe import Recipe, builtin_recipes
 
 # Commands whose settings are a section of the recipe under another name.
 _SECTIONS = {"run": "", "evaluate": "evaluate"}
@@ -40,7 +42,7 @@ def section_settings(name: str) -> list[Setting]:
     if not found:
         sections = [key for key, field in Recipe.model_fields.items() if _is_section(field.annotation)]
         near = difflib.get_close_matches(name, sections, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are run, presets, {', '.join(sections)}"
+        hint = f"did you mean '{near[0]}'?" if near else f"there are run, presets, recipes, {', '.join(sections)}"
         raise InputError(f"config: no section '{name}'; {hint}")
     return found
 
@@ -63,6 +65,16 @@ def presets_table() -> list[tuple[str, ...]]:
         parameters = count_parameters(config)
         sizes = (config.num_layers, config.hidden_size, config.num_heads, config.max_position_embeddings)
         rows.append((name, family, *map(str, sizes), f"{parameters:,}"))
+    return rows
+
+
+def recipes_table() -> list[tuple[str, str]]:
+    """The built-in recipes, each with the sentence that its file begins with."""
+    rows = [("RECIPE", "WHAT")]
+    for name, path in builtin_recipes().items():
+        comment = itertools.takewhile(lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines())
+        text = " ".join(line.removeprefix("# ") for line in comment)
+        rows.append((name, re.split(r"\.(?: +(?=[A-Z])|$)|:  ", text)[0]))
     return rows
 
 

@@ -40,6 +40,7 @@ from neolm.models.hf import hf_config, save_model
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 from neolm.training.checkpoint import last_checkpoint
 from neolm.training.config import PretrainConfig
+from neolm.training.fit import require_fit
 from neolm.training.job import Training
 from neolm.training.loop import train
 from neolm.training.losses import causal_language_modelling
@@ -175,6 +176,7 @@ def _prepare(stage: Stage, output: Path, architecture: DecoderConfig, config: Pr
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
     compiled = choose_compile(config.compile, device.value)
+    require_fit(architecture, config, precision.value, device.value)
     vocab_size = require(output / "shards", "shards", "run RECIPE").config["vocab_size"]
     shards = {split: TokenShards(output / "shards", split, vocab_size) for split in ("train", "validation")}
     batches = TrainingBatches(shards["train"], config.sequence_length, config.batch_sizes, seed)

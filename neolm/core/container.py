@@ -1,0 +1,43 @@
+"""The memory that the control groups around this process still allow, as Linux containers have them.
+
+Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. Pages of files that were not read
+lately count as used there, but are given up when memory is wanted; so they count as free here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def memory_left(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that may still be taken; None where no group says so."""
+    left = []
+    for line in _lines(proc / "self" / "cgroup"):
+        _, controllers, path = line.split(":", maxsplit=2)
+        if controllers == "":
+            root, limit, used, idle = groups, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            root, limit, used = groups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            idle = "total_inactive_file"
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):  # a limit of a group holds for all groups in it
+            found = [next(iter(_lines(folder / name)), "") for name in (limit, used)]
+            if all(text.isdigit() for text in found):
+                left.append(int(found[0]) - int(found[1]) + _statistic(folder, idle))
+            if folder == root:
+                break
+    return max(0, min(left)) if left else None
+
+
+def _statistic(group: Path, name: str) -> int:
+    pairs = (line.split() for line in _lines(group / "memory.stat"))
+    return next((int(pair[1]) for pair in pairs if pair[:1] == [name]), 0)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,120 @@
+"""The most memory that a small training really takes: of its tensors, or of its process.
+
+`python measured_memory.py SPECIFICATION` prints the second: the most that was resident in a process of its own, less
+what was there before the model, after a first small training that loads what is loaded once.
+"""
+
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from neolm.core.device import Choice, keep_freed_memory
+from neolm.data.batches import Batch
+from neolm.models.config import DecoderConfig, decoder_config
+from neolm.models.decoder import Decoder
+from neolm.training.config import PretrainConfig
+from neolm.training.job import Training
+from neolm.training.loop import train
+from neolm.training.losses import causal_language_modelling
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training to measure."""
+
+    family: str
+    precision: str
+    model: dict[str, Any]
+    pretrain: dict[str, Any]
+
+    @property
+    def architecture(self) -> DecoderConfig:
+        return decoder_config(self.family, **self.model)
+
+    @property
+    def config(self) -> PretrainConfig:
+        return PretrainConfig(**{"steps": 2, "validation_sequences": 2, **self.pretrain})
+
+
+class RandomTokens:
+    """Batches of random tokens, as large as the configuration says."""
+
+    def __init__(self, case: Case) -> None:
+        self.vocabulary, self.config = case.architecture.vocab_size, case.config
+
+    def tokens(self, sequences: int) -> Batch:
+        both = torch.randint(0, self.vocabulary, (sequences, self.config.sequence_length + 1))
+        return Batch(both[:, :-1], both[:, 1:])
+
+    def batch(self, step: int) -> Batch:
+        return self.tokens(len(self.config.batch_sizes.examples(step)))
+
+    def documents(self, step: int, rows: slice = slice(None)) -> list[str]:
+        return []
+
+
+def run(case: Case) -> None:
+    """The training from first to last, with the real loop."""
+    config, data = case.config, RandomTokens(case)
+    with tempfile.TemporaryDirectory() as directory:
+        train(
+            Training(
+                model=Decoder(case.architecture).initialise(0),
+                objective=partial(causal_language_modelling, z_loss=config.z_loss),
+                data=data,
+                validation=[data.tokens(config.validation_sequences)],
+                config=config,
+                directory=Path(directory),
+                device=Choice("cpu", "test"),
+                precision=Choice(case.precision, "test"),
+            )
+        )
+
+
+def tensor_peak(case: Case) -> int:
+    """The most bytes that torch's allocator had given out at one time."""
+    gc.collect()  # what an earlier training left must not be freed in this one
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        run(case)
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+def resident_peak(case: Case) -> int:
+    """The most bytes that a process of its own had in memory because of the training."""
+    specification = json.dumps(vars(case))
+    done = subprocess.run([sys.executable, __file__, specification], capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout)["bytes"])
+
+
+def _status(key: str) -> int:
+    """A number of bytes from what Linux says of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def _main(case: Case) -> None:
+    keep_freed_memory()
+    small = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 64}
+    run(Case(case.family, case.precision, {**case.model, **small}, {**case.pretrain, "batch_size": 4}))
+    gc.collect()
+    before = _status("VmRSS")
+    run(case)
+    print(json.dumps({"bytes": _status("VmHWM") - before}))
+
+
+if __name__ == "__main__":
+    _main(Case(**json.loads(sys.argv[1])))

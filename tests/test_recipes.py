@@ -1,0 +1,110 @@
+"""The published trainings: every built-in recipe can be planned, and its values are those that were published."""
+
+import re
+
+import pytest
+import yaml
+
+from neolm.dry_run import architecture, dry_run
+from neolm.models.decoder import count_parameters
+from neolm.recipe import builtin_recipes, load_recipe
+from neolm.training.plan import assumptions
+
+PUBLISHED = [name for name in builtin_recipes() if name.startswith("gpt")]
+
+# name: parameters, learning rate, sequences of a step, their tokens, weight decay
+TABLE = {
+    "gpt-neo-125m": (125_198_592, 6e-4, 256, 2048, 0.1),
+    "gpt-neo-1.3b": (1_315_575_808, 2e-4, 512, 2048, 0.1),
+    "gpt-neo-2.7b": (2_651_307_520, 1.6e-4, 512, 2048, 0.1),
+    "gpt-neox-20b": (20_554_567_680, 0.97e-4, 1536, 2048, 0.01),
+    "gpt2": (124_439_808, 6e-4, 512, 1024, 0.1),
+    "gpt2-medium": (354_823_168, 3e-4, 512, 1024, 0.1),
+    "gpt2-large": (774_030_080, 2.5e-4, 512, 1024, 0.1),
+    "gpt2-xl": (1_557_611_200, 2e-4, 512, 1024, 0.1),
+    "gpt3-small": (125_226_240, 6e-4, 256, 2048, 0.1),
+    "gpt3-medium": (355_871_744, 3e-4, 256, 2048, 0.1),
+    "gpt3-large": (760_300_032, 2.5e-4, 256, 2048, 0.1),
+    "gpt3-xl": (1_315_723_264, 2e-4, 512, 2048, 0.1),
+    "gpt3-2.7b": (2_651_553_280, 1.6e-4, 512, 2048, 0.1),
+    "gpt3-6.7b": (6_658_404_352, 1.2e-4, 1024, 2048, 0.1),
+    "gpt3-13b": (12_853_386_240, 1e-4, 1024, 2048, 0.1),
+    "gpt3-175b": (174_604_259_328, 0.6e-4, 1568, 2048, 0.1),
+}
+GPT3_BATCHES = {"small": 0.5, "medium": 0.5, "large": 0.5, "xl": 1, "2.7b": 1, "6.7b": 2, "13b": 2, "175b": 3.2}
+
+
+def test_the_table_has_all_of_them() -> None:
+    assert sorted(PUBLISHED) == sorted(TABLE)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_published_values(name: str) -> None:
+    parameters, learning_rate, sequences, length, weight_decay = TABLE[name]
+    recipe = load_recipe(name)
+    config = recipe.pretrain
+    assert count_parameters(architecture(recipe)) == parameters
+    assert (config.learning_rate, config.batch_size, config.sequence_length) == (learning_rate, sequences, length)
+    assert config.weight_decay == weight_decay
+    assert (config.optimiser, config.beta1, config.beta2, config.epsilon) == ("adamw", 0.9, 0.95, 1e-8)
+    assert (config.gradient_clip, config.schedule, config.final_learning_rate) == (1.0, "cosine", 0.1)
+    assert set(config.no_decay) == {"norm", "bias"}
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if name.startswith("gpt-neo-")])
+def test_what_gpt_neo_did_otherwise(name: str) -> None:
+    config = load_recipe(name).pretrain
+    assert not config.bias_correction
+    assert config.z_loss == 1e-4
+    assert config.warmup_steps == 3000
+    assert config.learning_rate_at(3000) == config.learning_rate
+    assert config.learning_rate_at(config.total_steps) == pytest.approx(config.learning_rate / 10)
+    assert config.precision == ("float32" if name == "gpt-neo-125m" else "bfloat16")
+
+
+def test_what_gpt_neox_did_otherwise() -> None:
+    config = load_recipe("gpt-neox-20b").pretrain
+    assert (config.precision, config.loss_scale) == ("float16", 4096)
+    assert (config.loss_scale_window, config.loss_scale_hysteresis) == (1000, 2)
+    assert (config.micro_batch_size, config.activation_checkpointing) == (4, True)
+    assert (config.z_loss, config.bias_correction) == (0, True)
+    assert config.warmup_steps == 0.01 * config.total_steps
+    assert config.learning_rate_at(150_000) == pytest.approx(0.97e-5)
+
+
+@pytest.mark.parametrize("size", GPT3_BATCHES)
+def test_how_gpt3_began_and_ended(size: str) -> None:
+    config = load_recipe(f"gpt3-{size}").pretrain
+    assert config.tokens == 300e9
+    assert config.batch_size * 2048 == pytest.approx(GPT3_BATCHES[size] * 1e6, rel=0.05)
+    first = config.batch_sizes.examples(1)
+    assert len(first) * 2048 == 32_768
+    assert 4e9 <= (config.batch_ramp_tokens or 0) <= 12e9
+    assert len(config.batch_sizes.examples(config.total_steps)) == config.batch_size
+    rate = config.learning_rate_share
+    assert rate(375_000_000 // 2048) == pytest.approx(1, abs=1e-3)
+    assert rate(375_000_000 // 2048 // 2) == pytest.approx(0.5, abs=1e-3)
+    assert rate((260_000_000_000 + 375_000_000) // 2048 + 1) == pytest.approx(0.1)
+    assert 0.1 < rate(250_000_000_000 // 2048) < 0.11
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_key_has_its_source_and_is_set_by_hand(name: str) -> None:
+    text = builtin_recipes()[name].read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if re.match(r" +\w+:", line) and "source: files" not in line]
+    assert len(lines) > 20
+    assert not [line for line in lines if "  # " not in line]
+    assert max(map(len, text.splitlines())) <= 120
+    recipe = yaml.safe_load(text)
+    assert recipe["corpus"] == {"source": "files", "path": None} | recipe["corpus"]  # nobody's data but the user's
+    stated = re.search(r"# ([\d,]+) parameters", text)
+    assert stated is not None
+    assert int(stated[1].replace(",", "")) == TABLE[name][0]
+
+
+@pytest.mark.parametrize("name", builtin_recipes())
+def test_every_recipe_can_be_planned(name: str) -> None:
+    rows = {what.strip(): (value, how) for what, value, how in dry_run(name, [], assumptions(accelerator="a100"))}
+    assert {"parameters", "tokens", "FLOPs", "memory", "activations", "this machine", "time", "energy"} <= set(rows)
+    if name in TABLE:
+        assert rows["parameters"][0] == f"{TABLE[name][0]:,}"

@@ -1,0 +1,96 @@
+"""What does not fit is refused before it starts, with what would fit."""
+
+import re
+from typing import Any
+
+import pytest
+
+from neolm.core.errors import InputError
+from neolm.models.config import decoder_config
+from neolm.models.presets import preset
+from neolm.training import fit
+from neolm.training.config import PretrainConfig
+from neolm.training.fit import Room, misfit, require_fit, room_on
+from neolm.training.memory import peak
+
+GIB = 2**30
+GPT2 = decoder_config(**preset("gpt2"))
+CONFIG = PretrainConfig(steps=1000, sequence_length=1024, batch_size=32, micro_batch_size=16)
+
+
+def misfit_in(
+    gib: float, config: PretrainConfig = CONFIG, device: str = "cpu", host: float | None = None
+) -> str | None:
+    return misfit(GPT2, config, "bfloat16", device, Room(int(gib * GIB), None if host is None else int(host * GIB)))
+
+
+def with_settings(text: str) -> PretrainConfig:
+    """The configuration with `pretrain.KEY=VALUE` settings."""
+    changes: dict[str, Any] = {}
+    for key, value in re.findall(r"pretrain\.(\w+)=(\w+)", text):
+        changes[key] = {"true": True, "false": False}.get(value) if value in ("true", "false") else int(value)
+    return CONFIG.model_copy(update=changes)
+
+
+def test_what_fits_is_let_through() -> None:
+    need = peak(GPT2, CONFIG, "bfloat16", "cpu").total
+    assert misfit(GPT2, CONFIG, "bfloat16", "cpu", Room(need)) is None
+    assert misfit(GPT2, CONFIG, "bfloat16", "cpu", Room(need - 1)) is not None
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_setting_that_is_advised_makes_it_fit(device: str) -> None:
+    advised = []
+    for gib in (2.9, 3.2, 3.5, 4, 5, 6, 7):
+        text = misfit_in(gib, device=device) or ""
+        for advice in text.partition("it would fit with ")[2].split(" or with "):
+            if advice:
+                assert misfit_in(gib, with_settings(advice), device) is None
+                advised.append(advice)
+    assert len(set(advised)) > 4
+
+
+def test_the_advice_is_the_largest_micro_batch_and_the_least_change() -> None:
+    text = misfit_in(6.5)
+    assert text is not None
+    assert re.search(r"needs \d+\.\d GiB of memory and 6\.5 GiB are free; it would fit with", text)
+    sizes = [int(size) for size in re.findall(r"micro_batch_size=(\d+)", text)]
+    assert misfit_in(6.5, with_settings(f"pretrain.micro_batch_size={2 * sizes[0]}")) is not None
+    assert re.findall(r"with (pretrain\.\S+) or with (pretrain\.\S+)$", text)  # one setting each
+    both = misfit_in(3.6)
+    assert both is not None
+    assert re.search(r"with pretrain\.\S+ pretrain\.\S+", both)  # two together, where none alone does
+
+
+def test_what_no_setting_mends_says_how_much_is_needed_at_the_least() -> None:
+    text = misfit_in(1)
+    assert text is not None
+    # 24 bytes a parameter when sums of gradients are added up, 18 of them for good
+    assert re.search(r"no setting mends that: .* it needs 2\.\d GiB, of which .* are 2\.1 GiB", text)
+
+
+def test_copies_for_checkpoints_need_the_hosts_memory() -> None:
+    assert misfit_in(60, device="cuda", host=4) is None
+    text = misfit_in(60, device="cuda", host=1)
+    assert text is not None
+    assert re.search(r"1\.9 GiB of the host's and 1\.0 GiB are free; .*asynchronous_checkpoints=false$", text)
+
+
+def test_a_container_counts_as_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "memory_bytes", lambda: (64 * GIB, 32 * GIB))
+    for left, room in ((None, 32), (8 * GIB, 8), (40 * GIB, 32)):
+        monkeypatch.setattr(fit, "memory_left", lambda left=left: left)
+        assert room_on("cpu") == Room(room * GIB)
+
+
+def test_a_run_that_does_not_fit_is_refused_and_a_tight_one_announced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need = peak(GPT2, CONFIG, "bfloat16", "cpu").total
+    for room, tight in ((2 * need, False), (int(1.1 * need), True)):
+        monkeypatch.setattr(fit, "room_on", lambda device, room=room: Room(room))
+        require_fit(GPT2, CONFIG, "bfloat16", "cpu")
+        assert ("it may run out" in capsys.readouterr().err) is tight
+    monkeypatch.setattr(fit, "room_on", lambda device: Room(need - 1))
+    with pytest.raises(InputError, match=r"^pretrain: this training needs .* it would fit with"):
+        require_fit(GPT2, CONFIG, "bfloat16", "cpu")
