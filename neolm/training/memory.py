@@ -69,8 +69,8 @@ def peak(model: DecoderConfig, config: PretrainConfig, precision: str, device: s
 
 def state_memory(model: DecoderConfig, config: PretrainConfig, precision: str) -> int:
     """Bytes of weights, gradients and optimiser, without which no batch is small enough."""
-    moment = _update(_Step.of(model, config, precision, "cpu"))
-    return moment.weights + moment.gradients + moment.optimiser
+    step = _Step.of(model, config, precision, "cpu")
+    return step.weights + 4 * step.parameters + step.optimiser
 
 
 def host_memory(model: DecoderConfig, config: PretrainConfig) -> int:
@@ -140,6 +140,11 @@ class _Step:
         return model.num_layers * block + (0 if model.tie_embeddings else self.table)
 
     @property
+    def weights(self) -> int:
+        """Float32 masters, and a working copy of two bytes."""
+        return (6 if self.mixed else 4) * self.parameters
+
+    @property
     def optimiser(self) -> int:
         """AdamW has two means a parameter, Muon one momentum."""
         muon = self.matrices if self.config.optimiser == "muon" else 0
@@ -179,7 +184,7 @@ class _Step:
         copies = self.copies_kept if copies is None else copies
         return Moment(
             name=name,
-            weights=(6 if self.mixed else 4) * self.parameters,
+            weights=self.weights,
             gradients=gradients,
             optimiser=self.optimiser + work,
             average=self.average,
