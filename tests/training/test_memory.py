@@ -31,8 +31,12 @@ QUICK = {
         "the backward pass",
     ),
     "many tokens, two chunks of logits": (
-        case("gpt-neox", model={"vocab_size": 8192, "hidden_size": 32}, batch_size=6),
+        case("gpt-neox", model={"vocab_size": 8192, "hidden_size": 32}, batch_size=10),
         "the loss",
+    ),
+    "weights, bfloat16, two micro-batches": (
+        case("gpt2", "bfloat16", model={"hidden_size": 128}, sequence_length=8, batch_size=2, micro_batch_size=1),
+        "the sums of the gradients",
     ),
     "bfloat16": (case("gpt-neox", "bfloat16", model={"num_layers": 2}, batch_size=2), "the loss"),
     "copies of the state": (case("gpt2", asynchronous_checkpoints=True, batch_size=1), "a checkpoint"),
@@ -61,9 +65,6 @@ WIDER = {
     "float16": case("gpt2", "float16", batch_size=2),
     "weights": case("gpt2", model={"hidden_size": 256}, sequence_length=16, batch_size=1),
     "weights, bfloat16": case("gpt2", "bfloat16", model={"hidden_size": 256}, sequence_length=16, batch_size=1),
-    "weights, bfloat16, two micro-batches": case(
-        "gpt2", "bfloat16", model={"hidden_size": 256}, sequence_length=16, batch_size=2, micro_batch_size=1
-    ),
     "average and copies": case(
         "gpt2", ema_decay=0.9, checkpoint_every=1, validate_every=1, **{"asynchronous_checkpoints": True}
     ),
