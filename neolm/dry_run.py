@@ -5,8 +5,12 @@ Nothing is read but the recipe (and the tokenizer, if it names one), and nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
 
 from neolm.core.device import choose_device, choose_precision, matrix_ceiling, usable_cores
 from neolm.core.energy import WATTS_PER_CORE
@@ -75,11 +79,21 @@ def architecture(recipe: Recipe) -> DecoderConfig:
 
 def parameters(model: DecoderConfig) -> tuple[int, int]:
     """How many there are, and how many without embeddings, counted on a decoder without memory."""
-    import torch
-
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialisation():
         decoder = Decoder(model)
     return decoder.parameter_count(), decoder.parameter_count(embeddings=False)
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves new parameters as they are: without memory there is nothing to draw, and torch would load much to know."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def _this_machine(config: PretrainConfig) -> Target:
@@ -89,8 +103,6 @@ def _this_machine(config: PretrainConfig) -> Target:
 
 def _measured(here: Target, chosen: Assumptions) -> Device:
     """This machine as a plan counts with it: as fast as its matrix products are now."""
-    import torch
-
     flops, source = (chosen.device_tflops or 0.0) * 1e12, "as given"
     if not flops:
         flops, source = matrix_ceiling(here.device, getattr(torch, here.precision)), "measured now"
