@@ -1,15 +1,10 @@
 """Causal attention, global or in a sliding window, through `scaled_dot_product_attention`.
 
 Global: softmax(scale * Q K^T) V under a causal mask (Vaswani et al. 2017, equation 1). Local (GPT-Neo): query i sees
-keys i-window+1 ... i. A local layer does work in proportion to its window: queries are cut into blocks of one window,
-and a block meets only the keys of its own and of the block before.
+keys i-window+1 ... i. A local layer does work in proportion to its window, by `block_attention`, as all layers do in
+bfloat16 on a CPU; on a GPU, where the model is compiled, it is FlexAttention with a block mask (Dong et al. 2024).
 
-On a GPU, where the model is compiled, a local layer is FlexAttention with a block mask instead (Dong et al. 2024).
-
-One exception: bfloat16 on a CPU with few keys takes plain batched matrix products, which oneDNN runs three times as
-fast, forwards and backwards, as the fused kernel (docs/log.md).
-
-Shapes: B batch, T time (queries), S keys, H heads, D head size, C channels, W window.
+Shapes: B batch, T time (queries), S keys, H heads, D head size, C channels.
 """
 
 from __future__ import annotations
@@ -21,10 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from neolm.models.block_attention import block_attention
 from neolm.models.config import DecoderConfig
-
-# Keys up to which bfloat16 attention on a CPU runs as plain products.
-PRODUCT_KEYS = 512
 
 
 class KeyValueCache(Protocol):
@@ -43,58 +36,12 @@ class KeyValueCache(Protocol):
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float, dropout: float = 0.0) -> Tensor:
     """Causal attention of T queries to the T keys at the same positions, all (B, H, T, D); one query sees every key."""
     T = q.shape[2]
-    if window is not None and T > window:
-        if _flex_pays(q) and not dropout:
-            return _attend_by_flex(q, k, v, window, scale)
-        return _attend_in_window(q, k, v, window, scale, dropout)
-    if T > 1 and _products_are_faster(q, T):
-        causal = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
-        return _attend_by_products(q, k, v, causal, scale, dropout)
+    local = window is not None and window < T
+    if local and window is not None and _flex_pays(q) and not dropout:
+        return _attend_by_flex(q, k, v, window, scale)
+    if local or (T > 1 and q.dtype == torch.bfloat16 and q.device.type == "cpu"):
+        return block_attention(q, k, v, window if local else None, scale, dropout)
     return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, scale=scale, dropout_p=dropout)
-
-
-def _attend_where(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, dropout: float) -> Tensor:
-    """Attention of T queries to S keys, (B, H, T, D) and (B, H, S, D), where `visible` (T, S) says so."""
-    if _products_are_faster(q, k.shape[2]):
-        return _attend_by_products(q, k, v, visible, scale, dropout)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=visible.expand(1, 1, *visible.shape), scale=scale, dropout_p=dropout
-    )
-
-
-def _products_are_faster(q: Tensor, keys: int) -> bool:
-    return q.dtype == torch.bfloat16 and q.device.type == "cpu" and keys <= PRODUCT_KEYS
-
-
-def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, dropout: float) -> Tensor:
-    """The same as plain products; all attention weights exist at once, hence for few keys only."""
-    B, H, T, D = q.shape
-    S = k.shape[2]
-    q, k, v = q.reshape(B * H, T, D), k.reshape(B * H, S, D), v.reshape(B * H, S, D)
-    hidden = torch.zeros(T, S, dtype=q.dtype, device=q.device).masked_fill(~visible, float("-inf"))
-    weights = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=scale).softmax(dim=-1)  # (B*H, T, S)
-    if dropout:
-        weights = F.dropout(weights, dropout)
-    return torch.bmm(weights, v).view(B, H, T, D)
-
-
-def _attend_in_window(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, dropout: float) -> Tensor:
-    """Sliding-window attention in blocks of `window` queries against two blocks of keys."""
-    B, H, T, D = q.shape
-    W = window
-    head = attend(q[:, :, :W], k[:, :, :W], v[:, :, :W], None, scale, dropout)  # has no block before it
-    blocks = -(-T // W) - 1
-    padding = (0, 0, 0, (blocks + 1) * W - T)
-    queries = F.pad(q[:, :, W:], padding).reshape(B, H * blocks, W, D)
-    # unfold makes overlapping pairs of blocks without a copy: (B, H, blocks, D, 2W)
-    keys, values = (
-        F.pad(x, padding).unfold(2, 2 * W, W).transpose(-1, -2).reshape(B, H * blocks, 2 * W, D) for x in (k, v)
-    )
-    i = torch.arange(W, device=q.device).unsqueeze(1)
-    j = torch.arange(2 * W, device=q.device).unsqueeze(0)
-    band = (j > i) & (j <= i + W)  # query W+i of the pair sees keys i+1 ... W+i  # (W, 2W)
-    tail = _attend_where(queries, keys, values, band, scale, dropout)
-    return torch.cat([head, tail.view(B, H, blocks * W, D)], dim=2)[:, :, :T]  # (B, H, T, D)
 
 
 def _flex_pays(q: Tensor) -> bool:

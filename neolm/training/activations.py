@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from neolm.models.attention import PRODUCT_KEYS
+from neolm.models.block_attention import blocks, keeps_weights
 from neolm.models.config import DecoderConfig
 
 # Tensors of the MLP's width that a block keeps (what the non-linearity's derivative needs, and what it gave), and how
@@ -93,47 +93,26 @@ def _attention(model: DecoderConfig, layer: int, passes: Passes) -> tuple[int, i
     The one place that follows `neolm.models.attention`: change it with that.
     """
     B, T, W = passes.batch, passes.length, model.window(layer)
-    token = B * model.hidden_size * passes.item  # of one position, in all sequences
-    if W is None or T <= W or (passes.fused and not model.attention_dropout):
-        kept, work = _whole(model, passes, T)
-        rotary = model.position_embedding == "rotary" and not _explicit(model, passes, T)
-        turned = (3 if passes.cpu else 2) if rotary else 0  # q and k; on a CPU the result in their layout too
-        return kept + (turned + 1) * T * token, work  # the last: the result, in the layout of the output layer
-    # the first W queries meet W keys; of the others, each block of W meets a copy of two blocks of keys and values
-    blocks = -(-T // W) - 1
-    kept, work = _whole(model, passes, W)
-    if not _explicit(model, passes, W):
-        kept += (3 * (T - W) + W) * token  # the first are a view of q, k and v of all positions
-    tail = blocks * W * token
-    if _explicit(model, passes, 2 * W):
-        rest, more = _weights(model, passes, blocks * W * 2 * W)
-    else:
-        rest = tail + _sums(model, passes, blocks * W) + 2 * W * W * passes.item  # the last: the mask, as numbers
-        more = 4 * tail
-    return kept + 5 * tail + rest + T * token, work + more + 2 * tail
+    one = B * T * model.hidden_size * passes.item  # of q, k, v or the result
+    local = W is not None and W < T
+    if (local and not (passes.fused and not model.attention_dropout)) or (
+        passes.cpu and passes.precision == "bfloat16"
+    ):
+        return _in_blocks(model, passes, W if local else None)
+    if passes.cpu and model.attention_dropout:  # no fused kernel there: weights, factors, and what they leave
+        weights = B * model.num_heads * T * T * passes.item
+        return 4 * one + 3 * weights, 3 * one + 2 * weights
+    turned = (3 if passes.cpu else 2) if model.position_embedding == "rotary" else 0  # q, k; on a CPU the result again
+    sums = 4 * B * model.num_heads * T  # the logarithm of each query's softmax denominator
+    return (4 + turned) * one + sums, 3 * one
 
 
-def _explicit(model: DecoderConfig, passes: Passes, keys: int) -> bool:
-    """Whether the weights of attention to so many keys exist, because no fused kernel does it."""
-    products = passes.precision == "bfloat16" and keys <= PRODUCT_KEYS
-    return passes.cpu and (products or model.attention_dropout > 0)
-
-
-def _whole(model: DecoderConfig, passes: Passes, T: int) -> tuple[int, int]:
-    """Of causal attention of T queries to T keys: q, k, v and what the kernel keeps; and more on the way back."""
-    three = 3 * passes.batch * T * model.hidden_size * passes.item
-    if _explicit(model, passes, T):
-        kept, work = _weights(model, passes, T * T)
-        return three + kept, three + work
-    return three + _sums(model, passes, T), three
-
-
-def _weights(model: DecoderConfig, passes: Passes, pairs: int) -> tuple[int, int]:
-    """Of attention weights of so many pairs; with dropout its factors too, and what they leave of the weights."""
-    weights = passes.batch * model.num_heads * pairs * passes.item
-    return weights * (3 if model.attention_dropout else 1), 2 * weights
-
-
-def _sums(model: DecoderConfig, passes: Passes, queries: int) -> int:
-    """The logarithm of each query's softmax denominator, in float32."""
-    return 4 * passes.batch * model.num_heads * queries
+def _in_blocks(model: DecoderConfig, passes: Passes, window: int | None) -> tuple[int, int]:
+    """Of attention by `block_attention`."""
+    T, rows = passes.length, passes.batch * model.num_heads
+    one = rows * T * (model.hidden_size // model.num_heads) * passes.item
+    pairs = [(q.stop - q.start) * (k.stop - k.start) * rows * passes.item for q, k in blocks(T, window)]
+    copies = (1 if keeps_weights(T, window) else 0) + (1 if model.attention_dropout else 0)
+    sums = 2 * one * 4 // passes.item  # of the gradients of k and v, in float32
+    work = max(one + sums + (5 - copies) * max(pairs), 6 * one)  # the last: three gradients, and all put together
+    return 4 * one + copies * sum(pairs), work

@@ -18,7 +18,7 @@ from neolm.models.config import DecoderConfig
 from neolm.training.activations import BlockActivations, Passes, block_activations
 from neolm.training.config import PretrainConfig
 from neolm.training.losses import CHUNK_ELEMENTS, CHUNK_ROWS
-from neolm.training.muon import TOGETHER
+from neolm.training.muon import TOGETHER, iteration_type
 
 # Python, torch and the libraries that both load, in bytes: resident once a first small step is done, measured on Linux.
 FRAMEWORK = 400 * 2**20
@@ -257,8 +257,7 @@ def _embedding_gradient(step: _Step) -> Moment:
 
 def _gather(step: _Step) -> Moment:
     """Gradients of the working copy are added to the float32 sums."""
-    converted = 4 * step.parameters if step.several else 0
-    return step.moment("the sums of the gradients", (2 + 4) * step.parameters + converted)
+    return step.moment("the sums of the gradients", (2 + 4) * step.parameters)
 
 
 def _update(step: _Step) -> Moment:
@@ -269,7 +268,7 @@ def _update(step: _Step) -> Moment:
 
 def _muon(step: _Step) -> int:
     """What Muon holds of the matrices that it takes together: updates, also stacked, two iterates, two square ones."""
-    model, item = step.model, 4 if step.passes.cpu else 2
+    model, item = step.model, iteration_type("cpu").itemsize if step.passes.cpu else 2
     C, layers = model.hidden_size, model.num_layers
     shapes = [(3 * C, C, layers), (C, C, layers), (model.mlp_size, C, layers)]
     if not model.tie_embeddings:

@@ -59,9 +59,14 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(tensors, list(steps.to(matrices[0].dtype).unbind()), alpha=-group["lr"] * size)
 
 
+def iteration_type(device: str) -> torch.dtype:
+    """What the iterations run in: bfloat16 where `device` multiplies it, else float32."""
+    return getattr(torch, choose_precision("auto", device).value)  # type: ignore[no-any-return]
+
+
 def orthogonal(matrices: Tensor) -> Tensor:
     """About the semi-orthogonal factor of each of `matrices` (N, rows, columns); singular values of 0.5 to 1.5."""
-    x = matrices.to(getattr(torch, choose_precision("auto", str(matrices.device)).value))
+    x = matrices.to(iteration_type(str(matrices.device)))
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.transpose(1, 2)

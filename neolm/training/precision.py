@@ -43,7 +43,7 @@ class WorkingCopy:
             self._grads = [torch.empty_like(p) for p in self._masters]
             torch._foreach_copy_(self._grads, fresh)
         else:
-            torch._foreach_add_(self._grads, [g.float() for g in fresh])
+            torch._foreach_add_(self._grads, fresh)  # one after the other, each sum in float32
         for parameter in self._copies:
             parameter.grad = None
 

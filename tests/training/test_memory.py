@@ -36,7 +36,7 @@ QUICK = {
     ),
     "weights, bfloat16, two micro-batches": (
         case("gpt2", "bfloat16", model={"hidden_size": 128}, sequence_length=8, batch_size=2, micro_batch_size=1),
-        "the sums of the gradients",
+        "the embedding's gradient",
     ),
     "bfloat16": (case("gpt-neox", "bfloat16", model={"num_layers": 2}, batch_size=2), "the loss"),
     "copies of the state": (case("gpt2", asynchronous_checkpoints=True, batch_size=1), "a checkpoint"),
@@ -51,10 +51,10 @@ WIDER = {
     "bfloat16, windows, recomputed": case(
         "gpt-neo", "bfloat16", model={"window_size": 32}, activation_checkpointing=True
     ),
-    "bfloat16, fused kernel": case(
+    "bfloat16, several blocks of queries": case(
         "gpt2", "bfloat16", model={"max_position_embeddings": 640}, sequence_length=640, batch_size=1
     ),
-    "bfloat16, products for the head of the window only": case(
+    "bfloat16, a wide window": case(
         "gpt-neo",
         "bfloat16",
         model={"window_size": 300, "max_position_embeddings": 640, "num_layers": 2},
@@ -150,13 +150,13 @@ def test_gpt2_small_by_hand() -> None:
     assert block_activations(model, 0, passes).kept == 16 * stream + statistics + sums
 
 
-def test_a_local_layer_that_is_one_kernel_keeps_no_copies_of_keys() -> None:
+def test_a_local_layer_that_is_one_kernel_keeps_no_weights() -> None:
     model = decoder_config(**preset("gpt-neo-125m"))
     separate = Passes(1, 2048, "bfloat16", cpu=False, fused=False)
     assert block_activations(model, 1, replace(separate, fused=True)) == block_activations(model, 0, separate)
     more = block_activations(model, 1, separate).kept - block_activations(model, 0, separate).kept
-    # of 7 blocks of queries: they, two blocks of keys and of values, results; of the first block, results
-    assert more == (7 * (1 + 2 + 2 + 1) + 1) * 256 * 768 * 2 + 2 * 256 * 256 * 2  # and a mask
+    # attention weights: 16 blocks of 128 queries meet 128, 256 and then 384 keys, where the kernel keeps a sum a query
+    assert more == 12 * (128 * (128 + 256 + 14 * 384) * 2 - 2048 * 4)
 
 
 # ---- weights, gradients, optimiser ----
