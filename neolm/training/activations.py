@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from neolm.models.block_attention import blocks, keeps_weights
 from neolm.models.config import DecoderConfig
+from neolm.models.decoder import ACTIVATIONS
+from neolm.models.gelu import CHUNK, gelu_tanh
 
 # Tensors of the MLP's width that a block keeps (what the non-linearity's derivative needs, and what it gave), and how
 # many more there are for a moment on the way back.
@@ -56,16 +58,18 @@ class BlockActivations:
     """More than `input` and `attention` while the backward pass is in the attention; the MLP's are gone by then."""
     mlp_work: int
     """More than all three when the backward pass begins."""
+    forward_work: int
+    """More than all three for a moment of the forward pass."""
 
     @property
     def kept(self) -> int:
         """What the forward pass leaves."""
         return self.input + self.attention + self.mlp
 
-    @property
-    def most(self) -> int:
-        """The most that exists while the backward pass is in this block."""
-        return max(self.kept + self.mlp_work, self.input + self.attention + self.attention_work)
+    def most(self, recomputed: bool) -> int:
+        """The most that exists while the backward pass is in this block, which may compute it again first."""
+        forward = self.kept + self.forward_work if recomputed else 0
+        return max(forward, self.kept + self.mlp_work, self.input + self.attention + self.attention_work)
 
 
 def block_activations(model: DecoderConfig, layer: int, passes: Passes) -> BlockActivations:
@@ -78,12 +82,14 @@ def block_activations(model: DecoderConfig, layer: int, passes: Passes) -> Block
     weight = model.mlp_size * model.hidden_size * passes.item  # the gradient of one
     kept_wide, more_wide = _MLP_TENSORS.get(model.activation, (2, 1))
     middle = 0 if model.parallel_residual else stream  # what the second norm reads, if not the block's input
+    own_gelu = passes.cpu and ACTIVATIONS[model.activation] is gelu_tanh  # holds its input and chunks in float32
     return BlockActivations(
         input=stream,
         attention=stream + statistics + kept + dropped,  # the first is what the norm gives
         mlp=middle + stream + statistics + kept_wide * widest + dropped,
         attention_work=2 * stream + work,  # gradients of what the block and its attention gave
         mlp_work=stream + more_wide * widest + weight,
+        forward_work=widest + 12 * min(CHUNK, passes.rows * model.mlp_size) if own_gelu else 0,
     )
 
 

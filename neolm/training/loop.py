@@ -80,7 +80,6 @@ def _step(
 ) -> Outcome:
     """One optimiser step, or one that is skipped."""
     config, device, weights = training.config, training.device.value, state.weights
-    module.train()
     weights.refresh()
     parts = [part.to(device) for part in batch.split(config.micro_batch_size or len(batch.inputs))]
     factor = _loss_factor(state, parts[0])
@@ -169,6 +168,7 @@ def _measure(training: Training, module: Decoder, state: TrainingState) -> float
         loss = training.objective(module, batch.to(training.device.value))
         total += loss.value.item()
         targets += int(loss.count)
+    module.train()
     return total / max(targets, 1)
 
 
@@ -193,7 +193,7 @@ def _module(training: Training, state: TrainingState) -> Decoder:
     if training.compile.value == "on":
         for block in working.blocks:  # alike, so that one is compiled for all
             block.compile()
-    return working
+    return working.train()
 
 
 def _writer(training: Training) -> CheckpointWriter:

@@ -90,6 +90,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // V)
+        all_count = labels.device.type == "cpu" and bool((labels != IGNORED).all())  # a GPU would have to wait for it
         for start in range(0, N, rows):
             chunk = slice(start, min(start + rows, N))
             counted = (labels[chunk] != IGNORED).unsqueeze(1)  # (R, 1)
@@ -104,7 +105,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_hidden is None and grad_weight is None:
                 continue
             # d / d logits = softmax - one-hot of the target, + 2 z log Z softmax; 0 for ignored rows
-            grad = probability.mul_(counted * (1 + 2 * z_loss * log_z))
+            grad = probability
+            if z_loss or not all_count:
+                grad *= counted * (1 + 2 * z_loss * log_z)
             grad.scatter_add_(1, target, -counted.to(grad.dtype))
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:

@@ -58,7 +58,7 @@ def moments(model: DecoderConfig, config: PretrainConfig, precision: str, device
     for checkpoints lie in the host's memory, as `host_memory` says; here they are 0.
     """
     step = _Step.of(model, config, precision, device)
-    found = [_loss(step), _backward(step), _embedding_gradient(step), _update(step), _save(step)]
+    found = [_forward(step), _loss(step), _backward(step), _embedding_gradient(step), _update(step), _save(step)]
     return [*found, _gather(step)] if step.mixed else found
 
 
@@ -208,6 +208,13 @@ def _outside_blocks(step: _Step) -> int:
     return step.stream + (step.passes.mask(step.model.hidden_size) if step.model.embedding_dropout else 0)
 
 
+def _forward(step: _Step) -> Moment:
+    """The forward pass is in the last block's MLP."""
+    *earlier, last = _blocks(step)
+    kept = sum(_kept(step, block) for block in earlier) + last.kept
+    return step.moment("the forward pass", step.earlier, kept + last.forward_work + _outside_blocks(step) - step.stream)
+
+
 def _loss(step: _Step) -> Moment:
     """The forward pass is done; the loss works through chunks of logits and has both its gradients in hand."""
     activations = sum(_kept(step, block) for block in _blocks(step)) + _outside_blocks(step) + step.stream
@@ -241,7 +248,8 @@ def _backward(step: _Step) -> Moment:
     fresh = 0 if step.several and not step.mixed else step.passes.item  # into float32 sums, they leave nothing behind
     found = []
     for layer, block in enumerate(blocks):
-        activations = sum(_kept(step, below) for below in blocks[:layer]) + outside + step.stream + block.most
+        most = block.most(step.config.activation_checkpointing)
+        activations = sum(_kept(step, below) for below in blocks[:layer]) + outside + step.stream + most
         above = (step.model.num_layers - 1 - layer) * step.block_parameters
         gradients = step.earlier + fresh * above + step.passes.item * step.table
         found.append(step.moment("the backward pass", gradients, activations))

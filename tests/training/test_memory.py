@@ -25,7 +25,7 @@ def case(family: str, precision: str = "float32", model: dict[str, Any] | None =
 
 # The moment at which each is the fullest stands beside it.
 QUICK = {
-    "activations": (case("gpt2"), "the loss"),
+    "activations": (case("gpt2"), "the forward pass"),
     "windows, recomputed, two micro-batches": (
         case("gpt-neo", model={"window_size": 32}, activation_checkpointing=True, micro_batch_size=2),
         "the backward pass",
