@@ -98,7 +98,7 @@ def train_with_neolm(model: Decoder, data: Path, job: Mapping[str, Any]) -> None
             directory=Path(job["directory"]),
             device=Choice(job["device"], "as told"),
             precision=Choice(job["precision"], "as told"),
-            compile=choose_compile(config.compile, job["device"]),
+            compile=choose_compile(config.compile, job["device"], job["precision"]),
         )
     )
 

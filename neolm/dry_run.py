@@ -20,8 +20,8 @@ from neolm.models.hf import hf_config
 from neolm.recipe import Recipe, load_recipe
 from neolm.training.accelerators import ACCELERATORS, Accelerator
 from neolm.training.config import PretrainConfig
-from neolm.training.fit import Room, gibibytes, misfit, needed_memory, room_on
-from neolm.training.memory import FRAMEWORK, PARTS, host_memory, moments, state_memory
+from neolm.training.fit import Room, gibibytes, misfit, room_on
+from neolm.training.memory import FRAMEWORK, PARTS, host_memory, moments, peak, state_memory
 from neolm.training.plan import PF_DAY, Assumptions, Device, Plan, make_plan
 
 Row = tuple[str, str, str]
@@ -166,7 +166,7 @@ def _verdict(model: DecoderConfig, config: PretrainConfig, target: Target) -> tu
     problem = misfit(model, config, target.precision, target.device, target.room)
     if problem is not None:
         return "too small", problem
-    need = needed_memory(model, config, target.precision, target.device)
+    need = peak(model, config, target.precision, target.device).total
     return "fits", f"{gibibytes(need)} of the {gibibytes(target.room.device)} that are free"
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from neolm.core.device import Choice, keep_freed_memory
+from neolm.core.device import Choice
 from neolm.data.batches import Batch
 from neolm.models.config import DecoderConfig, decoder_config
 from neolm.models.decoder import Decoder
@@ -107,7 +107,6 @@ def _status(key: str) -> int:
 
 
 def _main(case: Case) -> None:
-    keep_freed_memory()
     small = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 64}
     run(Case(case.family, case.precision, {**case.model, **small}, {**case.pretrain, "batch_size": 4}))
     gc.collect()

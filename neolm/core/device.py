@@ -118,15 +118,21 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
 
 
-def choose_compile(request: bool | str, device: str) -> Choice:
+def choose_compile(request: bool | str, device: str, precision: str) -> Choice:
     """`auto`, true or false to whether the model is compiled with torch.compile on `device`: `on` or `off`.
 
     Raises:
-        InputError: it was asked for, but there is no compiler.
+        InputError: it was asked for, but there is no compiler, or none that is safe: for bfloat16 on a CPU the code that
+            torch 2.13 makes writes beyond its buffers (docs/log.md).
     """
     if request is False:
         return Choice("off", "as asked")
     if request is True:
+        if device == "cpu" and precision == "bfloat16":
+            raise InputError(
+                "pretrain.compile: torch.compile corrupts memory in bfloat16 on a CPU; set it to auto or false, or set "
+                "pretrain.precision=float32"
+            )
         if device == "cpu" and compiler() is None:
             raise InputError("pretrain.compile: there is no C++ compiler (g++ or clang++); set it to auto or false")
         return Choice("on", "as asked")
@@ -161,15 +167,16 @@ def forget_peak_memory(device: str) -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # proc(5): resets VmHWM
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc's allocator to keep what is freed: a training step frees and takes the same large blocks again.
+def keep_freed_memory(largest: int = 2**30) -> None:
+    """Tell glibc's allocator to keep freed blocks of up to `largest` bytes: a training step takes the same ones again.
 
-    By default each goes back to the kernel, whose fresh pages then cost a fault each. Elsewhere this does nothing.
+    By default each goes back to the kernel, whose fresh pages then cost a fault each. Larger blocks do go back, so that
+    they leave no holes between those that stay. Without glibc this does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    for option, value in ((_M_MMAP_THRESHOLD, 2**30), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
+    for option, value in ((_M_MMAP_THRESHOLD, largest), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
         libc.mallopt(option, value)
 
 

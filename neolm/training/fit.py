@@ -2,10 +2,6 @@
 
 The estimate is of tensors, so what does not fit by it cannot be run. What an allocator loses between them is not in it;
 where less than `SPARE` of the memory would be left, that is said, and the training starts all the same.
-
-One loss is too large to leave out. On a CPU activation checkpointing frees what a block computed, but glibc does not
-use the holes again, because what later blocks keep lies in them: by measurement a process then takes what it takes
-without (docs/recipes.md). So it is not credited there, nor advised.
 """
 
 from __future__ import annotations
@@ -45,13 +41,6 @@ def room_on(device: str) -> Room:
     return Room(int(torch.cuda.mem_get_info(device)[0]), host)
 
 
-def needed_memory(model: DecoderConfig, config: PretrainConfig, precision: str, device: str) -> int:
-    """Bytes of the device's memory that a training takes at the least."""
-    if device == "cpu":
-        config = config.model_copy(update={"activation_checkpointing": False})
-    return peak(model, config, precision, device).total
-
-
 def require_fit(model: DecoderConfig, config: PretrainConfig, precision: str, device: str) -> None:
     """Make sure that a training fits this machine, before it takes any memory.
 
@@ -62,7 +51,7 @@ def require_fit(model: DecoderConfig, config: PretrainConfig, precision: str, de
     problem = misfit(model, config, precision, device, room)
     if problem is not None:
         raise InputError(f"pretrain: {problem}")
-    if needed_memory(model, config, precision, device) > (1 - SPARE) * room.device:
+    if peak(model, config, precision, device).total > (1 - SPARE) * room.device:
         say(f"memory: {describe_need(model, config, precision, device, room)}; it may run out")
 
 
@@ -70,7 +59,7 @@ def misfit(model: DecoderConfig, config: PretrainConfig, precision: str, device:
     """Why a training does not fit into `room`, and what would; None where it fits."""
 
     def fits(changed: PretrainConfig) -> bool:
-        enough = needed_memory(model, changed, precision, device) <= room.device
+        enough = peak(model, changed, precision, device).total <= room.device
         return enough and (room.host is None or host_memory(model, changed) <= room.host)
 
     if fits(config):
@@ -80,7 +69,7 @@ def misfit(model: DecoderConfig, config: PretrainConfig, precision: str, device:
     if found:
         return f"{needs}; it would fit with {' or with '.join(found)}"
     changes = {"micro_batch_size": 1, "activation_checkpointing": True, "asynchronous_checkpoints": False}
-    least = needed_memory(model, config.model_copy(update=changes), precision, device)
+    least = peak(model, config.model_copy(update=changes), precision, device).total
     return (
         f"{needs}; no setting mends that: with all that save memory it needs {gibibytes(least)}, "
         f"of which weights, gradients and optimiser are {gibibytes(state_memory(model, config, precision))}"
@@ -110,7 +99,7 @@ def _remedies(config: PretrainConfig, fits: Callable[[PretrainConfig], bool]) ->
 
 def describe_need(model: DecoderConfig, config: PretrainConfig, precision: str, device: str, room: Room) -> str:
     """What the training takes beside what there is."""
-    need = needed_memory(model, config, precision, device)
+    need = peak(model, config, precision, device).total
     text = f"this training needs {gibibytes(need)} of memory and {gibibytes(room.device)} are free"
     host = host_memory(model, config)
     if room.host is not None and host > room.host:

@@ -42,7 +42,8 @@ def train(training: Training) -> Progress:
     config, device = training.config, training.device.value
     total = config.total_steps
     if device == "cpu":
-        keep_freed_memory()
+        # blocks that are computed again would leave holes, which glibc does not fill
+        keep_freed_memory(2**20 if config.activation_checkpointing else 2**30)
     forget_peak_memory(device)
     with ExitStack() as stack:
         stack.enter_context(numerics(config.deterministic, config.tf32))

@@ -21,6 +21,7 @@ from neolm.models.decoder import Decoder
 # the weight for each chunk, are not bound by memory.
 CHUNK_ELEMENTS = 2**21
 CHUNK_ROWS = 512
+PRODUCT_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 torch.mm(grad, weight, out=grad_hidden[chunk])
             if grad_weight is not None:
                 _add_product(grad_weight, grad.t(), hidden[chunk])
+            del logits, probability, grad  # else they would stay until the next chunk's are made
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
         ctx.mark_non_differentiable(entropy)
         return total, entropy
@@ -130,5 +132,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """Total += a @ b, the sum in fp32 whatever the type of the factors."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
-    else:
-        total += a @ b
+    else:  # a CPU widens what it adds: in parts that the cache holds
+        rows = PRODUCT_ROWS if total.device.type == "cpu" else len(total)
+        for part, factor in zip(torch.split(total, rows), torch.split(a, rows), strict=True):
+            part.add_(factor @ b)

@@ -223,20 +223,14 @@ def _loss(step: _Step) -> Moment:
 
 
 def _chunk(step: _Step) -> int:
-    """A chunk of logits, its softmax and gradient; for a while with the next, as names hold on to the one before."""
+    """A chunk of logits, its softmax and gradient."""
     vocabulary = step.model.vocab_size
-    rows = min(step.passes.rows, max(CHUNK_ROWS, CHUNK_ELEMENTS // vocabulary))
-    first, second = rows * vocabulary, min(rows, step.passes.rows - rows) * vocabulary
+    chunk = min(step.passes.rows, max(CHUNK_ROWS, CHUNK_ELEMENTS // vocabulary)) * vocabulary
     if not step.mixed:
-        return 8 * first + 4 * second
-    # a CPU's softmax converts its input to float32 first, and adding to a float32 sum what is added
-    converted, product = (4, 6) if step.passes.cpu else (0, 2)
-    return max(
-        max(8, 6 + converted) * first,
-        6 * first + (6 + converted) * second,
-        8 * first + 2 * second,
-        8 * first + product * step.table,
-    )
+        return 8 * chunk
+    if step.passes.cpu:  # its softmax converts its input to float32 first
+        return 10 * chunk
+    return 8 * chunk + 2 * step.table
 
 
 def _backward(step: _Step) -> Moment:
@@ -265,7 +259,8 @@ def _embedding_gradient(step: _Step) -> Moment:
 
 def _gather(step: _Step) -> Moment:
     """Gradients of the working copy are added to the float32 sums."""
-    return step.moment("the sums of the gradients", (2 + 4) * step.parameters)
+    widened = 4 * step.table if step.several and step.passes.cpu else 0  # a CPU adds two bytes to four by way of four
+    return step.moment("the sums of the gradients", (2 + 4) * step.parameters + widened)
 
 
 def _update(step: _Step) -> Moment:

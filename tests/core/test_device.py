@@ -68,7 +68,7 @@ def test_compiling_is_a_choice_with_a_reason(
     monkeypatch: pytest.MonkeyPatch, request_: bool | str, on: str, compiler: str | None, value: str
 ) -> None:
     monkeypatch.setattr(device, "compiler", lambda: compiler)
-    choice = device.choose_compile(request_, on)
+    choice = device.choose_compile(request_, on, "float32")
     assert choice.value == value
     assert choice.reason
 
@@ -76,4 +76,11 @@ def test_compiling_is_a_choice_with_a_reason(
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "compiler", lambda: None)
     with pytest.raises(InputError, match=r"pretrain.compile: there is no C\+\+ compiler"):
-        device.choose_compile(True, "cpu")
+        device.choose_compile(True, "cpu", "float32")
+
+
+def test_compiling_bfloat16_on_a_cpu_is_refused() -> None:
+    assert device.choose_compile("auto", "cpu", "bfloat16").value == "off"
+    assert device.choose_compile(True, "cuda", "bfloat16").value == "on"
+    with pytest.raises(InputError, match=r"pretrain.compile: torch.compile corrupts memory .* precision=float32"):
+        device.choose_compile(True, "cpu", "bfloat16")

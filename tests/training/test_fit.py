@@ -10,7 +10,7 @@ from neolm.models.config import decoder_config
 from neolm.models.presets import preset
 from neolm.training import fit
 from neolm.training.config import PretrainConfig
-from neolm.training.fit import Room, misfit, needed_memory, require_fit, room_on
+from neolm.training.fit import Room, misfit, require_fit, room_on
 from neolm.training.memory import peak
 
 GIB = 2**30
@@ -48,15 +48,7 @@ def test_every_setting_that_is_advised_makes_it_fit(device: str) -> None:
                 assert misfit_in(gib, with_settings(advice), device) is None
                 advised.append(advice)
     assert len(set(advised)) > 3
-    # on a CPU the freed memory would not be used again
-    assert any("activation_checkpointing" in advice for advice in advised) is (device != "cpu")
-
-
-def test_recomputing_is_not_credited_on_a_cpu() -> None:
-    recomputed = CONFIG.model_copy(update={"activation_checkpointing": True})
-    plain = needed_memory(GPT2, CONFIG, "float32", "cpu")
-    assert needed_memory(GPT2, recomputed, "float32", "cpu") == plain == peak(GPT2, CONFIG, "float32", "cpu").total
-    assert needed_memory(GPT2, recomputed, "float32", "cuda") < 0.5 * plain
+    assert any("activation_checkpointing" in advice for advice in advised)
 
 
 def test_the_advice_is_the_largest_micro_batch_and_the_least_change() -> None:
@@ -74,7 +66,7 @@ def test_the_advice_is_the_largest_micro_batch_and_the_least_change() -> None:
 def test_what_no_setting_mends_says_how_much_is_needed_at_the_least() -> None:
     text = misfit_in(1)
     assert text is not None
-    # 24 bytes a parameter when sums of gradients are added up, 18 of them for good
+    # 20 bytes a parameter when gradients are added to their sums, 18 of them for good
     assert re.search(r"no setting mends that: .* it needs 2\.\d GiB, of which .* are 2\.1 GiB", text)
 
 

@@ -36,7 +36,7 @@ QUICK = {
     ),
     "weights, bfloat16, two micro-batches": (
         case("gpt2", "bfloat16", model={"hidden_size": 128}, sequence_length=8, batch_size=2, micro_batch_size=1),
-        "the embedding's gradient",
+        "the sums of the gradients",
     ),
     "bfloat16": (case("gpt-neox", "bfloat16", model={"num_layers": 2}, batch_size=2), "the loss"),
     "copies of the state": (case("gpt2", asynchronous_checkpoints=True, batch_size=1), "a checkpoint"),
@@ -203,3 +203,15 @@ def test_a_process_takes_a_little_more_than_its_tensors(family: str) -> None:
     sizes = {"hidden_size": 512, "num_layers": 4, "num_heads": 8, "vocab_size": 4096, "max_position_embeddings": 512}
     measured = case(family, model=sizes, sequence_length=512, batch_size=4)
     assert 0.9 * estimate(measured) < resident_peak(measured) < 1.4 * estimate(measured)
+
+
+@pytest.mark.slow
+def test_activation_checkpointing_makes_the_process_smaller() -> None:
+    sizes = {"hidden_size": 512, "num_layers": 12, "num_heads": 8, "vocab_size": 4096, "max_position_embeddings": 512}
+    plain, recomputed = (
+        case("gpt2", model=sizes, sequence_length=512, batch_size=8, activation_checkpointing=again)
+        for again in (False, True)
+    )
+    measured = resident_peak(recomputed)
+    assert measured < 1.4 * estimate(recomputed)
+    assert measured < 0.75 * resident_peak(plain)
