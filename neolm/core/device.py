@@ -122,8 +122,8 @@ def choose_compile(request: bool | str, device: str, precision: str) -> Choice:
     """`auto`, true or false to whether the model is compiled with torch.compile on `device`: `on` or `off`.
 
     Raises:
-        InputError: it was asked for, but there is no compiler, or none that is safe: for bfloat16 on a CPU the code that
-            torch 2.13 makes writes beyond its buffers (docs/log.md).
+        InputError: it was asked for, but there is no compiler, or none that is safe: the code that torch 2.13 makes for
+            bfloat16 on a CPU writes beyond its buffers (docs/log.md).
     """
     if request is False:
         return Choice("off", "as asked")
