@@ -66,7 +66,7 @@ class Gate:
         """
         self.channel, self.evaluate, self.waited = channel, evaluate, waited
         self._left = channel.job["warmup"] + 1  # the first arrival has a gradient, but no update yet
-        self._first: torch.optim.Optimizer | None = None
+        self._marker: torch.Tensor | None = None
         self._parameters: dict[int, int] = {}
         self._began, self._processor_began = time.perf_counter(), time.process_time()
         register_optimizer_step_pre_hook(self._arrive)
@@ -74,8 +74,10 @@ class Gate:
     def _arrive(self, optimiser: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if id(optimiser) not in self._parameters:
             self._parameters[id(optimiser)] = sum(p.numel() for g in optimiser.param_groups for p in g["params"])
-        self._first = self._first or optimiser
-        if optimiser is not self._first:  # of several optimisers, the first one marks the step
+        if self._marker is None:
+            self._marker = next(p for g in optimiser.param_groups for p in g["params"] if p.grad is not None)
+        # A loop may call several optimisers, or one for some parameters at a time: one of them all marks the step.
+        if self._marker.grad is None or not any(p is self._marker for g in optimiser.param_groups for p in g["params"]):
             return
         self._left -= 1
         if self._left:

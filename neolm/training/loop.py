@@ -137,7 +137,9 @@ def _update(state: TrainingState, step: int, learning_rate: float) -> None:
     for optimiser in state.optimisers:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate
-        optimiser.step()
+    for _ in state.weights.hand_over():
+        for optimiser in state.optimisers:
+            optimiser.step()
     if state.average is not None:
         state.average.update(step)
 

@@ -19,6 +19,7 @@ from neolm.training.activations import BlockActivations, Passes, block_activatio
 from neolm.training.config import PretrainConfig
 from neolm.training.losses import CHUNK_ELEMENTS, CHUNK_ROWS
 from neolm.training.muon import TOGETHER, iteration_type
+from neolm.training.precision import TOGETHER as IN_TURN
 
 # Python, torch and the libraries that both load, in bytes: resident once a first small step is done, measured on Linux.
 FRAMEWORK = 400 * 2**20
@@ -59,7 +60,7 @@ def moments(model: DecoderConfig, config: PretrainConfig, precision: str, device
     """
     step = _Step.of(model, config, precision, device)
     found = [_forward(step), _loss(step), _backward(step), _embedding_gradient(step), _update(step), _save(step)]
-    return [*found, _gather(step)] if step.mixed else found
+    return [*found, _gather(step)] if step.mixed and step.several else found
 
 
 def peak(model: DecoderConfig, config: PretrainConfig, precision: str, device: str) -> Moment:
@@ -70,7 +71,7 @@ def peak(model: DecoderConfig, config: PretrainConfig, precision: str, device: s
 def state_memory(model: DecoderConfig, config: PretrainConfig, precision: str) -> int:
     """Bytes of weights, gradients and optimiser, without which no batch is small enough."""
     step = _Step.of(model, config, precision, "cpu")
-    return step.weights + 4 * step.parameters + step.optimiser
+    return step.weights + step.gradients + step.optimiser
 
 
 def host_memory(model: DecoderConfig, config: PretrainConfig) -> int:
@@ -106,7 +107,15 @@ class _Step:
 
     @property
     def earlier(self) -> int:
-        return 4 * self.parameters if self.several else 0
+        """Gradients of the micro-batches before the last: those of one alone are as they came."""
+        if not self.several:
+            return 0
+        return (4 if self.config.batch_size > 2 * self.passes.batch else self.passes.item) * self.parameters
+
+    @property
+    def gradients(self) -> int:
+        """Of all parameters when the passes are done: as they come, or sums in float32."""
+        return (4 if self.several else self.passes.item) * self.parameters
 
     @property
     def stream(self) -> int:
@@ -258,15 +267,16 @@ def _embedding_gradient(step: _Step) -> Moment:
 
 
 def _gather(step: _Step) -> Moment:
-    """Gradients of the working copy are added to the float32 sums."""
-    widened = 4 * step.table if step.several and step.passes.cpu else 0  # a CPU adds two bytes to four by way of four
+    """Gradients of the working copy are added to the float32 sums of earlier micro-batches."""
+    widened = 4 * step.table if step.passes.cpu else 0  # a CPU adds two bytes to four by way of four
     return step.moment("the sums of the gradients", (2 + 4) * step.parameters + widened)
 
 
 def _update(step: _Step) -> Moment:
-    """The optimisers move the masters."""
+    """The optimisers move the first of the masters, whose gradients are in float32."""
     work = _muon(step) if step.config.optimiser == "muon" else 0
-    return step.moment("the optimiser's step", 4 * step.parameters, work=work)
+    widened = 0 if step.gradients == 4 * step.parameters else 4 * min(step.parameters, max(IN_TURN, step.table))
+    return step.moment("the optimiser's step", step.gradients + widened, work=work)
 
 
 def _muon(step: _Step) -> int:
@@ -284,7 +294,5 @@ def _muon(step: _Step) -> int:
 
 
 def _save(step: _Step) -> Moment:
-    """A checkpoint is copied; a validation just before it has dropped the gradients."""
-    config = step.config
-    validated = config.checkpoint_every >= config.total_steps or config.checkpoint_every % config.validate_every == 0
-    return step.moment("a checkpoint", 0 if validated else 4 * step.parameters, copies=step.checkpoint_copies)
+    """A checkpoint is copied; the optimisers have dropped the gradients."""
+    return step.moment("a checkpoint", 0, copies=step.checkpoint_copies)

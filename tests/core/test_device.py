@@ -82,7 +82,5 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_compiling_bfloat16_on_a_cpu_is_refused() -> None:
     assert device.choose_compile("auto", "cpu", "bfloat16").value == "off"
     assert device.choose_compile(True, "cuda", "bfloat16").value == "on"
-    with pytest.raises(
-        InputError, match="torch.compile corrupts memory .* pretrain.precision=float32"
-    ):
+    with pytest.raises(InputError, match=r"torch\.compile corrupts memory .*=float32"):
         device.choose_compile(True, "cpu", "bfloat16")

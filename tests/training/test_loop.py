@@ -29,6 +29,7 @@ from neolm.training.loop import train
 from neolm.training.loss_scale import LossScale
 from neolm.training.losses import Loss, causal_language_modelling
 from neolm.training.recompute import recompute_blocks
+from neolm.training.spikes import SpikeFilter
 from neolm.training.state import Progress, load_weights
 
 T, V = 16, 61
@@ -323,6 +324,14 @@ def test_a_spike_is_skipped_and_logged(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], value) for name, value in after.items())
     assert not all(torch.equal(after[name], value) for name, value in later.items())
     assert progress.tokens == 22 * 8 * T
+
+
+def test_what_stays_large_is_no_longer_a_spike() -> None:
+    spikes = SpikeFilter(3.0)
+    assert not any(spikes.reason_to_skip(1.0) for _ in range(100))
+    skipped = [spikes.reason_to_skip(10.0) is not None for _ in range(200)]
+    assert all(skipped[:60])
+    assert not any(skipped[80:])
 
 
 def test_the_average_is_measured_and_kept(tmp_path: Path) -> None:

@@ -169,7 +169,8 @@ def bytes_a_parameter(precision: str = "float32", **settings: Any) -> float:
 
 def test_the_state_in_bytes_a_parameter() -> None:
     assert bytes_a_parameter() == 4 + 4 + 8
-    assert bytes_a_parameter("bfloat16") == 4 + 2 + 4 + 8
+    assert bytes_a_parameter("bfloat16") == 4 + 2 + 2 + 8
+    assert bytes_a_parameter("bfloat16", micro_batch_size=1) == 4 + 2 + 4 + 8
     matrices = 12 * 12 * 768**2 / 124_439_808  # the share that Muon moves, with one momentum instead of two means
     assert bytes_a_parameter(optimiser="muon") == pytest.approx(4 + 4 + 8 - 4 * matrices)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from neolm.core.metrics import read_metrics
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
+from neolm.training import precision
 from neolm.training.config import PretrainConfig
 from neolm.training.metrics import MetricsLog
 from neolm.training.optimiser import build_optimisers, kind_of_parameter, optimiser_tensors, restore_optimisers
@@ -92,20 +93,59 @@ def test_norms_biases_and_embeddings_do_not_decay() -> None:
     assert decay[id(model.embedding.weight)] == 0.1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gradients_are_divided_by_the_count_and_clipped_to_the_global_norm(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("together", [1, 1000, 2**26])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gradients_are_divided_by_the_count_and_clipped_to_the_global_norm(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, parts: int, together: int
+) -> None:
+    monkeypatch.setattr(precision, "TOGETHER", together)
     for clip in (None, 0.5, 1e9):
         weights = WorkingCopy(tiny(), dtype)
         weights.refresh()
-        for _ in range(2):  # two micro-batches, each with a gradient of one everywhere
+        for _ in range(parts):  # each with a gradient of one everywhere
             sum(p.sum() for p in weights.working.parameters()).backward()
             weights.gather()
-        size = sum(p.numel() for p in weights.model.parameters())
-        assert weights.finish(4, clip) == pytest.approx(0.5 * size**0.5, rel=1e-5)
-        grads = torch.cat([p.grad.flatten() for p in weights.model.parameters()])
+        masters = list(weights.model.parameters())
+        size = sum(p.numel() for p in masters)
+        assert weights.finish(2 * parts, clip) == pytest.approx(0.5 * size**0.5, rel=1e-5)
+        given: dict[int, torch.Tensor] = {}
+        for _ in weights.hand_over():
+            now = {number: p.grad for number, p in enumerate(masters) if p.grad is not None}
+            assert not given.keys() & now.keys()
+            assert sum(grad.numel() for grad in now.values()) <= max(together, *(p.numel() for p in masters))
+            given |= now
+        assert given.keys() == set(range(len(masters)))
+        grads = torch.cat([grad.flatten() for grad in given.values()])
         assert grads.dtype == torch.float32
         expected = 0.5 if clip != 0.5 else 0.5 / size**0.5
         torch.testing.assert_close(grads, torch.full_like(grads, expected))
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_update_in_parts_is_the_same_update(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, optimiser: str
+) -> None:
+    results = []
+    for together in (1, 2**26):
+        monkeypatch.setattr(precision, "TOGETHER", together)
+        weights = WorkingCopy(tiny(), dtype)
+        optimisers = build_optimisers(weights.model, PretrainConfig(steps=1, optimiser=optimiser))
+        for seed in range(3):
+            weights.refresh()
+            generator = torch.Generator().manual_seed(seed)
+            for parameter in weights.working.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator).to(dtype)
+            weights.gather()
+            weights.finish(3, 1.0)
+            for _ in weights.hand_over():
+                for each in optimisers:
+                    each.step()
+        results.append(list(weights.model.parameters()))
+    torch.testing.assert_close(
+        *results, rtol=1e-2 if optimiser == "muon" else 0, atol=1e-4 if optimiser == "muon" else 0
+    )
 
 
 def test_adam_without_bias_correction_against_the_equations() -> None:
