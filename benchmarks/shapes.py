@@ -43,12 +43,11 @@ class Shape:
         """Tokens of one step."""
         return self.batch_size * self.sequence_length
 
-    def memory(self, precision: str) -> int:
+    def memory(self) -> int:
         """Bytes that training takes, roughly and upwards: weights, gradients, AdamW's two means, and the logits that
         most contestants hold, with their gradient.
         """
-        each = 16 + (4 if precision == "bfloat16" else 0)
-        return int(self.parameters * each * 1.04 + 12 * self.tokens * self.vocab_size + 0.8e9)
+        return int(self.parameters * 16 * 1.04 + 12 * self.tokens * self.vocab_size + 0.8e9)
 
     def as_json(self) -> dict[str, Any]:
         """The fields, for a contestant's process."""

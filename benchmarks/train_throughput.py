@@ -101,7 +101,7 @@ class Field:
         everybody = contestants(shape, machine.precision, self.options.nanogpt)
         chosen = [contestant for contestant in everybody if not names or contestant.name in names]
         machine.measure()
-        need, free = shape.memory(machine.precision), int(machine.measured[-1]["memory_available"])
+        need, free = shape.memory(), int(machine.measured[-1]["memory_available"])
         resident = need * len(chosen) < 0.9 * free
         note(f"{shape.name}: {len(chosen)} contestants, {self.options.rounds} rounds of {self.steps} steps")
         with tempfile.TemporaryDirectory(prefix="benchmark-") as data:
