@@ -78,7 +78,7 @@ def keeps_weights(T: int, window: int | None) -> bool:
 def blocks(T: int, window: int | None) -> Iterator[tuple[slice, slice]]:
     """The queries of each block, and the keys that it meets, from a multiple of 64 on."""
     seen = min(T, window or T)
-    size = max(128, seen // 8)  # so that little is computed in vain, and the products stay large
+    size = min(max(128, seen // 8), 512)  # little is computed in vain, products are large, memory is linear in T
     for start in range(0, T, size):
         end = min(start + size, T)
         yield slice(start, end), slice(max(0, start + 1 - seen) // 64 * 64, end)

@@ -176,10 +176,10 @@ def _prepare(stage: Stage, output: Path, architecture: DecoderConfig, config: Pr
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
     compiled = choose_compile(config.compile, device.value, precision.value)
-    require_fit(architecture, config, precision.value, device.value)
     vocab_size = require(output / "shards", "shards", "run RECIPE").config["vocab_size"]
     shards = {split: TokenShards(output / "shards", split, vocab_size) for split in ("train", "validation")}
     batches = TrainingBatches(shards["train"], config.sequence_length, config.batch_sizes, seed)
+    require_fit(architecture, config, precision.value, device.value)
     validation = validation_batches(
         shards["validation"],
         config.sequence_length,
