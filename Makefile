@@ -8,7 +8,7 @@ RUN := "$(VENV)/bin/python" -m
 .PHONY: demo test test-all lint clean help
 
 help:
-	@echo "make demo      set up, then raw text to a trained, measured, speaking model (about five minutes on two cores)"
+	@echo "make demo      set up, then raw text to a trained, measured, speaking model (about six minutes on two cores with bfloat16)"
 	@echo "make test      set up, then lint, types, import contracts and tests"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make clean     remove the environment and what tests and builds left; runs/ stays"
