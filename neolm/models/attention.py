@@ -36,11 +36,12 @@ class KeyValueCache(Protocol):
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float, dropout: float = 0.0) -> Tensor:
     """Causal attention of T queries to the T keys at the same positions, all (B, H, T, D); one query sees every key."""
     T = q.shape[2]
-    local = window is not None and window < T
-    if local and window is not None and _flex_pays(q) and not dropout:
+    if window is not None and window >= T:
+        window = None  # it hides nothing
+    if window is not None and _flex_pays(q) and not dropout:
         return _attend_by_flex(q, k, v, window, scale)
-    if local or (T > 1 and q.dtype == torch.bfloat16 and q.device.type == "cpu"):
-        return block_attention(q, k, v, window if local else None, scale, dropout)
+    if window is not None or (T > 1 and q.dtype == torch.bfloat16 and q.device.type == "cpu"):
+        return block_attention(q, k, v, window, scale, dropout)
     return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, scale=scale, dropout_p=dropout)
 
 
