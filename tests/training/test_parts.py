@@ -122,6 +122,20 @@ def test_gradients_are_divided_by_the_count_and_clipped_to_the_global_norm(
         torch.testing.assert_close(grads, torch.full_like(grads, expected))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_micro_batches_are_added_in_float32(dtype: torch.dtype) -> None:
+    weights = WorkingCopy(tiny(), dtype)
+    weights.refresh()
+    for value in (2048.0, *[1.0] * 8):  # 2049 is a number of neither type
+        for parameter in weights.working.parameters():
+            parameter.grad = torch.full_like(parameter, value)
+        weights.gather()
+    weights.finish(1, None)
+    for _ in weights.hand_over():
+        for parameter in weights.model.parameters():
+            assert parameter.grad is None or torch.equal(parameter.grad, torch.full_like(parameter, 2056.0))
+
+
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_update_in_parts_is_the_same_update(
