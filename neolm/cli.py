@@ -39,6 +39,7 @@ Overrides = Annotated[
 ]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, or a hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Quantize = Annotated[str | None, typer.Option(help="int8 or int4: round the weights as they are read.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as stored if not given.")]
 
 
@@ -132,6 +133,7 @@ def evaluate(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As `neolm config evaluate` lists them.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file too.")] = None,
+    quantize: Quantize = None,
 ) -> None:
     """Measure a model, beside what compressors reach.
 
@@ -139,7 +141,7 @@ def evaluate(
     """
     from neolm.evaluation.command import evaluate_model
 
-    scores = evaluate_model(model, text, settings or [])
+    scores = evaluate_model(model, text, settings or [], quantize)
     if output is not None:
         from neolm.core.files import write_json
 
@@ -178,6 +180,7 @@ def generate(
     ignore_eos: Annotated[bool, typer.Option(help="Go on after an end of text.")] = False,
     device: Device = "auto",
     dtype: Dtype = None,
+    quantize: Quantize = None,
 ) -> None:
     """Continue a text; it is printed as it is written."""
     from neolm.generation.config import generation_config
@@ -193,7 +196,7 @@ def generate(
         seed=seed,
         ignore_eos=ignore_eos,
     )
-    loaded, tokenizer = _load(model, device, dtype)
+    loaded, tokenizer = _load(model, device, dtype, quantize)
     text = _text(prompt).decode("utf-8", "replace")
     pieces = stream(loaded, tokenizer, text, settings)
     for piece in itertools.chain([text], pieces, ["\n"]):
@@ -212,6 +215,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
     device: Device = "auto",
     dtype: Dtype = None,
+    quantize: Quantize = None,
 ) -> None:
     """Talk with a model."""
     from neolm.generation.chat import Session, converse
@@ -220,7 +224,7 @@ def chat(
     settings = generation_config(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=[]
     )
-    loaded, tokenizer = _load(model, device, dtype)
+    loaded, tokenizer = _load(model, device, dtype, quantize)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - line editing at the prompt, where the platform has it
     converse(Session(loaded, tokenizer, settings, raw=raw), input, _write)
@@ -235,6 +239,7 @@ def import_model(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A Hugging Face directory, or a hub id.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="The directory to write.")],
     dtype: Dtype = None,
+    quantize: Quantize = None,
 ) -> None:
     """Bring in a published GPT-2, GPT-Neo or GPT-NeoX.
 
@@ -242,7 +247,7 @@ def import_model(
     """
     from neolm.exchange import import_directory
 
-    print(import_directory(source, target, dtype))
+    print(import_directory(source, target, dtype, quantize))
 
 
 @app.command()
@@ -251,11 +256,12 @@ def export(
     target: Annotated[Path, typer.Argument(metavar="DST", help="The directory to write.")],
     to: Annotated[Literal["hf"], typer.Option(help="hf: a Hugging Face directory with safetensors.")] = "hf",
     dtype: Dtype = None,
+    quantize: Quantize = None,
 ) -> None:
     """Write a model for other software."""
     from neolm.exchange import export_directory
 
-    print(export_directory(model, target, dtype))
+    print(export_directory(model, target, dtype, quantize))
 
 
 @app.command()
@@ -338,13 +344,14 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _load(model: str, device: str, dtype: str | None) -> tuple[Any, Any]:
+def _load(model: str, device: str, dtype: str | None, quantize: str | None) -> tuple[Any, Any]:
     from neolm.core.device import choose_device
     from neolm.models.hf import load_model, model_directory
     from neolm.tokenizer.tokenizer import load_tokenizer
 
     directory = model_directory(model)
-    return load_model(directory, device=choose_device(device).value, dtype=dtype), load_tokenizer(directory)
+    loaded = load_model(directory, choose_device(device).value, dtype, quantize)
+    return loaded, load_tokenizer(directory)
 
 
 def _text(argument: str) -> bytes:

@@ -14,13 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 from neolm.core.device import choose_device, choose_precision, matrix_ceiling, usable_cores
 from neolm.core.energy import WATTS_PER_CORE
+from neolm.core.progress import gibibytes
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
 from neolm.models.hf import hf_config
 from neolm.recipe import Recipe, load_recipe
 from neolm.training.accelerators import ACCELERATORS, Accelerator
 from neolm.training.config import PretrainConfig
-from neolm.training.fit import Room, gibibytes, misfit, room_on
+from neolm.training.fit import Room, misfit, room_on
 from neolm.training.memory import FRAMEWORK, PARTS, host_memory, moments, peak, state_memory
 from neolm.training.plan import PF_DAY, Assumptions, Device, Plan, make_plan
 

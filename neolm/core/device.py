@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neolm.core.container import memory_left
 from neolm.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,6 +107,16 @@ def memory_bytes() -> tuple[int, int]:
     except (OSError, KeyError, ValueError, IndexError):
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return total, total
+
+
+def free_memory(device: str = "cpu") -> int:
+    """Bytes of the device's memory that are free now; on a CPU, as many as the container leaves if it is in one."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    free, allowed = memory_bytes()[1], memory_left()
+    return free if allowed is None else min(free, allowed)
 
 
 def usable_cores() -> int:

@@ -123,6 +123,11 @@ def count(number: float) -> str:
     return f"{number:.3g}"
 
 
+def gibibytes(size: float) -> str:
+    """`1610612736` to `1.5 GiB`."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**27 else f"{size / 2**20:,.0f} MiB"
+
+
 def table(rows: list[tuple[Any, ...]]) -> str:
     """Rows of cells as aligned text columns."""
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from neolm.evaluation.evaluate import TextDocument
 
 
-def evaluate_model(model: str, text: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+def evaluate_model(
+    model: str, text: str | None, overrides: Sequence[str], quantize: str | None = None
+) -> dict[str, Any]:
     """Measure `model` (a directory or hub id) on `text` (a file or folder; None: its run's held-out documents).
 
     The table is printed; the scores, as `neolm.evaluation.evaluate.evaluate` gives them, are returned.
@@ -25,7 +27,8 @@ def evaluate_model(model: str, text: str | None, overrides: Sequence[str]) -> di
     Raises:
         InputError: no such model or text, nothing held out, or settings that do not fit.
     """
-    config = load_config(EvaluateConfig, None, [override.removeprefix("evaluate.") for override in overrides])
+    given = [] if quantize is None else [f"quantize={quantize}"]
+    config = load_config(EvaluateConfig, None, [text.removeprefix("evaluate.") for text in (*overrides, *given)])
     from neolm.corpus.documents import read_documents
     from neolm.evaluation.evaluate import evaluate, scores_table
     from neolm.models.hf import load_model, model_directory
@@ -38,7 +41,8 @@ def evaluate_model(model: str, text: str | None, overrides: Sequence[str]) -> di
         raise InputError(f"{model}: no held-out text is known for this model; give some: --text FILE_OR_FOLDER")
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
-    decoder, tokenizer = load_model(directory, device.value, precision.value), load_tokenizer(directory)
+    decoder = load_model(directory, device.value, precision.value, config.quantize)
+    tokenizer = load_tokenizer(directory)
 
     def training_texts() -> Iterator[str]:
         assert corpus is not None

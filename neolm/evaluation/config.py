@@ -36,6 +36,8 @@ class EvaluateConfig(Config):
     """Where to compute: auto, cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Type of the weights while measuring; auto: bfloat16 where the hardware multiplies it, less exact."""
+    quantize: Literal["int8", "int4"] | None = None
+    """Round the weights to 8 or 4 bits and measure what that costs; null: as they are."""
     prompts: tuple[str, ...] = ("def __init__(self, ", "import os\n", "The ", "Once upon a time")
     """Beginnings that the model continues, for the report."""
     sample_tokens: Annotated[int, Field(ge=0), Unit("tokens")] = 96

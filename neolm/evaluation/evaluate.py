@@ -75,7 +75,6 @@ def evaluate(
     intervals = corpus_scores(scores, config.bootstrap_samples, config.confidence, config.seed)
     sizes = _compressed_sizes(texts, training_texts, config) if config.baselines else {}
     sources = [str(getattr(document, "source", "")) for document in chosen]
-    weight = model.embedding.weight
     return {
         **{name: interval.as_json() for name, interval in intervals.items()},
         "baselines": _baselines(scores, sizes, config),
@@ -89,8 +88,8 @@ def evaluate(
             **config.model_dump(exclude={"prompts", "sample_tokens", "temperature"}),
             "window": window,
             "stride": stride,
-            "device": str(weight.device),
-            "precision": str(weight.dtype).removeprefix("torch."),
+            "device": str(model.device),
+            "precision": str(model.dtype).removeprefix("torch."),
         },
         "per_document": _per_document(chosen, sources, scores, sizes),
     }

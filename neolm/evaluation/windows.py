@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neolm.generation.batch import evaluating
+from neolm.generation.reader import evaluating
 from neolm.models.decoder import Decoder
 
 LOGITS_TOGETHER = 2**23  # float32 logits held at once: 32 MiB
@@ -86,7 +86,7 @@ def _score_batch(model: Decoder, batch: Sequence[Window]) -> tuple[NDArray[np.fl
         end = len(window.ids)
         ids[row, :end] = window.ids
         scored[row, end - 1 - window.scored : end - 1] = True
-    device = model.embedding.weight.device
+    device = model.device
     tokens, mask = torch.from_numpy(ids).to(device), torch.from_numpy(scored).to(device)
     hidden = model(tokens[:, :-1], logits=False)[mask]  # (N, C)
     targets = tokens[:, 1:][mask]  # (N)

@@ -7,23 +7,23 @@ the others go on faster.
 
 What it leaves out: new rows joining a batch under way.
 
-Shapes: B live rows, T new tokens, C channels, V vocabulary.
+Shapes: B live rows, V vocabulary.
 """
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from neolm.core.errors import InputError
-from neolm.generation.cache import DecoderCache
 from neolm.generation.config import GenerationConfig
+from neolm.generation.pages import DecoderCache
+from neolm.generation.reader import Reader, reader_for
 from neolm.generation.sampling import choose, penalise, prompt_streams
 from neolm.models.decoder import Decoder
 
@@ -77,7 +77,8 @@ class Batch:
         self._eos = None if config.ignore_eos else eos_token_id
         context = model.config.max_position_embeddings
         extent = max((min(len(ids) + config.max_new_tokens - 1, context) for ids in prompts.values()), default=0)
-        self.cache = cache or DecoderCache(model.config, len(prompts), extent)
+        self.reader = reader_for(model)
+        self.cache = cache or DecoderCache(model, len(prompts), extent)
         self._rows: list[Row] = []
         for number, ids in self.ids.items():
             room = context - len(ids) + 1
@@ -89,7 +90,7 @@ class Batch:
             self._seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool)
             for marks, prompt in zip(self._seen, self.ids.values(), strict=True):
                 marks[prompt] = True
-            self._seen = self._seen[:, :vocab_size].to(model.embedding.weight.device)
+            self._seen = self._seen[:, :vocab_size].to(model.device)
         if config.max_new_tokens == 0:
             self.ends, self._rows = dict.fromkeys(prompts, "length"), []
 
@@ -105,8 +106,7 @@ class Batch:
         Raises:
             NonFiniteError: the model's logits are not finite.
         """
-        with evaluating(self.model):
-            logits = next_logits(self.model, self.cache, [row.ids for row in self._rows])
+        logits = next_logits(self.reader, self.cache, [row.ids for row in self._rows])
         logits = logits[:, : self.vocab_size]  # (B, V)
         if self._seen is not None:
             logits = penalise(logits, self._seen, self.config.repetition_penalty)
@@ -143,34 +143,11 @@ class Batch:
             self._seen = self._seen[: len(self._rows)]
 
 
-def next_logits(model: Decoder, cache: DecoderCache, rows: Sequence[Sequence[int]]) -> Tensor:
+def next_logits(reader: Reader, cache: DecoderCache, rows: Sequence[Sequence[int]]) -> Tensor:
     """Read what `cache` does not hold yet of each row's ids; fp32 logits (B, V) of the token that comes next."""
-    device = model.embedding.weight.device
-    new = [ids[held:] for ids, held in zip(rows, cache.lengths, strict=True)]
-    counts = [len(tokens) for tokens in new]
-    width = max(counts)
-    ids = torch.tensor([[*tokens, *[0] * (width - len(tokens))] for tokens in new], device=device)  # (B, T)
-    positions = cache.plan(counts, device)
-    hidden = model(ids, positions=positions, cache=cache, logits=False)  # (B, T, C)
-    cache.commit()
-    last = torch.tensor(counts, device=device) - 1
-    hidden = hidden[:, 0] if width == 1 else hidden[torch.arange(len(counts), device=device), last]
-    return model.head(hidden).float()  # type: ignore[no-any-return]
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model without dropout inside the block; every module is left as it was."""
-    if not model.training:
-        yield
-        return
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    logits = reader.read(cache.pages, cache.spans(rows))
+    cache.lengths = [len(ids) for ids in rows]
+    return logits
 
 
 def check_prompts(model: Decoder, prompts: Sequence[Sequence[int]], eos_token_id: int | None) -> list[list[int]]:

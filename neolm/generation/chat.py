@@ -1,8 +1,6 @@
 """`neolm chat`: a conversation on the terminal, or plain completion (`raw`), with answers that appear as they grow.
 
-What the cache already holds of the conversation is not read again: a turn costs its own tokens. An exception are
-models with local attention once the conversation is longer than their window; there the tokens after an answer's end
-cannot be taken back, and the turn reads the conversation anew.
+What the cache already holds of the conversation is not read again: a turn costs its own tokens.
 """
 
 from __future__ import annotations
@@ -12,9 +10,9 @@ from collections.abc import Callable, Generator, Sequence
 
 from neolm.core.errors import InputError
 from neolm.generation.batch import Batch
-from neolm.generation.cache import DecoderCache
 from neolm.generation.config import GenerationConfig
 from neolm.generation.generate import check_tokenizer, pieces
+from neolm.generation.pages import DecoderCache
 from neolm.generation.sampling import prompt_streams
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.chat import STOP, Message, encode_conversation
@@ -113,9 +111,10 @@ class Session:
         """The cache with what it holds of the beginning of `ids`, or a new one."""
         same = next((n for n, (a, b) in enumerate(zip(self._held, ids, strict=False)) if a != b), len(self._held))
         same = min(same, len(ids) - 1)  # the last token is always read: its logits are wanted
-        if self._cache is not None and self._cache.rewind(0, same):
-            return self._cache
-        return DecoderCache(self.model.config, 1, self._context)
+        if self._cache is None:
+            return DecoderCache(self.model, 1, self._context)
+        self._cache.rewind(0, same)
+        return self._cache
 
 
 def converse(session: Session, read: Callable[[str], str], write: Callable[[str], None]) -> None:

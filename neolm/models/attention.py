@@ -23,8 +23,10 @@ from neolm.models.config import DecoderConfig
 class KeyValueCache(Protocol):
     """What attention asks of a cache; `neolm.generation.cache` has the real one."""
 
-    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store new keys and values (B, H, T, D) of `layer`.
+    def update(
+        self, layer: int, keys: Tensor, values: Tensor, window: int | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Store new keys and values (B, H, T, D) of `layer`, whose queries see `window` tokens (None: all).
 
         Returns the keys and values to attend to (B, H, S, D) and which of them each query may see (B or 1, 1, T, S);
         None instead of the mask: attend within the new keys, as without a cache, or, for a single query, to all keys.
@@ -124,7 +126,7 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         visible = None if attention_mask is None else causal_mask(attention_mask, self.window)
         if cache is not None:
-            k, v, visible = cache.update(self.layer, k, v)
+            k, v, visible = cache.update(self.layer, k, v, self.window)
             q = q.to(k.dtype)
         if visible is None:
             y = attend(q, k, v, self.window, self.scale, dropout)

@@ -155,6 +155,21 @@ class Decoder(nn.Module):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
         return self
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its activations; unless it is quantized, of its weights too."""
+        return self.norm.weight.dtype
+
+    @property
+    def quantized(self) -> int | None:
+        """Bits of its weights if they are rounded (`neolm.models.quantized`), else None."""
+        return getattr(self.head, "bits", None)
+
     def parameter_count(self, embeddings: bool = True) -> int:
         """Parameters, a tied head counted once; without `embeddings`, less token and position tables and the head."""
         parts: nn.Module = self if embeddings else nn.ModuleList([self.blocks, self.norm])

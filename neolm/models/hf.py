@@ -9,21 +9,25 @@ survive both ways bit for bit. Tokenizers are not the models' business.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from neolm.core.device import choose_device
+from neolm.core.device import choose_device, free_memory
 from neolm.core.errors import InputError
 from neolm.core.files import storage_errors, write_json
+from neolm.core.progress import gibibytes, task
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
-from neolm.models.hf_config import CONFIG_FILE, hf_config, read_config
+from neolm.models.hf_config import CONFIG_FILE, hf_config, quantization_config, read_bits, read_config
 from neolm.models.hf_files import INDEX_SUFFIX, PICKLE, SAFETENSORS, WeightFiles, listing, write_weights
 from neolm.models.hf_names import Entry, canonical_name, entry, published_tensors
+from neolm.models.quantized import check_quantize, is_packed, loaded_bytes, prepare_quantized, put
 
 __all__ = [
     "convert",
@@ -37,13 +41,17 @@ __all__ = [
 ]
 
 GENERATION_FILE = "generation_config.json"
+_LONG = 1e9  # weights whose loading is worth a progress bar
 DTYPE_NAMES = ("float32", "bfloat16", "float16", "float64")
 # What a hub repository is asked for, without its weights.
 _SMALL_FILES = [CONFIG_FILE, GENERATION_FILE, "tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt"]
 
 
 def load_model(
-    path: str | Path, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+    path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    quantize: str | None = None,
 ) -> Decoder:
     """The model in a directory, or of a hub id such as `EleutherAI/pythia-14m`; called on ids (B, T): logits (B, T, V).
 
@@ -51,17 +59,20 @@ def load_model(
         path: A directory with `config.json` and weights, or a hub id.
         device: Where to put it; None: the GPU if there is one, else the CPU.
         dtype: Such as "bfloat16"; None: as stored, but float16 becomes float32 on a CPU, where it would crawl.
+        quantize: "int8" or "int4": round the weights as they are read, so that memory never holds them whole.
 
     Raises:
-        InputError: what is there is not a whole model of a supported family; the message says what is amiss.
+        InputError: what is there is not a whole model of a supported family, or it does not fit the memory that is
+            free; the message says what is amiss.
     """
+    bits = check_quantize(quantize)
     stored = _Stored(model_directory(path))
     place = torch.device(choose_device("auto" if device is None else str(device)).value)
     wanted = _dtype(dtype)
     if wanted is None:
         slow = stored.dtype == torch.float16 and place.type == "cpu"
         wanted = torch.float32 if slow else stored.dtype
-    return stored.build(place, wanted)
+    return stored.build(place, wanted, bits)
 
 
 def save_model(
@@ -72,14 +83,18 @@ def save_model(
 ) -> None:
     """Write `model` so that `transformers` and other readers of the family load it; dtype None: as it is.
 
+    A quantised model is written as it is in memory, under this package's names, which only `load_model` reads.
+
     Raises:
         InputError: the family's published format cannot express the model, or the directory cannot be written.
         StorageError: the disk is full.
     """
     target = Path(directory)
-    wanted = _dtype(dtype) or model.embedding.weight.dtype
+    wanted = _dtype(dtype) or model.dtype
     name = str(wanted).removeprefix("torch.")
     raw = hf_config(model.config) | {"dtype": name, "torch_dtype": name}
+    if model.quantized:
+        raw["quantization_config"] = quantization_config(model.quantized)
     with storage_errors(target):
         target.mkdir(parents=True, exist_ok=True)
     write_weights(target, state_tensors(model, wanted), max_shard_bytes)
@@ -88,19 +103,26 @@ def save_model(
     write_json(target / GENERATION_FILE, {"_from_model_config": True, **tokens})
 
 
-def convert(source: str | Path, target: str | Path, dtype: str | torch.dtype | None = None) -> DecoderConfig:
+def convert(
+    source: str | Path, target: str | Path, dtype: str | torch.dtype | None = None, quantize: str | None = None
+) -> DecoderConfig:
     """Read the model `source` (a directory or a hub id) and write it to `target`; dtype None: as stored.
 
     Raises:
         InputError: as `load_model` and `save_model`.
     """
+    bits = check_quantize(quantize)
     stored = _Stored(model_directory(source))
-    save_model(stored.build(torch.device("cpu"), _dtype(dtype) or stored.dtype), target)
+    save_model(stored.build(torch.device("cpu"), _dtype(dtype) or stored.dtype, bits), target)
     return stored.config
 
 
 def state_tensors(model: Decoder, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """Published names and tensors of `model`, one at a time, in main memory; a tied head once, as the embedding."""
+    if model.quantized:
+        for name, tensor in model.state_dict().items():
+            yield name, tensor.to("cpu", tensor.dtype if is_packed(name) else dtype or tensor.dtype)
+        return
     for name, tensor in published_tensors(model.config, dict(model.named_parameters())):
         yield name, tensor.to("cpu", dtype or tensor.dtype)
 
@@ -140,23 +162,59 @@ class _Stored:
     """A model in files: every parameter has its tensors, in the right shapes; none is read yet."""
 
     def __init__(self, directory: Path) -> None:
-        self.config, self.files = read_config(directory), WeightFiles(directory)
+        self.config, self.bits, self.files = read_config(directory), read_bits(directory), WeightFiles(directory)
         with torch.device("meta"):
             self.skeleton = Decoder(self.config)
-        shapes = {name: parameter.shape for name, parameter in self.skeleton.named_parameters()}
-        self.places = _match(self.config, shapes, self.files)
-        self.dtype = _widest(self.files, [name for _, names in self.places for name in names])
+        if self.bits:
+            prepare_quantized(self.skeleton, self.bits)
+            self.places = _own(self.skeleton, self.files)
+        else:
+            shapes = {name: parameter.shape for name, parameter in self.skeleton.named_parameters()}
+            self.places = _match(self.config, shapes, self.files)
+        self.dtype = _widest(self.files, [name for _, names in self.places for name in names if not is_packed(name)])
 
-    def build(self, device: torch.device, dtype: torch.dtype) -> Decoder:
-        """The decoder; each parameter is put into its place as it is read, so that memory holds the weights once."""
-        model, heads = self.skeleton, self.config.num_heads
-        for place, names in self.places:
-            published = [self.files.read(name).to(device, dtype) for name in names]
-            module, _, kind = place.ours.rpartition(".")
-            setattr(model.get_submodule(module), kind, nn.Parameter(place.gather(published, heads)))
-        if self.config.tie_embeddings:
+    def build(self, device: torch.device, dtype: torch.dtype, bits: int | None = None) -> Decoder:
+        """The decoder; each parameter is put into its place as it is read, so that memory holds the weights once.
+
+        Raises:
+            InputError: it does not fit, or it is stored quantised already and `bits` asks for something else.
+        """
+        directory, model = self.files.directory, self.skeleton
+        if bits and self.bits and bits != self.bits:
+            raise InputError(f"{directory}: its weights are rounded to {self.bits} bits already, not {bits}")
+        if bits and not self.bits:
+            prepare_quantized(model, bits)
+        _require_room(directory, loaded_bytes(model, dtype), device)
+        sizes = [sum(math.prod(self.files.shapes[name]) for name in names) for _, names in self.places]
+        with task("Loading", sum(sizes), "weights") if sum(sizes) > _LONG else nullcontext() as progress:
+            for (place, names), size in zip(self.places, sizes, strict=True):
+                published = [self.files.read(name) for name in names]
+                put(model, place.ours, place.gather(published, self.config.num_heads), device, dtype)
+                if progress is not None:
+                    progress.advance(size)
+        if self.config.tie_embeddings and not model.quantized:
             model.head.weight = model.embedding.weight
         return model.eval()
+
+
+def _require_room(directory: Path, needed: int, device: torch.device) -> None:
+    free = free_memory(str(device)) if device.type in ("cpu", "cuda") else needed
+    if needed > free:
+        raise InputError(
+            f"{directory}: the model takes {gibibytes(needed)} of memory and {gibibytes(free)} are free; "
+            "int4 weights (--quantize int4) take the least"
+        )
+
+
+def _own(model: Decoder, files: WeightFiles) -> list[tuple[Entry, tuple[str, ...]]]:
+    """The tensors of a quantised model, which are stored under our names.
+
+    Raises:
+        InputError: tensors are missing, too many or misshapen.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    _check_shapes(files, shapes, {name: name for name in files.shapes}, model.config)
+    return [(Entry(name, (name,), "plain"), (name,)) for name in shapes]
 
 
 def _match(
@@ -178,6 +236,18 @@ def _match(
     if config.tie_embeddings:
         _settle_tied_head(config, found, files)
     wanted = {theirs: place.shape(shapes[place.ours]) for place in places for theirs in place.theirs}
+    _check_shapes(files, wanted, found, config)
+    return [(place, tuple(found[theirs] for theirs in place.theirs)) for place in places]
+
+
+def _check_shapes(
+    files: WeightFiles, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, str], config: DecoderConfig
+) -> None:
+    """Compare the `wanted` shapes of tensors with those in the files, `found` under the files' names.
+
+    Raises:
+        InputError: tensors are missing, too many or misshapen.
+    """
     missing = [name for name in wanted if name not in found]
     if missing:
         raise InputError(f"{files.directory}: {_tensors(missing)} missing: {listing(missing)}")
@@ -194,7 +264,6 @@ def _match(
                 f"{files.directory}: {name} has the shape {list(files.shapes[name])}, "
                 f"but by {CONFIG_FILE} it must be {list(shape)}"
             )
-    return [(place, tuple(found[theirs] for theirs in place.theirs)) for place in places]
 
 
 def _settle_tied_head(config: DecoderConfig, found: dict[str, str], files: WeightFiles) -> None:

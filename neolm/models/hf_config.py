@@ -16,6 +16,7 @@ from typing import Any
 
 from neolm.core.config import validate
 from neolm.core.errors import InputError
+from neolm.kernels.packing import GROUP
 from neolm.models.config import DecoderConfig
 
 CONFIG_FILE = "config.json"
@@ -118,9 +119,9 @@ def read_config(directory: str | Path) -> DecoderConfig:
         raise InputError(
             f"{path}: model_type {raw.get('model_type')!r} is not supported; supported are {', '.join(MODEL_TYPES)}"
         )
-    for key, what in (("add_cross_attention", "cross-attention"), ("quantization_config", "quantised weights")):
-        if raw.get(key):
-            raise InputError(f"{path}: {key}: {what} is not supported")
+    if raw.get("add_cross_attention"):
+        raise InputError(f"{path}: add_cross_attention: cross-attention is not supported")
+    _read_bits(raw, path)
     rope = _rope(raw, path) if family == "gpt-neox" else {}
     fields = {"family": family, **_FIXED[family], **{key.field: key.read(raw | rope) for key in _KEYS[family]}}
     if family == "gpt2" and raw.get("scale_attn_weights", True) is False:
@@ -135,6 +136,29 @@ def read_config(directory: str | Path) -> DecoderConfig:
     if config.intermediate_size == 4 * config.hidden_size:
         config = config.model_copy(update={"intermediate_size": None})
     return config
+
+
+def read_bits(directory: str | Path) -> int | None:
+    """The bits of the weights in `directory` if they are quantised (`neolm.models.quantized`), else None."""
+    path = Path(directory) / CONFIG_FILE
+    return _read_bits(_read_json(path), path)
+
+
+def quantization_config(bits: int) -> dict[str, Any]:
+    """The entry of `config.json` that says how weights are rounded; keys as other methods' entries have them."""
+    return {"quant_method": "neolm", "bits": bits, "group_size": GROUP, "sym": True}
+
+
+def _read_bits(raw: dict[str, Any], path: Path) -> int | None:
+    entry = raw.get("quantization_config")
+    if not entry:
+        return None
+    method = entry.get("quant_method") if isinstance(entry, dict) else entry
+    if method != "neolm":
+        raise InputError(f"{path}: quantization_config: quantised weights of the kind {method!r} are not supported")
+    if entry not in (quantization_config(8), quantization_config(4)):
+        raise InputError(f"{path}: quantization_config: {entry} is not what this version writes")
+    return int(entry["bits"])
 
 
 def hf_config(config: DecoderConfig) -> dict[str, Any]:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
-from neolm.core.container import memory_left
-from neolm.core.device import memory_bytes
+from neolm.core.device import free_memory
 from neolm.core.errors import InputError
-from neolm.core.progress import say
+from neolm.core.progress import gibibytes, say
 from neolm.models.config import DecoderConfig
 from neolm.training.config import PretrainConfig
 from neolm.training.memory import host_memory, peak, state_memory
@@ -32,13 +31,9 @@ class Room:
 
 def room_on(device: str) -> Room:
     """What is free now on this machine, in its container if it is in one."""
-    host, allowed = memory_bytes()[1], memory_left()
-    host = host if allowed is None else min(host, allowed)
     if not device.startswith("cuda"):
-        return Room(host)
-    import torch
-
-    return Room(int(torch.cuda.mem_get_info(device)[0]), host)
+        return Room(free_memory())
+    return Room(free_memory(device), free_memory())
 
 
 def require_fit(model: DecoderConfig, config: PretrainConfig, precision: str, device: str) -> None:
@@ -105,8 +100,3 @@ def describe_need(model: DecoderConfig, config: PretrainConfig, precision: str, 
     if room.host is not None and host > room.host:
         text += f", {gibibytes(host)} of the host's and {gibibytes(room.host)} are free"
     return text
-
-
-def gibibytes(size: float) -> str:
-    """`1610612736` to `1.5 GiB`."""
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**27 else f"{size / 2**20:,.0f} MiB"

@@ -14,6 +14,7 @@ from neolm.generation import batch as batch_module
 from neolm.generation.batch import Batch, batches, generate_ids
 from neolm.generation.config import GenerationConfig
 from neolm.generation.generate import generate, stream
+from neolm.generation.kernel_reader import KernelReader
 from neolm.generation.sampling import penalise, prompt_streams
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -93,13 +94,14 @@ class Scripted(nn.Module):
         super().__init__()
         self.config, self.embedding, self.script, self.prompt = model.config, model.embedding, script, prompt
         self.calls = 0
+        self.device, self.dtype, self.quantized = torch.device("cpu"), torch.float32, None
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, **_: object) -> torch.Tensor:
         self.calls += 1
         return positions.expand(ids.shape).unsqueeze(-1)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        wanted = [self.script[int(position) - self.prompt + 1] for position in hidden[:, 0]]
+        wanted = [self.script[int(position) - self.prompt + 1] for position in hidden.flatten()]
         return nn.functional.one_hot(torch.tensor(wanted), self.config.vocab_size).float()
 
 
@@ -249,7 +251,7 @@ def test_an_interrupt_in_the_middle_of_a_stream(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.norm, "forward", interrupt)
+        patch.setattr(KernelReader, "read", interrupt)
         with pytest.raises(KeyboardInterrupt):
             list(answer)
     assert model.training

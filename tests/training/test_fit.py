@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from neolm.core import device
 from neolm.core.errors import InputError
 from neolm.models.config import decoder_config
 from neolm.models.presets import preset
@@ -78,9 +79,9 @@ def test_copies_for_checkpoints_need_the_hosts_memory() -> None:
 
 
 def test_a_container_counts_as_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "memory_bytes", lambda: (64 * GIB, 32 * GIB))
+    monkeypatch.setattr(device, "memory_bytes", lambda: (64 * GIB, 32 * GIB))
     for left, room in ((None, 32), (8 * GIB, 8), (40 * GIB, 32)):
-        monkeypatch.setattr(fit, "memory_left", lambda left=left: left)
+        monkeypatch.setattr(device, "memory_left", lambda left=left: left)
         assert room_on("cpu") == Room(room * GIB)
 
 

@@ -1,0 +1,109 @@
+"""Keys and values of earlier tokens, in pages of 16 tokens that texts hold by number (Kwon et al. 2023, section 4.1).
+
+A text's table says which page holds its positions 0 to 15, 16 to 31, ...; the pages need not be neighbours, and two
+texts with the same beginning may hold the same pages. `neolm.kernels.attention` says how a page is laid out.
+
+Shapes: N pages, H heads, D head size, P the head size padded to 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neolm.kernels.attention import PAGE, padded
+from neolm.models.config import DecoderConfig
+from neolm.models.decoder import Decoder
+
+Table = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Span:
+    """New tokens of one text, which read what its pages hold of the tokens before them.
+
+    `ids` are at positions `start`, `start` + 1, ...; the logits that follow the last `wanted` of them are asked for.
+    """
+
+    ids: Sequence[int]
+    start: int
+    table: Table
+    wanted: int = 1
+
+
+class Pages:
+    """The keys and values in `count` pages, layer by layer: (N, H, D, 16) and (N, H, 16, P)."""
+
+    def __init__(self, config: DecoderConfig, count: int, dtype: torch.dtype, device: torch.device) -> None:
+        H, D = config.num_heads, config.head_size
+        # Zeros, not empty: a masked key weighs 0, and 0 x NaN is NaN. On a CPU memory comes when it is written to.
+        self.keys = [torch.zeros(count, H, D, PAGE, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.values = [
+            torch.zeros(count, H, PAGE, padded(D), dtype=dtype, device=device) for _ in range(config.num_layers)
+        ]
+        self.dtype, self.head_size = dtype, D
+
+    def write(self, layer: int, page: Tensor, slot: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values (tokens, H, D) into slots of pages, each (tokens)."""
+        self.keys[layer][page, :, :, slot] = keys.to(self.dtype)
+        self.values[layer][page, :, slot, : self.head_size] = values.to(self.dtype)
+
+    def read(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values in pages (B, n) as (B, H, 16 n, D)."""
+        keys, values = self.keys[layer][pages], self.values[layer][pages]  # (B, n, H, D, 16) and (B, n, H, 16, P)
+        B, n, H = keys.shape[:3]
+        keys = keys.permute(0, 2, 1, 4, 3).reshape(B, H, n * PAGE, -1)
+        values = values[..., : self.head_size].permute(0, 2, 1, 3, 4).reshape(B, H, n * PAGE, -1)
+        return keys, values
+
+
+def page_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
+    """Memory of one page in all layers."""
+    channels = config.num_heads * (config.head_size + padded(config.head_size))
+    return int(config.num_layers * channels * PAGE * dtype.itemsize)
+
+
+def pages_for(tokens: int) -> int:
+    """Pages that hold so many tokens."""
+    return -(-tokens // PAGE)
+
+
+def page_dtype(model: Decoder) -> torch.dtype:
+    """fp32 for a model whose weights are; half as many bits for all others."""
+    dtype = model.dtype
+    if model.device.type == "cpu" and (model.quantized or dtype == torch.float16):
+        return torch.bfloat16
+    return torch.float32 if dtype == torch.float64 else dtype
+
+
+class DecoderCache:
+    """Pages of its own for up to `capacity` tokens in each of `rows` texts; `lengths` are the tokens held."""
+
+    def __init__(self, model: Decoder, rows: int, capacity: int) -> None:
+        self.lengths = [0] * rows
+        self.capacity = capacity
+        each = pages_for(capacity)
+        self.pages = Pages(model.config, rows * each, page_dtype(model), model.device)
+        self._tables: list[Table] = [np.arange(row * each, (row + 1) * each) for row in range(rows)]
+
+    def spans(self, rows: Sequence[Sequence[int]]) -> list[Span]:
+        """What is to be read so that each row's ids are held; they are more than those held."""
+        assert max(map(len, rows)) <= self.capacity, (list(map(len, rows)), self.capacity)
+        return [
+            Span(ids[held:], held, table) for ids, held, table in zip(rows, self.lengths, self._tables, strict=True)
+        ]
+
+    def drop(self, row: int) -> None:
+        """Forget a row; the last row takes its number."""
+        length, table = self.lengths.pop(), self._tables.pop()
+        if row < len(self.lengths):
+            self.lengths[row], self._tables[row] = length, table
+
+    def rewind(self, row: int, length: int) -> None:
+        """Take back the tokens of a row after its first `length`."""
+        self.lengths[row] = min(length, self.lengths[row])

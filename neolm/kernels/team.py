@@ -1,0 +1,110 @@
+"""A few threads that run one compiled function together, and the barrier at which they meet inside it.
+
+torch's threads cannot be used: they only run torch's operations. A compiled function that lets go of Python's global
+lock (`nogil`) runs in ordinary threads at full speed; one of them is the caller.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit
+
+from neolm.kernels.lanes import I32, I64, VOID, Builder, Value, call, emitted, number
+
+_ARRIVED, _BROKEN = 0, 8  # places in a team's shared words, on cache lines of their own
+_SPINS = 4_000  # about 50 microseconds of waiting before the processor is offered to others
+
+
+class Team:
+    """`size` threads; `run(function, ...)` calls `function(rank, size, shared, ...)` in each and waits for all.
+
+    `shared` (int64) is for `meet`. If one of the calls fails, the others leave at their next barrier, and its error
+    comes out of `run`; so does an interrupt, when all have left.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(size - 1, thread_name_prefix="neolm") if size > 1 else None
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call `function` once in each thread; the caller is rank 0."""
+        with self._lock:
+            shared = np.zeros(16, np.int64)
+            others: list[Future[Any]] = []
+            failure: BaseException | None = None
+            try:
+                for rank in range(1, self.size):
+                    assert self._pool is not None
+                    others.append(self._pool.submit(function, rank, self.size, shared, *arguments))
+                function(0, self.size, shared, *arguments)
+            except BaseException as error:
+                failure, shared[_BROKEN] = error, 1
+            while True:
+                try:
+                    wait(others)
+                    break
+                except KeyboardInterrupt as error:
+                    failure, shared[_BROKEN] = error, 1
+        failure = failure or next((error for error in (other.exception() for other in others) if error), None)
+        if failure is not None:
+            raise failure
+
+
+@functools.cache
+def team(size: int | None = None) -> Team:
+    """The process's team of `size` threads; None: as many as torch computes with."""
+    return Team(size) if size is not None else team(torch.get_num_threads())
+
+
+@emitted
+def _arrive(builder: Builder, address: Value) -> None:
+    builder.atomic_rmw("add", builder.inttoptr(address, I64.as_pointer()), number(1), "seq_cst")
+
+
+@emitted
+def _look(builder: Builder, address: Value) -> Value:
+    return builder.load_atomic(builder.inttoptr(address, I64.as_pointer()), "acquire", 8)
+
+
+@emitted
+def _offer_processor(builder: Builder) -> None:
+    if os.name == "posix":
+        name = "sched_yield"
+        function = builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(I32, []), name)
+        builder.call(function, [])
+
+
+@emitted
+def _pause(builder: Builder) -> None:
+    if "x86" in builder.module.triple:
+        call(builder, "llvm.x86.sse2.pause", VOID, [])
+
+
+@njit(nogil=True)
+def meet(size: int, shared: Any, turn: int) -> bool:
+    """Wait until all have come here for the `turn`th time, from 1; false: one will not come, leave.
+
+    What a thread wrote before, the others see after.
+    """
+    arrived = shared.ctypes.data
+    _arrive(arrived + 8 * _ARRIVED)
+    spins = 0
+    while _look(arrived + 8 * _ARRIVED) < turn * size:
+        if _look(arrived + 8 * _BROKEN):
+            return False
+        spins += 1
+        if spins < _SPINS:
+            _pause()
+        else:
+            _offer_processor()
+    return True

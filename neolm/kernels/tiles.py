@@ -1,0 +1,240 @@
+"""Tiles of a matrix product Y = X W^T for few rows of X: a few outputs of a few rows, sums kept in registers.
+
+Each weight is read once for all columns of the tile. A sum is always taken in the same order, whatever the tile, so
+that a row gets the same bits alone and among others. Formats of W (N outputs, K inputs):
+
+- fp32 and bfloat16: as torch keeps them, row by row. bfloat16 is multiplied with bfloat16 activations where the
+  processor has such dot products, else widened and multiplied with fp32 ones.
+- int8 and int4: `neolm.kernels.packing`. Where the processor multiplies bytes, an activation is two bytes (16 bits,
+  256 hi + lo, scaled by group), and sums are whole numbers, exact; else weights are widened to fp32.
+
+All tiles take the address of their first output's weights, the bytes from one output (packed: block of outputs) to
+the next, the address of its scales (packed only), K, the addresses and byte strides of X, as
+`neolm.kernels.products.prepare` leaves it, and of Y (fp32).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from neolm.kernels.lanes import (
+    F16,
+    F32,
+    HAS_DOT_BF16,
+    HAS_DOT_BYTES,
+    I32,
+    LANES,
+    Builder,
+    Value,
+    constant,
+    dot_bf16,
+    dot_bytes,
+    emitted,
+    lanes,
+    load,
+    load_first,
+    loop,
+    multiply_add,
+    number,
+    prefetch,
+    splat,
+    store,
+    total,
+)
+from neolm.kernels.packing import BLOCK, GROUP
+
+
+def _strided(builder: Builder, address: Value, stride: Value, count: int) -> list[Value]:
+    return [builder.add(address, builder.mul(stride, number(index))) for index in range(count)]
+
+
+def _plain_inputs(builder: Builder, bits: int, row: Value, offset: Value) -> list[Value]:
+    """What of a prepared row of X meets the 64 bytes of weights at `offset`."""
+    if bits == 32 or HAS_DOT_BF16:
+        return [load(builder, row, offset, lanes(F32 if bits == 32 else I32))]
+    wide = builder.mul(offset, number(2))  # fp32 activations: the even ones of 32, then the odd ones
+    return [load(builder, row, builder.add(wide, number(at)), lanes(F32)) for at in (0, 64)]
+
+
+def _add_products(builder: Builder, bits: int, weight: Value, inputs: list[Value], sum: Value) -> Value:
+    """`sum` (16 x fp32) and the products of 64 bytes of weights."""
+    if bits == 32:
+        return multiply_add(builder, weight, inputs[0], sum)
+    if HAS_DOT_BF16:
+        return dot_bf16(builder, sum, weight, inputs[0])
+    even = builder.bitcast(builder.shl(weight, constant(I32, 16)), lanes(F32))
+    odd = builder.bitcast(builder.and_(weight, constant(I32, -65536)), lanes(F32))
+    return multiply_add(builder, odd, inputs[1], multiply_add(builder, even, inputs[0], sum))
+
+
+def plain_tile(bits: int, rows: int, columns: int) -> Any:
+    """A tile of `rows` outputs and `columns` rows of X, for fp32 (32 bits) or bfloat16 (16 bits) weights.
+
+    X is padded with zeros to 32 columns: fp32 as it is, bfloat16 as `products.prepare` puts it.
+    """
+    per_step = LANES * 32 // bits  # weights in 64 bytes
+
+    @emitted
+    def tile(
+        builder: Builder,
+        w: Value,
+        w_stride: Value,
+        scales: Value,
+        k: Value,
+        x: Value,
+        x_stride: Value,
+        y: Value,
+        y_stride: Value,
+    ) -> None:
+        weights, inputs = _strided(builder, w, w_stride, rows), _strided(builder, x, x_stride, columns)
+
+        def multiply(offset: Value, read: Any, sums: list[Value]) -> list[Value]:
+            """Add the products of the 64 bytes of each row that lie at `offset`."""
+            for row in weights if columns == 1 else []:  # the next tile's rows; streams this short are not foreseen
+                prefetch(builder, row, builder.add(offset, builder.mul(w_stride, number(rows))))
+            vectors = [_plain_inputs(builder, bits, row, offset) for row in inputs]
+            read_weights = [read(row, offset) for row in weights]
+            pairs = [(weight, vector) for weight in read_weights for vector in vectors]
+            return [_add_products(builder, bits, *pair, sum) for pair, sum in zip(pairs, sums, strict=True)]
+
+        element = F32 if bits == 32 else I32
+        whole = builder.and_(k, number(-per_step))
+        sums = loop(
+            builder,
+            whole,
+            per_step,
+            [constant(F32, 0.0)] * (rows * columns),
+            lambda index, sums: multiply(
+                builder.mul(index, number(bits // 8)),
+                lambda row, offset: load(builder, row, offset, lanes(element), bits // 8),
+                sums,
+            ),
+        )
+        left = builder.trunc(builder.sub(k, whole), I32)
+        if bits == 16:  # pairs: the number of inputs is even
+            left = builder.lshr(left, ir.Constant(I32, 1))
+        sums = loop(  # once, or not at all
+            builder,
+            k,
+            per_step,
+            sums,
+            lambda index, sums: multiply(
+                builder.mul(index, number(bits // 8)),
+                lambda row, offset: load_first(builder, row, offset, element, left),
+                sums,
+            ),
+            start=whole,
+        )
+        for r in range(rows):
+            for c in range(columns):
+                at = builder.add(builder.mul(y_stride, number(c)), number(4 * r))
+                store(builder, y, at, total(builder, sums[r * columns + c]))
+
+    return tile
+
+
+def packed_tile(bits: int, blocks: int, columns: int) -> Any:
+    """A tile of `blocks` times 16 outputs and `columns` rows of X, for packed weights of 8 or 4 bits.
+
+    A row of X is, for K inputs padded to whole groups: where bytes are multiplied, K bytes hi, K bytes lo, and a pair
+    (fp32 scale, int32 sum) for each group; else K fp32 and for each group the fp32 sum.
+    """
+    steps = GROUP * bits // 32  # 64-byte pieces of a block and group
+    middle = 1 << (bits - 1)
+    piece, low_half = 64, constant(I32, 0x0F0F0F0F)
+
+    def split(builder: Builder, value: Value) -> list[Value]:
+        """The bytes of a piece: one of each of four inputs for 16 outputs; of 4 bits first the lower halves."""
+        if bits == 8:
+            return [value]
+        return [builder.and_(value, low_half), builder.and_(builder.lshr(value, constant(I32, 4)), low_half)]
+
+    @emitted
+    def tile(
+        builder: Builder,
+        w: Value,
+        w_stride: Value,
+        scales: Value,
+        inputs_of_all: Value,
+        x: Value,
+        x_stride: Value,
+        y: Value,
+        y_stride: Value,
+    ) -> None:
+        groups = builder.sdiv(builder.add(inputs_of_all, number(GROUP - 1)), number(GROUP))
+        weights = _strided(builder, w, w_stride, blocks)
+        steepness = _strided(builder, scales, builder.mul(groups, number(2 * BLOCK)), blocks)
+        inputs = _strided(builder, x, x_stride, columns)
+        k = builder.mul(groups, number(GROUP))
+
+        def by_bytes(group: Value, sums: list[Value]) -> list[Value]:
+            high = [constant(I32, 0)] * (blocks * columns)
+            low = list(high)
+            for step in range(steps):
+                at = builder.add(builder.mul(group, number(steps * piece)), number(step * piece))
+                for r in range(blocks):
+                    parts = split(builder, load(builder, weights[r], at, lanes(I32)))
+                    for n, part in enumerate(parts):
+                        first = number(4 * (step * len(parts) + n))
+                        place = builder.add(builder.mul(group, number(GROUP)), first)
+                        for c in range(columns):
+                            i = r * columns + c
+                            four = splat(builder, load(builder, inputs[c], place, I32))
+                            high[i] = dot_bytes(builder, high[i], part, four)
+                            four = splat(builder, load(builder, inputs[c], builder.add(place, k), I32))
+                            low[i] = dot_bytes(builder, low[i], part, four)
+            pair = builder.add(builder.mul(k, number(2)), builder.mul(group, number(8)))
+            new = []
+            for r in range(blocks):
+                scale = scales_of(r, group)
+                for c in range(columns):
+                    i = r * columns + c
+                    factor = splat(builder, load(builder, inputs[c], pair, F32))
+                    offset = splat(builder, load(builder, inputs[c], builder.add(pair, number(4)), I32))
+                    whole = builder.add(builder.shl(high[i], constant(I32, 8)), low[i])
+                    whole = builder.sub(whole, builder.mul(offset, constant(I32, middle)))
+                    value = builder.sitofp(whole, lanes(F32))
+                    new.append(multiply_add(builder, value, builder.fmul(scale, factor), sums[i]))
+            return new
+
+        def by_floats(group: Value, sums: list[Value]) -> list[Value]:
+            offset = builder.add(builder.mul(k, number(4)), builder.mul(group, number(4)))
+            products = []
+            for _ in range(blocks):
+                for c in range(columns):
+                    sum_of_inputs = splat(builder, load(builder, inputs[c], offset, F32))
+                    products.append(builder.fmul(sum_of_inputs, constant(F32, -float(middle))))
+            for step in range(steps):
+                at = builder.add(builder.mul(group, number(steps * piece)), number(step * piece))
+                for r in range(blocks):
+                    parts = split(builder, load(builder, weights[r], at, lanes(I32)))
+                    for n, part in enumerate(parts):
+                        for byte in range(4):
+                            bits_of_it = builder.lshr(part, constant(I32, 8 * byte))
+                            weight = builder.uitofp(builder.and_(bits_of_it, constant(I32, 255)), lanes(F32))
+                            first = number(4 * (4 * (step * len(parts) + n) + byte))
+                            place = builder.add(builder.mul(group, number(4 * GROUP)), first)
+                            for c in range(columns):
+                                i = r * columns + c
+                                one = splat(builder, load(builder, inputs[c], place, F32))
+                                products[i] = multiply_add(builder, weight, one, products[i])
+            return [
+                multiply_add(builder, products[r * columns + c], scales_of(r, group), sums[r * columns + c])
+                for r in range(blocks)
+                for c in range(columns)
+            ]
+
+        def scales_of(r: int, group: Value) -> Value:
+            at = builder.mul(group, number(2 * BLOCK))
+            return builder.fpext(load(builder, steepness[r], at, lanes(F16), 2), lanes(F32))
+
+        start = [constant(F32, 0.0)] * (blocks * columns)
+        sums = loop(builder, groups, 1, start, by_bytes if HAS_DOT_BYTES else by_floats)
+        for r in range(blocks):
+            for c in range(columns):
+                at = builder.add(builder.mul(y_stride, number(c)), number(4 * BLOCK * r))
+                store(builder, y, at, sums[r * columns + c])
+
+    return tile

@@ -1,0 +1,141 @@
+"""Weights of 8 and 4 bits: what rounding costs, that loading rounds as it reads, and that files keep every bit."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neolm.core import device
+from neolm.core.errors import InputError
+from neolm.kernels.packing import GROUP, Packed, pack, unpack
+from neolm.models import hf
+from neolm.models.config import decoder_config
+from neolm.models.decoder import Decoder
+from neolm.models.hf import load_model, save_model
+from neolm.models.quantized import QuantizedLinear, loaded_bytes, quantize
+
+FAMILIES = ("gpt2", "gpt-neo", "gpt-neox")
+
+
+def build(family: str, **fields: int) -> Decoder:
+    sizes = {"vocab_size": 101, "hidden_size": 48, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 32}
+    return Decoder(decoder_config(family, **{**sizes, **fields})).initialise(1).eval()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 200), st.sampled_from([4, 8]), st.integers(0, 5))
+def test_every_weight_is_as_near_as_its_group_allows(outputs: int, inputs: int, bits: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(outputs, inputs, generator=generator) * 10 ** float(seed - 3)
+    packed = pack(weight, bits)
+    restored = unpack(packed)
+    assert restored.shape == weight.shape
+    padded = torch.zeros(outputs, -(-inputs // GROUP) * GROUP)
+    padded[:, :inputs] = weight
+    largest = padded.view(outputs, -1, GROUP).abs().amax(-1).repeat_interleave(GROUP, 1)[:, :inputs]
+    steps = {8: 127, 4: 7}[bits]
+    # Half a step; at 4 bits the largest may be clipped by a third where that serves the others. Scales are fp16.
+    allowed = largest * (0.5 / steps if bits == 8 else 0.35) * 1.01 + 128 * 2**-25
+    assert ((restored - weight).abs() <= allowed).all()
+    short = unpack(packed, dtype=torch.bfloat16)
+    torch.testing.assert_close(short, restored.bfloat16(), rtol=2**-7, atol=0)
+
+
+def test_four_bits_choose_a_better_scale_than_the_largest_weight_does() -> None:
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    groups = weight.view(64, -1, GROUP)
+    scale = groups.abs().amax(-1, keepdim=True) / 7
+    plain = ((groups / scale).round() * scale - groups).square().sum()
+    assert (unpack(pack(weight, 4)) - weight).square().sum() < 0.9 * plain
+
+
+def test_zeros_and_a_part_of_the_matrix() -> None:
+    assert torch.equal(unpack(pack(torch.zeros(20, 70), 4)), torch.zeros(20, 70))
+    packed = pack(torch.randn(50, 70), 8)
+    assert torch.equal(unpack(packed, 16, 40), unpack(packed)[16:40])
+    assert isinstance(packed, Packed)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_layer_multiplies_what_its_weights_say(bits: int) -> None:
+    layer = QuantizedLinear(bits, 50, 70, torch.nn.Parameter(torch.randn(50)))
+    layer.fill(torch.randn(50, 70), torch.device("cpu"))
+    x = torch.randn(3, 5, 70, dtype=torch.float64)
+    expected = torch.nn.functional.linear(x, unpack(layer.packed).double(), layer.bias.double())
+    torch.testing.assert_close(layer(x), expected)
+    assert layer(x.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("form", ["int8", "int4"])
+def test_loading_rounds_as_rounding_the_loaded_does(family: str, form: str, tmp_path: Path) -> None:
+    model = build(family)
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model", "cpu", quantize=form)
+    rounded = quantize(copy.deepcopy(model), form)
+    for (name, ours), (other, theirs) in zip(loaded.state_dict().items(), rounded.state_dict().items(), strict=True):
+        assert name == other
+        assert torch.equal(ours, theirs), name
+    ids = torch.randint(0, 101, (2, 20), generator=torch.Generator().manual_seed(2))
+    error = (loaded(ids) - model(ids)).abs().max() / model(ids).abs().max()
+    assert error < {"int8": 0.03, "int4": 0.3}[form]
+    assert loaded.quantized == {"int8": 8, "int4": 4}[form]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_quantised_model_survives_its_files(family: str, tmp_path: Path) -> None:
+    model = quantize(build(family), "int4")
+    save_model(model, tmp_path / "q")
+    again = load_model(tmp_path / "q", "cpu")
+    assert again.quantized == 4
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    ids = torch.tensor([[1, 2]])
+    assert torch.equal(load_model(tmp_path / "q", "cpu", quantize="int4")(ids), again(ids))
+    with pytest.raises(InputError, match="rounded to 4 bits already, not 8"):
+        load_model(tmp_path / "q", "cpu", quantize="int8")
+
+
+def test_files_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
+    save_model(quantize(build("gpt2"), "int8"), tmp_path / "q")
+    path = tmp_path / "q" / "config.json"
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(raw | {"n_layer": 3}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"tensors are missing: blocks\.2"):
+        load_model(tmp_path / "q", "cpu")
+    raw["quantization_config"]["group_size"] = 32
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    with pytest.raises(InputError, match="is not what this version writes"):
+        load_model(tmp_path / "q", "cpu")
+
+
+def test_bad_requests() -> None:
+    with pytest.raises(InputError, match="'int3' is not known; there are int8 and int4"):
+        load_model("nowhere", quantize="int3")
+    with pytest.raises(InputError, match="quantized already, to 8 bits"):
+        quantize(quantize(build("gpt2"), "int8"), "int4")
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_takes_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build("gpt-neo")
+    save_model(model, tmp_path / "model")
+    need = loaded_bytes(model, torch.float32)
+    assert need == 4 * model.parameter_count()
+    monkeypatch.setattr(hf, "free_memory", lambda name: need - 1)
+    reads: list[str] = []
+    monkeypatch.setattr(hf.WeightFiles, "read", lambda self, name: reads.append(name))
+    with pytest.raises(InputError, match="the model takes 0 MiB of memory and 0 MiB are free; int4"):
+        load_model(tmp_path / "model", "cpu")
+    assert not reads
+    monkeypatch.undo()
+    monkeypatch.setattr(hf, "free_memory", lambda name: need - 1)
+    assert load_model(tmp_path / "model", "cpu", quantize="int4").quantized == 4  # this fits
+    assert device.free_memory() > 0
