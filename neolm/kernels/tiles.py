@@ -15,6 +15,8 @@ the next, the address of its scales (packed only), K, the addresses and byte str
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
@@ -44,6 +46,8 @@ from neolm.kernels.lanes import (
     total,
 )
 from neolm.kernels.packing import BLOCK, GROUP
+
+PIECE = 64  # bytes that meet in one register
 
 
 def _strided(builder: Builder, address: Value, stride: Value, count: int) -> list[Value]:
@@ -135,21 +139,94 @@ def plain_tile(bits: int, rows: int, columns: int) -> Any:
     return tile
 
 
+@dataclass(frozen=True)
+class _Group:
+    """One group of a packed tile: `blocks` of weights against `columns` of X, while LLVM is written."""
+
+    builder: Builder
+    bits: int
+    number: Value  # of the group
+    weights: list[Value]  # address of each block's first group
+    scales: list[Value]
+    inputs: list[Value]  # address of each row of X
+    k: Value  # inputs, padded to groups
+
+    def pieces(self) -> Iterator[tuple[int, int, Value]]:
+        """(block, first of the four inputs, their bytes for 16 outputs) of the whole group, read once each."""
+        steps = GROUP * self.bits // 32
+        start = self.builder.mul(self.number, number(steps * PIECE))
+        low_half = constant(I32, 0x0F0F0F0F)
+        for step in range(steps):
+            at = self.builder.add(start, number(step * PIECE))
+            for block, address in enumerate(self.weights):
+                value = load(self.builder, address, at, lanes(I32))
+                if self.bits == 8:
+                    yield block, 4 * step, value
+                else:
+                    yield block, 8 * step, self.builder.and_(value, low_half)
+                    upper = self.builder.lshr(value, constant(I32, 4))
+                    yield block, 8 * step + 4, self.builder.and_(upper, low_half)
+
+    def scale(self, block: int) -> Value:
+        """The scales of 16 outputs."""
+        at = self.builder.mul(self.number, number(2 * BLOCK))
+        return self.builder.fpext(load(self.builder, self.scales[block], at, lanes(F16), 2), lanes(F32))
+
+    def add_by_bytes(self, sums: list[Value]) -> list[Value]:
+        """`sums` and this group's products: whole numbers of bytes times bytes, scaled at the end."""
+        builder, columns = self.builder, len(self.inputs)
+        high = [constant(I32, 0)] * len(sums)
+        low = list(high)
+        start = builder.mul(self.number, number(GROUP))
+        for block, first, part in self.pieces():
+            place = builder.add(start, number(first))
+            for c, row in enumerate(self.inputs):
+                i = block * columns + c
+                high[i] = dot_bytes(builder, high[i], part, splat(builder, load(builder, row, place, I32)))
+                other = load(builder, row, builder.add(place, self.k), I32)
+                low[i] = dot_bytes(builder, low[i], part, splat(builder, other))
+        pair = builder.add(builder.mul(self.k, number(2)), builder.mul(self.number, number(8)))
+        middle = constant(I32, 1 << (self.bits - 1))
+        new = []
+        for i, sum in enumerate(sums):
+            row = self.inputs[i % columns]
+            factor = splat(builder, load(builder, row, pair, F32))
+            offset = splat(builder, load(builder, row, builder.add(pair, number(4)), I32))
+            whole = builder.add(builder.shl(high[i], constant(I32, 8)), low[i])
+            whole = builder.sub(whole, builder.mul(offset, middle))
+            value = builder.sitofp(whole, lanes(F32))
+            new.append(multiply_add(builder, value, builder.fmul(self.scale(i // columns), factor), sum))
+        return new
+
+    def add_by_floats(self, sums: list[Value]) -> list[Value]:
+        """The same where the processor has no products of bytes: weights are widened to fp32."""
+        builder, columns = self.builder, len(self.inputs)
+        middle = constant(F32, -float(1 << (self.bits - 1)))
+        offset = builder.add(builder.mul(self.k, number(4)), builder.mul(self.number, number(4)))
+        offsets = [builder.fmul(splat(builder, load(builder, row, offset, F32)), middle) for row in self.inputs]
+        products = offsets * len(self.weights)
+        start = builder.mul(self.number, number(4 * GROUP))
+        for block, first, part in self.pieces():
+            for byte in range(4):
+                level = builder.and_(builder.lshr(part, constant(I32, 8 * byte)), constant(I32, 255))
+                weight = builder.uitofp(level, lanes(F32))
+                place = builder.add(start, number(4 * (first + byte)))
+                for c, row in enumerate(self.inputs):
+                    i = block * columns + c
+                    one = splat(builder, load(builder, row, place, F32))
+                    products[i] = multiply_add(builder, weight, one, products[i])
+        return [
+            multiply_add(builder, product, self.scale(i // columns), sum)
+            for i, (product, sum) in enumerate(zip(products, sums, strict=True))
+        ]
+
+
 def packed_tile(bits: int, blocks: int, columns: int) -> Any:
     """A tile of `blocks` times 16 outputs and `columns` rows of X, for packed weights of 8 or 4 bits.
 
     A row of X is, for K inputs padded to whole groups: where bytes are multiplied, K bytes hi, K bytes lo, and a pair
     (fp32 scale, int32 sum) for each group; else K fp32 and for each group the fp32 sum.
     """
-    steps = GROUP * bits // 32  # 64-byte pieces of a block and group
-    middle = 1 << (bits - 1)
-    piece, low_half = 64, constant(I32, 0x0F0F0F0F)
-
-    def split(builder: Builder, value: Value) -> list[Value]:
-        """The bytes of a piece: one of each of four inputs for 16 outputs; of 4 bits first the lower halves."""
-        if bits == 8:
-            return [value]
-        return [builder.and_(value, low_half), builder.and_(builder.lshr(value, constant(I32, 4)), low_half)]
 
     @emitted
     def tile(
@@ -157,84 +234,25 @@ def packed_tile(bits: int, blocks: int, columns: int) -> Any:
         w: Value,
         w_stride: Value,
         scales: Value,
-        inputs_of_all: Value,
+        k: Value,
         x: Value,
         x_stride: Value,
         y: Value,
         y_stride: Value,
     ) -> None:
-        groups = builder.sdiv(builder.add(inputs_of_all, number(GROUP - 1)), number(GROUP))
+        groups = builder.sdiv(builder.add(k, number(GROUP - 1)), number(GROUP))
         weights = _strided(builder, w, w_stride, blocks)
-        steepness = _strided(builder, scales, builder.mul(groups, number(2 * BLOCK)), blocks)
+        factors = _strided(builder, scales, builder.mul(groups, number(2 * BLOCK)), blocks)
         inputs = _strided(builder, x, x_stride, columns)
-        k = builder.mul(groups, number(GROUP))
+        padded = builder.mul(groups, number(GROUP))
 
-        def by_bytes(group: Value, sums: list[Value]) -> list[Value]:
-            high = [constant(I32, 0)] * (blocks * columns)
-            low = list(high)
-            for step in range(steps):
-                at = builder.add(builder.mul(group, number(steps * piece)), number(step * piece))
-                for r in range(blocks):
-                    parts = split(builder, load(builder, weights[r], at, lanes(I32)))
-                    for n, part in enumerate(parts):
-                        first = number(4 * (step * len(parts) + n))
-                        place = builder.add(builder.mul(group, number(GROUP)), first)
-                        for c in range(columns):
-                            i = r * columns + c
-                            four = splat(builder, load(builder, inputs[c], place, I32))
-                            high[i] = dot_bytes(builder, high[i], part, four)
-                            four = splat(builder, load(builder, inputs[c], builder.add(place, k), I32))
-                            low[i] = dot_bytes(builder, low[i], part, four)
-            pair = builder.add(builder.mul(k, number(2)), builder.mul(group, number(8)))
-            new = []
-            for r in range(blocks):
-                scale = scales_of(r, group)
-                for c in range(columns):
-                    i = r * columns + c
-                    factor = splat(builder, load(builder, inputs[c], pair, F32))
-                    offset = splat(builder, load(builder, inputs[c], builder.add(pair, number(4)), I32))
-                    whole = builder.add(builder.shl(high[i], constant(I32, 8)), low[i])
-                    whole = builder.sub(whole, builder.mul(offset, constant(I32, middle)))
-                    value = builder.sitofp(whole, lanes(F32))
-                    new.append(multiply_add(builder, value, builder.fmul(scale, factor), sums[i]))
-            return new
+        def add(index: Value, sums: list[Value]) -> list[Value]:
+            group = _Group(builder, bits, index, weights, factors, inputs, padded)
+            return group.add_by_bytes(sums) if HAS_DOT_BYTES else group.add_by_floats(sums)
 
-        def by_floats(group: Value, sums: list[Value]) -> list[Value]:
-            offset = builder.add(builder.mul(k, number(4)), builder.mul(group, number(4)))
-            products = []
-            for _ in range(blocks):
-                for c in range(columns):
-                    sum_of_inputs = splat(builder, load(builder, inputs[c], offset, F32))
-                    products.append(builder.fmul(sum_of_inputs, constant(F32, -float(middle))))
-            for step in range(steps):
-                at = builder.add(builder.mul(group, number(steps * piece)), number(step * piece))
-                for r in range(blocks):
-                    parts = split(builder, load(builder, weights[r], at, lanes(I32)))
-                    for n, part in enumerate(parts):
-                        for byte in range(4):
-                            bits_of_it = builder.lshr(part, constant(I32, 8 * byte))
-                            weight = builder.uitofp(builder.and_(bits_of_it, constant(I32, 255)), lanes(F32))
-                            first = number(4 * (4 * (step * len(parts) + n) + byte))
-                            place = builder.add(builder.mul(group, number(4 * GROUP)), first)
-                            for c in range(columns):
-                                i = r * columns + c
-                                one = splat(builder, load(builder, inputs[c], place, F32))
-                                products[i] = multiply_add(builder, weight, one, products[i])
-            return [
-                multiply_add(builder, products[r * columns + c], scales_of(r, group), sums[r * columns + c])
-                for r in range(blocks)
-                for c in range(columns)
-            ]
-
-        def scales_of(r: int, group: Value) -> Value:
-            at = builder.mul(group, number(2 * BLOCK))
-            return builder.fpext(load(builder, steepness[r], at, lanes(F16), 2), lanes(F32))
-
-        start = [constant(F32, 0.0)] * (blocks * columns)
-        sums = loop(builder, groups, 1, start, by_bytes if HAS_DOT_BYTES else by_floats)
-        for r in range(blocks):
-            for c in range(columns):
-                at = builder.add(builder.mul(y_stride, number(c)), number(4 * BLOCK * r))
-                store(builder, y, at, sums[r * columns + c])
+        sums = loop(builder, groups, 1, [constant(F32, 0.0)] * (blocks * columns), add)
+        for i, sum in enumerate(sums):
+            row = builder.mul(y_stride, number(i % columns))
+            store(builder, y, builder.add(row, number(4 * BLOCK * (i // columns))), sum)
 
     return tile
