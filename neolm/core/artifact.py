@@ -44,7 +44,7 @@ FEEDS_TRAINING = ("corpus", "tokenizer", "shards")
 WRITTEN_BY_OTHERS = ("tensorboard/", "wandb/")  # folders that are no output: their owners go on writing there
 
 # The rooms in the order of the import contract: a room's results depend on its own code and on all before it.
-ROOMS = ("core", "corpus", "tokenizer", "data", "kernels", "models", "generation", "training", "evaluation")
+ROOMS = ("core", "corpus", "tokenizer", "data", "kernels", "models", "generation", "training", "evaluation", "serving")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,243 @@
+"""One model that writes for many at once: continuous batching (Yu et al. 2022) over paged keys and values.
+
+    with Engine(model, eos_token_id=..., vocab_size=...) as engine:
+        listener = Listener()
+        request = engine.submit([1, 2, 3], config, listener)
+        for token in listener: ...
+
+A text gets the tokens that it gets alone with the same seed. On a CPU that holds bit by bit, since no sum depends on
+who else is served, but for one thing: a beginning that others have read, or that was written, is not read again, and
+may differ in the last bit from what reading it in one's own pieces gives. `strict` shares only what is the same bits;
+on a GPU it reads each text by itself.
+
+What it leaves out: several models, text (`neolm.generation.text` makes it of tokens), speculation.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from neolm.core.errors import InputError, NeoLMError
+from neolm.generation.batch import check_prompts
+from neolm.generation.config import GenerationConfig
+from neolm.generation.pages import Pages, Span, page_bytes, page_dtype, pages_for
+from neolm.generation.reader import reader_for
+from neolm.generation.sampling import choose, penalise, prompt_streams
+from neolm.models.decoder import Decoder
+from neolm.serving.page_keeper import PageKeeper
+from neolm.serving.request import Ended, Event, RefusedError, Request, total_tokens
+from neolm.serving.scheduler import Scheduler
+
+
+class Engine:
+    """Decodes for many requests; `submit` from any thread, `step` from one, or let `start` do that."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        eos_token_id: int | None = None,
+        vocab_size: int | None = None,
+        memory: int = 2**30,
+        most: int = 64,
+        queue: int = 1024,
+        chunk: int | None = None,
+        strict: bool = False,
+    ) -> None:
+        """Take the memory for keys and values; on a CPU it is used as texts grow.
+
+        Args:
+            model: The decoder.
+            eos_token_id: Ends a text, unless its config ignores it.
+            vocab_size: Only ids below it are chosen.
+            memory: Bytes for keys and values.
+            most: Texts that are read or written at a time; others wait.
+            queue: Requests that may wait; more are refused.
+            chunk: Tokens of prompts that are read between two tokens of those who write; a multiple of 16.
+            strict: The same bits under any load, at the price of what sharing saves.
+
+        Raises:
+            InputError: the memory does not hold one text as long as the context.
+        """
+        self.model, self.eos_token_id, self.vocab_size = model, eos_token_id, vocab_size
+        self.context, self._queue, self.strict = model.config.max_position_embeddings, queue, strict
+        self.reader = reader_for(model)
+        dtype = page_dtype(model)
+        each, count = page_bytes(model.config, dtype), memory // page_bytes(model.config, dtype)
+        if count < pages_for(self.context):
+            raise InputError(
+                f"memory: {memory / 2**20:,.0f} MiB hold {count * 16:,} tokens of this model, less than its context; "
+                f"give it at least {pages_for(self.context) * each / 2**20:,.0f} MiB"
+            )
+        self.pages = Pages(model.config, count, dtype, model.device)
+        chunk = chunk or (128 if model.device.type == "cpu" else 1024)
+        self.scheduler = Scheduler(PageKeeper(count), chunk, most, strict)
+        self._arrived: deque[Request] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing: str | None = None
+
+    def submit(
+        self, ids: Sequence[int], config: GenerationConfig, deliver: Callable[[Event], None], index: int = 0
+    ) -> Request:
+        """Ask for what follows a prompt; `deliver` gets its tokens and then `Ended`, in the engine's thread.
+
+        Args:
+            ids: The prompt; an empty one is the end-of-text token.
+            config: Length and sampling; `stop` is the caller's business, through `Request.cancel`.
+            deliver: Must not block.
+            index: The how manieth sample of the same prompt and seed this is, from 0: each gets draws of its own.
+
+        Raises:
+            InputError: as `neolm.generation.batch.check_prompts`.
+            RefusedError: too many wait already, or the engine is closed.
+        """
+        [prompt] = check_prompts(self.model, [ids], self.eos_token_id)
+        limit, why = total_tokens(prompt, config, self.context)
+        stream = prompt_streams([prompt] * (index + 1), config.seed)[index]
+        request = Request(prompt, config, stream, limit, why, deliver)
+        with self._changed:
+            if self._closing is not None:
+                raise RefusedError(self._closing)
+            if len(self._arrived) + len(self.scheduler.waiting) >= self._queue:
+                raise RefusedError(f"{self._queue} requests wait already")
+            self._arrived.append(request)
+            self._changed.notify()
+        return request
+
+    def step(self) -> bool:
+        """Read some of the prompts, then write a token of each text; False: there was nothing to do."""
+        scheduler = self.scheduler
+        self._welcome()
+        spent = 0
+        while (chosen := scheduler.next_chunk(spent)) is not None:
+            spent += len(chosen[1].ids)
+            self._read([chosen])
+            self._welcome()
+        writing = scheduler.next_tokens()
+        if writing:
+            self._read(writing)
+        return bool(spent or writing)
+
+    def _welcome(self) -> None:
+        """Take in new requests and let go of cancelled ones."""
+        with self._changed:
+            while self._arrived:
+                self.scheduler.waiting.append(self._arrived.popleft())
+        scheduler = self.scheduler
+        for request in [*scheduler.waiting, *scheduler.reading, *scheduler.writing]:
+            if request.cancelled:
+                self._end(request, "cancelled")
+            elif len(request.ids) >= request.limit:  # nothing was asked for
+                self._end(request, request.end_at_limit)
+        scheduler.let_in()
+
+    def _read(self, chosen: Sequence[tuple[Request, Span]]) -> None:
+        """Read spans of requests; those whose text is read to its end get a token."""
+        try:
+            logits = self._logits([span for _, span in chosen])
+            due = [request for request, span in chosen if span.wanted]
+            tokens = self._choose(logits, due) if due else []
+        except NeoLMError as error:
+            for request, _ in chosen:
+                self._end(request, str(error))
+            return
+        for request, span in chosen:
+            self.scheduler.was_read(request, len(span.ids))
+        for request, token in zip(due, tokens, strict=True):
+            self._give(request, token)
+
+    def _logits(self, spans: list[Span]) -> Tensor:
+        if self.strict and self.model.device.type != "cpu":
+            return torch.cat([self.reader.read(self.pages, [span]) for span in spans])
+        return self.reader.read(self.pages, spans)
+
+    def _choose(self, logits: Tensor, requests: Sequence[Request]) -> list[int]:
+        """The next token of each request; those with the same settings are drawn together."""
+        logits = logits[:, : self.vocab_size]
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for row, request in enumerate(requests):
+            config = request.config
+            settings = (config.temperature, config.top_k, config.top_p)
+            groups.setdefault((0.0,) if config.temperature == 0 else settings, []).append(row)
+            if config.repetition_penalty != 1:
+                seen = torch.zeros_like(logits[row], dtype=torch.bool)
+                seen[torch.tensor(request.ids, device=logits.device)] = True
+                logits[row] = penalise(logits[row], seen, config.repetition_penalty)
+        tokens = [0] * len(requests)
+        for rows in groups.values():
+            streams = [requests[row].stream for row in rows]
+            part = logits if len(rows) == len(requests) else logits[rows]
+            for row, token in zip(rows, choose(part, requests[rows[0]].config, streams).tolist(), strict=True):
+                tokens[row] = token
+        return tokens
+
+    def _give(self, request: Request, token: int) -> None:
+        if token == self.eos_token_id and not request.config.ignore_eos:
+            self._end(request, "end of text")
+            return
+        request.ids.append(token)
+        request.deliver(token)
+        if len(request.ids) >= request.limit:
+            self._end(request, request.end_at_limit)
+
+    def _end(self, request: Request, why: str) -> None:
+        self.scheduler.remove(request)
+        request.ended = why
+        request.deliver(Ended(why))
+
+    def start(self) -> Engine:
+        """Step in a thread of its own until `close`. Returns self."""
+        self._thread = threading.Thread(target=self._run, name="neolm-engine", daemon=True)
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        while True:
+            try:
+                busy = self.step()
+            except Exception as error:  # whatever it is, those who wait must hear of it
+                self._fail(f"the engine failed: {error}")
+                raise
+            if busy:
+                continue
+            with self._changed:
+                if self._closing is not None and not self._arrived:
+                    return
+                if not self._arrived:
+                    # Cancelled requests have no condition of their own to wait for.
+                    self._changed.wait(timeout=0.1 if self.scheduler.waiting else None)
+
+    def _fail(self, why: str) -> None:
+        with self._changed:
+            self._closing = why
+            self.scheduler.waiting.extend(self._arrived)
+            self._arrived.clear()
+        for request in [*self.scheduler.waiting, *self.scheduler.reading, *self.scheduler.writing]:
+            self._end(request, why)
+
+    def close(self, finish: bool = False) -> None:
+        """Take no more requests; those under way are cancelled, or with `finish` go on to their end."""
+        with self._changed:
+            self._closing = self._closing or "the engine is closed"
+            scheduler = self.scheduler
+            if not finish:
+                for request in [*self._arrived, *scheduler.waiting, *scheduler.reading, *scheduler.writing]:
+                    request.cancel()
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def __enter__(self) -> Engine:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,118 @@
+"""Who is served next.
+
+Requests are let in in the order of their arrival, when memory for their longest possible text is free, so that nobody
+who was let in is ever put out. One that needs less may pass one that does not fit yet, but only `PATIENCE` times.
+
+In every turn some prompts are read, at most `chunk` tokens in all, and then everybody who is writing gets a token. Of
+the prompts the shortest goes first in every other turn, so that a short question does not wait for a long one, and the
+oldest in the turns between, so that a long one comes to its end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from neolm.generation.pages import Span, pages_for
+from neolm.kernels.attention import PAGE
+from neolm.serving.page_keeper import PageKeeper
+from neolm.serving.request import Request
+
+PATIENCE = 64
+
+
+@dataclass
+class Scheduler:
+    """Requests by state; `chunk` is a multiple of the page size."""
+
+    keeper: PageKeeper
+    chunk: int
+    most: int  # requests that read or write at a time
+    strict: bool
+    waiting: deque[Request] = field(default_factory=deque)
+    reading: list[Request] = field(default_factory=list)
+    writing: list[Request] = field(default_factory=list)
+    _turn: int = 0
+
+    def let_in(self) -> None:
+        """Move requests from waiting to reading, as far as memory goes."""
+        kept: list[Request] = []
+        while self.waiting and len(self.reading) + len(self.writing) < self.most:
+            request = self.waiting.popleft()
+            if any(earlier.passed >= PATIENCE for earlier in kept) or not self._admit(request):
+                kept.append(request)
+                continue
+            for earlier in kept:
+                earlier.passed += 1
+        self.waiting.extendleft(reversed(kept))
+
+    def _admit(self, request: Request) -> bool:
+        """Promise `request` the pages that it may need, beside those that hold its beginning already."""
+        pages, serial = self.keeper.find(request.ids, self.chunk if self.strict else PAGE)
+        needed = pages_for(request.limit - 1) - len(pages)
+        if needed > self.keeper.free:
+            self.keeper.release(pages)
+            return False
+        self.keeper.reserved += needed
+        request.pages, request.serial = pages, serial
+        request.known, request.held = len(pages), len(pages) * PAGE
+        request.table = np.zeros(pages_for(request.limit - 1), np.int64)
+        request.table[: len(pages)] = pages
+        self.reading.append(request)
+        return True
+
+    def next_chunk(self, spent: int) -> tuple[Request, Span] | None:
+        """The next piece of a prompt in this turn, in which `spent` tokens were read; None: enough.
+
+        Pieces end at multiples of `chunk`, so that how a prompt is cut depends on nothing else.
+        """
+        if not self.reading or (spent and spent + min(r.unread for r in self.reading) > self.chunk):
+            return None
+        if not spent:
+            self._turn += 1
+        oldest = self._turn % 2 == 0 and not spent
+        request = self.reading[0] if oldest else min(self.reading, key=lambda request: request.unread)
+        count = min(request.unread, self.chunk - request.held % self.chunk)
+        if spent and spent + count > self.chunk:
+            return None
+        return request, self._span(request, count)
+
+    def next_tokens(self) -> list[tuple[Request, Span]]:
+        """The last token of everybody who writes."""
+        return [(request, self._span(request, 1)) for request in self.writing]
+
+    def _span(self, request: Request, count: int) -> Span:
+        end = request.held + count
+        while len(request.pages) * PAGE < end:
+            page = self.keeper.take()
+            request.table[len(request.pages)] = page
+            request.pages.append(page)
+        return Span(request.ids[request.held : end], request.held, request.table, int(end == len(request.ids)))
+
+    def was_read(self, request: Request, count: int) -> None:
+        """Note that `count` more tokens of `request` are held; full pages may be found by others."""
+        reading = request.held < request.prompt
+        request.held += count
+        if reading and request.unread == 0:
+            self.reading.remove(request)
+            self.writing.append(request)
+        # What was written token by token, or in a piece cut short, is not what reading it in whole pieces gives.
+        findable = request.prompt // self.chunk * self.chunk if self.strict else request.held
+        while (request.known + 1) * PAGE <= min(request.held, findable):
+            start = request.known * PAGE
+            tokens = request.ids[start : start + PAGE]
+            request.serial = self.keeper.remember(request.pages[request.known], request.serial, tokens)
+            request.known += 1
+
+    def remove(self, request: Request) -> None:
+        """Forget a request, in whatever state, and free its memory."""
+        for column in (self.waiting, self.reading, self.writing):
+            if request in column:
+                column.remove(request)
+                if column is not self.waiting:
+                    self.keeper.reserved -= len(request.table) - len(request.pages)
+                    self.keeper.release(request.pages)
+                    request.pages = []
+                return

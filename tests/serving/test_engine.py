@@ -1,0 +1,314 @@
+"""Everybody gets what they get alone, whoever else is served; memory comes back; nobody waits for ever."""
+
+from __future__ import annotations
+
+import copy
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neolm.core.errors import InputError
+from neolm.generation.batch import generate_ids
+from neolm.generation.config import GenerationConfig
+from neolm.generation.pages import page_bytes, page_dtype
+from neolm.generation.reader import TorchReader
+from neolm.models.decoder import Decoder
+from neolm.models.quantized import quantize
+from neolm.serving import scheduler as scheduling
+from neolm.serving.engine import Engine
+from neolm.serving.request import Ended, Event, Listener, RefusedError, Request
+
+SHORT = GenerationConfig(max_new_tokens=12)
+
+
+def engine_of(model: Decoder, pages: int = 64, **more: Any) -> Engine:
+    return Engine(model, memory=pages * page_bytes(model.config, page_dtype(model)), **more)
+
+
+class Log(list[Event]):
+    """A client that writes everything down."""
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    @property
+    def tokens(self) -> list[int]:
+        return [event for event in self if not isinstance(event, Ended)]
+
+    @property
+    def why(self) -> str | None:
+        return self[-1].why if self and isinstance(self[-1], Ended) else None
+
+
+def prompt_of(length: int, seed: int = 0) -> list[int]:
+    return random.Random(seed).choices(range(310), k=length)
+
+
+def finish(engine: Engine) -> None:
+    while engine.step():
+        pass
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_each_text_is_what_it_is_alone(make: Callable[..., Decoder], data: st.DataObject) -> None:
+    """Any arrivals, lengths, settings, cancellations, chunk and memory."""
+    family = data.draw(st.sampled_from(["gpt2", "gpt-neo", "gpt-neox"]))
+    model = make(family)
+    engine = engine_of(
+        model,
+        pages=data.draw(st.integers(7, 30)),
+        most=data.draw(st.integers(1, 6)),
+        chunk=data.draw(st.sampled_from([16, 32, 64])),
+        eos_token_id=5,
+        vocab_size=310,
+        strict=data.draw(st.booleans()),
+    )
+    shared = prompt_of(40, seed=99)
+    asked: list[tuple[list[int], GenerationConfig, Log, Request]] = []
+    for number in range(data.draw(st.integers(1, 8))):
+        begin = data.draw(st.sampled_from([0, 20, 40]))
+        prompt = shared[:begin] + prompt_of(data.draw(st.integers(1, 50)), seed=number)
+        config = GenerationConfig(
+            max_new_tokens=data.draw(st.integers(0, 50)),
+            temperature=data.draw(st.sampled_from([0.0, 0.9])),
+            top_k=data.draw(st.sampled_from([None, 20])),
+            repetition_penalty=data.draw(st.sampled_from([1.0, 1.3])),
+            ignore_eos=data.draw(st.booleans()),
+            seed=number,
+        )
+        log = Log()
+        asked.append((prompt, config, log, engine.submit(prompt, config, log)))
+        for _ in range(data.draw(st.integers(0, 3))):
+            engine.step()
+        if data.draw(st.integers(0, 5)) == 0:
+            asked[-1][3].cancel()
+    finish(engine)
+    for prompt, config, log, request in asked:
+        [alone] = generate_ids(model, [prompt], config, 5, 310)
+        assert log.why is not None
+        if request.cancelled and log.why == "cancelled":
+            assert log.tokens == alone[: len(log.tokens)]
+        else:
+            assert log.tokens == alone
+    keeper = engine.scheduler.keeper
+    assert (keeper.free, keeper.reserved) == (keeper.count, 0)
+
+
+@pytest.mark.parametrize("form", ["bfloat16", "int8", "int4"])
+def test_strictly_the_same_bits_under_any_load(make: Callable[..., Decoder], form: str) -> None:
+    model = copy.deepcopy(make("gpt-neo", hidden_size=64, context=160))
+    model = quantize(model, form) if form.startswith("int") else model.bfloat16()
+    seen: dict[int, list[torch.Tensor]] = {}
+
+    def serve(prompts: dict[int, list[int]], steps_between: int) -> dict[int, list[int]]:
+        engine = engine_of(model, pages=100, chunk=32, strict=True)
+        choose = engine._choose
+
+        def watch(logits: torch.Tensor, requests: list[Request]) -> list[int]:
+            for row, request in zip(logits, requests, strict=True):
+                seen.setdefault(names[request.number], []).append(row.clone())
+            return choose(logits, requests)
+
+        engine._choose = watch  # type: ignore[method-assign]
+        names: dict[int, int] = {}
+        logs = {}
+        for name, prompt in prompts.items():
+            logs[name] = Log()
+            names[engine.submit(prompt, GenerationConfig(max_new_tokens=20), logs[name]).number] = name
+            for _ in range(steps_between):
+                engine.step()
+        finish(engine)
+        return {name: log.tokens for name, log in logs.items()}
+
+    base = prompt_of(100, seed=1)
+    prompts = {n: base[: 30 + 17 * (n % 5)] + prompt_of(5 + n, seed=n) for n in range(8)}
+    prompts[8] = prompts[3] + prompt_of(1, seed=3)
+    crowded = serve(prompts, 2)
+    together, seen = seen, {}
+    for name, prompt in prompts.items():
+        assert serve({name: prompt}, 0)[name] == crowded[name]
+        assert all(torch.equal(a, b) for a, b in zip(seen[name], together[name], strict=True))
+
+
+def test_a_known_beginning_is_not_read_again(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(model)
+    read: list[int] = []
+    logits = engine._logits
+    monkeypatch.setattr(engine, "_logits", lambda spans: (read.extend(len(s.ids) for s in spans), logits(spans))[1])
+    base = prompt_of(50)
+    first, second = Log(), Log()
+    engine.submit(base, SHORT, first)
+    finish(engine)
+    assert read[0] == 50
+    read.clear()
+    engine.submit(base + first.tokens + [7], SHORT, second)  # the next turn of a conversation
+    finish(engine)
+    assert read[0] == 63 - 48  # three full pages of 16 were there, one of them written by the model
+
+
+def test_a_short_question_does_not_wait_for_a_long_one(make: Callable[..., Decoder]) -> None:
+    model = make("gpt2", context=512)
+    engine = engine_of(model, pages=80, chunk=32)
+    long, short = Log(), Log()
+    engine.submit(prompt_of(400), SHORT, long)
+    engine.step()
+    engine.submit(prompt_of(10, seed=2), SHORT, short)
+    engine.step()
+    engine.step()
+    assert short.tokens
+    assert not long
+    finish(engine)
+    assert (len(long.tokens), len(short.tokens)) == (12, 12)
+
+
+def test_a_long_question_is_not_put_off_for_ever_by_short_ones(make: Callable[..., Decoder]) -> None:
+    model = make("gpt2", context=512)
+    engine = engine_of(model, pages=200, chunk=32, most=100)
+    long = Log()
+    engine.submit(prompt_of(320), GenerationConfig(max_new_tokens=1), long)
+    for turn in range(24):
+        for number in range(4):
+            engine.submit(prompt_of(16, seed=100 + 4 * turn + number), GenerationConfig(max_new_tokens=1), Log())
+        engine.step()
+    assert long.why == "length"
+
+
+def test_one_that_does_not_fit_is_passed_but_not_for_ever(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduling, "PATIENCE", 3)
+    engine = engine_of(model, pages=8)
+    running, large = Log(), Log()
+    engine.submit(prompt_of(4, seed=50), GenerationConfig(max_new_tokens=60), running)
+    engine.step()
+    engine.submit(prompt_of(60, seed=51), GenerationConfig(max_new_tokens=30), large)
+    small = [Log() for _ in range(6)]
+    for number, log in enumerate(small):
+        engine.submit(prompt_of(5, seed=number), GenerationConfig(max_new_tokens=2), log)
+    for _ in range(6):
+        engine.step()
+    assert [log.why for log in small] == ["length"] * 3 + [None] * 3
+    finish(engine)
+    assert {log.why for log in (running, large, *small)} == {"length"}
+
+
+def test_at_the_context_limit(model: Decoder) -> None:
+    engine = engine_of(model)
+    for length, tokens in ((95, 2), (96, 1)):
+        log = Log()
+        engine.submit(prompt_of(length), GenerationConfig(max_new_tokens=50), log)
+        finish(engine)
+        assert (len(log.tokens), log.why) == (tokens, "context")
+    with pytest.raises(InputError, match="97 tokens, the model's context is 96"):
+        engine.submit(prompt_of(97), SHORT, Log())
+    with pytest.raises(InputError, match="empty, and this model has no end-of-text"):
+        engine.submit([], SHORT, Log())
+    none = Log()
+    engine.submit([1], GenerationConfig(max_new_tokens=0), none)
+    finish(engine)
+    assert none == [Ended("length")]
+
+
+def test_several_samples_of_one_prompt_differ_and_repeat(model: Decoder) -> None:
+    config = GenerationConfig(max_new_tokens=8, temperature=1.0, seed=3)
+    runs = []
+    for _ in range(2):
+        engine = engine_of(model)
+        logs = [Log() for _ in range(3)]
+        for index, log in enumerate(logs):
+            engine.submit([1, 2, 3], config, log, index)
+        finish(engine)
+        runs.append([log.tokens for log in logs])
+    assert runs[0] == runs[1] == generate_ids(model, [[1, 2, 3]] * 3, config)
+    assert len({tuple(tokens) for tokens in runs[0]}) == 3
+
+
+def test_broken_weights_end_the_requests_and_not_the_engine(make: Callable[..., Decoder]) -> None:
+    model = copy.deepcopy(make("gpt-neo"))
+    good = model.norm.weight.detach().clone()
+    engine = engine_of(model)
+    engine.reader = TorchReader(model)  # sees weights as they are now
+    with torch.no_grad():
+        model.norm.weight.fill_(float("nan"))
+    broken, fine = Log(), Log()
+    engine.submit([1, 2], SHORT, broken)
+    finish(engine)
+    assert broken.why is not None
+    assert "not finite" in broken.why
+    with torch.no_grad():
+        model.norm.weight.copy_(good)
+    engine.submit([1, 2, 3], SHORT, fine)
+    finish(engine)
+    assert fine.why == "length"
+    assert engine.scheduler.keeper.free == engine.scheduler.keeper.count
+
+
+def test_too_little_memory_and_a_full_queue_are_refused(model: Decoder) -> None:
+    with pytest.raises(InputError, match=r"hold 80 tokens of this model, less than its context; give it at least"):
+        engine_of(model, pages=5)
+    engine = engine_of(model, queue=2)
+    for _ in range(2):
+        engine.submit([1], SHORT, Log())
+    with pytest.raises(RefusedError, match="2 requests wait already"):
+        engine.submit([1], SHORT, Log())
+
+
+def test_in_a_thread_of_its_own_for_many_clients(model: Decoder) -> None:
+    prompts = [prompt_of(10 + n, seed=n) for n in range(12)]
+    answers: dict[int, list[int]] = {}
+    with engine_of(model, pages=40) as engine:
+
+        def ask(number: int) -> None:
+            listener = Listener()
+            engine.submit(prompts[number], SHORT, listener)
+            answers[number] = list(listener)
+
+        clients = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        left = Listener()
+        request = engine.submit(prompts[0], GenerationConfig(max_new_tokens=80), left)
+        events = iter(left)
+        next(events)
+        request.cancel()
+        assert len(list(events)) < 79
+        assert left.why == "cancelled"
+    assert [answers[n] for n in range(12)] == generate_ids(model, prompts, SHORT)
+    with pytest.raises(RefusedError, match="closed"):
+        engine.submit([1], SHORT, Log())
+
+
+def test_closing_gently_and_at_once(model: Decoder) -> None:
+    for gently in (True, False):
+        engine = engine_of(model).start()
+        listener = Listener()
+        engine.submit([1, 2], GenerationConfig(max_new_tokens=60), listener)
+        engine.close(finish=gently)
+        tokens = list(listener)
+        assert (len(tokens) == 60) is gently
+        assert listener.why == ("length" if gently else "cancelled")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_if_the_engine_breaks_everybody_hears_of_it(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(model)
+
+    def fail(spans: object) -> None:
+        raise RuntimeError("no such page")
+
+    monkeypatch.setattr(engine, "_logits", fail)
+    listener = Listener()
+    engine.start()
+    engine.submit([1, 2], SHORT, listener)
+    assert list(listener) == []
+    assert listener.why == "the engine failed: no such page"
+    with pytest.raises(RefusedError, match="no such page"):
+        engine.submit([1], SHORT, Log())
+    engine.close()
