@@ -40,6 +40,7 @@ Overrides = Annotated[
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, or a hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Quantize = Annotated[str | None, typer.Option(help="int8 or int4: round the weights as they are read.")]
+Offload = Annotated[str | None, typer.Option(help="disk: leave the weights there; for models larger than memory.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as stored if not given.")]
 
 
@@ -181,6 +182,7 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = None,
     quantize: Quantize = None,
+    offload: Offload = None,
 ) -> None:
     """Continue a text; it is printed as it is written."""
     from neolm.generation.config import generation_config
@@ -196,7 +198,7 @@ def generate(
         seed=seed,
         ignore_eos=ignore_eos,
     )
-    loaded, tokenizer = _load(model, device, dtype, quantize)
+    loaded, tokenizer = _load(model, device, dtype, quantize, offload)
     text = _text(prompt).decode("utf-8", "replace")
     pieces = stream(loaded, tokenizer, text, settings)
     for piece in itertools.chain([text], pieces, ["\n"]):
@@ -216,6 +218,7 @@ def chat(
     device: Device = "auto",
     dtype: Dtype = None,
     quantize: Quantize = None,
+    offload: Offload = None,
 ) -> None:
     """Talk with a model."""
     from neolm.generation.chat import Session, converse
@@ -224,7 +227,7 @@ def chat(
     settings = generation_config(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=[]
     )
-    loaded, tokenizer = _load(model, device, dtype, quantize)
+    loaded, tokenizer = _load(model, device, dtype, quantize, offload)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - line editing at the prompt, where the platform has it
     converse(Session(loaded, tokenizer, settings, raw=raw), input, _write)
@@ -344,13 +347,13 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _load(model: str, device: str, dtype: str | None, quantize: str | None) -> tuple[Any, Any]:
+def _load(model: str, device: str, dtype: str | None, quantize: str | None, offload: str | None) -> tuple[Any, Any]:
     from neolm.core.device import choose_device
     from neolm.models.hf import load_model, model_directory
     from neolm.tokenizer.tokenizer import load_tokenizer
 
     directory = model_directory(model)
-    loaded = load_model(directory, choose_device(device).value, dtype, quantize)
+    loaded = load_model(directory, choose_device(device).value, dtype, quantize, offload)
     return loaded, load_tokenizer(directory)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,12 +21,13 @@ from torch import Tensor
 from neolm.core.device import choose_device, free_memory
 from neolm.core.errors import InputError
 from neolm.core.files import storage_errors, write_json
-from neolm.core.progress import gibibytes, task
+from neolm.core.progress import gibibytes, say, task
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
 from neolm.models.hf_config import CONFIG_FILE, hf_config, quantization_config, read_bits, read_config
 from neolm.models.hf_files import INDEX_SUFFIX, PICKLE, SAFETENSORS, WeightFiles, listing, write_weights
 from neolm.models.hf_names import Entry, canonical_name, entry, published_tensors
+from neolm.models.offload import DiskPlace
 from neolm.models.quantized import check_quantize, is_packed, loaded_bytes, prepare_quantized, put
 
 __all__ = [
@@ -52,6 +53,7 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
+    offload: str | None = None,
 ) -> Decoder:
     """The model in a directory, or of a hub id such as `EleutherAI/pythia-14m`; called on ids (B, T): logits (B, T, V).
 
@@ -60,19 +62,22 @@ def load_model(
         device: Where to put it; None: the GPU if there is one, else the CPU.
         dtype: Such as "bfloat16"; None: as stored, but float16 becomes float32 on a CPU, where it would crawl.
         quantize: "int8" or "int4": round the weights as they are read, so that memory never holds them whole.
+        offload: "disk": leave the weights on disk (CPU only); what memory has no room for is read for every token.
 
     Raises:
         InputError: what is there is not a whole model of a supported family, or it does not fit the memory that is
             free; the message says what is amiss.
     """
     bits = check_quantize(quantize)
+    if offload not in (None, "disk"):
+        raise InputError(f"offload: '{offload}' is not known; there is disk")
     stored = _Stored(model_directory(path))
     place = torch.device(choose_device("auto" if device is None else str(device)).value)
     wanted = _dtype(dtype)
     if wanted is None:
         slow = stored.dtype == torch.float16 and place.type == "cpu"
         wanted = torch.float32 if slow else stored.dtype
-    return stored.build(place, wanted, bits)
+    return stored.build(place, wanted, bits, offload is not None)
 
 
 def save_model(
@@ -173,7 +178,9 @@ class _Stored:
             self.places = _match(self.config, shapes, self.files)
         self.dtype = _widest(self.files, [name for _, names in self.places for name in names if not is_packed(name)])
 
-    def build(self, device: torch.device, dtype: torch.dtype, bits: int | None = None) -> Decoder:
+    def build(
+        self, device: torch.device, dtype: torch.dtype, bits: int | None = None, offload: bool = False
+    ) -> Decoder:
         """The decoder; each parameter is put into its place as it is read, so that memory holds the weights once.
 
         Raises:
@@ -184,17 +191,32 @@ class _Stored:
             raise InputError(f"{directory}: its weights are rounded to {self.bits} bits already, not {bits}")
         if bits and not self.bits:
             prepare_quantized(model, bits)
-        _require_room(directory, loaded_bytes(model, dtype), device)
+        keep = self._disk(model, device, dtype) if offload else _in_memory
+        if not offload:
+            _require_room(directory, loaded_bytes(model, dtype), device)
         sizes = [sum(math.prod(self.files.shapes[name]) for name in names) for _, names in self.places]
         with task("Loading", sum(sizes), "weights") if sum(sizes) > _LONG else nullcontext() as progress:
             for (place, names), size in zip(self.places, sizes, strict=True):
                 published = [self.files.read(name) for name in names]
-                put(model, place.ours, place.gather(published, self.config.num_heads), device, dtype)
+                put(model, place.ours, place.gather(published, self.config.num_heads), device, dtype, keep)
                 if progress is not None:
                     progress.advance(size)
         if self.config.tie_embeddings and not model.quantized:
             model.head.weight = model.embedding.weight
         return model.eval()
+
+    def _disk(self, model: Decoder, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        if device.type != "cpu":
+            raise InputError(f"offload: weights on disk are for a CPU, not {device}")
+        needed, free = loaded_bytes(model, dtype), free_memory()
+        place = DiskPlace(needed)
+        slow = "" if needed < free else f"; {gibibytes(free)} of memory are free, so each token reads the rest anew"
+        say(f"offload: {gibibytes(needed)} of weights in {place.folder}{slow}")
+        return place.keep
+
+
+def _in_memory(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _require_room(directory: Path, needed: int, device: torch.device) -> None:
@@ -202,7 +224,7 @@ def _require_room(directory: Path, needed: int, device: torch.device) -> None:
     if needed > free:
         raise InputError(
             f"{directory}: the model takes {gibibytes(needed)} of memory and {gibibytes(free)} are free; "
-            "int4 weights (--quantize int4) take the least"
+            "int4 weights (--quantize int4) take the least, --offload disk runs it slowly"
         )
 
 

@@ -9,6 +9,8 @@ Shapes: B batch, T time, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -130,18 +132,26 @@ def prepare_quantized(model: Decoder, bits: int) -> None:
         model.embedding = QuantizedEmbedding(model)  # type: ignore[assignment]
 
 
-def put(model: Decoder, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> None:
-    """Give `model` one parameter or buffer by its name: rounded, if its layer is; else in `dtype`."""
+def put(
+    model: Decoder,
+    name: str,
+    tensor: Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+    keep: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> None:
+    """Give `model` one parameter or buffer by its name: rounded, if its layer is, else in `dtype`; and kept."""
     place, _, kind = name.rpartition(".")
     module = model.get_submodule(place)
     if isinstance(module, QuantizedEmbedding):
         module = module.head
     if is_packed(name):
-        setattr(module, kind, tensor.to(device))
+        setattr(module, kind, keep(tensor.to(device)))
     elif isinstance(module, QuantizedLinear) and kind == "weight":
         module.fill(tensor, device)
+        module.values, module.scales = keep(module.values), keep(module.scales)
     else:
-        setattr(module, kind, nn.Parameter(tensor.to(device, dtype)))
+        setattr(module, kind, nn.Parameter(keep(tensor.to(device, dtype))))
 
 
 def is_packed(name: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,32 @@ def test_a_model_that_does_not_fit_is_refused_before_it_takes_memory(
     monkeypatch.setattr(hf, "free_memory", lambda name: need - 1)
     assert load_model(tmp_path / "model", "cpu", quantize="int4").quantized == 4  # this fits
     assert device.free_memory() > 0
+
+
+@pytest.mark.parametrize("form", [None, "int8"])
+def test_weights_on_disk_are_the_same_and_leave_nothing_behind(
+    form: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(build("gpt-neo"), tmp_path / "model")
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    ids = torch.tensor([[1, 2, 3]])
+    expected = load_model(tmp_path / "model", "cpu", quantize=form)(ids)
+    monkeypatch.setattr(hf, "free_memory", lambda *_: 0)
+    model = load_model(tmp_path / "model", "cpu", quantize=form, offload="disk")
+    assert torch.equal(model(ids), expected)
+    assert not list(folder.iterdir())
+    assert "MiB of memory are free, so each token reads the rest anew" in capsys.readouterr().err
+    mapped = Path("/proc/self/maps")
+    if mapped.exists():
+        assert str(folder) in mapped.read_text(encoding="utf-8")
+
+
+def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(build("gpt-neo"), tmp_path / "model")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="of disk and 0 MiB are free; TMPDIR may name another folder"):
+        load_model(tmp_path / "model", "cpu", offload="disk")
+    with pytest.raises(InputError, match="'gpu' is not known; there is disk"):
+        load_model(tmp_path / "model", "cpu", offload="gpu")
