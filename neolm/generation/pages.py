@@ -37,16 +37,17 @@ class Span:
 
 
 class Pages:
-    """The keys and values in `count` pages, layer by layer: (N, H, D, 16) and (N, H, 16, P)."""
+    """The keys and values in `count` pages and a spare one, layer by layer: (N, H, D, 16) and (N, H, 16, P)."""
 
     def __init__(self, config: DecoderConfig, count: int, dtype: torch.dtype, device: torch.device) -> None:
         H, D = config.num_heads, config.head_size
         # Zeros, not empty: a masked key weighs 0, and 0 x NaN is NaN. On a CPU memory comes when it is written to.
-        self.keys = [torch.zeros(count, H, D, PAGE, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        self.values = [
-            torch.zeros(count, H, PAGE, padded(D), dtype=dtype, device=device) for _ in range(config.num_layers)
-        ]
+        shapes = (count + 1, H, D, PAGE), (count + 1, H, PAGE, padded(D))
+        self.keys, self.values = (
+            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)] for shape in shapes
+        )
         self.dtype, self.head_size = dtype, D
+        self.spare = count  # a page that is nobody's
 
     def write(self, layer: int, page: Tensor, slot: Tensor, keys: Tensor, values: Tensor) -> None:
         """Put keys and values (tokens, H, D) into slots of pages, each (tokens)."""

@@ -1,7 +1,7 @@
 """A model reads new tokens of several texts, keeps their keys and values in pages, and says what comes next.
 
-`reader_for` chooses: on a CPU compiled kernels (`neolm.generation.kernel_reader`), elsewhere the model as torch runs
-it, here.
+`reader_for` chooses: on a CPU compiled kernels (`neolm.generation.kernel_reader`), on a GPU captured graphs
+(`neolm.generation.graph_reader`), elsewhere the model as torch runs it, here.
 
 Shapes: B spans, T tokens of the longest, S keys, H heads, D head size, C channels, V vocabulary.
 """
@@ -33,8 +33,11 @@ class Reader(Protocol):
 
 def reader_for(model: Decoder) -> Reader:
     """The fastest reader of `model`, as it is now: change its weights in place or ask anew."""
+    from neolm.generation.graph_reader import GraphReader
     from neolm.generation.kernel_reader import KernelReader, why_not
 
+    if model.device.type == "cuda":
+        return GraphReader(model)
     return TorchReader(model) if why_not(model) else KernelReader(model)
 
 
@@ -49,11 +52,12 @@ class TorchReader:
         """See `Reader`. All spans together, padded on the right, which causal attention never sees."""
         device, width = self.model.device, max(len(span.ids) for span in spans)
         ids = torch.tensor([[*span.ids, *[0] * (width - len(span.ids))] for span in spans], device=device)  # (B, T)
-        step = _Step(pages, spans, device)
+        step = step_of(pages, spans, device)
+        # Where all texts are at the same place one row of positions serves; padding stays inside the tables.
+        positions = step.positions.clamp(max=self.model.config.max_position_embeddings - 1)
+        positions = positions[0] if len(spans) == 1 else positions
         with evaluating(self.model):
-            hidden = self.model(
-                ids, positions=step.positions(self.model.config.max_position_embeddings), cache=step, logits=False
-            )
+            hidden = self.model(ids, positions=positions, cache=step, logits=False)
             rows = [(row, len(span.ids) - n) for row, span in enumerate(spans) for n in range(span.wanted, 0, -1)]
             if not rows:
                 return torch.empty(0, self.model.config.vocab_size, device=device)
@@ -62,61 +66,91 @@ class TorchReader:
             return logits
 
 
-class _Step:
-    """The pages as attention sees them while the model reads `spans`: `neolm.models.attention.KeyValueCache`."""
+class CachedStep:
+    """One new token of each text, and the pages as attention sees them: `neolm.models.attention.KeyValueCache`.
 
-    def __init__(self, pages: Pages, spans: Sequence[Span], device: torch.device) -> None:
-        self.pages, self.device = pages, device
-        counts = [len(span.ids) for span in spans]
-        self.width = max(counts)
-        self.fresh = not any(span.start for span in spans)
-        self.starts = torch.tensor([span.start for span in spans], device=device).unsqueeze(1)  # (B, 1)
-        used = pages_for(max(span.start + count for span, count in zip(spans, counts, strict=True)))
-        tables = np.zeros((len(spans), used), np.int64)
-        for row, span in zip(tables, spans, strict=True):
-            own = span.table[: pages_for(span.start + len(span.ids))]
-            row[: len(own)] = own
-        self.tables = torch.from_numpy(tables).to(device)  # (B, pages)
-        real = torch.arange(self.width, device=device) < torch.tensor(counts, device=device).unsqueeze(1)
-        self.row, self.index = real.nonzero(as_tuple=True)  # of each new token
-        position = (self.starts + torch.arange(self.width, device=device))[self.row, self.index]
-        self.page, self.slot = self.tables[self.row, position // PAGE], position % PAGE
+    What it is made of are tensors, so that the same step can be captured once and replayed.
+    """
+
+    def __init__(
+        self, pages: Pages, starts: Tensor, tables: Tensor, counts: Tensor | None = None, width: int = 1
+    ) -> None:
+        """Prepare for the new tokens.
+
+        Args:
+            pages: Where keys and values go and are.
+            starts: (B, 1), the position of each text's first new token.
+            tables: (B, pages), all that the longest text needs.
+            counts: (B, 1), new tokens of each text; None: one of each.
+            width: New tokens of the text that has most.
+        """
+        self.pages, self.starts, self.tables = pages, starts, tables
+        self.positions = starts + torch.arange(width, device=starts.device)  # (B, T)
+        if counts is None:
+            self.row, self.index = torch.arange(len(starts), device=starts.device), torch.zeros_like(starts[:, 0])
+        else:
+            real = torch.arange(width, device=starts.device) < counts
+            self.row, self.index = real.nonzero(as_tuple=True)  # of each new token
+        position = self.positions[self.row, self.index]
+        self.page, self.slot = tables[self.row, position // PAGE], position % PAGE
         self._seen: dict[int | None, tuple[Tensor, Tensor]] = {}
-
-    def positions(self, limit: int) -> Tensor:
-        """Positions of the new tokens, (T) where all texts agree, else (B, T); padding stays below `limit`."""
-        positions = self.starts + torch.arange(self.width, device=self.device)
-        return positions[0] if len(positions) == 1 else positions.clamp(max=limit - 1)
 
     def update(
         self, layer: int, keys: Tensor, values: Tensor, window: int | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Store a layer's new keys and values and return those to attend to."""
-        new = (tensor[self.row, :, self.index] for tensor in (keys, values))
-        self.pages.write(layer, self.page, self.slot, *new)
-        if self.fresh:
-            return keys, values, None
+        self._store(layer, keys, values)
         tables, visible = self._visible(window)
         # On a CPU attention to bfloat16 keys is eight times slower than widening them (measured).
         dtype = torch.promote_types(keys.dtype, torch.float32) if keys.device.type == "cpu" else keys.dtype
         held, worth = self.pages.read(layer, tables)
         return held.to(dtype), worth.to(dtype), visible
 
+    def _store(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        new = (tensor[self.row, :, self.index] for tensor in (keys, values))
+        self.pages.write(layer, self.page, self.slot, *new)
+
     def _visible(self, window: int | None) -> tuple[Tensor, Tensor]:
         """The pages to look into (B, n), and which of their slots each new token sees (B, 1, T, 16 n)."""
         if window not in self._seen:
-            oldest = (self.starts - window + 1).clamp(min=0) // PAGE if window else torch.zeros_like(self.starts)
-            count = self.tables.shape[1]
+            width, count = self.positions.shape[1], self.tables.shape[1]
+            oldest = torch.zeros_like(self.starts)
             if window:
-                count = min(count, pages_for(window + self.width) + 1)
-            place = oldest + torch.arange(count, device=self.device)  # (B, n)
+                oldest = (self.starts - window + 1).clamp(min=0) // PAGE
+                count = min(count, pages_for(window + width) + 1)
+            place = oldest + torch.arange(count, device=self.starts.device)  # (B, n)
             tables = self.tables.gather(1, place.clamp(max=self.tables.shape[1] - 1))
-            keys = (place.unsqueeze(-1) * PAGE + torch.arange(PAGE, device=self.device)).flatten(1)  # (B, S)
-            queries = self.starts + torch.arange(self.width, device=self.device)  # (B, T)
-            distance = queries.unsqueeze(2) - keys.unsqueeze(1)  # (B, T, S)
+            slots = torch.arange(PAGE, device=self.starts.device)
+            keys = (place.unsqueeze(-1) * PAGE + slots).flatten(1)  # (B, S)
+            distance = self.positions.unsqueeze(2) - keys.unsqueeze(1)  # (B, T, S)
             visible = (distance >= 0) & (distance < window) if window else distance >= 0
             self._seen[window] = tables, visible.unsqueeze(1)
         return self._seen[window]
+
+
+class FreshStep(CachedStep):
+    """The beginning of every text: attention needs no cache to look into."""
+
+    def update(
+        self, layer: int, keys: Tensor, values: Tensor, window: int | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Store a layer's keys and values, which attention has already."""
+        self._store(layer, keys, values)
+        return keys, values, None
+
+
+def step_of(pages: Pages, spans: Sequence[Span], device: torch.device) -> CachedStep:
+    """The step in which `spans` are read."""
+    counts = [len(span.ids) for span in spans]
+    starts = [span.start for span in spans]
+    tables = np.zeros((len(spans), pages_for(max(map(sum, zip(starts, counts, strict=True))))), np.int64)
+    for row, span in zip(tables, spans, strict=True):
+        own = span.table[: pages_for(span.start + len(span.ids))]
+        row[: len(own)] = own
+    columns = (torch.tensor(column, device=device).unsqueeze(1) for column in (starts, counts))
+    kind = CachedStep if any(starts) else FreshStep
+    first, many = columns
+    return kind(pages, first, torch.from_numpy(tables).to(device), many, max(counts))
 
 
 @contextlib.contextmanager

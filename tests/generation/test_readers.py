@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neolm.generation.batch import next_logits
+from neolm.generation.graph_reader import GraphReader
 from neolm.generation.kernel_reader import TOGETHER, KernelReader, why_not
 from neolm.generation.pages import DecoderCache, Pages, Span, page_bytes, page_dtype
-from neolm.generation.reader import Reader, TorchReader, reader_for
+from neolm.generation.reader import Reader, TorchReader, reader_for, step_of
 from neolm.kernels.attention import PAGE
 from neolm.models.attention import KeyValueCache
 from neolm.models.decoder import Decoder
@@ -25,6 +26,7 @@ from neolm.models.quantized import quantize
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 READERS: dict[str, Callable[[Decoder], Reader]] = {
     "torch": TorchReader,
+    "graphs": GraphReader,
     "kernels": lambda model: KernelReader(model, few=64),
     "both": lambda model: KernelReader(model, few=4),
 }
@@ -45,10 +47,8 @@ def read(request: pytest.FixtureRequest) -> Callable[[Decoder], Reader]:
 
 
 def test_what_attention_sees_is_a_cache(neo: Decoder) -> None:
-    from neolm.generation.reader import _Step
-
     cache = DecoderCache(neo, 1, 4)
-    step: KeyValueCache = _Step(cache.pages, cache.spans([[1, 2]]), neo.device)
+    step: KeyValueCache = step_of(cache.pages, cache.spans([[1, 2]]), neo.device)
     assert step
 
 
@@ -185,5 +185,5 @@ def test_what_the_kernels_cannot_run_goes_to_torch(make: Callable[..., Decoder])
 def test_a_page_is_as_large_as_said(neo: Decoder) -> None:
     pages = Pages(neo.config, 3, torch.bfloat16, neo.device)
     held = sum(tensor.nbytes for tensor in (*pages.keys, *pages.values))
-    assert held == 3 * page_bytes(neo.config, torch.bfloat16)
+    assert held == 4 * page_bytes(neo.config, torch.bfloat16)
     assert (PAGE, page_dtype(neo)) == (16, torch.float32)

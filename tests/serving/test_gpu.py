@@ -1,0 +1,72 @@
+"""On a GPU: captured graphs compute what the forward pass computes, and the engine serves with them."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from neolm.generation.batch import generate_ids, next_logits
+from neolm.generation.config import GenerationConfig
+from neolm.generation.graph_reader import GraphReader
+from neolm.generation.pages import DecoderCache
+from neolm.generation.reader import reader_for
+from neolm.models.decoder import Decoder
+from neolm.models.quantized import quantize
+from neolm.serving.engine import Engine
+from neolm.serving.request import Ended, Event
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
+
+
+def prompt_of(length: int, seed: int = 0) -> list[int]:
+    return random.Random(seed).choices(range(310), k=length)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt-neo", "gpt-neox"])
+def test_graphs_compute_what_the_forward_pass_computes(make: Callable[..., Decoder], family: str) -> None:
+    model = copy.deepcopy(make(family)).cuda()
+    reader = reader_for(model)
+    assert isinstance(reader, GraphReader)
+    rows = [prompt_of(96, seed) for seed in range(3)]
+    held = [40, 1, 17]
+    cache = DecoderCache(model, 3, 96)
+    with torch.inference_mode():
+        expected = [model(torch.tensor([ids], device="cuda"))[0] for ids in rows]
+    while max(held) <= 96:
+        logits = next_logits(reader, cache, [ids[:n] for ids, n in zip(rows, held, strict=True)])
+        wanted = torch.stack([values[n - 1] for values, n in zip(expected, held, strict=True)])
+        torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-4)
+        held = [n + 1 for n in held]
+
+
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "float16", "int8", "int4"])
+def test_the_gpu_is_as_near_as_its_precision(make: Callable[..., Decoder], form: str) -> None:
+    model = make("gpt-neo", hidden_size=64)
+    rounded = quantize(copy.deepcopy(model), form) if form.startswith("int") else model.to(torch.float32)
+    moved = copy.deepcopy(rounded).cuda()
+    if not form.startswith("int"):
+        moved = moved.to(getattr(torch, form))
+    ids = torch.tensor([prompt_of(50)])
+    with torch.inference_mode():
+        error = (moved(ids.cuda()).float().cpu() - rounded(ids)).abs().max() / rounded(ids).abs().max()
+    assert error < {"float32": 1e-5, "float16": 5e-3}.get(form, 5e-2)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_the_engine_serves_many(make: Callable[..., Decoder], strict: bool) -> None:
+    model = copy.deepcopy(make("gpt-neo")).cuda()
+    engine = Engine(model, memory=2**24, chunk=32, strict=strict)
+    prompts = [prompt_of(5 + 7 * n, seed=n) for n in range(9)]
+    config = GenerationConfig(max_new_tokens=20)
+    logs: list[list[Event]] = [[] for _ in prompts]
+    for prompt, log in zip(prompts, logs, strict=True):
+        engine.submit(prompt, config, log.append)
+        engine.step()
+    while engine.step():
+        pass
+    alone = [generate_ids(model, [prompt], config)[0] for prompt in prompts]
+    assert [[event for event in log if not isinstance(event, Ended)] for log in logs] == alone
