@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from neolm.core.errors import InputError
 from neolm.training.config import PretrainConfig
 from neolm.training.muon import Muon
 
@@ -21,7 +22,13 @@ LATE = 2**24  # the largest counter that float32 holds exactly: it stays there, 
 
 
 def build_optimisers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
-    """The optimisers of `model`'s parameters, each parameter in one of them, with weight decay or without."""
+    """The optimisers of `model`'s parameters, each parameter in one of them, with weight decay or without.
+
+    Raises:
+        InputError: the model is quantised.
+    """
+    if getattr(model, "quantized", None):
+        raise InputError("a quantised model cannot be trained; train the model that it was made from, then quantise")
     matrices: list[nn.Parameter] = []
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():

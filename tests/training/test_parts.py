@@ -11,9 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neolm.core.errors import InputError
 from neolm.core.metrics import read_metrics
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
+from neolm.models.quantized import quantize
 from neolm.training import precision
 from neolm.training.config import PretrainConfig
 from neolm.training.metrics import MetricsLog
@@ -70,6 +72,11 @@ def tiny() -> Decoder:
         "gpt-neo", vocab_size=40, hidden_size=8, num_layers=1, num_heads=2, max_position_embeddings=8
     )
     return Decoder(config).initialise(0)
+
+
+def test_a_quantised_model_is_refused() -> None:
+    with pytest.raises(InputError, match="a quantised model cannot be trained"):
+        build_optimisers(quantize(tiny(), "int8"), PretrainConfig(steps=1))
 
 
 def test_norms_biases_and_embeddings_do_not_decay() -> None:

@@ -1,0 +1,119 @@
+"""Products of few rows by weights of every format, for any size, against numpy in fp64."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+
+from neolm.kernels import compiled as compiling
+from neolm.kernels.packing import pack, unpack
+from neolm.kernels.products import BF16, FP32, INT4, INT8, multiply, prepare, prepared_bytes, share
+
+# As far as the activations are rounded: not at all, to 8 bits, to 16 of a group's largest.
+TOLERANCE = {FP32: 2e-6, BF16: 1e-2, INT8: 1e-4, INT4: 1e-4}
+
+
+@njit
+def product(weights: Any, x: Any, prepared: Any, y: Any, parts: int) -> None:
+    for m in range(x.shape[0]):
+        prepare(weights[0], x[m], prepared[m].ctypes.data)
+    for part in range(parts):
+        first, end = share(weights[4], part, parts)
+        multiply(
+            weights, prepared.ctypes.data, prepared.strides[0], x.shape[0], y.ctypes.data, y.strides[0], first, end
+        )
+
+
+def run(kind: int, weight: torch.Tensor, x: torch.Tensor, parts: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kernels' product, and the exact one with the weights as they are stored."""
+    scales = 0
+    if kind in (FP32, BF16):
+        stored = weight if kind == FP32 else weight.bfloat16()
+        exact, values = stored.double(), stored.data_ptr()
+    else:
+        packed = pack(weight, 8 if kind == INT8 else 4)
+        exact, values, scales = unpack(packed).double(), packed.values.data_ptr(), packed.scales.data_ptr()
+    N, K = weight.shape
+    row = np.array([kind, values, scales, 0, N, K], np.int64)
+    y = np.full((len(x), -(-N // 16) * 16 + 16), np.nan, np.float32)
+    product(row, x.numpy(), np.zeros((len(x), prepared_bytes(K)), np.uint8), y, parts)
+    return torch.from_numpy(y[:, :N]), x.double() @ exact.T
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from([FP32, BF16, INT8, INT4]),
+    st.integers(1, 75),
+    st.integers(1, 100),
+    st.integers(1, 19),
+    st.integers(1, 3),
+    st.integers(0, 3),
+)
+def test_any_size(kind: int, N: int, K: int, M: int, parts: int, seed: int) -> None:
+    K = K + K % 2 if kind == BF16 else K
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(N, K, generator=generator)
+    x = torch.randn(M, K, generator=generator) * torch.randn(M, 1, generator=generator).exp()
+    y, exact = run(kind, weight, x, parts)
+    scale = (x.double().square().sum(1, keepdim=True).sqrt() * weight.double().norm(dim=1)).clamp(min=1e-9)
+    assert ((y - exact).abs() / scale).max() < TOLERANCE[kind]
+    for m in range(M):  # the same bits alone
+        assert torch.equal(run(kind, weight, x[m : m + 1])[0][0], y[m])
+
+
+@pytest.mark.parametrize("kind", [FP32, BF16, INT8, INT4])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_seen(kind: int, bad: float) -> None:
+    x = torch.ones(2, 64)
+    x[0, 3] = bad
+    y, _ = run(kind, torch.ones(16, 64), x)
+    assert not y[0].isfinite().any()
+    assert y[1].isfinite().all()
+
+
+def test_zeros(kind: int = INT8) -> None:
+    y, exact = run(kind, torch.zeros(16, 64), torch.zeros(1, 64))
+    assert torch.equal(y.double(), exact)
+
+
+@pytest.mark.slow
+def test_on_a_processor_without_products_of_bytes_and_bfloat16(tmp_path: Path) -> None:
+    """The same tests, compiled for AVX2 alone."""
+    environment = {
+        **os.environ,
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+f16c,+sse4.2,+ssse3,+sse3,+popcnt,+bmi,+bmi2",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    if "x86_64" not in os.uname().machine:
+        pytest.skip("names features of x86 processors")
+    script = "from neolm.kernels.lanes import *; assert not (WIDE or HAS_DOT_BYTES or HAS_DOT_BF16)"
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    here = Path(__file__)
+    tests = [here, here.parents[1] / "generation" / "test_readers.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compiling.FunctionCache, "save_overload", full)
+
+    @compiling.compiled
+    def double(x: int) -> int:
+        return 2 * x
+
+    assert double(4) == 8
