@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neolm.generation.pages import Pages, Span, pages_for
+from neolm.generation.pages import DecoderCache, Pages, Span, page_dtype, pages_for
 from neolm.generation.reader import CachedStep, TorchReader, evaluating
 from neolm.models.decoder import Decoder
 
@@ -35,22 +35,47 @@ class _Graph:
 
 
 class GraphReader:
-    """Reads as `TorchReader` does, one token a text faster; the model must stay as it is."""
+    """Reads as `TorchReader` does, one token a text faster; the model's parameters must stay where they are.
+
+    Graphs are bound to the pages that they were captured with. So the reader keeps pages of its own to lend, and is
+    itself kept as long as its model is there (`graph_reader_of`).
+    """
 
     def __init__(self, model: Decoder) -> None:
-        self.model = model
-        self._torch = TorchReader(model)
+        self._model = weakref.ref(model)
+        self.place = model.norm.weight.data_ptr()
         self._graphs: dict[tuple[int, int], _Graph] = {}
-        self._pages: weakref.ref[Pages] | None = None  # that the graphs were captured for
+        self._bound: weakref.ref[Pages] | None = None  # the pages that the graphs were captured with
+        self._own: Pages | None = None
+        self._borrower: weakref.ref[DecoderCache] | None = None
+
+    @property
+    def model(self) -> Decoder:
+        """Who reads."""
+        model = self._model()
+        assert model is not None
+        return model
+
+    def cache(self, rows: int, capacity: int) -> DecoderCache:
+        """A cache in the reader's own pages, if nobody has them."""
+        count = rows * pages_for(capacity)
+        if self._borrower is not None and self._borrower() is not None:
+            return DecoderCache(self.model, rows, capacity)
+        if self._own is None or self._own.spare < count:
+            self._own = None  # its memory goes before more is taken
+            self._own = Pages(self.model.config, _round_up(count), page_dtype(self.model), self.model.device)
+        cache = DecoderCache(self.model, rows, capacity, self._own)
+        self._borrower = weakref.ref(cache)
+        return cache
 
     @torch.inference_mode()
     def read(self, pages: Pages, spans: Sequence[Span]) -> Tensor:
         """See `neolm.generation.reader.Reader`."""
         if any(len(span.ids) != 1 or span.wanted != 1 for span in spans) or len(spans) > MOST:
-            return self._torch.read(pages, spans)
-        if self._pages is None or self._pages() is not pages:
+            return TorchReader(self.model).read(pages, spans)
+        if self._bound is None or self._bound() is not pages:
             self._graphs.clear()
-            self._pages = weakref.ref(pages)
+            self._bound = weakref.ref(pages)
         used = max(pages_for(span.start + 1) for span in spans)
         size = _round_up(len(spans)), min(_round_up(used), pages_for(self.model.config.max_position_embeddings))
         graph = self._graphs.get(size) or self._capture(pages, size)
@@ -67,17 +92,17 @@ class GraphReader:
 
     def _capture(self, pages: Pages, size: tuple[int, int]) -> _Graph:
         """A graph for this many texts and pages, all of which lie in the page that is nobody's meanwhile."""
-        device = self.model.device
+        model, device = self.model, self.model.device
         ids, starts = torch.zeros(2, size[0], 1, dtype=torch.int64, device=device)
         tables = torch.full(size, pages.spare, dtype=torch.int64, device=device)
         graph = _Graph(ids, starts, tables, ids, lambda: None)
 
         def run() -> None:
             step = CachedStep(pages, starts, tables)
-            hidden = self.model(ids, positions=starts, cache=step, logits=False)  # (B, 1, C)
-            graph.logits = self.model.head(hidden[:, 0]).float()
+            hidden = model(ids, positions=starts, cache=step, logits=False)  # (B, 1, C)
+            graph.logits = model.head(hidden[:, 0]).float()
 
-        with evaluating(self.model):
+        with evaluating(model):
             if device.type != "cuda":
                 run()
                 graph.replay = run
@@ -97,6 +122,18 @@ class GraphReader:
         with torch.cuda.graph(captured):
             run()
         return captured.replay
+
+
+_readers: weakref.WeakKeyDictionary[Decoder, GraphReader] = weakref.WeakKeyDictionary()
+
+
+def graph_reader_of(model: Decoder) -> GraphReader:
+    """The model's reader, the same as long as its parameters lie where they lay."""
+    place = model.norm.weight.data_ptr()
+    reader = _readers.get(model)
+    if reader is None or reader.place != place:
+        reader = _readers[model] = GraphReader(model)
+    return reader
 
 
 def _round_up(number: int) -> int:

@@ -85,11 +85,13 @@ def page_dtype(model: Decoder) -> torch.dtype:
 class DecoderCache:
     """Pages of its own for up to `capacity` tokens in each of `rows` texts; `lengths` are the tokens held."""
 
-    def __init__(self, model: Decoder, rows: int, capacity: int) -> None:
+    def __init__(self, model: Decoder, rows: int, capacity: int, pages: Pages | None = None) -> None:
+        """Take new pages, or those of `pages`, which nobody else may use meanwhile; there must be enough of them."""
         self.lengths = [0] * rows
         self.capacity = capacity
         each = pages_for(capacity)
-        self.pages = Pages(model.config, rows * each, page_dtype(model), model.device)
+        self.pages = pages or Pages(model.config, rows * each, page_dtype(model), model.device)
+        assert self.pages.spare >= rows * each
         self._tables: list[Table] = [np.arange(row * each, (row + 1) * each) for row in range(rows)]
 
     def spans(self, rows: Sequence[Sequence[int]]) -> list[Span]:

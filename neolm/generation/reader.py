@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neolm.generation.pages import Pages, Span, pages_for
+from neolm.generation.pages import DecoderCache, Pages, Span, pages_for
 from neolm.kernels.attention import PAGE
 from neolm.models.decoder import Decoder
 
@@ -24,7 +24,10 @@ from neolm.models.decoder import Decoder
 class Reader(Protocol):
     """A model that reads."""
 
-    model: Decoder
+    @property
+    def model(self) -> Decoder:
+        """Who reads."""
+        ...
 
     def read(self, pages: Pages, spans: Sequence[Span]) -> Tensor:
         """Read `spans` into `pages`; fp32 logits (sum of `wanted`, V), span by span."""
@@ -33,12 +36,21 @@ class Reader(Protocol):
 
 def reader_for(model: Decoder) -> Reader:
     """The fastest reader of `model`, as it is now: change its weights in place or ask anew."""
-    from neolm.generation.graph_reader import GraphReader
+    from neolm.generation.graph_reader import graph_reader_of
     from neolm.generation.kernel_reader import KernelReader, why_not
 
     if model.device.type == "cuda":
-        return GraphReader(model)
+        return graph_reader_of(model)
     return TorchReader(model) if why_not(model) else KernelReader(model)
+
+
+def cache_for(reader: Reader, rows: int, capacity: int) -> DecoderCache:
+    """A cache for up to `capacity` tokens in each of `rows` texts, where `reader` reads fastest."""
+    from neolm.generation.graph_reader import GraphReader
+
+    if isinstance(reader, GraphReader):
+        return reader.cache(rows, capacity)
+    return DecoderCache(reader.model, rows, capacity)
 
 
 class TorchReader:

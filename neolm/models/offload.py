@@ -51,7 +51,7 @@ class DiskPlace:
             handle, name = tempfile.mkstemp(dir=self.folder, prefix="neolm-weights-")
             try:
                 with os.fdopen(handle, "wb") as file:
-                    file.write(raw)
+                    raw.tofile(file)
                 mapped = np.memmap(name, np.uint8, "r+")
             finally:
                 Path(name).unlink()
