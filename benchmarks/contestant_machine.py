@@ -35,9 +35,12 @@ def main() -> None:
     while True:
         command = channel.receive()
         if command["do"] == "measure":
+            wanted = [precision.value, *command.get("precisions", ())]
+            flops = {name: matrix_ceiling(device.value, getattr(torch, name)) for name in dict.fromkeys(wanted)}
             channel.answer(
                 memory_available=torch.cuda.mem_get_info()[0] if gpu else memory_bytes()[1],
-                flops=matrix_ceiling(device.value, getattr(torch, precision.value)),
+                flops=flops[precision.value],
+                **{f"flops_{name}": flops[name] for name in wanted[1:]},
                 bandwidth=bandwidth(device.value),
             )
             if gpu:
@@ -49,14 +52,19 @@ def main() -> None:
 
 
 def bandwidth(device: str, seconds: float = 0.3) -> float:
-    """Bytes a second that a sum over a large array reads, at best, in about `seconds`."""
+    """Bytes a second that a large array is read at, by all threads: the best that is seen in about `seconds`.
+
+    None of the ways to read is always the fastest, so that several take turns.
+    """
     array = torch.ones(BANDWIDTH_BYTES // 4, device=device)
+    ways = (array.sum, array.max, lambda: torch.dot(array, array))
     best, deadline = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < deadline:
-        began = time.perf_counter()
-        array.sum()
-        synchronise()
-        best = min(best, time.perf_counter() - began)
+        for read in ways:
+            began = time.perf_counter()
+            read()
+            synchronise()
+            best = min(best, time.perf_counter() - began)
     return BANDWIDTH_BYTES / best
 
 

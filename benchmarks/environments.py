@@ -20,7 +20,10 @@ from workers import Failed, note
 
 REQUIREMENTS = {
     "transformers": ("transformers>=5,<6", "accelerate>=1.10"),
+    "transformers serve": ("transformers[serving]>=5,<6", "accelerate>=1.10"),
     "litgpt": ("litgpt>=0.5.11,<0.6",),
+    "llama.cpp": ("llama-cpp-python>=0.3.16,<0.4",),  # from its sources: needs a C++ compiler and minutes
+    "ctranslate2": ("ctranslate2>=4.6,<5", "transformers>=5,<6"),
 }
 
 
@@ -56,7 +59,7 @@ def environment(name: str | None, root: Path) -> Path:
 
 def versions(name: str, python: Path) -> dict[str, str]:
     """The versions of the peer's packages in its environment."""
-    packages = [requirement.partition(">")[0] for requirement in REQUIREMENTS[name]]
+    packages = [re.split(r"[\[>]", requirement)[0] for requirement in REQUIREMENTS[name]]
     script = "import importlib.metadata as m, sys; print(*[m.version(name) for name in sys.argv[1:]])"
     done = subprocess.run([python, "-c", script, *packages], capture_output=True, text=True, check=True)
     return dict(zip(packages, done.stdout.split(), strict=True))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from environments import environment
+from report import spread
 from workers import HERE, Contestant, Worker
 
 Facts = dict[str, Any]
@@ -35,9 +35,10 @@ class Machine:
         """In what everybody computes."""
         return str(self.facts["precision"][0])
 
-    def measure(self) -> None:
-        """Note what a matrix product and a memory read give now."""
-        self.measured.append(self._worker.ask(do="measure"))
+    def measure(self, *precisions: str) -> dict[str, float]:
+        """Note what a matrix product and a memory read give now; the product in further `precisions` too."""
+        self.measured.append(self._worker.ask(do="measure", precisions=precisions))
+        return self.measured[-1]
 
     def flops_per_token(self, shape: dict[str, Any]) -> float:
         """What training on one token of a shape takes."""
@@ -52,19 +53,20 @@ def describe(facts: Facts, measured: list[dict[str, float]]) -> str:
     """The machine in a paragraph of Markdown."""
     vectors = f" ({facts['vectors']})" if facts["vectors"] else ""
     precision, reason = facts["precision"]
-    flops, reads = (
-        _spread([row[key] / 1e9 for row in measured]) if measured else "not measured" for key in ("flops", "bandwidth")
-    )
+    more = [key for key in (measured[0] if measured else {}) if key.startswith("flops_")]
+    products = [f"{_giga(measured, key)} GFLOP/s in {key.removeprefix('flops_')}" for key in more]
+    products = products or [f"{_giga(measured, 'flops')} GFLOP/s"]
     return (
         f"{facts['processor']}{vectors}, cores: {facts['cores']}, threads of each contestant: {facts['threads']}, "
         f"{facts['memory'] / 2**30:.0f} GiB; Python {facts['python']}, torch {facts['torch']}; "
-        f"{precision}: {reason}. In the same run: products of 2,048 cubed {flops} GFLOP/s, memory reads {reads} GB/s. "
+        f"{precision}: {reason}. In the same run: products of 2,048 cubed {', '.join(products)}, memory reads "
+        f"{_giga(measured, 'bandwidth')} GB/s. "
         f"NeoLM at revision {facts['revision']}."
     )
 
 
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+def _giga(measured: list[dict[str, float]], key: str) -> str:
+    return spread([row[key] / 1e9 for row in measured]) if measured else "not measured"
 
 
 def usable_cores() -> int:

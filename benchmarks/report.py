@@ -10,13 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_PLACES = ("--nanogpt", "--environments", "--output", "--docs", "--text")
+_PLACES = ("--nanogpt", "--environments", "--model", "--models", "--directory", "--output", "--docs", "--text")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """The median and, where there are several, the least and the greatest: `1.47 (1.46 to 1.49)`."""
+    middle, least, greatest = (f"{f(values):,.{digits}f}" for f in (statistics.median, min, max))
+    return f"{middle} ({least} to {greatest})" if len(values) > 1 else middle
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:

@@ -62,6 +62,7 @@ _ALL = (
     Shape("1.3b", "gpt-neo", 2048, 24, 16, 50257, 2048, 1, 512, steps=2, warmup=1, activation_checkpointing=True),
     Shape("pythia-70m", "gpt-neox", 512, 6, 8, 50304, 2048, 2, 1024, steps=3),
     Shape("pythia-160m", "gpt-neox", 768, 12, 12, 50304, 2048, 2, 1024, steps=3),
+    Shape("pythia-1.4b", "gpt-neox", 2048, 24, 16, 50304, 2048, 1, 512, steps=2, activation_checkpointing=True),
     Shape("gpt2", "gpt2", 768, 12, 12, 50257, 1024, 2, 1024, steps=3),
 )
 SHAPES = {shape.name: shape for shape in _ALL}

@@ -17,7 +17,6 @@ first measurement at or below the mark.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 from data import write_characters
 from environments import environment
 from machine import Machine, describe
-from report import command_line, publish, table
+from report import command_line, publish, spread, table
 from shapes import Shape
 from workers import Contestant, Failed, Worker, note, stop_on_termination
 
@@ -175,12 +174,6 @@ def against_nanogpt(
     pairs = [(at, end) for at, end in zip(found, ends, strict=True) if at is not None]
     shares = [spread([at[clock] / end[clock] for at, end in pairs], 2) for clock in (SECONDS, PROCESSOR_SECONDS)]
     return [spread([at[SECONDS] for at, _ in pairs], 1), *shares]
-
-
-def spread(values: list[float], digits: int) -> str:
-    """`1.47 (1.46 to 1.49)`."""
-    middle, least, greatest = (f"{f(values):,.{digits}f}" for f in (statistics.median, min, max))
-    return f"{middle} ({least} to {greatest})" if len(values) > 1 else middle
 
 
 def main() -> None:

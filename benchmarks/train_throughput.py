@@ -10,17 +10,18 @@ ceiling is measured in every round. Only ratios travel: absolute numbers are of 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from data import write_random_tokens
-from environments import environment, versions
 from machine import Machine, describe
 from report import command_line, publish, ratio, table
 from shapes import GRADIENT_CLIP, LEARNING_RATE, SHAPES, WEIGHT_DECAY, Shape
-from workers import Contestant, Failed, Worker, note, stop_on_termination
+from turns import Result, Turns
+from workers import Contestant, Worker, note, stop_on_termination
 
 TOKENS = 2**21  # of the file that all read
 
@@ -90,8 +91,6 @@ class Field:
     def __init__(self, shape: Shape, machine: Machine, options: argparse.Namespace) -> None:
         self.shape, self.machine, self.options = shape, machine, options
         self.steps = options.steps or shape.steps
-        self.results: dict[str, dict[str, Any]] = {}
-        self._workers: dict[str, Worker] = {}
         self._waited: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
@@ -106,22 +105,25 @@ class Field:
         note(f"{shape.name}: {len(chosen)} contestants, {self.options.rounds} rounds of {self.steps} steps")
         with tempfile.TemporaryDirectory(prefix="benchmark-") as data:
             write_random_tokens(Path(data), shape.vocab_size, TOKENS)
-            self._job = self._common_job(Path(data))
+            turns = Turns(self._common_job(Path(data)), self.options.environments, shape.name, self._ready)
+            for contestant in chosen:
+                if need > free:
+                    turns.fail(contestant.name, f"needs {need / 2**30:.0f} GiB, {free / 2**30:.0f} are free")
+                if contestant.settings.get("checkout") == "":
+                    turns.fail(contestant.name, "give a checkout of karpathy/nanoGPT with --nanogpt")
             try:
                 for number in range(1, self.options.rounds + 1):
                     machine.measure()
                     for contestant in chosen:
-                        if need > free:
-                            self._fail(contestant.name, f"needs {need / 2**30:.0f} GiB, {free / 2**30:.0f} are free")
-                        self._turn(contestant, resident, number)
+                        turns.take(contestant, resident, functools.partial(self._turn, number))
             finally:
-                for worker in self._workers.values():
-                    worker.stop()
+                turns.stop()
+        empty = {"seconds": [], "processor_seconds": [], "memory": 0}
         return {
             **shape.as_json(),
             "steps_of_a_turn": self.steps,
             "flops_per_token": machine.flops_per_token(shape.as_json()),
-            "contestants": self.results,
+            "contestants": {name: {**empty, **result} for name, result in turns.results.items()},
         }
 
     def _common_job(self, data: Path) -> dict[str, Any]:
@@ -135,48 +137,21 @@ class Field:
             "seed": 1,
         }
 
-    def _turn(self, contestant: Contestant, resident: bool, number: int) -> None:
-        """One turn of one contestant, which is started if it is not there."""
-        name = contestant.name
-        result = self.results.setdefault(name, {"seconds": [], "processor_seconds": [], "memory": 0})
-        if "failed" in result:
-            return
-        try:
-            worker = self._workers.get(name) or self._start(contestant, result)
-            answer = worker.run(self.steps)
-            result["seconds"].append(answer["seconds"])
-            result["processor_seconds"].append(answer["processor_seconds"])
-            if answer["waited"] is not None:
-                result["waited"] = result.get("waited", 0.0) + answer["waited"] - self._waited[name]
-                self._waited[name] = answer["waited"]
-            result["memory"] = max(result["memory"], answer["memory"])
-            speed = self.steps * self.shape.tokens / answer["seconds"]
-            note(f"  round {number}: {name} {speed:,.0f} tokens/s")
-        except Failed as failure:
-            self._fail(name, str(failure))
-        if not resident or "failed" in result:
-            worker = self._workers.pop(name, None)
-            if worker:
-                worker.stop()
-
-    def _start(self, contestant: Contestant, result: dict[str, Any]) -> Worker:
-        if "checkout" in contestant.settings and not contestant.settings["checkout"]:
-            raise Failed("give a checkout of karpathy/nanoGPT with --nanogpt")
-        python = environment(contestant.environment, self.options.environments)
-        if contestant.environment:
-            result["versions"] = versions(contestant.environment, python)
-        worker = Worker(contestant, python, self._job, self.options.environments / "logs" / self.shape.name)
-        self._workers[contestant.name] = worker
-        answer = worker.ready()
+    def _ready(self, name: str, answer: Result, result: Result) -> None:
         result.update(parameters=answer["parameters"], warmup_seconds=answer["seconds"])
-        self._waited[contestant.name] = answer["waited"]
-        return worker
+        self._waited[name] = answer["waited"]
 
-    def _fail(self, name: str, reason: str) -> None:
-        result = self.results.setdefault(name, {"seconds": [], "processor_seconds": [], "memory": 0})
-        if "failed" not in result:
-            result["failed"] = reason
-            note(f"  {name}: left out: {reason}")
+    def _turn(self, number: int, worker: Worker, result: Result) -> None:
+        """One turn of one contestant."""
+        answer = worker.run(self.steps)
+        for key in ("seconds", "processor_seconds"):
+            result.setdefault(key, []).append(answer[key])
+        if answer["waited"] is not None:
+            result["waited"] = result.get("waited", 0.0) + answer["waited"] - self._waited[worker.name]
+            self._waited[worker.name] = answer["waited"]
+        result["memory"] = max(result.get("memory", 0), answer["memory"])
+        speed = self.steps * self.shape.tokens / answer["seconds"]
+        note(f"  round {number}: {worker.name} {speed:,.0f} tokens/s")
 
 
 def section(results: dict[str, Any], reference: str) -> str:

@@ -39,6 +39,9 @@ Overrides = Annotated[
 ]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, or a hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Draft = Annotated[
+    str | None, typer.Option(help="Guess ahead, for the same text sooner: lookup, or a small model like MODEL's.")
+]
 Quantize = Annotated[str | None, typer.Option(help="int8 or int4: round the weights as they are read.")]
 Offload = Annotated[str | None, typer.Option(help="disk: leave the weights there; for models larger than memory.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as stored if not given.")]
@@ -179,6 +182,7 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given several times.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     ignore_eos: Annotated[bool, typer.Option(help="Go on after an end of text.")] = False,
+    draft: Draft = None,
     device: Device = "auto",
     dtype: Dtype = None,
     quantize: Quantize = None,
@@ -200,7 +204,7 @@ def generate(
     )
     loaded, tokenizer = _load(model, device, dtype, quantize, offload)
     text = _text(prompt).decode("utf-8", "replace")
-    pieces = stream(loaded, tokenizer, text, settings)
+    pieces = stream(loaded, tokenizer, text, settings, _load_draft(draft, device, tokenizer))
     for piece in itertools.chain([text], pieces, ["\n"]):
         _write(piece)
 
@@ -215,6 +219,7 @@ def chat(
     ] = 0.95,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of one answer at the most.")] = 256,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
+    draft: Draft = None,
     device: Device = "auto",
     dtype: Dtype = None,
     quantize: Quantize = None,
@@ -228,9 +233,10 @@ def chat(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=[]
     )
     loaded, tokenizer = _load(model, device, dtype, quantize, offload)
+    session = Session(loaded, tokenizer, settings, raw, _load_draft(draft, device, tokenizer))
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - line editing at the prompt, where the platform has it
-    converse(Session(loaded, tokenizer, settings, raw=raw), input, _write)
+    converse(session, input, _write)
 
 
 def _write(text: str) -> None:
@@ -257,14 +263,17 @@ def import_model(
 def export(
     model: ModelArgument,
     target: Annotated[Path, typer.Argument(metavar="DST", help="The directory to write.")],
-    to: Annotated[Literal["hf"], typer.Option(help="hf: a Hugging Face directory with safetensors.")] = "hf",
+    to: Annotated[
+        Literal["hf", "gguf"],
+        typer.Option(help="hf: a Hugging Face directory with safetensors; gguf: one file for llama.cpp."),
+    ] = "hf",
     dtype: Dtype = None,
     quantize: Quantize = None,
 ) -> None:
     """Write a model for other software."""
     from neolm.exchange import export_directory
 
-    print(export_directory(model, target, dtype, quantize))
+    print(export_directory(model, target, dtype, quantize, to))
 
 
 @app.command()
@@ -347,7 +356,9 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _load(model: str, device: str, dtype: str | None, quantize: str | None, offload: str | None) -> tuple[Any, Any]:
+def _load(
+    model: str, device: str, dtype: str | None = None, quantize: str | None = None, offload: str | None = None
+) -> tuple[Any, Any]:
     from neolm.core.device import choose_device
     from neolm.models.hf import load_model, model_directory
     from neolm.tokenizer.tokenizer import load_tokenizer
@@ -355,6 +366,17 @@ def _load(model: str, device: str, dtype: str | None, quantize: str | None, offl
     directory = model_directory(model)
     loaded = load_model(directory, choose_device(device).value, dtype, quantize, offload)
     return loaded, load_tokenizer(directory)
+
+
+def _load_draft(draft: str | None, device: str, tokenizer: Any) -> Any:
+    """What `--draft` names: a model as it is stored, which must have the vocabulary of `tokenizer`; lookup; nothing."""
+    if draft is None or draft == "lookup":
+        return draft
+    from neolm.generation.speculative import check_vocabulary
+
+    loaded, own = _load(draft, device)
+    check_vocabulary(tokenizer, own)
+    return loaded
 
 
 def _text(argument: str) -> bytes:

@@ -1,8 +1,9 @@
-"""`neolm import` and `neolm export`: whole model directories, weights, tokenizer and manifest."""
+"""`neolm import` and `neolm export`: whole models, weights, tokenizer and manifest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +11,59 @@ from neolm.core.artifact import Stage, input_from
 from neolm.core.errors import InputError
 from neolm.core.output import refuse_foreign
 from neolm.core.progress import count, say
+from neolm.models.config import DecoderConfig
 from neolm.models.decoder import count_parameters
+from neolm.models.gguf import GGUF_FILE, export_gguf
 from neolm.models.hf import convert, model_directory
-from neolm.tokenizer.tokenizer import copy_tokenizer
+from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 
 
 def import_directory(source: str, target: Path, dtype: str | None, quantize: str | None = None) -> Path:
     """Read a published model from a directory or the hub and write it, with a manifest, to `target`."""
-    return _copy("import", model_directory(source), target, dtype, quantize)
+    return _copy("import", model_directory(source), target, {"dtype": dtype, "quantize": quantize}, _write_hf)
 
 
-def export_directory(model: str, target: Path, dtype: str | None, quantize: str | None = None) -> Path:
-    """Write a model to `target` as a Hugging Face directory."""
-    return _copy("export", model_directory(model), target, dtype, quantize)
+def export_directory(model: str, target: Path, dtype: str | None, quantize: str | None = None, to: str = "hf") -> Path:
+    """Write a model to the directory `target`: as a Hugging Face directory, or (`gguf`) as one file for llama.cpp."""
+    settings = {"dtype": dtype, "quantize": quantize}
+    if to == "gguf":
+        return _copy("export", model_directory(model), target, {"to": to, **settings}, _write_gguf)
+    return _copy("export", model_directory(model), target, settings, _write_hf)
 
 
-def _copy(name: str, source: Path, target: Path, dtype: str | None, quantize: str | None = None) -> Path:
+def _write_hf(source: Path, directory: Path, dtype: str | None, quantize: str | None) -> DecoderConfig:
+    config = convert(source, directory, dtype, quantize)
+    try:
+        copy_tokenizer(source, directory)
+    except InputError:
+        say(f"{source} has no tokenizer; only the weights were written")
+    return config
+
+
+def _write_gguf(source: Path, directory: Path, dtype: str | None, quantize: str | None) -> DecoderConfig:
+    tokenizer = load_tokenizer(source)
+    content = json.loads(tokenizer.backend.to_str())
+    return export_gguf(source, directory / GGUF_FILE, content, tokenizer.eos_token_id, dtype, quantize)
+
+
+def _copy(
+    name: str,
+    source: Path,
+    target: Path,
+    settings: dict[str, str | None],
+    write: Callable[[Path, Path, str | None, str | None], DecoderConfig],
+) -> Path:
+    """Build the stage `name` in `target`: `write` puts there what it makes of `source`."""
     refuse_foreign(target)
     if target.resolve() == source.resolve():
         raise InputError(f"{target}: source and target are the same directory")
-    parent = target.resolve().parent
-    stage = Stage(
-        name, "models", target, {"source": input_from(source, parent)}, {"dtype": dtype, "quantize": quantize}
-    )
+    stage = Stage(name, "models", target, {"source": input_from(source, target.resolve().parent)}, settings)
     if stage.current() is not None:
         say(f"{name}: up to date")
         return target
 
-    def make(directory: Path) -> Mapping[str, Any]:
-        config = convert(source, directory, dtype, quantize)
-        try:
-            copy_tokenizer(source, directory)
-        except InputError:
-            say(f"{name}: {source} has no tokenizer; only the weights were written")
+    def make(directory: Path) -> dict[str, Any]:
+        config = write(source, directory, settings["dtype"], settings["quantize"])
         return {"parameters": count_parameters(config), "family": config.family}
 
     manifest = stage.build(make, config_file=False)

@@ -5,6 +5,10 @@ its end: the end-of-text token, `max_new_tokens`, the model's context, or the ca
 never fed back, so that a prompt as long as the context still gets one token. A row that ends leaves the cache, and
 the others go on faster.
 
+Where a row has a proposer (`neolm.generation.speculative`), the tokens that it guesses are read along with the last
+one, and the next steps need no reading as long as the tokens chosen are those guessed. The choice does not know of
+the guess, so that the text is the same.
+
 What it leaves out: new rows joining a batch under way.
 
 Shapes: B live rows, V vocabulary.
@@ -14,7 +18,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -23,8 +28,9 @@ from torch import Tensor
 from neolm.core.errors import InputError
 from neolm.generation.config import GenerationConfig
 from neolm.generation.pages import DecoderCache
-from neolm.generation.reader import Reader, reader_for
+from neolm.generation.reader import Reader, cache_for, reader_for
 from neolm.generation.sampling import choose, penalise, prompt_streams
+from neolm.generation.speculative import FEW, TOGETHER, Draft, Pace, Proposer, proposers
 from neolm.models.decoder import Decoder
 
 End = Literal["end of text", "length", "context", "stop"]
@@ -42,12 +48,19 @@ class Row:
     left: int  # tokens that it may still get
     limit: End  # what ends it then
     stream: random.Random
+    proposer: Proposer | None
+    pace: Pace = field(default_factory=Pace)
+    proposed: list[int] = field(default_factory=list)  # read along with the last of `ids` then
+    right: int = 0  # how many of those were chosen since
+    first: int = 0  # where the logits of this row begin among those read
+    ready: bool = False  # the logits of its next token are there
 
 
 class Batch:
     """Rows that decode together, by number.
 
-    `ids` are each row's prompt and what has followed; `ends` says why those rows that are no longer live ended.
+    `ids` are each row's prompt and what has followed; `ends` says why those rows that are no longer live ended. Of
+    `proposed` tokens in all `accepted` were right; the model has read `reads` times.
     """
 
     def __init__(
@@ -59,6 +72,8 @@ class Batch:
         eos_token_id: int | None = None,
         vocab_size: int | None = None,
         cache: DecoderCache | None = None,
+        proposers: Mapping[int, Proposer] | None = None,
+        reader: Reader | None = None,
     ) -> None:
         """Take checked prompts (`check_prompts`) and where the draws of each come from.
 
@@ -70,21 +85,25 @@ class Batch:
             eos_token_id: Ends a row, unless `config.ignore_eos`.
             vocab_size: Only ids below it are chosen (a padded embedding has more rows than the tokenizer has tokens).
             cache: Already holds the beginning of each prompt, but not all of it, in the same order; None: a new one.
+            proposers: Guess how rows go on; None: nothing is guessed.
+            reader: Reads `model`; None: the fastest one.
         """
         self.model, self.config, self.vocab_size = model, config, vocab_size
         self.ids = {number: list(ids) for number, ids in prompts.items()}
         self.ends: dict[int, End] = {}
+        self.reads = self.proposed = self.accepted = 0
         self._eos = None if config.ignore_eos else eos_token_id
         context = model.config.max_position_embeddings
         extent = max((min(len(ids) + config.max_new_tokens - 1, context) for ids in prompts.values()), default=0)
-        self.reader = reader_for(model)
-        self.cache = cache or DecoderCache(model, len(prompts), extent)
+        self.reader = reader or reader_for(model)
+        self.cache = cache or cache_for(self.reader, len(prompts), extent)
         self._rows: list[Row] = []
         for number, ids in self.ids.items():
             room = context - len(ids) + 1
             limit: End = "length" if config.max_new_tokens <= room else "context"
             left = min(config.max_new_tokens, room)
-            self._rows.append(Row(number, ids, left, limit, streams[number]))
+            self._rows.append(Row(number, ids, left, limit, streams[number], (proposers or {}).get(number)))
+        self._logits = torch.empty(0)  # those read last, row by row  # (sum of 1 + proposed, V)
         self._seen: Tensor | None = None  # tokens that each row has  # (B, V)
         if config.repetition_penalty != 1:
             self._seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool)
@@ -96,25 +115,33 @@ class Batch:
 
     @property
     def live(self) -> list[int]:
-        """The rows that get another token in the next step."""
+        """The rows that get more tokens."""
         return [row.number for row in self._rows]
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, int]]:
-        """Choose one token for each live row: (row, token). An end-of-text token that ends its row is left out.
+        """Choose the next token of live rows: (row, token). An end-of-text token that ends its row is left out.
+
+        All live rows get one, unless some have been read further ahead: then those alone, until all are to be read.
 
         Raises:
             NonFiniteError: the model's logits are not finite.
         """
-        logits = next_logits(self.reader, self.cache, [row.ids for row in self._rows])
-        logits = logits[:, : self.vocab_size]  # (B, V)
+        if not any(row.ready for row in self._rows):
+            self._read()
+        ready = [(index, row) for index, row in enumerate(self._rows) if row.ready]
+        indices, places = [index for index, _ in ready], [row.first + row.right for _, row in ready]
+        logits = self._logits if len(places) == len(self._logits) else self._logits[places]  # (B, V)
         if self._seen is not None:
-            logits = penalise(logits, self._seen, self.config.repetition_penalty)
-        chosen = choose(logits, self.config, [row.stream for row in self._rows])
+            logits = penalise(logits, self._seen[indices], self.config.repetition_penalty)
+        chosen = choose(logits, self.config, [row.stream for _, row in ready])
         if self._seen is not None:
-            self._seen.scatter_(1, chosen.unsqueeze(1), True)
+            self._seen[indices, chosen] = True
+        tokens = chosen.tolist()
+        for (index, row), token in zip(ready, tokens, strict=True):
+            self._judge(index, row, token)
         given = []
-        for row, token in zip(list(self._rows), chosen.tolist(), strict=True):
+        for (_, row), token in zip(ready, tokens, strict=True):
             if token == self._eos:
                 self.end(row.number, "end of text")
                 continue
@@ -125,14 +152,48 @@ class Batch:
                 self.end(row.number, row.limit)
         return given
 
+    def _read(self) -> None:
+        """Read what is unread of each row, and its proposal after it."""
+        for row, held in zip(self._rows, self.cache.lengths, strict=True):
+            row.proposed, row.right = self._propose(row, len(row.ids) - held), 0
+        texts = [row.ids + row.proposed for row in self._rows]
+        wanted = [1 + len(row.proposed) for row in self._rows]
+        self._logits = next_logits(self.reader, self.cache, texts, wanted)[:, : self.vocab_size]
+        for row, first in zip(self._rows, accumulate(wanted[:-1], initial=0), strict=True):
+            row.first, row.ready = first, True
+        self.reads += 1
+        self.proposed += sum(wanted) - len(wanted)
+
+    def _propose(self, row: Row, unread: int) -> list[int]:
+        """What `row` may go on with, as far as it is worth reading and no bit of the logits depends on it."""
+        if row.proposer is None:
+            return []
+        # A reader computes more than `few` tokens in another way, as it does a prompt; the last token is never read.
+        few = getattr(self.reader, "few", FEW)
+        room = min(few - unread, row.left - 1, TOGETHER // len(self._rows) - 1)
+        most = min(room, row.pace.next()) if room > 0 else 0
+        return row.proposer.propose(row.ids, most) if most > 0 else []
+
+    def _judge(self, index: int, row: Row, token: int) -> None:
+        """Is `token` the next one proposed? Else what was read after the row's ids is taken back."""
+        if row.right < len(row.proposed) and row.proposed[row.right] == token:
+            row.right += 1
+            self.accepted += 1
+            return
+        row.ready = False
+        if row.proposed:
+            row.pace.learn(len(row.proposed), row.right)
+            self.cache.rewind(index, len(row.ids))
+
     def end(self, number: int, why: End = "stop") -> None:
-        """Take a row out of the batch, unless it has ended already. The last row's cache stays as it is."""
+        """Take a row out of the batch, unless it has ended already. The last row's cache keeps what its ids say."""
         index = next((index for index, row in enumerate(self._rows) if row.number == number), None)
         if index is None:
             return
         self.ends[number] = why
         last = self._rows.pop()
         if not self._rows:
+            self.cache.rewind(0, len(last.ids))
             return
         self.cache.drop(index)  # the last row takes the place, here as there
         if last.number != number:
@@ -143,9 +204,17 @@ class Batch:
             self._seen = self._seen[: len(self._rows)]
 
 
-def next_logits(reader: Reader, cache: DecoderCache, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Read what `cache` does not hold yet of each row's ids; fp32 logits (B, V) of the token that comes next."""
-    logits = reader.read(cache.pages, cache.spans(rows))
+def next_logits(
+    reader: Reader, cache: DecoderCache, rows: Sequence[Sequence[int]], wanted: Sequence[int] | None = None
+) -> Tensor:
+    """Read what `cache` does not hold yet of each row's ids; fp32 logits (B, V) of the token that comes next.
+
+    With `wanted` for each row: those after its last so many ids, row by row (sum of wanted, V).
+    """
+    spans = cache.spans(rows)
+    if wanted is not None:
+        spans = [replace(span, wanted=count) for span, count in zip(spans, wanted, strict=True)]
+    logits = reader.read(cache.pages, spans)
     cache.lengths = [len(ids) for ids in rows]
     return logits
 
@@ -182,11 +251,12 @@ def batches(
     config: GenerationConfig,
     eos_token_id: int | None = None,
     vocab_size: int | None = None,
+    draft: Draft = None,
 ) -> Iterator[Batch]:
     """Batches that together decode `prompts`, whose rows keep their index; prompts of like length go together.
 
     Raises:
-        InputError: see `check_prompts`.
+        InputError: see `check_prompts`, and `proposers` on the draft.
     """
     checked = check_prompts(model, prompts, eos_token_id)
     streams = dict(enumerate(prompt_streams(checked, config.seed)))
@@ -195,7 +265,9 @@ def batches(
         longest = len(checked[waiting[-1]]) + config.max_new_tokens
         together = max(1, TOKENS_TOGETHER // min(longest, model.config.max_position_embeddings))
         rows, waiting = sorted(waiting[-together:]), waiting[:-together]
-        yield Batch(model, {row: checked[row] for row in rows}, config, streams, eos_token_id, vocab_size)
+        taken = {row: checked[row] for row in rows}
+        guesses = proposers(draft, taken, streams, config, vocab_size or model.config.vocab_size)
+        yield Batch(model, taken, config, streams, eos_token_id, vocab_size, proposers=guesses)
 
 
 def generate_ids(
@@ -204,14 +276,15 @@ def generate_ids(
     config: GenerationConfig,
     eos_token_id: int | None = None,
     vocab_size: int | None = None,
+    draft: Draft = None,
 ) -> list[list[int]]:
     """The token ids that follow each prompt of token ids, without the end-of-text token; `config.stop` is not heeded.
 
     Raises:
-        InputError: see `check_prompts`.
+        InputError: see `batches`.
     """
     result: list[list[int]] = [[] for _ in prompts]
-    for batch in batches(model, prompts, config, eos_token_id, vocab_size):
+    for batch in batches(model, prompts, config, eos_token_id, vocab_size, draft):
         while batch.live:
             for row, token in batch.step():
                 result[row].append(token)

@@ -1,6 +1,7 @@
 """`neolm chat`: a conversation on the terminal, or plain completion (`raw`), with answers that appear as they grow.
 
-What the cache already holds of the conversation is not read again: a turn costs its own tokens.
+What the cache already holds of the conversation is not read again: a turn costs its own tokens. (A
+draft model, which is small, reads the conversation anew.)
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from neolm.generation.config import GenerationConfig
 from neolm.generation.generate import check_tokenizer, pieces
 from neolm.generation.pages import DecoderCache
 from neolm.generation.sampling import prompt_streams
+from neolm.generation.speculative import Draft, proposers
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.chat import STOP, Message, encode_conversation
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -30,9 +32,16 @@ RAW_HELP = HELP + "An empty line goes on with the last text.\n"
 class Session:
     """What was said so far, and the cache of it; `notice` is what the person should know about the last prompt."""
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer, config: GenerationConfig, raw: bool = False) -> None:
+    def __init__(
+        self,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        config: GenerationConfig,
+        raw: bool = False,
+        draft: Draft = None,
+    ) -> None:
         check_tokenizer(model, tokenizer)
-        self.model, self.tokenizer, self.config, self.raw = model, tokenizer, config, raw
+        self.model, self.tokenizer, self.config, self.raw, self.draft = model, tokenizer, config, raw, draft
         context = model.config.max_position_embeddings
         self._context, self._room = context, context - min(config.max_new_tokens, context // 2)
         self.reset()
@@ -97,9 +106,10 @@ class Session:
     def _decode(self, ids: list[int], stop: Sequence[str]) -> Generator[str, None, None]:
         cache = self._cache_for(ids)
         self._cache, self._held = None, []  # an interrupted step leaves the cache torn: kept only if all goes well
-        stream = prompt_streams([ids], self.config.seed)[0]
+        prompts, streams = {0: ids}, dict(enumerate(prompt_streams([ids], self.config.seed)))
         vocabulary, eos = self.tokenizer.size, self.tokenizer.eos_token_id
-        batch = Batch(self.model, {0: ids}, self.config, {0: stream}, eos, vocabulary, cache)
+        guesses = proposers(self.draft, prompts, streams, self.config, vocabulary)
+        batch = Batch(self.model, prompts, self.config, streams, eos, vocabulary, cache, guesses)
         try:
             for _, piece in pieces(batch, self.tokenizer, stop):
                 yield piece

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from neolm.core.errors import InputError
 from neolm.generation.batch import Batch, batches
 from neolm.generation.config import GenerationConfig, generation_config
+from neolm.generation.speculative import Draft
 from neolm.generation.text import TextStream
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -27,6 +28,7 @@ def generate(
     stop: str | Sequence[str] = (),
     ignore_eos: bool = False,
     seed: int | None = None,
+    draft: Draft = None,
 ) -> list[str]:
     """The continuation of each prompt, without the prompt, the stop string or the end-of-text token.
 
@@ -45,9 +47,12 @@ def generate(
         stop: One text or several that end a continuation.
         ignore_eos: Go on after an end-of-text token.
         seed: Fixes the draws; None: different every time.
+        draft: Guesses tokens that are then read together, for the same text in fewer steps: a smaller model with the
+            same tokenizer, or "lookup", which copies from the text so far.
 
     Raises:
-        InputError: a setting out of range, a prompt longer than the context, or a tokenizer that is not the model's.
+        InputError: a setting out of range, a prompt longer than the context, or a tokenizer or a draft that is not the
+            model's.
     """
     config = generation_config(
         max_new_tokens=max_new_tokens,
@@ -59,28 +64,32 @@ def generate(
         ignore_eos=ignore_eos,
         seed=seed,
     )
-    return continuations(model, tokenizer, [prompts] if isinstance(prompts, str) else prompts, config)
+    return continuations(model, tokenizer, [prompts] if isinstance(prompts, str) else prompts, config, draft)
 
 
-def continuations(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], config: GenerationConfig) -> list[str]:
+def continuations(
+    model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], config: GenerationConfig, draft: Draft = None
+) -> list[str]:
     """What `generate` returns, for settings that are already checked."""
     texts: list[list[str]] = [[] for _ in prompts]
-    for batch in _text_batches(model, tokenizer, prompts, config):
+    for batch in _text_batches(model, tokenizer, prompts, config, draft):
         for row, piece in pieces(batch, tokenizer, config.stop):
             texts[row].append(piece)
     return ["".join(parts) for parts in texts]
 
 
-def stream(model: Decoder, tokenizer: Tokenizer, prompt: str, config: GenerationConfig | None = None) -> Iterator[str]:
+def stream(
+    model: Decoder, tokenizer: Tokenizer, prompt: str, config: GenerationConfig | None = None, draft: Draft = None
+) -> Iterator[str]:
     """What `generate` returns for one prompt, in pieces as soon as they are certain.
 
-    The prompt is checked at the call, not at the first piece. The iterator may be left at any time.
+    Prompt and draft are checked at the call, not at the first piece. The iterator may be left at any time.
 
     Raises:
         InputError: as `generate`.
     """
     config = config or GenerationConfig()
-    [batch] = _text_batches(model, tokenizer, [prompt], config)
+    [batch] = _text_batches(model, tokenizer, [prompt], config, draft)
     return (piece for _, piece in pieces(batch, tokenizer, config.stop))
 
 
@@ -103,12 +112,12 @@ def pieces(batch: Batch, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> Iter
 
 
 def _text_batches(
-    model: Decoder, tokenizer: Tokenizer, texts: Sequence[str], config: GenerationConfig
+    model: Decoder, tokenizer: Tokenizer, texts: Sequence[str], config: GenerationConfig, draft: Draft
 ) -> Iterator[Batch]:
     if not all(isinstance(text, str) for text in texts):
         raise InputError("prompts must be text; for token ids there is neolm.generation.batch.generate_ids")
     check_tokenizer(model, tokenizer)
-    return batches(model, tokenizer.encode_batch(texts), config, tokenizer.eos_token_id, tokenizer.size)
+    return batches(model, tokenizer.encode_batch(texts), config, tokenizer.eos_token_id, tokenizer.size, draft)
 
 
 def check_tokenizer(model: Decoder, tokenizer: Tokenizer) -> None:

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from neolm.models.config import decoder_config
+from neolm.models.decoder import Decoder
+from neolm.models.hf import save_model
+from neolm.tokenizer.tokenizer import train_tokenizer
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("train_throughput", "time_to_quality")
+SCRIPTS = ("train_throughput", "time_to_quality", "decode", "quantization_cost")
 # Started by coverage or a debugger, the parent's variables would reach every process that it starts.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ""}
 
@@ -79,10 +84,87 @@ def test_time_to_quality_without_the_peer(tmp_path: Path) -> None:
     assert "| neolm-best |" in done.stdout
 
 
+def test_decoding_of_ours_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- decode -->\nold\n<!-- end of decode -->\nafter\n", encoding="utf-8")
+    ours = ["neolm-float32", "neolm-int4"]
+    options = ["--shapes", "smoke", "--contestants", *ours, "--prompt", "8", "--tokens", "5", "--read", "48", "2048"]
+    options += ["--batches", "2", "--rounds", "2", "--threads", "1"]
+    places = ["--environments", tmp_path / "peers", "--output", tmp_path / "out.json", "--docs", page]
+    done = run("decode", *options, *places)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    smoke = results["shapes"]["smoke"]
+    assert smoke["works"] == {"write 2": [2, 8, 6], "read 48": [1, 48, 1]}  # 2,048 do not fit
+    for who in ours:
+        one = smoke["contestants"][who]
+        assert {name: len(times["reading"]) for name, times in one["times"].items()} == dict.fromkeys(smoke["works"], 2)
+        assert min(one["times"]["write 2"]["decoding"]) > 0
+        assert len(one["ids"]["write 2"]) == 6
+    assert len(smoke["measured"]) == 5  # before all, and for each kind of work in each round
+    assert min(smoke["measured"][0][key] for key in ("flops_bfloat16", "flops_float32", "bandwidth")) > 1e9
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- decode -->")
+    assert text.endswith("<!-- end of decode -->\nafter\n")
+    assert text.count("| neolm-int4 | 4.25 |") == 2
+    assert "old" not in text
+    assert str(tmp_path) not in text
+    # the model is there, and not written again
+    again = run("decode", *options[:4], "--prompt", "8", "--tokens", "2", "--read", "--rounds", "1", *places)
+    assert again.returncode == 0, again.stderr
+    assert "writing a model" in done.stderr
+    assert "writing a model" not in again.stderr
+
+
+def test_operations_and_weights_of_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from decode_report import reading_flops, weights_read
+
+    shape = {"family": "gpt-neo", "hidden_size": 8, "num_layers": 2, "vocab_size": 10, "window_size": 3}
+    assert weights_read(shape) == 2 * 12 * 64 + 80
+    pairs = sum(range(1, 6)) + (1 + 2 + 3 + 3 + 3)  # of five tokens in the global layer and in the local one
+    assert reading_flops(shape, 5) == 5 * 2 * 2 * 12 * 64 + 4 * 8 * pairs
+    assert reading_flops({**shape, "family": "gpt2"}, 2) == 2 * 2 * 2 * 12 * 64 + 4 * 8 * 6
+
+
+def test_cost_of_fewer_bits(tmp_path: Path) -> None:
+    text = "".join(f"The {n * n}th fox jumps over {n} lazy dogs.\n" for n in range(300))
+    (tmp_path / "texts").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "texts" / f"{name}.txt").write_text(text, encoding="utf-8")
+    tokenizer = train_tokenizer(iter([text]), 300)
+    tokenizer.save(tmp_path / "model")
+    config = decoder_config(
+        "gpt2", vocab_size=300, hidden_size=64, num_layers=1, num_heads=2, max_position_embeddings=64
+    )
+    save_model(Decoder(config).initialise(1), tmp_path / "model")
+    places = ["--model", tmp_path / "model", "--text", tmp_path / "texts", "--output", tmp_path / "out.json"]
+    done = run("quantization_cost", *places, "--bytes", "5000")
+    assert done.returncode == 0, done.stderr
+    formats = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["formats"]
+    assert list(formats) == ["float32", "bfloat16", "int8", "int4"]
+    assert formats["float32"]["cost"]["value"] == 0
+    assert all(0 < abs(one["cost"]["value"]) < 5 for name, one in formats.items() if name != "float32")
+    assert "| int4 | 4.25 |" in done.stdout
+    assert str(tmp_path) not in done.stdout
+    refused = run("quantization_cost", "--model", tmp_path / "none")
+    assert refused.returncode == 1
+    assert refused.stderr.strip().endswith("no such model directory")
+    assert "Traceback" not in refused.stderr
+
+
 def test_an_unknown_contestant_is_named() -> None:
-    done = run("train_throughput", "--shapes", "smoke", "--contestants", "neolm", "nanogtp")
-    assert done.returncode == 2
-    assert "nobody is called nanogtp" in done.stderr
+    for script, ours, wrong in (("train_throughput", "neolm", "nanogtp"), ("decode", "neolm-int4", "neolm-int3")):
+        done = run(script, "--shapes", "smoke", "--contestants", ours, wrong)
+        assert done.returncode == 2
+        assert f"nobody is called {wrong}" in done.stderr
+
+
+def test_a_shape_without_room_is_said_in_one_line(tmp_path: Path) -> None:
+    done = run("decode", "--shapes", "smoke", "--environments", tmp_path)
+    assert done.returncode == 1
+    assert "smoke: its context of 64 tokens has no room" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_missing_checkout_or_text_is_said_in_one_line(tmp_path: Path) -> None:

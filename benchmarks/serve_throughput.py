@@ -1,0 +1,139 @@
+"""What many clients get together, and how long a short question waits: NeoLM's engine beside `transformers serve`.
+
+    python benchmarks/serve_throughput.py --rounds 3 --docs docs/benchmarks.md
+
+1, 4, 16 and 32 clients send pieces of this project's documentation, one after the other, and want 64 tokens for each.
+Meanwhile somebody asks a short question again and again and waits for its first token; beside that stands what they
+wait when nobody else is there. Models have random weights. transformers answers over HTTP, whose cost is far below
+that of a token; its continuous batching is used where it knows the model (not GPT-Neo).
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from machine import Machine, describe
+from random_models import HF, random_model
+from report import command_line, publish, ratio, spread, table
+from shapes import SHAPES, Shape
+from turns import Result, Turns
+from workers import HERE, Contestant, Worker, note, stop_on_termination
+
+PROBE = "How long does it take until somebody answers this?"
+EACH = 2  # questions of a client in a turn
+
+
+def main() -> None:
+    arguments = parse()
+    stop_on_termination()
+    machine = Machine("cpu", "bfloat16", arguments.threads, arguments.environments)
+    texts = pieces()
+    results = {}
+    try:
+        for name in arguments.shapes:
+            results[name] = measure(SHAPES[name], machine, texts, arguments)
+    finally:
+        machine.stop()
+    sections = [describe(machine.facts, machine.measured)]
+    sections += [section(name, result, arguments) for name, result in results.items()]
+    sections.append(f"`{command_line('serve_throughput')}`")
+    publish("serving", "\n\n".join(sections), results, arguments.output, arguments.docs)
+
+
+def contestants(shape: Shape) -> list[Contestant]:
+    """NeoLM in two precisions, and transformers in one or two modes."""
+    ours, theirs = "contestant_neolm_engine.py", "contestant_transformers_serve.py"
+    found = [
+        Contestant("neolm-bfloat16", ours, {"dtype": "bfloat16", "quantize": None}),
+        Contestant("neolm-int8", ours, {"dtype": "float32", "quantize": "int8"}),
+        Contestant("transformers", theirs, {"dtype": "bfloat16", "batching": False}, "transformers serve"),
+    ]
+    if shape.family != "gpt-neo":
+        batching = {"dtype": "bfloat16", "batching": True}
+        found.append(Contestant("transformers-batching", theirs, batching, "transformers serve"))
+    return found
+
+
+def measure(shape: Shape, machine: Machine, texts: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """All rounds of one shape, everybody in turn."""
+    place = random_model(shape, arguments.models or arguments.environments / "models")
+    job = {"model": str(place / HF), "threads": machine.threads, "memory": 2 * 2**30}
+    turns = Turns(job, arguments.environments, f"serving/{shape.name}")
+    source = random.Random(3)
+    try:
+        for number in range(1, arguments.rounds + 1):
+            for clients in (0, *arguments.clients):
+                machine.measure()
+                asked = [[f"{number}. {source.choice(texts)}" for _ in range(EACH)] for _ in range(clients)]
+                command = {"texts": asked, "tokens": arguments.tokens, "probe": PROBE, "pause": 0.3, "probes": 10}
+
+                def turn(worker: Worker, result: Result, clients: int = clients, command: Any = command) -> None:
+                    answer = worker.ask(do="crowd", **command)
+                    row = result.setdefault(str(clients), {"speed": [], "waits": []})
+                    if clients:
+                        row["speed"].append(answer["tokens"] / answer["seconds"])
+                    row["waits"].append(statistics.median(answer["waits"]))
+                    note(f"  {worker.name}, {clients}: {answer['tokens'] / answer['seconds']:.0f} tokens/s")
+
+                for who in contestants(shape):
+                    turns.take(who, True, turn)
+    finally:
+        turns.stop()
+    return {"contestants": turns.results}
+
+
+def section(name: str, result: dict[str, Any], arguments: argparse.Namespace) -> str:
+    """A table of one shape."""
+    found = result["contestants"]
+    base = found.get("transformers", {})
+    rows = []
+    for who, measured in found.items():
+        if "failed" in measured:
+            rows.append((who, "", f"left out: {measured['failed']}", "", ""))
+            continue
+        for clients in arguments.clients:
+            row = measured[str(clients)]
+            compared = base.get(str(clients), {}).get("speed")
+            rows.append(
+                (
+                    who,
+                    str(clients),
+                    spread(row["speed"]),
+                    ratio(row["speed"], compared) if compared and who != "transformers" else "",
+                    f"{spread([1000 * wait for wait in row['waits']])} "
+                    f"({statistics.median(row['waits']) / statistics.median(measured['0']['waits']):.1f} x)",
+                )
+            )
+    header = ("", "clients", "tokens/s together", "to transformers", "first token of a short question, ms (to idle)")
+    return f"{name}, {arguments.tokens} tokens for each question:\n\n{table(header, rows)}"
+
+
+def pieces() -> list[str]:
+    """Pieces of prose of 60 to 900 characters."""
+    source = random.Random(4)
+    prose = " ".join(path.read_text(encoding="utf-8") for path in sorted((HERE.parent / "docs").glob("*.md")))
+    starts = [source.randrange(len(prose) - 900) for _ in range(400)]
+    return [prose[start : start + source.randrange(60, 900)] for start in starts]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=["125m"], choices=sorted(SHAPES))
+    parser.add_argument("--clients", nargs="+", type=int, default=[1, 4, 16, 32])
+    parser.add_argument("--tokens", type=int, default=64, help="for each question")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--environments", type=Path, default=Path(tempfile.gettempdir()) / "neolm-benchmarks")
+    parser.add_argument("--models", type=Path)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--docs", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

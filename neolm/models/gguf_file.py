@@ -1,0 +1,207 @@
+"""GGUF files, version 3, written: header, metadata, the tensors' names and shapes, then their data.
+
+The format is ggml's (its docs/gguf.md). Numbers are little-endian; shapes are written backwards, for ggml names the
+dimension that lies side by side first; each tensor's data begins at a multiple of 32 bytes. Numbers of 8 and 4 bits
+come in blocks of 32 that share a scale d, fp16, which is written before them:
+
+    Q8_0  d = |largest| / 127    x = d q          q a byte
+    Q4_0  d = largest / -8       x = d (q - 8)    q half a byte: the first 16 in lower halves, the last in upper ones
+
+q is chosen by d as it was before it became fp16, which is how ggml does it. Left out: reading; other types; files in
+parts.
+
+Shapes: N rows, K numbers in each, M blocks.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from neolm.core.errors import InputError
+from neolm.core.files import storage_errors, sync_directory
+from neolm.core.progress import task
+
+Value = bool | int | float | str | list[int] | list[str]
+
+VERSION, ALIGNMENT = 3, 32
+_UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9  # types of metadata
+_ROWS_AT_ONCE = 4096  # encoded together
+_LONG = 1e9  # weights whose writing is worth a progress bar
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A type of tensors: its number in ggml, that of a whole file of it, and the `size` bytes of `block` numbers."""
+
+    number: int
+    file_number: int
+    block: int
+    size: int
+
+
+ENCODINGS = {
+    "float32": Encoding(0, 0, 1, 4),
+    "float16": Encoding(1, 1, 1, 2),
+    "bfloat16": Encoding(30, 32, 1, 2),
+    "int8": Encoding(8, 7, 32, 34),  # Q8_0
+    "int4": Encoding(2, 2, 32, 18),  # Q4_0
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A tensor to be written: `read` gives its values, in any type, when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    encoding: str
+    read: Callable[[], Tensor]
+
+    @property
+    def bytes(self) -> int:
+        """What its data takes."""
+        encoding = ENCODINGS[self.encoding]
+        return math.prod(self.shape) // encoding.block * encoding.size
+
+
+def write_gguf(path: Path, metadata: Mapping[str, Value], items: Sequence[Item]) -> None:
+    """Write `path`, a tensor in memory at a time; a reader finds the old file or the new one, whole.
+
+    Raises:
+        InputError: it cannot be written, or a weight is too large for the type it gets.
+        StorageError: the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    total = sum(math.prod(item.shape) for item in items)
+    with storage_errors(path), task("Writing", total, "weights") if total > _LONG else nullcontext() as progress:
+        try:
+            with temporary.open("wb") as file:
+                file.write(_head(metadata, items))
+                for item in items:
+                    _write(file, item)
+                    if progress is not None:
+                        progress.advance(math.prod(item.shape))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_directory(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def _head(metadata: Mapping[str, Value], items: Sequence[Item]) -> bytes:
+    """Everything before the data, padded to where it begins."""
+    parts = [b"GGUF", struct.pack("<IQQ", VERSION, len(items), len(metadata))]
+    for key, value in metadata.items():
+        parts += [_text(key), _value(value)]
+    offset = 0
+    for item in items:
+        dimensions = struct.pack(f"<I{len(item.shape)}Q", len(item.shape), *reversed(item.shape))
+        parts += [_text(item.name), dimensions, struct.pack("<IQ", ENCODINGS[item.encoding].number, offset)]
+        offset += item.bytes + -item.bytes % ALIGNMENT
+    head = b"".join(parts)
+    return head + bytes(-len(head) % ALIGNMENT)
+
+
+def _value(value: Value) -> bytes:
+    """The type of a metadata value, and the value."""
+    if isinstance(value, bool):
+        return struct.pack("<I?", _BOOL, value)
+    if isinstance(value, int):
+        return struct.pack("<II", _UINT32, value)
+    if isinstance(value, float):
+        return struct.pack("<If", _FLOAT32, value)
+    if isinstance(value, str):
+        return struct.pack("<I", _STRING) + _text(value)
+    numbers = [element for element in value if isinstance(element, int)]
+    if numbers:
+        return struct.pack(f"<IIQ{len(numbers)}i", _ARRAY, _INT32, len(numbers), *numbers)
+    texts = [_text(element) for element in value if isinstance(element, str)]
+    return struct.pack("<IIQ", _ARRAY, _STRING, len(texts)) + b"".join(texts)
+
+
+def _text(text: str) -> bytes:
+    """The length of `text` in UTF-8, and it."""
+    data = text.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data
+
+
+def _write(file: BinaryIO, item: Item) -> None:
+    """Read a tensor, and write its data and the padding after it.
+
+    Raises:
+        InputError: a weight does not fit.
+    """
+    tensor = item.read()
+    assert tensor.shape == item.shape, f"{item.name}: {tuple(tensor.shape)} is not {item.shape}"
+    rows = tensor.detach().reshape(-1, item.shape[-1])  # (N, K)
+    try:
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            part = _encode(rows[start : start + _ROWS_AT_ONCE], item.encoding)
+            file.write(part.contiguous().view(torch.uint8).numpy().data)
+    except OverflowError:
+        raise InputError(
+            f"{item.name}: a weight is too large for {item.encoding}, or not finite; bfloat16 has the range of float32"
+        ) from None
+    file.write(bytes(-item.bytes % ALIGNMENT))
+
+
+def _encode(rows: Tensor, encoding: str) -> Tensor:
+    """Rows (N, K) in another type, or in blocks (M, bytes).
+
+    Raises:
+        OverflowError: a number is too large for fp16, or not finite where it must be.
+    """
+    if encoding == "int8":
+        return _q8_0(rows.float().reshape(-1, 32))
+    if encoding == "int4":
+        return _q4_0(rows.float().reshape(-1, 32))
+    return _half(rows) if encoding == "float16" else rows.to(getattr(torch, encoding))
+
+
+def _q8_0(blocks: Tensor) -> Tensor:
+    """Blocks (M, 32) as (M, 34) bytes."""
+    scales = blocks.abs().amax(1, keepdim=True) / 127  # (M, 1)
+    halves = _half(scales)
+    exact = blocks * _inverse(scales, halves)
+    whole = exact.trunc()
+    levels = whole + (exact - whole).mul(2).trunc()  # halves go away from zero
+    return torch.cat([halves.view(torch.uint8), levels.to(torch.int8).view(torch.uint8)], dim=1)
+
+
+def _q4_0(blocks: Tensor) -> Tensor:
+    """Blocks (M, 32) as (M, 18) bytes."""
+    largest = blocks.gather(1, blocks.abs().argmax(1, keepdim=True))  # the first, if several are
+    scales = largest / -8  # (M, 1)
+    halves = _half(scales)
+    levels = (blocks * _inverse(scales, halves) + 8.5).to(torch.uint8).clamp(max=15)
+    return torch.cat([halves.view(torch.uint8), levels[:, :16] | levels[:, 16:] << 4], dim=1)
+
+
+def _inverse(scales: Tensor, halves: Tensor) -> Tensor:
+    """1 / scale; 0 for a scale that fp16 makes 0."""
+    return torch.where(halves == 0, 0.0, 1 / scales)
+
+
+def _half(numbers: Tensor) -> Tensor:
+    """Numbers in fp16.
+
+    Raises:
+        OverflowError: one is too large for it, or was not finite.
+    """
+    halves = numbers.half()
+    if not halves.isfinite().all():
+        raise OverflowError
+    return halves

@@ -1,0 +1,141 @@
+"""llama.cpp's words for a decoder and its tokenizer, and what it has no words for.
+
+It builds a graph of its own for each architecture: `gpt2`, whose heads score by 1/sqrt(head size), and `gptneox`; both
+compute GELU by tanh (Hendrycks & Gimpel 2016, section 2), which leaves the exact one by 0.0005 at the most. Other
+activations, other scales and GPT-Neo with its local layers are refused here. A bias that a GPT-NeoX lacks is written as
+zeros, and a tied head once more, because the graph asks for them.
+
+The tokenizer is a `tokenizer.json` of byte-level BPE. llama.cpp splits text by name: `gpt-2`, and for the tokenizer of
+GPT-NeoX `mpt`, another model with the same one; it splits both by GPT-2's expression. What it leaves out: the
+normalisation to NFC of GPT-NeoX's tokenizer, so text that is not NFC gets other tokens there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from neolm.core.errors import InputError
+from neolm.models.config import DecoderConfig
+from neolm.models.gguf_file import Value
+
+ARCHITECTURES = {"gpt2": "gpt2", "gpt-neox": "gptneox"}
+GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+# Our module and llama.cpp's name; `#` stands for the number of the layer.
+NAMES = {
+    "embedding": "token_embd",
+    "positions": "position_embd",
+    "blocks.#.attention_norm": "blk.#.attn_norm",
+    "blocks.#.attention.qkv": "blk.#.attn_qkv",
+    "blocks.#.attention.output": "blk.#.attn_output",
+    "blocks.#.mlp_norm": "blk.#.ffn_norm",
+    "blocks.#.mlp.expand": "blk.#.ffn_up",
+    "blocks.#.mlp.contract": "blk.#.ffn_down",
+    "norm": "output_norm",
+    "head": "output",
+}
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # types of tokens
+
+
+def tensor_name(ours: str) -> str:
+    """llama.cpp's name of our parameter `ours`, such as `blk.3.ffn_up.bias`."""
+    module, _, kind = ours.rpartition(".")
+    layer = "".join(re.findall(r"^blocks\.(\d+)\.", module))
+    return f"{NAMES[re.sub(r'[.][0-9]+[.]', '.#.', module)].replace('#', layer)}.{kind}"
+
+
+def hyperparameters(config: DecoderConfig) -> dict[str, Value]:
+    """The settings of `config` under llama.cpp's keys.
+
+    Raises:
+        InputError: its graph of the family cannot compute this decoder.
+    """
+    _check_expressible(config)
+    name = ARCHITECTURES[config.family]
+    keys: dict[str, Value] = {
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_layers,
+        "feed_forward_length": config.mlp_size,
+        "attention.head_count": config.num_heads,
+        "attention.layer_norm_epsilon": config.norm_epsilon,
+    }
+    if config.family == "gpt-neox":
+        keys["use_parallel_residual"] = config.parallel_residual
+        keys["rope.dimension_count"] = config.rotary_size
+        keys["rope.freq_base"] = config.rotary_base
+    return {"general.architecture": name} | {f"{name}.{key}": value for key, value in keys.items()}
+
+
+def _check_expressible(config: DecoderConfig) -> None:
+    family = config.family
+    if family not in ARCHITECTURES:
+        raise InputError(f"gguf: llama.cpp has no {family}; only gpt2 (gpt3 too) and gpt-neox can be written for it")
+
+    def refuse(field: str, reason: str) -> InputError:
+        return InputError(f"gguf: llama.cpp's {family} has no {field} of {getattr(config, field)}; {reason}")
+
+    if config.activation not in GELU:
+        raise refuse("activation", "it always computes gelu")
+    if config.scale_attention_by_layer:
+        raise refuse("scale_attention_by_layer", "it scales all layers alike")
+    if config.attention_scale is not None and not math.isclose(config.attention_scale, config.head_size**-0.5):
+        raise refuse("attention_scale", "it always scales by 1/sqrt(head size)")
+    if config.position_embedding == "rotary" and config.rotary_size % 2:
+        raise refuse("rotary_fraction", f"it turns channels in pairs, and that is {config.rotary_size} of them")
+
+
+def vocabulary(tokenizer: Mapping[str, Any], config: DecoderConfig, eos_token_id: int) -> dict[str, Value]:
+    """What a `tokenizer.json` says, under llama.cpp's keys; ids without a token are kept from being chosen.
+
+    Args:
+        tokenizer: The content of that file.
+        config: Of the model, whose embedding may have more rows than there are tokens.
+        eos_token_id: The token that ends a text.
+
+    Raises:
+        InputError: llama.cpp cannot split text this way, or there are more tokens than the model has rows.
+    """
+    model, added = tokenizer["model"], {token["id"]: token for token in tokenizer.get("added_tokens", [])}
+    _check_tokenizer(tokenizer, model, list(added.values()))
+    texts = {number: text for text, number in model["vocab"].items()}
+    texts |= {number: token["content"] for number, token in added.items()}
+    size = config.vocab_size
+    if max(texts) >= size:
+        raise InputError(f"tokenizer: it has {max(texts) + 1} tokens, the model {size}; it must be another model's")
+    types = [_UNUSED if number not in texts else _NORMAL for number in range(size)]
+    for number, token in added.items():
+        types[number] = _CONTROL if token["special"] else _USER_DEFINED
+    unused = [number for number in range(size) if number not in texts]
+    bos = config.bos_token_id
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    result: dict[str, Value] = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "mpt" if tokenizer.get("normalizer") else "gpt-2",
+        "tokenizer.ggml.tokens": [texts.get(number, f"[PAD{number}]") for number in range(size)],
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": bos if bos is not None and 0 <= bos < size else eos_token_id,
+        "tokenizer.ggml.eos_token_id": eos_token_id,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.add_eos_token": False,
+    }
+    return result | ({"tokenizer.ggml.suppress_tokens": unused} if unused else {})
+
+
+def _check_tokenizer(tokenizer: Mapping[str, Any], model: Mapping[str, Any], added: list[dict[str, Any]]) -> None:
+    split, normalizer = tokenizer.get("pre_tokenizer") or {}, tokenizer.get("normalizer") or {"type": "NFC"}
+    amiss = {
+        f"model {model.get('type')}": model.get("type") != "BPE",
+        f"pre_tokenizer {split.get('type')}": split.get("type") != "ByteLevel",
+        "pre_tokenizer without use_regex": not split.get("use_regex", True),
+        "pre_tokenizer with add_prefix_space": split.get("add_prefix_space"),
+        f"normalizer {normalizer['type']}": normalizer["type"] != "NFC",
+        **{key: model.get(key) for key in ("ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")},
+        **{f"a token with {key}": any(token[key] for token in added) for key in ("single_word", "lstrip", "rstrip")},
+    }
+    for what, present in amiss.items():
+        if present:
+            raise InputError(f"tokenizer: {what}: llama.cpp knows the byte-level BPE of GPT-2 and GPT-NeoX only")
