@@ -199,12 +199,14 @@ def main() -> None:
         raise SystemExit(str(failure)) from None
     finally:
         machine.stop()
-    every = [result for shape in shapes.values() for result in shape["contestants"].values()]
+    every = [result.get("versions", {}) for shape in shapes.values() for result in shape["contestants"].values()]
+    # The first package of an environment is the peer; CTranslate2's converter has a transformers of its own beside it.
+    peers = dict(package for versions in every for package in [*versions.items()][:1])
     results = {
         "command": command_line("decode"),
         "machine": machine.facts,
         "measured": machine.measured,
-        "versions": {name: version for result in every for name, version in result.get("versions", {}).items()},
+        "versions": peers,
         "shapes": shapes,
     }
     publish("decode", section(results), results, options.output, options.docs)

@@ -112,9 +112,13 @@ def _remarks(contestants: dict[str, Any]) -> list[str]:
     caches = {cache for one in contestants.values() for cache in one.get("facts", {}).get("cache", {}).values()}
     if caches:
         parts.append(f"transformers' fastest cache was the {' or the '.join(sorted(caches))} one.")
-    left_out = [f"{who} ({one['failed']})" for who, one in contestants.items() if "failed" in one]
+    left_out: dict[str, list[str]] = {}
+    for who, one in contestants.items():
+        if "failed" in one:
+            left_out.setdefault(one["failed"], []).append(who)
     if left_out:
-        parts.append("Left out: " + "; ".join(left_out) + ".")
+        each = [f"{', '.join(names)} ({why})" for why, names in left_out.items()]
+        parts.append(f"Left out: {'; '.join(each)}.")
     return parts
 
 

@@ -23,7 +23,7 @@ REQUIREMENTS = {
     "transformers serve": ("transformers[serving]>=5,<6", "accelerate>=1.10"),
     "litgpt": ("litgpt>=0.5.11,<0.6",),
     "llama.cpp": ("llama-cpp-python>=0.3.16,<0.4",),  # from its sources: needs a C++ compiler and minutes
-    "ctranslate2": ("ctranslate2>=4.6,<5", "transformers>=5,<6"),
+    "ctranslate2": ("ctranslate2>=4.6,<5", "transformers>=4.50,<5"),  # its converter of GPT-NeoX knows no later ones
 }
 
 

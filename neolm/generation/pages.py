@@ -37,35 +37,47 @@ class Span:
 
 
 class Pages:
-    """The keys and values in `count` pages and a spare one, layer by layer: (N, H, D, 16) and (N, H, 16, P)."""
+    """The keys and values in `count` pages and a spare one, layer by layer.
+
+    On a CPU as the kernels read them, (N, H, D, 16) and (N, H, 16, P); elsewhere token by token, (N, 16, H, D), so that
+    pages side by side are keys side by side.
+    """
 
     def __init__(self, config: DecoderConfig, count: int, dtype: torch.dtype, device: torch.device) -> None:
         H, D = config.num_heads, config.head_size
+        self.dtype, self.head_size = dtype, D
+        self.spare = count  # a page that is nobody's
+        self._for_kernels = device.type == "cpu"
+        shapes = [(count + 1, PAGE, H, D)] * 2
+        if self._for_kernels:
+            shapes = [(count + 1, H, D, PAGE), (count + 1, H, PAGE, padded(D))]
         # Zeros, not empty: a masked key weighs 0, and 0 x NaN is NaN. On a CPU memory comes when it is written to.
-        shapes = (count + 1, H, D, PAGE), (count + 1, H, PAGE, padded(D))
         self.keys, self.values = (
             [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)] for shape in shapes
         )
-        self.dtype, self.head_size = dtype, D
-        self.spare = count  # a page that is nobody's
 
     def write(self, layer: int, page: Tensor, slot: Tensor, keys: Tensor, values: Tensor) -> None:
         """Put keys and values (tokens, H, D) into slots of pages, each (tokens)."""
-        self.keys[layer][page, :, :, slot] = keys.to(self.dtype)
-        self.values[layer][page, :, slot, : self.head_size] = values.to(self.dtype)
+        keys, values = keys.to(self.dtype), values.to(self.dtype)
+        if self._for_kernels:
+            self.keys[layer][page, :, :, slot] = keys
+            self.values[layer][page, :, slot, : self.head_size] = values
+        else:
+            self.keys[layer][page, slot] = keys
+            self.values[layer][page, slot] = values
 
     def read(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values in pages (B, n) as (B, H, 16 n, D)."""
-        keys, values = self.keys[layer][pages], self.values[layer][pages]  # (B, n, H, D, 16) and (B, n, H, 16, P)
-        B, n, H = keys.shape[:3]
-        keys = keys.permute(0, 2, 1, 4, 3).reshape(B, H, n * PAGE, -1)
-        values = values[..., : self.head_size].permute(0, 2, 1, 3, 4).reshape(B, H, n * PAGE, -1)
-        return keys, values
+        keys, values = self.keys[layer][pages], self.values[layer][pages]
+        if self._for_kernels:
+            keys, values = keys.transpose(-1, -2), values[..., : self.head_size]  # (B, n, H, 16, D)
+            return keys.transpose(1, 2).flatten(2, 3), values.transpose(1, 2).flatten(2, 3)
+        return keys.flatten(1, 2).transpose(1, 2), values.flatten(1, 2).transpose(1, 2)
 
 
 def page_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
     """Memory of one page in all layers."""
-    channels = config.num_heads * (config.head_size + padded(config.head_size))
+    channels = config.num_heads * (config.head_size + padded(config.head_size))  # without padding but on a CPU
     return int(config.num_layers * channels * PAGE * dtype.itemsize)
 
 

@@ -93,16 +93,17 @@ class CachedStep:
             pages: Where keys and values go and are.
             starts: (B, 1), the position of each text's first new token.
             tables: (B, pages), all that the longest text needs.
-            counts: (B, 1), new tokens of each text; None: one of each.
+            counts: (B, 1), new tokens of each text; None: `width` of each.
             width: New tokens of the text that has most.
         """
         self.pages, self.starts, self.tables = pages, starts, tables
         self.positions = starts + torch.arange(width, device=starts.device)  # (B, T)
+        # Of each new token. Where no text is shorter than another, nothing has to be looked up.
+        rows, indices = torch.arange(len(starts), device=starts.device), torch.arange(width, device=starts.device)
         if counts is None:
-            self.row, self.index = torch.arange(len(starts), device=starts.device), torch.zeros_like(starts[:, 0])
+            self.row, self.index = rows.repeat_interleave(width), indices.repeat(len(starts))
         else:
-            real = torch.arange(width, device=starts.device) < counts
-            self.row, self.index = real.nonzero(as_tuple=True)  # of each new token
+            self.row, self.index = (indices < counts).nonzero(as_tuple=True)
         position = self.positions[self.row, self.index]
         self.page, self.slot = tables[self.row, position // PAGE], position % PAGE
         self._seen: dict[int | None, tuple[Tensor, Tensor]] = {}
@@ -119,7 +120,10 @@ class CachedStep:
         return held.to(dtype), worth.to(dtype), visible
 
     def _store(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        new = (tensor[self.row, :, self.index] for tensor in (keys, values))
+        if len(self.row) == len(self.starts) * self.positions.shape[1]:
+            new = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (keys, values))
+        else:
+            new = (tensor[self.row, :, self.index] for tensor in (keys, values))
         self.pages.write(layer, self.page, self.slot, *new)
 
     def _visible(self, window: int | None) -> tuple[Tensor, Tensor]:
@@ -159,10 +163,10 @@ def step_of(pages: Pages, spans: Sequence[Span], device: torch.device) -> Cached
     for row, span in zip(tables, spans, strict=True):
         own = span.table[: pages_for(span.start + len(span.ids))]
         row[: len(own)] = own
-    columns = (torch.tensor(column, device=device).unsqueeze(1) for column in (starts, counts))
+    first, many = (torch.tensor(column, device=device).unsqueeze(1) for column in (starts, counts))
     kind = CachedStep if any(starts) else FreshStep
-    first, many = columns
-    return kind(pages, first, torch.from_numpy(tables).to(device), many, max(counts))
+    ragged = many if len(set(counts)) > 1 else None
+    return kind(pages, first, torch.from_numpy(tables).to(device), ragged, max(counts))
 
 
 @contextlib.contextmanager

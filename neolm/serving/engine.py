@@ -75,7 +75,9 @@ class Engine:
                 f"give it at least {pages_for(self.context) * each / 2**20:,.0f} MiB"
             )
         self.pages = Pages(model.config, count, dtype, model.device)
-        chunk = chunk or (128 if model.device.type == "cpu" else 1024)
+        # A GPU has room for many prompts at once; a CPU is busy with one, and whoever is first should hear at once.
+        self._together = model.device.type != "cpu" and not strict
+        chunk = chunk or (128 if model.device.type == "cpu" else 4096)
         self.scheduler = Scheduler(PageKeeper(count), chunk, most, strict)
         self._arrived: deque[Request] = deque()
         self._changed = threading.Condition()
@@ -112,17 +114,14 @@ class Engine:
 
     def step(self) -> bool:
         """Read some of the prompts, then write a token of each text; False: there was nothing to do."""
-        scheduler = self.scheduler
         self._welcome()
-        spent = 0
-        while (chosen := scheduler.next_chunk(spent)) is not None:
-            spent += len(chosen[1].ids)
-            self._read([chosen])
-            self._welcome()
-        writing = scheduler.next_tokens()
+        pieces = self.scheduler.next_pieces()
+        for part in [pieces] if pieces and self._together else [[piece] for piece in pieces]:
+            self._read(part)
+        writing = self.scheduler.next_tokens()
         if writing:
             self._read(writing)
-        return bool(spent or writing)
+        return bool(pieces or writing)
 
     def _welcome(self) -> None:
         """Take in new requests and let go of cancelled ones."""

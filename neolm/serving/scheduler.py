@@ -63,21 +63,25 @@ class Scheduler:
         self.reading.append(request)
         return True
 
-    def next_chunk(self, spent: int) -> tuple[Request, Span] | None:
-        """The next piece of a prompt in this turn, in which `spent` tokens were read; None: enough.
+    def next_pieces(self) -> list[tuple[Request, Span]]:
+        """Pieces of prompts to read in this turn, `chunk` tokens in all, or one piece.
 
         Pieces end at multiples of `chunk`, so that how a prompt is cut depends on nothing else.
         """
-        if not self.reading or (spent and spent + min(r.unread for r in self.reading) > self.chunk):
-            return None
-        if not spent:
-            self._turn += 1
-        oldest = self._turn % 2 == 0 and not spent
-        request = self.reading[0] if oldest else min(self.reading, key=lambda request: request.unread)
-        count = min(request.unread, self.chunk - request.held % self.chunk)
-        if spent and spent + count > self.chunk:
-            return None
-        return request, self._span(request, count)
+        self._turn += 1
+        ordered = sorted(self.reading, key=lambda request: request.unread)
+        if self._turn % 2 == 0 and self.reading:
+            ordered.remove(self.reading[0])
+            ordered.insert(0, self.reading[0])
+        pieces: list[tuple[Request, Span]] = []
+        left = self.chunk
+        for request in ordered:
+            count = min(request.unread, self.chunk - request.held % self.chunk)
+            if pieces and count > left:
+                break
+            pieces.append((request, self._span(request, count)))
+            left -= count
+        return pieces
 
     def next_tokens(self) -> list[tuple[Request, Span]]:
         """The last token of everybody who writes."""
