@@ -9,18 +9,22 @@ Shapes: M tokens, C channels, L layers, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from neolm.generation.pages import Pages, Span, pages_for
 from neolm.generation.reader import TorchReader
 from neolm.kernels import products, step
 from neolm.kernels.attention import padded
+from neolm.kernels.linear import linear
 from neolm.kernels.mathematics import ACTIVATIONS
 from neolm.kernels.team import team
 from neolm.models.attention import rotary_table
@@ -51,13 +55,15 @@ def why_not(model: Decoder) -> str | None:
 class KernelReader:
     """Reads with compiled kernels; keeps addresses of the model's weights, which must stay where they are."""
 
-    def __init__(self, model: Decoder, few: int = 32) -> None:
+    def __init__(self, model: Decoder, few: int | None = None) -> None:
+        """Take the model; `few` None: by measurement, for layers of its size and format on this machine."""
         assert why_not(model) is None
-        self.model, self.few = model, few
+        self.model = model
         self._torch = TorchReader(model)
         self._team = team()
         self._kept: list[Any] = []  # what the addresses point to
         self._shape, self._weights = _shape(model), self._collect(model)
+        self.few = few if few is not None else self._measure()
         C = model.config.hidden_size
         widest = max(3 * C, model.config.mlp_size)
         context = model.config.max_position_embeddings
@@ -80,6 +86,9 @@ class KernelReader:
             if len(span.ids) > self.few:
                 results[number] = self._torch.read(pages, [span])
                 continue
+            if len(span.ids) > TOGETHER:
+                results[number] = self._read_in_parts(pages, span)
+                continue
             if len(span.ids) > room:
                 self._read_few(pages, spans, together, results)
                 together, room = [], TOGETHER
@@ -90,6 +99,15 @@ class KernelReader:
         if together:
             self._read_few(pages, spans, together, results)
         return torch.cat([result for result in results if result is not None])
+
+    def _read_in_parts(self, pages: Pages, span: Span) -> Tensor:
+        """A span of more tokens than the kernels take at once."""
+        logits = []
+        for at in range(0, len(span.ids), TOGETHER):
+            ids = span.ids[at : at + TOGETHER]
+            wanted = max(0, min(len(ids), at + len(ids) - (len(span.ids) - span.wanted)))
+            logits.append(self._step(pages, [Span(ids, span.start + at, span.table, wanted)]))
+        return torch.cat(logits)
 
     def _read_few(
         self, pages: Pages, spans: Sequence[Span], numbers: Sequence[int], results: list[Tensor | None]
@@ -128,6 +146,11 @@ class KernelReader:
         )
         return torch.from_numpy(logits)[:, :V]
 
+    def _measure(self) -> int:
+        """The most tokens of a span that the kernels read faster than torch does."""
+        row = self._weights.blocks[step.EXPAND]
+        return _measured_few(*row[[products.FORMAT, products.OUTPUTS, products.INPUTS]].tolist(), self._team.size)
+
     def _collect(self, model: Decoder) -> step.Weights:
         C, context = model.config.hidden_size, model.config.max_position_embeddings
         layers: list[nn.Module] = []
@@ -158,12 +181,58 @@ class KernelReader:
         self._kept += [layer, bias]
         at = 0 if bias is None else bias.ctypes.data
         if isinstance(layer, QuantizedLinear):
-            kind = products.INT8 if layer.bits == 8 else products.INT4
-            return [kind, layer.values.data_ptr(), layer.scales.data_ptr(), at, layer.out_features, layer.in_features]
+            return layer.table_row(at).tolist()  # type: ignore[no-any-return]
         weight = layer.weight
         assert isinstance(weight, Tensor) and weight.is_contiguous()
         self._kept.append(weight)
         return [_KINDS[weight.dtype], weight.data_ptr(), 0, at, *weight.shape]
+
+
+@functools.cache
+def _measured_few(kind: int, outputs: int, inputs: int, threads: int) -> int:
+    """Measure a layer of random weights with 64 and 128 rows, until torch is much faster.
+
+    Around its products torch spends more than the kernels do, so that being a little faster does not pay.
+    """
+    weight = torch.randn(outputs, inputs)
+    layer: Callable[[Tensor], Tensor]
+    if kind in (products.INT8, products.INT4):
+        packed = QuantizedLinear(8 if kind == products.INT8 else 4, outputs, inputs)
+        packed.fill(weight, torch.device("cpu"))
+        layer, row, dtype = packed, packed.table_row(), torch.float32
+    else:
+        dtype = torch.float32 if kind == products.FP32 else torch.bfloat16
+        weight = weight.to(dtype)
+        layer, row = _product_with(weight), np.array([kind, weight.data_ptr(), 0, 0, outputs, inputs], np.int64)
+    few = 32  # so many are never worth torch's trouble
+    for rows in (64, 128):
+        x = torch.randn(rows, inputs)
+        short, parts = x.to(dtype), torch.split(x, TOGETHER)
+        with torch.inference_mode():
+            theirs = _seconds(functools.partial(layer, short))
+        if _seconds(functools.partial(_products_in_parts, row, parts)) > 1.5 * theirs:
+            break
+        few = rows
+    return few
+
+
+def _product_with(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: F.linear(x, weight)
+
+
+def _products_in_parts(row: NDArray[np.int64], parts: Sequence[Tensor]) -> None:
+    for part in parts:
+        linear(row, part)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    """The best of a few runs."""
+    times = []
+    for _ in range(4):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    return min(times)
 
 
 def _shape(model: Decoder) -> step.Shape:

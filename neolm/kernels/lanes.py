@@ -123,7 +123,7 @@ def prefetch(builder: Builder, address: Value, offset: Value) -> None:
 def store(builder: Builder, address: Value, offset: Value, value: Value) -> None:
     """Put `value` `offset` bytes behind `address`."""
     pointer = builder.inttoptr(builder.add(address, offset), value.type.as_pointer())
-    builder.store(value, pointer).align = 4
+    builder.store(value, pointer).align = 2
 
 
 def call(builder: Builder, name: str, result: Any, arguments: Sequence[Value]) -> Value:
@@ -158,10 +158,33 @@ def total(builder: Builder, value: Value) -> Value:
     return builder.extract_element(value, ir.Constant(I32, 0))
 
 
+def totals(builder: Builder, values: Sequence[Value]) -> Value:
+    """The sums of four times 16 lanes, as four lanes, each in the order of `total`."""
+
+    def pick(a: Value, b: Value, places: Sequence[int]) -> Value:
+        return builder.shuffle_vector(a, b, ir.Constant(lanes(I32, len(places)), list(places)))
+
+    nothing = ir.Constant(lanes(F32), ir.Undefined)
+    a, b, c, d = (builder.fadd(pick(value, nothing, range(8)), pick(value, nothing, range(8, 16))) for value in values)
+    low, high = (0, 1, 2, 3, 8, 9, 10, 11), (4, 5, 6, 7, 12, 13, 14, 15)
+    ab, cd = (builder.fadd(pick(x, y, low), pick(x, y, high)) for x, y in ((a, b), (c, d)))
+    even, odd = (0, 1, 4, 5, 8, 9, 12, 13), (2, 3, 6, 7, 10, 11, 14, 15)
+    pairs = builder.fadd(pick(ab, cd, even), pick(ab, cd, odd))
+    return builder.fadd(pick(pairs, pairs, (0, 2, 4, 6)), pick(pairs, pairs, (1, 3, 5, 7)))
+
+
 def widen_bf16(builder: Builder, address: Value, offset: Value) -> Value:
     """16 bfloat16 from memory as fp32."""
     short = builder.zext(load(builder, address, offset, lanes(I16), 2), lanes(I32))
     return builder.bitcast(builder.shl(short, constant(I32, 16)), lanes(F32))
+
+
+def narrow_to_bf16(builder: Builder, value: Value) -> Value:
+    """16 fp32 as bfloat16 (16 bits each), rounded to nearest even."""
+    bits = builder.bitcast(value, lanes(I32))
+    even = builder.and_(builder.lshr(bits, constant(I32, 16)), constant(I32, 1))
+    rounded = builder.add(builder.add(bits, constant(I32, 0x7FFF)), even)
+    return builder.trunc(builder.lshr(rounded, constant(I32, 16)), lanes(I16))
 
 
 def dot_bytes(builder: Builder, sums: Value, unsigned: Value, signed: Value) -> Value:

@@ -21,7 +21,21 @@ from numba import njit
 from torch import Tensor
 
 from neolm.kernels.compiled import compiled
-from neolm.kernels.mathematics import FAST, from_half, to_bf16
+from neolm.kernels.lanes import (
+    F16,
+    F32,
+    I32,
+    Builder,
+    Value,
+    constant,
+    emitted,
+    lanes,
+    load,
+    narrow_to_bf16,
+    number,
+    store,
+)
+from neolm.kernels.mathematics import FAST
 from neolm.kernels.team import team
 
 GROUP = 64  # inputs that share a scale
@@ -69,31 +83,34 @@ def pack(weight: Tensor, bits: int) -> Packed:
     return Packed(bits, outputs, inputs, values, scales)
 
 
-def unpack(packed: Packed, first: int = 0, end: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Outputs `first` (a multiple of 16) to `end` of the matrix as (outputs, K)."""
-    end = packed.outputs if end is None else min(end, packed.outputs)
+def unpack(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The matrix (N, K)."""
+    levels, factors = _levels(packed.values, packed.bits), packed.scales.float().transpose(1, 2).unsqueeze(-1)
+    blocks, _, groups = levels.shape[:3]
+    wide = ((levels.float() - (1 << (packed.bits - 1))) * factors).reshape(blocks * BLOCK, groups * GROUP)
+    return wide[: packed.outputs, : packed.inputs].to(dtype)
+
+
+def widen(packed: Packed, first: int, end: int, dtype: torch.dtype) -> Tensor:
+    """Outputs `first` (a multiple of 16) to `end` of the transposed matrix, (K, outputs), to multiply with."""
     blocks = slice(first // BLOCK, -(-end // BLOCK))
     values, scales = packed.values[blocks], packed.scales[blocks]
-    if values.device.type != "cpu" or dtype != torch.bfloat16:
-        return _unpack_by_torch(values, scales, packed.bits)[: end - first, : packed.inputs].to(dtype)
-    rows = torch.empty(values.shape[0] * BLOCK, values.shape[1] * GROUP, dtype=torch.bfloat16)
-    words = values.view(torch.int32).squeeze(-1)
-    team().run(
-        _unpack, *(t.numpy() for t in (words, scales.view(torch.uint16))), packed.bits, rows.view(torch.uint16).numpy()
-    )
-    return rows[: end - first, : packed.inputs]
+    if values.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32):
+        part = Packed(packed.bits, end - first, packed.inputs, values, scales)
+        return unpack(part, dtype).t()
+    wide = torch.empty(values.shape[1] * GROUP, values.shape[0] * BLOCK, dtype=dtype)
+    target = wide.view(torch.uint16) if dtype == torch.bfloat16 else wide
+    team().run(_widen, values.numpy(), scales.view(torch.uint16).numpy(), target.numpy())
+    return wide[: packed.inputs, : end - first]
 
 
-def _unpack_by_torch(values: Tensor, scales: Tensor, bits: int) -> Tensor:
-    """The matrix in fp32, padding included."""
-    blocks, groups = scales.shape[:2]
+def _levels(values: Tensor, bits: int) -> Tensor:
+    """The whole numbers of the weights, (N/16, 16, groups, 64)."""
+    blocks, groups = values.shape[:2]
     if bits == 8:
-        levels = values.permute(0, 3, 1, 2, 4).reshape(blocks, BLOCK, groups, GROUP)
-    else:
-        halves = torch.stack([values & 15, values >> 4], dim=3)  # (N/16, groups, pieces, 2, 16, 4)
-        levels = halves.permute(0, 4, 1, 2, 3, 5).reshape(blocks, BLOCK, groups, GROUP)
-    factors = scales.float().transpose(1, 2).unsqueeze(-1)  # (N/16, 16, groups, 1)
-    return ((levels.float() - (1 << (bits - 1))) * factors).reshape(blocks * BLOCK, groups * GROUP)
+        return values.permute(0, 3, 1, 2, 4).reshape(blocks, BLOCK, groups, GROUP)
+    halves = torch.stack([values & 15, values >> 4], dim=3)  # (N/16, groups, pieces, 2, 16, 4)
+    return halves.permute(0, 4, 1, 2, 3, 5).reshape(blocks, BLOCK, groups, GROUP)
 
 
 @njit(inline="always")
@@ -147,24 +164,45 @@ def _pack(rank: int, size: int, shared: Any, rows: Any, bits: int, shrinking: An
                         values[block, g, k // 8, r, k % 4] |= q << (4 * (k // 4 % 2))
 
 
+def _widen_tile(bits: int, short: bool) -> Any:
+    """One block and group to 64 rows of 16 outputs' weights, in bfloat16 or fp32."""
+
+    @emitted
+    def tile(builder: Builder, words: Value, scales: Value, wide: Value, stride: Value) -> None:
+        factor = builder.fpext(load(builder, scales, number(0), lanes(F16), 2), lanes(F32))
+        mask, middle = constant(I32, (1 << bits) - 1), constant(I32, 1 << (bits - 1))
+        for piece in range(GROUP * bits // 32):
+            word = load(builder, words, number(64 * piece), lanes(I32))
+            for part in range(32 // bits):  # from a word's lowest bits up
+                # With 4 bits, lower halves of the bytes are of the first four inputs, upper ones of the last four.
+                row = 4 * piece + part if bits == 8 else 8 * piece + part // 2 + 4 * (part % 2)
+                level = builder.sub(builder.and_(builder.lshr(word, constant(I32, bits * part)), mask), middle)
+                value = builder.fmul(builder.sitofp(level, lanes(F32)), factor)
+                if short:
+                    value = narrow_to_bf16(builder, value)
+                store(builder, wide, builder.mul(stride, number(row)), value)
+
+    return tile
+
+
+_widen_8_short, _widen_8_long = _widen_tile(8, True), _widen_tile(8, False)
+_widen_4_short, _widen_4_long = _widen_tile(4, True), _widen_tile(4, False)
+
+
 @compiled
-def _unpack(rank: int, size: int, shared: Any, words: Any, scales: Any, bits: int, rows: Any) -> None:
-    """Every `size`th block to bfloat16 `rows` (outputs padded, K padded); `words` are `values`, four bytes each."""
-    for block in range(rank, words.shape[0], size):
-        for g in range(words.shape[1]):
-            for r in range(BLOCK):
-                target = rows[block * BLOCK + r, g * GROUP : (g + 1) * GROUP]
-                scale = from_half(scales[block, g, r])
-                if bits == 8:
-                    for piece in range(GROUP // 4):
-                        word = words[block, g, piece, r]
-                        for j in range(4):
-                            q = np.float32(((word >> (8 * j)) & 255) - 128)
-                            target[4 * piece + j] = to_bf16(q * scale)
+def _widen(rank: int, size: int, shared: Any, values: Any, scales: Any, wide: Any) -> None:
+    """Every `size`th block to `wide` (K, N), fp32 or the bits of bfloat16."""
+    short, stride = wide.itemsize == 2, wide.strides[0]
+    for block in range(rank, values.shape[0], size):
+        for g in range(values.shape[1]):
+            words, factors = values[block, g].ctypes.data, scales[block, g].ctypes.data
+            target = wide.ctypes.data + g * GROUP * stride + block * BLOCK * wide.itemsize
+            if values.shape[2] == GROUP // 4:
+                if short:
+                    _widen_8_short(words, factors, target, stride)
                 else:
-                    for piece in range(GROUP // 8):
-                        word = words[block, g, piece, r]
-                        for j in range(4):
-                            byte = word >> (8 * j)
-                            target[8 * piece + j] = to_bf16(np.float32((byte & 15) - 8) * scale)
-                            target[8 * piece + 4 + j] = to_bf16(np.float32(((byte >> 4) & 15) - 8) * scale)
+                    _widen_8_long(words, factors, target, stride)
+            elif short:
+                _widen_4_short(words, factors, target, stride)
+            else:
+                _widen_4_long(words, factors, target, stride)

@@ -114,11 +114,12 @@ def _prepare_groups(x: Any, target: int) -> None:
 
 
 def _walker(unit: int, tile: int, columns: int, make: Any) -> Any:
-    """A function that computes outputs `first` to `end` of M rows, by tiles of `tile` outputs and up to `columns` rows.
+    """A function that computes outputs `first` to `end` of M rows.
 
-    `make(outputs, columns)` gives a tile; `unit` outputs are the least that one computes.
+    As many rows as fill tiles of `tile` outputs and `columns` rows go together; the others one by one, `unit` outputs
+    at a time, in the order of memory, which is read fastest by one stream. `make(outputs, columns)` gives a tile.
     """
-    many, one, rest = make(tile, columns), make(tile, 1), make(unit, 1)
+    many, one = make(tile, columns), make(unit, 1)
 
     @njit
     def walk(
@@ -136,21 +137,22 @@ def _walker(unit: int, tile: int, columns: int, make: Any) -> Any:
     ) -> None:
         scale_stride = 2 * BLOCK * (-(-k // GROUP))
         n = first
-        while n + tile <= end:
-            w_n, s_n, y_n = w + n // unit * stride, scales + n // unit * scale_stride, y + 4 * n
-            column = 0
-            while column + columns <= m:
-                many(w_n, stride, s_n, k, x + column * x_stride, x_stride, y_n + column * y_stride, y_stride)
-                column += columns
-            while column < m:
-                one(w_n, stride, s_n, k, x + column * x_stride, x_stride, y_n + column * y_stride, y_stride)
-                column += 1
-            n += tile
         while n < end:
-            w_n, s_n, y_n = w + n // unit * stride, scales + n // unit * scale_stride, y + 4 * n
-            for column in range(m):
-                rest(w_n, stride, s_n, k, x + column * x_stride, x_stride, y_n + column * y_stride, y_stride)
-            n += unit
+            width, column = unit, 0
+            if n + tile <= end:
+                width = tile
+                w_n, s_n = w + n // unit * stride, scales + n // unit * scale_stride
+                while column + columns <= m:
+                    at = column * x_stride
+                    many(w_n, stride, s_n, k, x + at, x_stride, y + 4 * n + column * y_stride, y_stride)
+                    column += columns
+            while column < m:
+                at = column * x_stride
+                for r in range(n, n + width, unit):
+                    w_r, s_r = w + r // unit * stride, scales + r // unit * scale_stride
+                    one(w_r, stride, s_r, k, x + at, x_stride, y + 4 * r + column * y_stride, y_stride)
+                column += 1
+            n += width
 
     return walk
 

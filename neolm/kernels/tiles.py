@@ -44,6 +44,7 @@ from neolm.kernels.lanes import (
     splat,
     store,
     total,
+    totals,
 )
 from neolm.kernels.packing import BLOCK, GROUP
 
@@ -131,10 +132,13 @@ def plain_tile(bits: int, rows: int, columns: int) -> Any:
             ),
             start=whole,
         )
-        for r in range(rows):
-            for c in range(columns):
-                at = builder.add(builder.mul(y_stride, number(c)), number(4 * r))
-                store(builder, y, at, total(builder, sums[r * columns + c]))
+        for c in range(columns):
+            row = builder.mul(y_stride, number(c))
+            if rows == 4:
+                store(builder, y, row, totals(builder, sums[c::columns]))
+                continue
+            for r in range(rows):
+                store(builder, y, builder.add(row, number(4 * r)), total(builder, sums[r * columns + c]))
 
     return tile
 

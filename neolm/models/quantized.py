@@ -11,16 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from neolm.core.device import choose_precision
 from neolm.core.errors import InputError
-from neolm.kernels.packing import BLOCK, Packed, pack, packed_shapes, unpack
+from neolm.kernels.linear import linear
+from neolm.kernels.packing import BLOCK, Packed, pack, packed_shapes, unpack, widen
+from neolm.kernels.products import INT4, INT8
 from neolm.models.decoder import Decoder
 
 BITS = {"int8": 8, "int4": 4}
+_FEW = 4  # rows of activations for which widening weights does not pay
 _WIDENED = 2**20  # weights widened at once: they stay in the processor's cache
 
 
@@ -43,6 +47,12 @@ class QuantizedLinear(nn.Module):
         """The weights."""
         return Packed(self.bits, self.out_features, self.in_features, self.values, self.scales)
 
+    def table_row(self, bias: int = 0) -> NDArray[np.int64]:
+        """The weights as the kernels' table has them, with the address of a bias."""
+        kind = INT8 if self.bits == 8 else INT4
+        places = self.values.data_ptr(), self.scales.data_ptr()
+        return np.array([kind, *places, bias, self.out_features, self.in_features], np.int64)
+
     def fill(self, weight: Tensor, device: torch.device) -> None:
         """Take the weights (outputs, inputs), rounded."""
         packed = pack(weight, self.bits)
@@ -51,15 +61,19 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs), in x's type; products in bfloat16 where the device multiplies it."""
+        if x.device.type == "cpu" and x.dtype != torch.float64 and x.numel() <= _FEW * self.in_features:
+            y = linear(self.table_row(), x.flatten(0, -2).float()).to(x.dtype).view(*x.shape[:-1], -1)
+            return y if self.bias is None else y + self.bias
         dtype = product_dtype(x)
-        short = x.to(dtype)
+        short = x.flatten(0, -2).to(dtype)  # (M, inputs)
         step = self.out_features
         if x.device.type == "cpu":
             step = max(BLOCK, _WIDENED // self.in_features // BLOCK * BLOCK)
-        y = x.new_empty(*x.shape[:-1], self.out_features)
+        y = x.new_empty(len(short), self.out_features)
         for first in range(0, self.out_features, step):
-            weight = unpack(self.packed, first, first + step, dtype)
-            y[..., first : first + step] = F.linear(short, weight)
+            end = min(first + step, self.out_features)
+            y[:, first:end] = short @ widen(self.packed, first, end, dtype)
+        y = y.view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
 
 

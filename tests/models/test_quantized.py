@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from neolm.core import device
 from neolm.core.errors import InputError
-from neolm.kernels.packing import GROUP, Packed, pack, unpack
+from neolm.kernels.packing import GROUP, Packed, pack, unpack, widen
 from neolm.models import hf
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
@@ -60,7 +60,8 @@ def test_four_bits_choose_a_better_scale_than_the_largest_weight_does() -> None:
 def test_zeros_and_a_part_of_the_matrix() -> None:
     assert torch.equal(unpack(pack(torch.zeros(20, 70), 4)), torch.zeros(20, 70))
     packed = pack(torch.randn(50, 70), 8)
-    assert torch.equal(unpack(packed, 16, 40), unpack(packed)[16:40])
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        assert torch.equal(widen(packed, 16, 40, dtype), unpack(packed, dtype)[16:40].t())
     assert isinstance(packed, Packed)
 
 
