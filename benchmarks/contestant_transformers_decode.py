@@ -56,15 +56,16 @@ def main() -> None:
         return everything[0, ids.shape[1] :].tolist()
 
     def seconds(cache: str, prompts: list[list[int]], tokens: int) -> float:
-        best = float("inf")
+        best, right = float("inf"), generate_with("dynamic", prompts, tokens, lambda: None)
         try:
             for _ in range(3):  # the first only warms up
                 began = time.perf_counter()
-                generate_with(cache, prompts, tokens, lambda: None)
+                ids = generate_with(cache, prompts, tokens, lambda: None)
                 best = min(best, time.perf_counter() - began)
         except (ValueError, NotImplementedError):  # not every model takes a static one
             return float("inf")
-        return best
+        # GPT-Neo with a static cache that is used again writes something else (transformers 5.24).
+        return best if ids == right else float("inf")
 
     def generate(prompts: list[list[int]], tokens: int, stamp: Callable[[], None]) -> list[int]:
         work = f"{len(prompts)} x {len(prompts[0])}{'' if tokens == 1 else ' +'}"

@@ -131,8 +131,7 @@ class KernelReader:
             wanted += range(len(tokens) - span.wanted, len(tokens))
         V = self.model.config.vocab_size
         logits = np.empty((len(wanted), padded(V) + 16), np.float32)  # anew, since callers keep it
-        addresses = [[k.data_ptr(), v.data_ptr()] for k, v in zip(pages.keys, pages.values, strict=True)]
-        places = step.Pages(np.array(addresses, np.int64), 8 * pages.dtype.itemsize)
+        places = step.Pages(pages.addresses, 8 * pages.dtype.itemsize)
         self._team.run(
             step.read_tokens,
             self._shape,

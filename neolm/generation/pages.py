@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -55,6 +56,12 @@ class Pages:
         self.keys, self.values = (
             [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)] for shape in shapes
         )
+
+    @cached_property
+    def addresses(self) -> NDArray[np.int64]:
+        """Where each layer's keys and values begin, (L, 2)."""
+        places = zip(self.keys, self.values, strict=True)
+        return np.array([[keys.data_ptr(), values.data_ptr()] for keys, values in places], np.int64)
 
     def write(self, layer: int, page: Tensor, slot: Tensor, keys: Tensor, values: Tensor) -> None:
         """Put keys and values (tokens, H, D) into slots of pages, each (tokens)."""

@@ -92,8 +92,14 @@ def choose(logits: Tensor, config: GenerationConfig, streams: Sequence[random.Ra
     Raises:
         NonFiniteError: the largest logit of a row is not finite.
     """
-    largest, likeliest = logits.max(-1)
-    if not bool(largest.isfinite().all()):
+    if logits.device.type == "cpu":  # numpy takes a fifth of the time, and wakes no threads of torch's
+        values = logits.detach().numpy()
+        best = values.argmax(-1)
+        likeliest, finite = torch.from_numpy(best), bool(np.isfinite(values[np.arange(len(best)), best]).all())
+    else:
+        largest, likeliest = logits.max(-1)
+        finite = bool(largest.isfinite().all())
+    if not finite:
         raise NonFiniteError("the model's logits are not finite: its weights are damaged, or its precision is too low")
     if config.temperature == 0 or config.top_k == 1:
         return likeliest

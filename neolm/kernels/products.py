@@ -77,22 +77,24 @@ def _prepare_bytes(x: Any, target: int) -> None:
     scales = carray(as_pointer(target + 2 * groups * GROUP), 2 * groups, np.float32)
     sums = carray(as_pointer(target + 2 * groups * GROUP), 2 * groups, np.int32)
     for g in range(groups):
-        first, end = g * GROUP, min((g + 1) * GROUP, x.size)
+        first = g * GROUP
+        # Slices, whose indices are seen not to be negative: only then do loops become vector instructions.
+        part, upper, lower = x[first : first + GROUP], high[first : first + GROUP], low[first : first + GROUP]
         largest, poison = np.float32(0), np.float32(0)
-        for i in range(first, end):
-            largest = max(largest, abs(x[i]))
-            poison += x[i] * np.float32(0)  # NaN if one is not finite, which the maximum may not see
+        for i in range(part.size):
+            largest = max(largest, abs(part[i]))
+            poison += part[i] * np.float32(0)  # NaN if one is not finite, which the maximum may not see
         scale = largest / np.float32(32512)
         inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
         total = np.int32(0)
-        for i in range(first, end):
-            whole = np.int32(np.rint(x[i] * inverse))
+        for i in range(part.size):
+            whole = np.int32(np.rint(part[i] * inverse))
             total += whole
-            lower = np.int32(np.int8(whole & 255))
-            low[i] = lower
-            high[i] = (whole - lower) >> 8
-        for i in range(end, first + GROUP):
-            low[i] = high[i] = 0
+            rest = np.int32(np.int8(whole))
+            lower[i] = rest
+            upper[i] = (whole - rest) >> np.int32(8)
+        for i in range(part.size, GROUP):
+            lower[i] = upper[i] = 0
         scales[2 * g] = scale + poison
         sums[2 * g + 1] = total
 
