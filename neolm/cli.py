@@ -344,6 +344,10 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    except SystemExit as end:
+        if end.code == 130:  # typer has caught the interrupt, and says nothing
+            _fail("interrupted", 130)
+        raise
     except MemoryError:
         _fail("out of memory; a smaller micro_batch_size or model needs less", 1)
     except BrokenPipeError:

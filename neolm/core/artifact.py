@@ -129,7 +129,10 @@ class Stage:
         partial = self.directory.with_name(f".{self.directory.name}.partial")
         with storage_errors(self.directory):
             remove(partial)
-            partial.mkdir(parents=True)
+            try:
+                partial.mkdir(parents=True)
+            except FileNotFoundError:  # as in /proc
+                raise InputError(f"{self.directory}: no directory can be made there") from None
         try:
             with storage_errors(self.directory):
                 counts = make(partial)

@@ -221,3 +221,10 @@ def test_what_a_disk_says_is_one_clear_line(tmp_path: Path, number: int, kind: t
         raise OSError(number, os.strerror(number))
     with pytest.raises(FileNotFoundError), storage_errors(tmp_path):
         raise FileNotFoundError
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc, where nobody can make a directory")
+def test_a_place_where_nothing_can_be_made(tmp_path: Path) -> None:
+    stage = Stage("export", "models", Path("/proc/neolm-nothing"), {}, {})
+    with pytest.raises(InputError, match="no directory can be made there"):
+        stage.build(lambda directory: {})

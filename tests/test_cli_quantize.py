@@ -1,0 +1,113 @@
+"""Rounded and offloaded models, and drafts, through the real command line: text, and one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from neolm.models.config import decoder_config
+from neolm.models.decoder import Decoder
+from neolm.models.hf import save_model
+from neolm.tokenizer.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("a model")
+    tokenizer = train_tokenizer(iter(["the sea and the day and the water of the sea"] * 3), 266)
+    config = decoder_config(
+        "gpt-neo", vocab_size=280, hidden_size=40, num_layers=2, num_heads=4, max_position_embeddings=64
+    )
+    save_model(Decoder(config).initialise(0), directory)
+    tokenizer.save(directory)
+    return directory
+
+
+def neolm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "neolm", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_the_same_text_from_what_was_exported(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "four bits"
+    done = neolm("export", model, target, "--quantize", "int4")
+    assert (done.returncode, done.stdout.strip()) == (0, str(target)), done.stderr
+    assert json.loads((target / "config.json").read_text(encoding="utf-8"))["quantization_config"]["bits"] == 4
+    texts = [
+        neolm("generate", model, "the sea", "--quantize", "int4", "--max-new-tokens", "8").stdout,
+        neolm("generate", target, "the sea", "--max-new-tokens", "8").stdout,
+        neolm("generate", target, "the sea", "--max-new-tokens", "8", "--offload", "disk").stdout,
+        neolm("generate", target, "the sea", "--max-new-tokens", "8", "--draft", "lookup").stdout,
+    ]
+    assert texts[0].startswith("the sea")
+    assert len(set(texts)) == 1
+
+
+def test_the_cost_is_measured(model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the day of the sea and the water\n" * 20, encoding="utf-8")
+    scores = []
+    for more in ([], ["--quantize", "int8"]):
+        output = tmp_path / "scores.json"
+        done = neolm("evaluate", model, "--text", text, "--output", output, "--set", "baselines=false", *more)
+        assert done.returncode == 0, done.stderr
+        scores.append(json.loads(output.read_text(encoding="utf-8")))
+    assert scores[1]["settings"]["quantize"] == "int8"
+    plain, rounded = (score["bits_per_byte"]["value"] for score in scores)
+    assert plain != rounded
+    assert abs(plain - rounded) < 0.05 * plain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "MODEL", "x", "--quantize", "int3"], "'int3' is not known; there are int8 and int4"),
+        (["generate", "MODEL", "x", "--offload", "cloud"], "'cloud' is not known; there is disk"),
+        (["generate", "MODEL", "x", "--draft", "nowhere"], "nowhere"),
+        (["evaluate", "MODEL", "--text", "MODEL", "--quantize", "int2"], "quantize"),
+        (["export", "MODEL", "TARGET", "--to", "gguf"], "GPT-Neo"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: str, model: Path, tmp_path: Path) -> None:
+    places = {"MODEL": model, "TARGET": tmp_path / "target"}
+    done = neolm(*(places.get(argument, argument) for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert message.lower() in done.stderr.lower()
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupt_in_the_middle_of_loading(tmp_path: Path) -> None:
+    """A gigabyte is read and rounded; Ctrl-C comes meanwhile."""
+    config = decoder_config(
+        "gpt2", vocab_size=280, hidden_size=2048, num_layers=6, num_heads=16, max_position_embeddings=64
+    )
+    save_model(Decoder(config).initialise(0), tmp_path / "model")
+    train_tokenizer(iter(["the sea and the day"] * 3), 266).save(tmp_path / "model")
+    script = (
+        "import neolm.models.hf as hf, sys\n"
+        "read = hf.WeightFiles.read\n"
+        "def tell(self, name):\n"
+        "    print(name, file=sys.stderr, flush=True)\n"
+        "    return read(self, name)\n"
+        "hf.WeightFiles.read = tell\n"
+        "from neolm.cli import main\n"
+        f"sys.argv = ['neolm', 'generate', {str(tmp_path / 'model')!r}, 'x', '--quantize', 'int4']\n"
+        "main()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for _ in range(12):
+        process.stderr.readline()
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 130
+    assert "neolm: interrupted" in rest.splitlines(), rest
