@@ -102,12 +102,12 @@ def test_an_interrupt_in_the_middle_of_loading(tmp_path: Path) -> None:
         f"sys.argv = ['neolm', 'generate', {str(tmp_path / 'model')!r}, 'x', '--quantize', 'int4']\n"
         "main()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for _ in range(12):
-        process.stderr.readline()
-    time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    rest = process.stderr.read()
-    assert process.wait(timeout=60) == 130
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for _ in range(12):
+            process.stderr.readline()
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130
     assert "neolm: interrupted" in rest.splitlines(), rest

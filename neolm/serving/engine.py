@@ -77,7 +77,7 @@ class Engine:
         self.pages = Pages(model.config, count, dtype, model.device)
         # A GPU has room for many prompts at once; a CPU is busy with one, and whoever is first should hear at once.
         self._together = model.device.type != "cpu" and not strict
-        chunk = chunk or (128 if model.device.type == "cpu" else 4096)
+        chunk = chunk or (64 if model.device.type == "cpu" else 4096)
         self.scheduler = Scheduler(PageKeeper(count), chunk, most, strict)
         self._arrived: deque[Request] = deque()
         self._changed = threading.Condition()

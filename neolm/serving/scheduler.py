@@ -3,9 +3,9 @@
 Requests are let in in the order of their arrival, when memory for their longest possible text is free, so that nobody
 who was let in is ever put out. One that needs less may pass one that does not fit yet, but only `PATIENCE` times.
 
-In every turn some prompts are read, at most `chunk` tokens in all, and then everybody who is writing gets a token. Of
-the prompts the shortest goes first in every other turn, so that a short question does not wait for a long one, and the
-oldest in the turns between, so that a long one comes to its end.
+In every turn some prompts are read, and then everybody who is writing gets a token. What is `SHORT` is read at once,
+up to `chunk` tokens of it, so that it hardly waits; then as much of the others, of which the shortest goes first in
+every other turn and the oldest in the turns between, so that a long one comes to its end.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from neolm.serving.page_keeper import PageKeeper
 from neolm.serving.request import Request
 
 PATIENCE = 64
+SHORT = 32  # tokens
 
 
 @dataclass
@@ -64,24 +65,35 @@ class Scheduler:
         return True
 
     def next_pieces(self) -> list[tuple[Request, Span]]:
-        """Pieces of prompts to read in this turn, `chunk` tokens in all, or one piece.
+        """Pieces of prompts to read in this turn: what is short, and `chunk` tokens of others, or one piece.
 
         Pieces end at multiples of `chunk`, so that how a prompt is cut depends on nothing else.
         """
         self._turn += 1
         ordered = sorted(self.reading, key=lambda request: request.unread)
-        if self._turn % 2 == 0 and self.reading:
-            ordered.remove(self.reading[0])
-            ordered.insert(0, self.reading[0])
-        pieces: list[tuple[Request, Span]] = []
-        left = self.chunk
+        chosen: list[Request] = []
+        room = self.chunk
         for request in ordered:
-            count = min(request.unread, self.chunk - request.held % self.chunk)
-            if pieces and count > left:
+            if request.unread > min(SHORT, room):
                 break
-            pieces.append((request, self._span(request, count)))
-            left -= count
-        return pieces
+            chosen.append(request)
+            room -= request.unread
+        others = [request for request in ordered if request not in chosen]
+        if self._turn % 2 == 0 and others:
+            oldest = next(request for request in self.reading if request in others)
+            others.remove(oldest)
+            others.insert(0, oldest)
+        room = self.chunk
+        for number, request in enumerate(others):
+            count = self._piece(request)
+            if number and count > room:
+                break
+            chosen.append(request)
+            room -= count
+        return [(request, self._span(request, self._piece(request))) for request in chosen]
+
+    def _piece(self, request: Request) -> int:
+        return min(request.unread, self.chunk - request.held % self.chunk)
 
     def next_tokens(self) -> list[tuple[Request, Span]]:
         """The last token of everybody who writes."""
