@@ -296,7 +296,7 @@ def config(
 
     `neolm config presets` prints the published models, `neolm config recipes` the built-in recipes.
     """
-    from neolm.core.progress import table
+    from neolm.core.progress import table, wide_table
     from neolm.describe import presets_table, recipes_table, section_settings
 
     if schema:
@@ -309,7 +309,7 @@ def config(
         print(table(recipes_table()))
     else:
         rows = [(s.key, s.type, s.default, s.unit, s.meaning) for s in section_settings(command)]
-        print(_wide_table([("KEY", "TYPE", "DEFAULT", "UNIT", "MEANING"), *rows]))
+        print(wide_table([("KEY", "TYPE", "DEFAULT", "UNIT", "MEANING"), *rows]))
 
 
 @app.command()
@@ -386,20 +386,3 @@ def _load_draft(draft: str | None, device: str, tokenizer: Any) -> Any:
 def _text(argument: str) -> bytes:
     """The argument's text, or standard input's for `-`."""
     return sys.stdin.buffer.read() if argument == "-" else argument.encode("utf-8", "surrogateescape")
-
-
-def _wide_table(rows: list[tuple[str, ...]]) -> str:
-    """A table whose last column wraps to the terminal."""
-    import shutil
-    import textwrap
-
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    widths = [min(width, 44) for width in widths]
-    indent = sum(widths) + 2 * len(widths)
-    room = max(30, shutil.get_terminal_size((160, 24)).columns - indent)
-    lines = []
-    for row in rows:
-        start = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + "  "
-        meaning = textwrap.wrap(row[-1], room) or [""]
-        lines += [start + meaning[0], *(" " * indent + line for line in meaning[1:])]
-    return "\n".join(line.rstrip() for line in lines)

@@ -1,6 +1,8 @@
 """What all tests share: one thread a worker (two workers on two cores), no network, small real artefacts."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -10,6 +12,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 import hypothesis
 import pytest
 from samples import sample_text
+
+import neolm.cli
 
 # No test has a time limit: a busy machine is not a bug.
 hypothesis.settings.register_profile("neolm", deadline=None)
@@ -33,3 +37,20 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs the real data folder ../shared/data, which is not part of the project")
     return SHARED_DATA
+
+
+@pytest.fixture
+def neolm_(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Call the command in this process; gives (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["neolm", *map(str, arguments)])
+        code = 0
+        try:
+            neolm.cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

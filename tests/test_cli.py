@@ -15,7 +15,6 @@ import zstandard
 from safetensors.torch import load_file, save_file
 from samples import sample_text
 
-import neolm.cli
 from neolm.core.output import claim_output
 from neolm.training.checkpoint import write_record
 
@@ -37,23 +36,6 @@ SMALL = [
     "evaluate.max_bytes=2000",
     "evaluate.sample_tokens=8",
 ]
-
-
-@pytest.fixture
-def neolm_(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Call the command in this process; gives (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["neolm", *map(str, arguments)])
-        code = 0
-        try:
-            neolm.cli.main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def refused(result: tuple[int, str, str], *words: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -132,3 +134,17 @@ def table(rows: list[tuple[Any, ...]]) -> str:
     """Rows of cells as aligned text columns."""
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(str(c).ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def wide_table(rows: list[tuple[str, ...]]) -> str:
+    """A table whose last column wraps to the terminal."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    widths = [min(width, 44) for width in widths]
+    indent = sum(widths) + 2 * len(widths)
+    room = max(30, shutil.get_terminal_size((160, 24)).columns - indent)
+    lines = []
+    for row in rows:
+        start = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + "  "
+        meaning = textwrap.wrap(row[-1], room) or [""]
+        lines += [start + meaning[0], *(" " * indent + line for line in meaning[1:])]
+    return "\n".join(line.rstrip() for line in lines)

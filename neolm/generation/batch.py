@@ -30,7 +30,7 @@ from neolm.generation.config import GenerationConfig
 from neolm.generation.pages import DecoderCache
 from neolm.generation.reader import Reader, cache_for, reader_for
 from neolm.generation.sampling import choose, penalise, prompt_streams
-from neolm.generation.speculative import FEW, TOGETHER, Draft, Pace, Proposer, proposers
+from neolm.generation.speculative import TOGETHER, Draft, Pace, Proposer, proposers
 from neolm.models.decoder import Decoder
 
 End = Literal["end of text", "length", "context", "stop"]
@@ -169,8 +169,7 @@ class Batch:
         if row.proposer is None:
             return []
         # A reader computes more than `few` tokens in another way, as it does a prompt; the last token is never read.
-        few = getattr(self.reader, "few", FEW)
-        room = min(few - unread, row.left - 1, TOGETHER // len(self._rows) - 1)
+        room = min(self.reader.few - unread, row.left - 1, TOGETHER // len(self._rows) - 1)
         most = min(room, row.pace.next()) if room > 0 else 0
         return row.proposer.propose(row.ids, most) if most > 0 else []
 

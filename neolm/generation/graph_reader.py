@@ -12,12 +12,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from neolm.generation.pages import DecoderCache, Pages, Span, page_dtype, pages_for
-from neolm.generation.reader import CachedStep, TorchReader, evaluating
+from neolm.generation.reader import FEW, CachedStep, TorchReader, evaluating
 from neolm.models.decoder import Decoder
 
 MOST = 64  # texts in one graph
@@ -41,11 +42,14 @@ class GraphReader:
     itself kept as long as its model is there (`graph_reader_of`).
     """
 
+    few = FEW
+
     def __init__(self, model: Decoder) -> None:
         self._model = weakref.ref(model)
         self.place = model.norm.weight.data_ptr()
         self._graphs: dict[tuple[int, int], _Graph] = {}
         self._bound: weakref.ref[Pages] | None = None  # the pages that the graphs were captured with
+        self._memory: Any = None  # of what is computed on the way
         self._own: Pages | None = None
         self._borrower: weakref.ref[DecoderCache] | None = None
 
@@ -119,7 +123,9 @@ class GraphReader:
                 run()
         torch.cuda.current_stream().wait_stream(side)
         captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured):
+        if self._memory is None:
+            self._memory = torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(captured, pool=self._memory):  # one for all: only one runs, and its logits are copied
             run()
         return captured.replay
 

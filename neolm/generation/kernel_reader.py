@@ -9,22 +9,19 @@ Shapes: M tokens, C channels, L layers, V vocabulary.
 
 from __future__ import annotations
 
-import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from neolm.generation.pages import Pages, Span, pages_for
-from neolm.generation.reader import TorchReader
+from neolm.generation.reader import FEW, TorchReader
 from neolm.kernels import products, step
 from neolm.kernels.attention import padded
-from neolm.kernels.linear import linear
+from neolm.kernels.lanes import FEATURES
 from neolm.kernels.mathematics import ACTIVATIONS
 from neolm.kernels.team import team
 from neolm.models.attention import rotary_table
@@ -56,14 +53,12 @@ class KernelReader:
     """Reads with compiled kernels; keeps addresses of the model's weights, which must stay where they are."""
 
     def __init__(self, model: Decoder, few: int | None = None) -> None:
-        """Take the model; `few` None: by measurement, for layers of its size and format on this machine."""
+        """Take the model; `few` None: `few_tokens`."""
         assert why_not(model) is None
-        self.model = model
+        self.model, self.few = model, few_tokens(model) if few is None else few
         self._torch = TorchReader(model)
-        self._team = team()
         self._kept: list[Any] = []  # what the addresses point to
         self._shape, self._weights = _shape(model), self._collect(model)
-        self.few = few if few is not None else self._measure()
         C = model.config.hidden_size
         widest = max(3 * C, model.config.mlp_size)
         context = model.config.max_position_embeddings
@@ -74,7 +69,7 @@ class KernelReader:
             wide=np.empty((TOGETHER, padded(widest) + 16), np.float32),
             attended=np.empty((TOGETHER, C), np.float32),
             prepared=_aligned(TOGETHER, products.prepared_bytes(max(C, model.config.mlp_size))),
-            shares=np.empty((self._team.size, padded(context) + 32 + padded(model.config.head_size)), np.float32),
+            shares=np.empty((team().size, padded(context) + 32 + padded(model.config.head_size)), np.float32),
         )
 
     def read(self, pages: Pages, spans: Sequence[Span]) -> Tensor:
@@ -132,7 +127,7 @@ class KernelReader:
         V = self.model.config.vocab_size
         logits = np.empty((len(wanted), padded(V) + 16), np.float32)  # anew, since callers keep it
         places = step.Pages(pages.addresses, 8 * pages.dtype.itemsize)
-        self._team.run(
+        team().run(
             step.read_tokens,
             self._shape,
             self._weights,
@@ -144,11 +139,6 @@ class KernelReader:
             logits,
         )
         return torch.from_numpy(logits)[:, :V]
-
-    def _measure(self) -> int:
-        """The most tokens of a span that the kernels read faster than torch does."""
-        row = self._weights.blocks[step.EXPAND]
-        return _measured_few(*row[[products.FORMAT, products.OUTPUTS, products.INPUTS]].tolist(), self._team.size)
 
     def _collect(self, model: Decoder) -> step.Weights:
         C, context = model.config.hidden_size, model.config.max_position_embeddings
@@ -187,51 +177,14 @@ class KernelReader:
         return [_KINDS[weight.dtype], weight.data_ptr(), 0, at, *weight.shape]
 
 
-@functools.cache
-def _measured_few(kind: int, outputs: int, inputs: int, threads: int) -> int:
-    """Measure a layer of random weights with 64 and 128 rows, until torch is much faster.
+def few_tokens(model: Decoder) -> int:
+    """The most tokens of a span for which the kernels are faster than torch (measured: docs/log.md).
 
-    Around its products torch spends more than the kernels do, so that being a little faster does not pay.
+    Packed weights are widened for torch, which takes as long as 128 tokens in the kernels; with AMX torch makes up
+    for it. The rule looks at the model and the processor only: were it measured anew at each start, the same seed
+    could give another text, since the two differ in the last bit.
     """
-    weight = torch.randn(outputs, inputs)
-    layer: Callable[[Tensor], Tensor]
-    if kind in (products.INT8, products.INT4):
-        packed = QuantizedLinear(8 if kind == products.INT8 else 4, outputs, inputs)
-        packed.fill(weight, torch.device("cpu"))
-        layer, row, dtype = packed, packed.table_row(), torch.float32
-    else:
-        dtype = torch.float32 if kind == products.FP32 else torch.bfloat16
-        weight = weight.to(dtype)
-        layer, row = _product_with(weight), np.array([kind, weight.data_ptr(), 0, 0, outputs, inputs], np.int64)
-    few = 32  # so many are never worth torch's trouble
-    for rows in (64, 128):
-        x = torch.randn(rows, inputs)
-        short, parts = x.to(dtype), torch.split(x, TOGETHER)
-        with torch.inference_mode():
-            theirs = _seconds(functools.partial(layer, short))
-        if _seconds(functools.partial(_products_in_parts, row, parts)) > 1.5 * theirs:
-            break
-        few = rows
-    return few
-
-
-def _product_with(weight: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda x: F.linear(x, weight)
-
-
-def _products_in_parts(row: NDArray[np.int64], parts: Sequence[Tensor]) -> None:
-    for part in parts:
-        linear(row, part)
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    """The best of a few runs."""
-    times = []
-    for _ in range(4):
-        began = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - began)
-    return min(times)
+    return 128 if model.quantized and "amx-bf16" not in FEATURES else FEW
 
 
 def _shape(model: Decoder) -> step.Shape:

@@ -20,9 +20,13 @@ from neolm.generation.pages import DecoderCache, Pages, Span, pages_for
 from neolm.kernels.attention import PAGE
 from neolm.models.decoder import Decoder
 
+FEW = 32  # tokens
+
 
 class Reader(Protocol):
-    """A model that reads."""
+    """A model that reads; spans of up to `few` tokens all in the same way, longer ones maybe as prompts."""
+
+    few: int
 
     @property
     def model(self) -> Decoder:
@@ -55,6 +59,8 @@ def cache_for(reader: Reader, rows: int, capacity: int) -> DecoderCache:
 
 class TorchReader:
     """Reads with the model's own forward pass, on any device."""
+
+    few = FEW
 
     def __init__(self, model: Decoder) -> None:
         self.model = model

@@ -28,7 +28,7 @@ import torch
 
 from neolm.core.errors import InputError
 from neolm.generation.config import GenerationConfig
-from neolm.generation.reader import Reader, cache_for, reader_for
+from neolm.generation.reader import FEW, Reader, cache_for, reader_for
 from neolm.generation.sampling import choose, penalise
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -36,7 +36,6 @@ from neolm.tokenizer.tokenizer import Tokenizer
 Draft = Decoder | Literal["lookup"] | None  # who proposes: a smaller model, the text itself, nobody
 
 TOGETHER = 64  # tokens that all rows together read in one step; with more, the processor is busy without guesses
-FEW = 32  # tokens that a reader takes in one go, unless it says otherwise (`KernelReader.few`)
 FIRST = 4  # tokens proposed at first
 LONGEST_PAUSE = 15  # steps without a proposal
 

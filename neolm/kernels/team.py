@@ -66,6 +66,10 @@ def team(size: int | None = None) -> Team:
     return Team(size) if size is not None else team(torch.get_num_threads())
 
 
+if hasattr(os, "register_at_fork"):  # a child has the object, but not its threads
+    os.register_at_fork(after_in_child=team.cache_clear)
+
+
 @emitted
 def _arrive(builder: Builder, address: Value) -> None:
     builder.atomic_rmw("add", builder.inttoptr(address, I64.as_pointer()), number(1), "seq_cst")

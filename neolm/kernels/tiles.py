@@ -8,16 +8,14 @@ that a row gets the same bits alone and among others. Formats of W (N outputs, K
 - int8 and int4: `neolm.kernels.packing`. Where the processor multiplies bytes, an activation is two bytes (16 bits,
   256 hi + lo, scaled by group), and sums are whole numbers, exact; else weights are widened to fp32.
 
-All tiles take the address of their first output's weights, the bytes from one output (packed: block of outputs) to
-the next, the address of its scales (packed only), K, the addresses and byte strides of X, as
-`neolm.kernels.products.prepare` leaves it, and of Y (fp32).
+`neolm.kernels.products` prepares X and calls the tiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 
@@ -74,12 +72,21 @@ def _add_products(builder: Builder, bits: int, weight: Value, inputs: list[Value
     return multiply_add(builder, odd, inputs[1], multiply_add(builder, even, inputs[0], sum))
 
 
-def plain_tile(bits: int, rows: int, columns: int) -> Any:
-    """A tile of `rows` outputs and `columns` rows of X, for fp32 (32 bits) or bfloat16 (16 bits) weights.
+class Operands(NamedTuple):
+    """What every tile is called with: addresses, strides in bytes, and K."""
 
-    X is padded with zeros to 32 columns: fp32 as it is, bfloat16 as `products.prepare` puts it.
-    """
-    per_step = LANES * 32 // bits  # weights in 64 bytes
+    w: Value  # the first output's weights
+    w_stride: Value  # from one output to the next; packed: from one block of outputs
+    scales: Value  # of the first block; plain: unused
+    k: Value
+    x: Value  # as `neolm.kernels.products.prepare` leaves it
+    x_stride: Value
+    y: Value  # fp32
+    y_stride: Value
+
+
+def _of_operands(write: Callable[[Builder, Operands], None]) -> Any:
+    """A function for Numba code that takes the operands one by one."""
 
     @emitted
     def tile(
@@ -93,19 +100,32 @@ def plain_tile(bits: int, rows: int, columns: int) -> Any:
         y: Value,
         y_stride: Value,
     ) -> None:
-        weights, inputs = _strided(builder, w, w_stride, rows), _strided(builder, x, x_stride, columns)
+        write(builder, Operands(w, w_stride, scales, k, x, x_stride, y, y_stride))
+
+    return tile
+
+
+def plain_tile(bits: int, rows: int, columns: int) -> Any:
+    """A tile of `rows` outputs and `columns` rows of X, for fp32 (32 bits) or bfloat16 (16 bits) weights.
+
+    X is padded with zeros to 32 columns: fp32 as it is, bfloat16 as `products.prepare` puts it.
+    """
+    per_step = LANES * 32 // bits  # weights in 64 bytes
+
+    def tile(builder: Builder, on: Operands) -> None:
+        weights, inputs = _strided(builder, on.w, on.w_stride, rows), _strided(builder, on.x, on.x_stride, columns)
 
         def multiply(offset: Value, read: Any, sums: list[Value]) -> list[Value]:
             """Add the products of the 64 bytes of each row that lie at `offset`."""
             for row in weights if columns == 1 else []:  # the next tile's rows; streams this short are not foreseen
-                prefetch(builder, row, builder.add(offset, builder.mul(w_stride, number(rows))))
+                prefetch(builder, row, builder.add(offset, builder.mul(on.w_stride, number(rows))))
             vectors = [_plain_inputs(builder, bits, row, offset) for row in inputs]
             read_weights = [read(row, offset) for row in weights]
             pairs = [(weight, vector) for weight in read_weights for vector in vectors]
             return [_add_products(builder, bits, *pair, sum) for pair, sum in zip(pairs, sums, strict=True)]
 
         element = F32 if bits == 32 else I32
-        whole = builder.and_(k, number(-per_step))
+        whole = builder.and_(on.k, number(-per_step))
         sums = loop(
             builder,
             whole,
@@ -117,12 +137,12 @@ def plain_tile(bits: int, rows: int, columns: int) -> Any:
                 sums,
             ),
         )
-        left = builder.trunc(builder.sub(k, whole), I32)
+        left = builder.trunc(builder.sub(on.k, whole), I32)
         if bits == 16:  # pairs: the number of inputs is even
             left = builder.lshr(left, ir.Constant(I32, 1))
         sums = loop(  # once, or not at all
             builder,
-            k,
+            on.k,
             per_step,
             sums,
             lambda index, sums: multiply(
@@ -133,14 +153,14 @@ def plain_tile(bits: int, rows: int, columns: int) -> Any:
             start=whole,
         )
         for c in range(columns):
-            row = builder.mul(y_stride, number(c))
+            row = builder.mul(on.y_stride, number(c))
             if rows == 4:
-                store(builder, y, row, totals(builder, sums[c::columns]))
+                store(builder, on.y, row, totals(builder, sums[c::columns]))
                 continue
             for r in range(rows):
-                store(builder, y, builder.add(row, number(4 * r)), total(builder, sums[r * columns + c]))
+                store(builder, on.y, builder.add(row, number(4 * r)), total(builder, sums[r * columns + c]))
 
-    return tile
+    return _of_operands(tile)
 
 
 @dataclass(frozen=True)
@@ -232,22 +252,11 @@ def packed_tile(bits: int, blocks: int, columns: int) -> Any:
     (fp32 scale, int32 sum) for each group; else K fp32 and for each group the fp32 sum.
     """
 
-    @emitted
-    def tile(
-        builder: Builder,
-        w: Value,
-        w_stride: Value,
-        scales: Value,
-        k: Value,
-        x: Value,
-        x_stride: Value,
-        y: Value,
-        y_stride: Value,
-    ) -> None:
-        groups = builder.sdiv(builder.add(k, number(GROUP - 1)), number(GROUP))
-        weights = _strided(builder, w, w_stride, blocks)
-        factors = _strided(builder, scales, builder.mul(groups, number(2 * BLOCK)), blocks)
-        inputs = _strided(builder, x, x_stride, columns)
+    def tile(builder: Builder, on: Operands) -> None:
+        groups = builder.sdiv(builder.add(on.k, number(GROUP - 1)), number(GROUP))
+        weights = _strided(builder, on.w, on.w_stride, blocks)
+        factors = _strided(builder, on.scales, builder.mul(groups, number(2 * BLOCK)), blocks)
+        inputs = _strided(builder, on.x, on.x_stride, columns)
         padded = builder.mul(groups, number(GROUP))
 
         def add(index: Value, sums: list[Value]) -> list[Value]:
@@ -256,7 +265,7 @@ def packed_tile(bits: int, blocks: int, columns: int) -> Any:
 
         sums = loop(builder, groups, 1, [constant(F32, 0.0)] * (blocks * columns), add)
         for i, sum in enumerate(sums):
-            row = builder.mul(y_stride, number(i % columns))
-            store(builder, y, builder.add(row, number(4 * BLOCK * (i // columns))), sum)
+            row = builder.mul(on.y_stride, number(i % columns))
+            store(builder, on.y, builder.add(row, number(4 * BLOCK * (i // columns))), sum)
 
-    return tile
+    return _of_operands(tile)

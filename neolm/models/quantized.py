@@ -61,7 +61,8 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs), in x's type; products in bfloat16 where the device multiplies it."""
-        if x.device.type == "cpu" and x.dtype != torch.float64 and x.numel() <= _FEW * self.in_features:
+        few = x.numel() <= _FEW * self.in_features
+        if few and x.device.type == "cpu" and x.dtype != torch.float64 and not x.requires_grad:
             y = linear(self.table_row(), x.flatten(0, -2).float()).to(x.dtype).view(*x.shape[:-1], -1)
             return y if self.bias is None else y + self.bias
         dtype = product_dtype(x)

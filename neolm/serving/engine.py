@@ -112,6 +112,7 @@ class Engine:
             self._changed.notify()
         return request
 
+    @torch.inference_mode()
     def step(self) -> bool:
         """Read some of the prompts, then write a token of each text; False: there was nothing to do."""
         self._welcome()
@@ -181,14 +182,21 @@ class Engine:
             self._end(request, "end of text")
             return
         request.ids.append(token)
-        request.deliver(token)
+        self._tell(request, token)
         if len(request.ids) >= request.limit:
             self._end(request, request.end_at_limit)
 
     def _end(self, request: Request, why: str) -> None:
         self.scheduler.remove(request)
         request.ended = why
-        request.deliver(Ended(why))
+        self._tell(request, Ended(why))
+
+    def _tell(self, request: Request, event: Event) -> None:
+        """Give a client an event; one who cannot take it is let go, and nobody else hears of it."""
+        try:
+            request.deliver(event)
+        except Exception:  # a client's own code
+            request.cancel()
 
     def start(self) -> Engine:
         """Step in a thread of its own until `close`. Returns self."""

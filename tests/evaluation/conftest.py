@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import tiny_decoder
 
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
@@ -19,15 +20,8 @@ under it. def main(): return the sea, the day, the clock and the water of April.
 
 @cache
 def build(family: str = "gpt-neo", context: int = 32, seed: int = 0, **fields: Any) -> Decoder:
-    sizes: dict[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 330}
-    if family == "gpt-neo":
-        sizes["window_size"] = 8
-    model = Decoder(decoder_config(family, **{**sizes, "max_position_embeddings": context, **fields})).initialise(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(0.3 / parameter.std())
-    return model.eval()
+    window = {"window_size": 8} if family == "gpt-neo" else {}
+    return tiny_decoder(family, context, seed, 0.3, **{"num_heads": 2, **window, **fields})
 
 
 @pytest.fixture(scope="session")

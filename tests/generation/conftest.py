@@ -7,9 +7,8 @@ from functools import cache
 from typing import Any
 
 import pytest
-import torch
+from tiny_models import tiny_decoder
 
-from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer, train_tokenizer
 
@@ -25,14 +24,8 @@ April, and the clocks were striking thirteen. def main(): return the sea, the da
 
 @cache
 def build(family: str, vocab_size: int = 330, context: int = 64, seed: int = 0, **fields: Any) -> Decoder:
-    sizes: dict[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": vocab_size}
-    fields = {**FAMILIES[family], "max_position_embeddings": context, **sizes, **fields}
-    model = Decoder(decoder_config(family.removesuffix("-sequential"), **fields)).initialise(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(0.2 / parameter.std())
-    return model.eval()
+    given = {**FAMILIES[family], "vocab_size": vocab_size, **fields}
+    return tiny_decoder(family.removesuffix("-sequential"), context, seed, **given)
 
 
 @pytest.fixture(scope="session")

@@ -8,17 +8,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neolm.generation import kernel_reader
 from neolm.generation.batch import next_logits
 from neolm.generation.graph_reader import GraphReader
-from neolm.generation.kernel_reader import TOGETHER, KernelReader, why_not
+from neolm.generation.kernel_reader import TOGETHER, KernelReader, few_tokens, why_not
 from neolm.generation.pages import DecoderCache, Pages, Span, page_bytes, page_dtype
 from neolm.generation.reader import Reader, TorchReader, reader_for, step_of
 from neolm.kernels.attention import PAGE
+from neolm.kernels.team import team
 from neolm.models.attention import KeyValueCache
 from neolm.models.decoder import Decoder
 from neolm.models.quantized import quantize
@@ -111,8 +114,6 @@ def test_ragged_rows_compute_what_they_compute_alone(make: Callable[..., Decoder
 def test_pages_may_lie_anywhere_and_logits_of_several_tokens_may_be_asked_for(
     model: Decoder, read: Callable[[Decoder], Reader]
 ) -> None:
-    import numpy as np
-
     ids = [random_ids(40, seed=5), random_ids(23, seed=6)]
     pages = Pages(model.config, 9, torch.float32, model.device)
     tables = [np.array([7, 2, 5]), np.array([0, 8, 0])]
@@ -138,6 +139,43 @@ def test_company_changes_no_bit(make: Callable[..., Decoder], form: str) -> None
         for cut in (5, 6, len(ids)):
             logits = next_logits(reader, alone, [ids[:cut]])
         assert torch.equal(logits[0], expected)
+
+
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("family", ["gpt-neo", "gpt-neox"])
+def test_threads_change_no_bit(
+    make: Callable[..., Decoder], form: str, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests run with one thread a worker; here are several, each with its share of every layer."""
+    model = copy.deepcopy(make(family, context=64, hidden_size=96, num_layers=3))
+    model = quantize(model, form) if form.startswith("int") else model.to(getattr(torch, form))
+    rows = [random_ids(12 + n, seed=n) for n in range(5)]
+    found = []
+    for size in (1, 2, 3):
+        monkeypatch.setattr(kernel_reader, "team", lambda size=size: team(size))
+        reader = KernelReader(model, few=32)
+        for _ in range(1 if size == 1 else 8):  # a race shows now and then
+            cache = DecoderCache(model, 5, 64)
+            next_logits(reader, cache, [ids[:-2] for ids in rows])
+            found.append(next_logits(reader, cache, rows))
+    assert all(torch.equal(logits, found[0]) for logits in found)
+
+
+def test_which_reader_reads_does_not_depend_on_the_moment(make: Callable[..., Decoder]) -> None:
+    model = make("gpt2")
+    assert {few_tokens(model) for _ in range(5)} == {32}
+    assert few_tokens(quantize(copy.deepcopy(model), "int8")) in (32, 128)
+    state = torch.get_rng_state()
+    KernelReader(model)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_long_span_in_parts(make: Callable[..., Decoder]) -> None:
+    model = make("gpt-neox", context=256)
+    reader = KernelReader(model, few=200)
+    ids = random_ids(180)
+    logits = reader.read(DecoderCache(model, 1, 256).pages, [Span(ids, 0, np.arange(16), 70)])
+    torch.testing.assert_close(logits, full(model, ids)[-70:], rtol=0.0, atol=1e-4)
 
 
 def test_more_tokens_than_the_kernels_take_at_once(neo: Decoder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import os
 import signal
 import subprocess
 import sys
@@ -86,6 +87,24 @@ def test_two_callers_take_turns() -> None:
     for caller in callers:
         caller.join()
     assert all((table == tables[0]).all() for table in tables)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    script = (
+        "import os, signal\n"
+        "from neolm.kernels.team import team\n"
+        "count = lambda rank, size, shared: None\n"
+        "team(2).run(count)\n"
+        "if os.fork() == 0:\n"
+        "    signal.alarm(60)\n"
+        "    team(2).run(count)\n"
+        "    os._exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "7\n", done.stderr
 
 
 def test_a_process_with_a_team_ends() -> None:

@@ -12,8 +12,8 @@ import json
 import math
 import os
 import struct
-import sys
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -463,19 +463,10 @@ def test_a_full_disk_leaves_the_old_file(directory: Path, tmp_path: Path, monkey
 
 
 def test_the_command_writes_one_file_and_its_manifest(
-    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    directory: Path, tmp_path: Path, neolm_: Callable[..., tuple[int, str, str]]
 ) -> None:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["neolm", *map(str, arguments)])
-        code = 0
-        try:
-            neolm.cli.main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        return code, *capsys.readouterr()
-
     target = tmp_path / "out"
-    code, printed, said = call("export", directory, target, "--to", "gguf")
+    code, printed, said = neolm_("export", directory, target, "--to", "gguf")
     assert code == 0, said
     assert printed.strip() == str(target)
     assert sorted(path.name for path in target.iterdir()) == ["manifest.json", "model.gguf"]
@@ -485,16 +476,16 @@ def test_the_command_writes_one_file_and_its_manifest(
     np.testing.assert_array_equal(
         read(target / "model.gguf").values["token_embd.weight"], expected_tensors(directory)["token_embd.weight"]
     )
-    assert "up to date" in call("export", directory, target, "--to", "gguf")[2]
-    assert call("show", target, "--verify")[0] == 0
-    assert call("export", directory, target, "--to", "gguf", "--quantize", "int8")[0] == 0
+    assert "up to date" in neolm_("export", directory, target, "--to", "gguf")[2]
+    assert neolm_("show", target, "--verify")[0] == 0
+    assert neolm_("export", directory, target, "--to", "gguf", "--quantize", "int8")[0] == 0
     assert read(target / "model.gguf").types["blk.0.attn_qkv.weight"] == 8
     neo = make(tmp_path / "neo", "gpt-neo")
-    code, _, said = call("export", neo, tmp_path / "no", "--to", "gguf")
+    code, _, said = neolm_("export", neo, tmp_path / "no", "--to", "gguf")
     assert (code, said.count("\n")) == (2, 1)
     assert said.startswith("neolm: gguf: llama.cpp has no gpt-neo")
     (neo / "tokenizer.json").unlink()
-    code, _, said = call("export", neo, tmp_path / "no", "--to", "gguf")
+    code, _, said = neolm_("export", neo, tmp_path / "no", "--to", "gguf")
     assert (code, "no tokenizer here" in said) == (2, True)
     assert not (tmp_path / "no").exists()
 

@@ -75,6 +75,15 @@ def test_a_layer_multiplies_what_its_weights_say(bits: int) -> None:
     assert layer(x.float()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("rows", [2, 20])
+def test_gradients_pass_through_to_the_activations(rows: int) -> None:
+    layer = QuantizedLinear(8, 32, 64)
+    layer.fill(torch.randn(32, 64), torch.device("cpu"))
+    x = torch.randn(rows, 64, requires_grad=True)
+    layer(x).sum().backward()
+    torch.testing.assert_close(x.grad, unpack(layer.packed).sum(0).expand(rows, 64), rtol=2e-2, atol=2e-2)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("form", ["int8", "int4"])
 def test_loading_rounds_as_rounding_the_loaded_does(family: str, form: str, tmp_path: Path) -> None:

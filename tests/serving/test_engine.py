@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from neolm.core.errors import InputError
 from neolm.generation.batch import generate_ids
 from neolm.generation.config import GenerationConfig
+from neolm.generation.kernel_reader import KernelReader
 from neolm.generation.pages import page_bytes, page_dtype
 from neolm.generation.reader import TorchReader
 from neolm.models.decoder import Decoder
@@ -70,6 +71,7 @@ def test_each_text_is_what_it_is_alone(make: Callable[..., Decoder], data: st.Da
         vocab_size=310,
         strict=data.draw(st.booleans()),
     )
+    engine.reader = data.draw(st.sampled_from([engine.reader, KernelReader(model, few=8), TorchReader(model)]))
     shared = prompt_of(40, seed=99)
     asked: list[tuple[list[int], GenerationConfig, Log, Request]] = []
     for number in range(data.draw(st.integers(1, 8))):
@@ -245,6 +247,20 @@ def test_broken_weights_end_the_requests_and_not_the_engine(make: Callable[..., 
     engine.submit([1, 2, 3], SHORT, fine)
     finish(engine)
     assert fine.why == "length"
+    assert engine.scheduler.keeper.free == engine.scheduler.keeper.count
+
+
+def test_a_client_that_breaks_is_let_go_and_nobody_else_hears_of_it(model: Decoder) -> None:
+    engine = engine_of(model)
+    fine = Log()
+
+    def broken(event: Event) -> None:
+        raise ConnectionError("gone")
+
+    engine.submit([1, 2], GenerationConfig(max_new_tokens=40), broken)
+    engine.submit([3, 4], SHORT, fine)
+    finish(engine)
+    assert fine.tokens == generate_ids(model, [[3, 4]], SHORT)[0]
     assert engine.scheduler.keeper.free == engine.scheduler.keeper.count
 
 

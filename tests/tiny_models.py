@@ -1,0 +1,21 @@
+"""Decoders that are tiny but not dull: what they say depends on all that they read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from neolm.models.config import decoder_config
+from neolm.models.decoder import Decoder
+
+
+def tiny_decoder(family: str, context: int, seed: int = 0, spread: float = 0.2, **fields: Any) -> Decoder:
+    """Two layers of 32 channels unless `fields` say otherwise; `spread` is the deviation of every matrix."""
+    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 330, "max_position_embeddings": context}
+    model = Decoder(decoder_config(family, **{**sizes, **fields})).initialise(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(spread / parameter.std())
+    return model.eval()
