@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -104,6 +105,24 @@ def test_on_a_processor_without_products_of_bytes_and_bfloat16(tmp_path: Path) -
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_a_change_in_any_kernel_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "twice.py"
+    path.write_text("def twice(x):\n    return 2 * x\n", encoding="utf-8")
+
+    def hits(digest: str) -> int:
+        monkeypatch.setattr(compiling, "_digest", lambda: digest)
+        spec = importlib.util.spec_from_file_location("twice", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        function = compiling.compiled(module.twice)
+        assert function(4) == 8
+        return sum(function.stats.cache_hits.values())
+
+    assert [hits("one"), hits("one"), hits("other")] == [0, 1, 0]
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(monkeypatch: pytest.MonkeyPatch) -> None:

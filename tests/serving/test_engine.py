@@ -111,6 +111,7 @@ def test_strictly_the_same_bits_under_any_load(make: Callable[..., Decoder], for
 
     def serve(prompts: dict[int, list[int]], steps_between: int) -> dict[int, list[int]]:
         engine = engine_of(model, pages=100, chunk=32, strict=True)
+        engine.reader = KernelReader(model, few=20)  # whole pieces by torch, short ones by the kernels: other bits
         choose = engine._choose
 
         def watch(logits: torch.Tensor, requests: list[Request]) -> list[int]:
@@ -131,8 +132,10 @@ def test_strictly_the_same_bits_under_any_load(make: Callable[..., Decoder], for
 
     base = prompt_of(100, seed=1)
     prompts = {n: base[: 30 + 17 * (n % 5)] + prompt_of(5 + n, seed=n) for n in range(8)}
-    prompts[8] = prompts[3] + prompt_of(1, seed=3)
-    crowded = serve(prompts, 2)
+    # The next turn of a conversation, whose last pages the model itself has written.
+    prompts[8] = prompts[3] + serve({3: prompts[3]}, 0)[3] + prompt_of(4, seed=3)
+    seen.clear()
+    crowded = serve(prompts, 6)
     together, seen = seen, {}
     for name, prompt in prompts.items():
         assert serve({name: prompt}, 0)[name] == crowded[name]
@@ -168,6 +171,19 @@ def test_a_short_question_does_not_wait_for_a_long_one(make: Callable[..., Decod
     assert not long
     finish(engine)
     assert (len(long.tokens), len(short.tokens)) == (12, 12)
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_short_question_is_read_in_the_turn_in_which_it_comes(make: Callable[..., Decoder], turns: int) -> None:
+    engine = engine_of(make("gpt2", context=512), pages=80, chunk=32)
+    long, short = Log(), Log()
+    engine.submit(prompt_of(400), SHORT, long)
+    for _ in range(turns):
+        engine.step()
+    engine.submit(prompt_of(10, seed=2), SHORT, short)
+    engine.step()
+    assert len(short.tokens) == 2  # one read from the prompt, one after it
+    assert not long
 
 
 def test_a_long_question_is_not_put_off_for_ever_by_short_ones(make: Callable[..., Decoder]) -> None:
