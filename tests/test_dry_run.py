@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from samples import sample_text
-from test_cli import SMALL, Run, neolm_, refused  # noqa: F401 - the first is a fixture
+from test_cli import SMALL, Run, refused
 
 from neolm.training import fit
 from neolm.training.fit import Room
@@ -20,7 +20,7 @@ def table(printed: str) -> dict[str, str]:
 
 
 def test_it_says_what_a_training_takes_and_leaves_nothing(
-    neolm_: Run,  # noqa: F811
+    neolm_: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -46,7 +46,7 @@ def test_it_says_what_a_training_takes_and_leaves_nothing(
 
 
 def test_overrides_count_and_this_machine_is_measured(
-    neolm_: Run,  # noqa: F811
+    neolm_: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("neolm.dry_run.matrix_ceiling", lambda device, dtype: 2e12)
@@ -62,7 +62,7 @@ def test_overrides_count_and_this_machine_is_measured(
 
 
 def test_a_machine_that_is_too_small_is_told_so(
-    neolm_: Run,  # noqa: F811
+    neolm_: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("neolm.dry_run.room_on", lambda device: Room(5 * GIB))
@@ -75,7 +75,7 @@ def test_a_machine_that_is_too_small_is_told_so(
 
 
 def test_a_training_that_does_not_fit_is_refused_before_it_starts(
-    neolm_: Run,  # noqa: F811
+    neolm_: Run,
     tmp_path: Path,
     text_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -90,7 +90,7 @@ def test_a_training_that_does_not_fit_is_refused_before_it_starts(
     assert neolm_(*run)[0] == 0
 
 
-def test_options_and_recipes_that_cannot_be(neolm_: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_options_and_recipes_that_cannot_be(neolm_: Run, tmp_path: Path) -> None:
     dry = ["pretrain", "gpt2", "--dry-run"]
     refused(neolm_(*dry, "--accelerator", "a1000"), "accelerator", "did you mean 'a100'")
     refused(neolm_(*dry, "--mfu", 0), "mfu", "greater than 0")
@@ -104,7 +104,7 @@ def test_options_and_recipes_that_cannot_be(neolm_: Run, tmp_path: Path) -> None
 
 
 def test_a_tokenizer_that_is_named_gives_the_vocabulary(
-    neolm_: Run,  # noqa: F811
+    neolm_: Run,
     tmp_path: Path,
 ) -> None:
     texts = tmp_path / "texts"
@@ -118,7 +118,7 @@ def test_a_tokenizer_that_is_named_gives_the_vocabulary(
     assert "vocabulary of 300" in rows["model"], size
 
 
-def test_the_recipes_are_listed(neolm_: Run) -> None:  # noqa: F811
+def test_the_recipes_are_listed(neolm_: Run) -> None:
     code, printed, _ = neolm_("config", "recipes")
     assert code == 0
     rows = table(printed)
