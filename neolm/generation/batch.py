@@ -88,7 +88,8 @@ class Batch:
             proposers: Guess how rows go on; None: nothing is guessed.
             reader: Reads `model`; None: the fastest one.
         """
-        self.model, self.config, self.vocab_size = model, config, vocab_size
+        self.model, self.config = model, config
+        self.vocab_size = vocab_size or model.config.vocab_size
         self.ids = {number: list(ids) for number, ids in prompts.items()}
         self.ends: dict[int, End] = {}
         self.reads = self.proposed = self.accepted = 0
@@ -158,11 +159,13 @@ class Batch:
             row.proposed, row.right = self._propose(row, len(row.ids) - held), 0
         texts = [row.ids + row.proposed for row in self._rows]
         wanted = [1 + len(row.proposed) for row in self._rows]
-        self._logits = next_logits(self.reader, self.cache, texts, wanted)[:, : self.vocab_size]
+        ahead = sum(wanted) - len(wanted)
+        logits = next_logits(self.reader, self.cache, texts, wanted if ahead else None)
+        self._logits = logits if logits.shape[1] == self.vocab_size else logits[:, : self.vocab_size]
         for row, first in zip(self._rows, accumulate(wanted[:-1], initial=0), strict=True):
             row.first, row.ready = first, True
         self.reads += 1
-        self.proposed += sum(wanted) - len(wanted)
+        self.proposed += ahead
 
     def _propose(self, row: Row, unread: int) -> list[int]:
         """What `row` may go on with, as far as it is worth reading and no bit of the logits depends on it."""

@@ -14,6 +14,7 @@ Shapes: B rows, V vocabulary.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import secrets
 from collections import Counter
@@ -95,7 +96,8 @@ def choose(logits: Tensor, config: GenerationConfig, streams: Sequence[random.Ra
     if logits.device.type == "cpu":  # numpy takes a fifth of the time, and wakes no threads of torch's
         values = logits.detach().numpy()
         best = values.argmax(-1)
-        likeliest, finite = torch.from_numpy(best), bool(np.isfinite(values[np.arange(len(best)), best]).all())
+        likeliest = torch.from_numpy(best)
+        finite = all(math.isfinite(row[token]) for row, token in zip(values, best, strict=True))
     else:
         largest, likeliest = logits.max(-1)
         finite = bool(largest.isfinite().all())

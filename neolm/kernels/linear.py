@@ -27,7 +27,7 @@ def linear(weights: NDArray[np.int64], x: Tensor) -> Tensor:
 @compiled
 def _linear(rank: int, size: int, shared: Any, weights: Any, x: Any, prepared: Any, y: Any) -> None:
     for m in range(rank, x.shape[0], size):
-        prepare(weights[FORMAT], x[m], prepared[m].ctypes.data)
+        prepare(weights[FORMAT], x[m], prepared[m].ctypes.data, 0, x.shape[1])
     if meet(size, shared, 1):
         first, end = share(weights[OUTPUTS], rank, size)
         multiply(

@@ -62,7 +62,7 @@ def to_bf16(x: Any) -> Any:
     return np.uint16(rounded)
 
 
-@njit(fastmath=FAST, inline="always")
+@njit(fastmath=FAST, error_model="numpy", inline="always")
 def exp(x: Any) -> Any:
     """e^x within 2 units of the last place; below -87 a number near 1e-38, above 88 one near 1e38."""
     x = min(max(x, np.float32(-87)), np.float32(88))
@@ -74,7 +74,7 @@ def exp(x: Any) -> Any:
     return value * as_float((np.int32(whole) + np.int32(127)) << np.int32(23))
 
 
-@njit(fastmath=FAST, inline="always")
+@njit(fastmath=FAST, error_model="numpy", inline="always")
 def _gelu_tanh(x: Any) -> Any:
     return x / (_one + exp(-_gelu_slope * (x + _gelu_cubic * x * x * x)))
 
@@ -95,7 +95,7 @@ _tail, _tail_slope, _tail_start = _tail_series()
 _slowness = np.float32(_SLOWNESS)
 
 
-@njit(fastmath=FAST, inline="always")
+@njit(fastmath=FAST, error_model="numpy", inline="always")
 def _gelu(x: Any) -> Any:
     """X Phi(x), Phi being the normal distribution's, from its tail: nothing is lost where that is small."""
     z = abs(x) * _root_half
@@ -110,7 +110,7 @@ def _gelu(x: Any) -> Any:
 ACTIVATIONS = ("gelu", "gelu_new", "quick_gelu", "relu", "silu", "tanh")
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def activate(kind: int, values: Any) -> None:
     """Put `values` (fp32) through the non-linearity ACTIVATIONS[kind]."""
     if kind == 0:
@@ -133,7 +133,7 @@ def activate(kind: int, values: Any) -> None:
             values[i] = math.tanh(values[i])
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def layer_norm(x: Any, weight: Any, bias: Any, epsilon: float, y: Any) -> None:
     """Y = (x - mean) / sqrt(variance + epsilon) * weight + bias, each (C)."""
     total = np.float32(0)

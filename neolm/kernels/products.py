@@ -12,9 +12,29 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import carray, njit
 
-from neolm.kernels.lanes import HAS_DOT_BF16, HAS_DOT_BYTES, WIDE, as_pointer
+from neolm.kernels.lanes import (
+    F32,
+    HAS_DOT_BF16,
+    HAS_DOT_BYTES,
+    I8,
+    I32,
+    LANES,
+    WIDE,
+    Builder,
+    Value,
+    as_pointer,
+    call,
+    constant,
+    emitted,
+    lanes,
+    load_first,
+    number,
+    splat,
+    store,
+)
 from neolm.kernels.mathematics import FAST, to_bf16
 from neolm.kernels.packing import BLOCK, GROUP
 from neolm.kernels.tiles import packed_tile, plain_tile
@@ -32,86 +52,104 @@ def prepared_bytes(inputs: int) -> int:
 
 
 @njit(fastmath=FAST)
-def prepare(kind: int, x: Any, target: int) -> None:
-    """Put a row of activations x (K, fp32) to the address `target`, in the form that weights of `kind` ask for."""
+def prepare(kind: int, x: Any, target: int, first: int, end: int) -> None:
+    """Put inputs `first` to `end` of a row of activations to `target`, in the form that weights of `kind` ask for.
+
+    Args:
+        kind: Format of the weights.
+        x: The row (K), fp32.
+        target: Address of the prepared row.
+        first: A multiple of 64, as is `end`, if it is not K.
+        end: One more than the last; who does the last prepares the padding too.
+    """
     if kind == FP32 or (kind == BF16 and not HAS_DOT_BF16):
-        _prepare_fp32(kind == BF16, x, target)
+        _prepare_fp32(kind == BF16, x, target, first, end)
     elif kind == BF16:
-        _prepare_bf16(x, target)
+        _prepare_bf16(x, target, first, end)
     elif HAS_DOT_BYTES:
-        _prepare_bytes(x, target)
+        _prepare_bytes(x, target, first, end)
     else:
-        _prepare_groups(x, target)
+        _prepare_groups(x, target, first, end)
 
 
 @njit(fastmath=FAST)
-def _prepare_fp32(pairs: bool, x: Any, target: int) -> None:
+def _prepare_fp32(pairs: bool, x: Any, target: int, first: int, end: int) -> None:
     """As it is; in `pairs` of every 32 first the even ones, then the odd ones."""
     padded = -(-x.size // _ALIGNED) * _ALIGNED
     y = carray(as_pointer(target), padded, np.float32)
-    y[x.size // _ALIGNED * _ALIGNED :] = 0
+    if end == x.size:
+        y[x.size // _ALIGNED * _ALIGNED :] = 0
     if not pairs:
-        for i in range(x.size):
+        for i in range(first, end):
             y[i] = x[i]
         return
-    for i in range(x.size):
+    for i in range(first, end):
         start, place = i // 32 * 32, i % 32
         y[start + place % 2 * 16 + place // 2] = x[i]
 
 
 @njit(fastmath=FAST)
-def _prepare_bf16(x: Any, target: int) -> None:
+def _prepare_bf16(x: Any, target: int, first: int, end: int) -> None:
     padded = -(-x.size // _ALIGNED) * _ALIGNED
     y = carray(as_pointer(target), padded, np.uint16)
-    for i in range(x.size):
-        y[i] = to_bf16(x[i])
-    y[x.size :] = 0
+    part, short = x[first:end], y[first:end]
+    for i in range(part.size):
+        short[i] = to_bf16(part[i])
+    if end == x.size:
+        y[x.size :] = 0
 
 
 @njit(fastmath=FAST)
-def _prepare_bytes(x: Any, target: int) -> None:
+def _prepare_bytes(x: Any, target: int, begin: int, end: int) -> None:
     """Each group as whole numbers of 16 bits, in two bytes: x = scale (256 hi + lo)."""
     groups = -(-x.size // GROUP)
-    high = carray(as_pointer(target), groups * GROUP, np.int8)
-    low = carray(as_pointer(target + groups * GROUP), groups * GROUP, np.int8)
-    scales = carray(as_pointer(target + 2 * groups * GROUP), 2 * groups, np.float32)
-    sums = carray(as_pointer(target + 2 * groups * GROUP), 2 * groups, np.int32)
-    for g in range(groups):
+    high, pairs = target, target + 2 * groups * GROUP
+    for g in range(begin // GROUP, -(-end // GROUP)):
         first = g * GROUP
-        # Slices, whose indices are seen not to be negative: only then do loops become vector instructions.
-        part, upper, lower = x[first : first + GROUP], high[first : first + GROUP], low[first : first + GROUP]
-        largest, poison = np.float32(0), np.float32(0)
-        for i in range(part.size):
-            largest = max(largest, abs(part[i]))
-            poison += part[i] * np.float32(0)  # NaN if one is not finite, which the maximum may not see
-        scale = largest / np.float32(32512)
-        inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
-        total = np.int32(0)
-        for i in range(part.size):
-            whole = np.int32(np.rint(part[i] * inverse))
-            total += whole
-            rest = np.int32(np.int8(whole))
-            lower[i] = rest
-            upper[i] = (whole - rest) >> np.int32(8)
-        for i in range(part.size, GROUP):
-            lower[i] = upper[i] = 0
-        scales[2 * g] = scale + poison
-        sums[2 * g + 1] = total
+        _round_group(x.ctypes.data + 4 * first, x.size - first, high + first, groups * GROUP, pairs + 8 * g)
+
+
+@emitted
+def _round_group(builder: Builder, x: Value, left: Value, high: Value, low: Value, pair: Value) -> None:
+    """A group of x, of which `left` inputs are there; the low bytes lie `low` behind the high ones."""
+    whole = range(0, GROUP, LANES)
+    parts = [
+        load_first(builder, x, number(4 * n), F32, builder.trunc(builder.sub(left, number(n)), I32)) for n in whole
+    ]
+    magnitude = constant(I32, 0)
+    for part in parts:  # without their sign the bits are in the order of the numbers, infinity and NaN last
+        bits = builder.and_(builder.bitcast(part, lanes(I32)), constant(I32, 0x7FFFFFFF))
+        magnitude = call(builder, "llvm.umax.v16i32", lanes(I32), [magnitude, bits])
+    largest = builder.bitcast(call(builder, "llvm.vector.reduce.umax.v16i32", I32, [magnitude]), F32)
+    scale = builder.fdiv(largest, ir.Constant(F32, 32512.0))
+    inverse = builder.fdiv(ir.Constant(F32, 1.0), scale)
+    inverse = builder.select(builder.fcmp_ordered(">", scale, ir.Constant(F32, 0.0)), inverse, ir.Constant(F32, 0.0))
+    total = constant(I32, 0)
+    for n, part in zip(whole, parts, strict=True):
+        scaled = builder.fmul(part, splat(builder, inverse))
+        value = builder.fptosi(call(builder, "llvm.rint.v16f32", lanes(F32), [scaled]), lanes(I32))
+        total = builder.add(total, value)
+        rest = builder.ashr(builder.shl(value, constant(I32, 24)), constant(I32, 24))
+        upper = builder.ashr(builder.sub(value, rest), constant(I32, 8))
+        store(builder, high, number(n), builder.trunc(upper, lanes(I8)))
+        store(builder, builder.add(high, low), number(n), builder.trunc(rest, lanes(I8)))
+    store(builder, pair, number(0), scale)
+    store(builder, pair, number(4), call(builder, "llvm.vector.reduce.add.v16i32", I32, [total]))
 
 
 @njit(fastmath=FAST)
-def _prepare_groups(x: Any, target: int) -> None:
+def _prepare_groups(x: Any, target: int, begin: int, end: int) -> None:
     """As it is, and each group's sum."""
     groups = -(-x.size // GROUP)
     y = carray(as_pointer(target), groups * GROUP, np.float32)
     sums = carray(as_pointer(target + 4 * groups * GROUP), groups, np.float32)
-    y[(groups - 1) * GROUP :] = 0
-    for i in range(x.size):
-        y[i] = x[i]
-    for g in range(groups):
+    for g in range(begin // GROUP, -(-end // GROUP)):
+        part, own = x[g * GROUP : (g + 1) * GROUP], y[g * GROUP : (g + 1) * GROUP]
         total = np.float32(0)
-        for i in range(GROUP):
-            total += y[g * GROUP + i]
+        for i in range(part.size):
+            own[i] = part[i]
+            total += part[i]
+        own[part.size :] = 0
         sums[g] = total
 
 

@@ -130,7 +130,7 @@ def read_tokens(
             return
     for i in range(rank, wanted.size, size):
         layer_norm(stream[wanted[i]], weights.norms[-1, 0], weights.norms[-1, 1], shape.epsilon, space.normed[i])
-        prepare(weights.head[FORMAT], space.normed[i], prepared[i].ctypes.data)
+        prepare(weights.head[FORMAT], space.normed[i], prepared[i].ctypes.data, 0, shape.hidden_size)
     if meet(size, shared, turn + 1):
         _product(rank, size, weights.head, wanted.size, prepared, logits)
 
@@ -216,9 +216,13 @@ def _add(values: Any, target: Any, add: bool, m: int, first: int, end: int) -> N
 
 @njit(inline="always")
 def _prepare_rows(rank: int, size: int, kind: int, rows: Any, inputs: int, prepared: Any) -> None:
-    """This thread's share of `rows`, prepared for weights of format `kind`."""
-    for m in range(rank, rows.shape[0], size):
-        prepare(kind, rows[m, :inputs], prepared[m].ctypes.data)
+    """This thread's share of `rows`, prepared for weights of format `kind`: whole rows, or groups if rows are few."""
+    parts, groups = 1 if rows.shape[0] >= size else size, -(-inputs // GROUP)
+    for item in range(rank, rows.shape[0] * parts, size):
+        m, part = item // parts, item % parts
+        first, end = groups * part // parts * GROUP, min(groups * (part + 1) // parts * GROUP, inputs)
+        if first < end:
+            prepare(kind, rows[m, :inputs], prepared[m].ctypes.data, first, end)
 
 
 @njit(fastmath=FAST)
@@ -255,7 +259,7 @@ def _norm(rank: int, size: int, shape: Shape, norm: Any, kind: int, stream: Any,
     """The norm of each token, prepared for weights of format `kind`."""
     for m in range(rank, stream.shape[0], size):
         layer_norm(stream[m], norm[0], norm[1], shape.epsilon, space.normed[m])
-        prepare(kind, space.normed[m], space.prepared[m].ctypes.data)
+        prepare(kind, space.normed[m], space.prepared[m].ctypes.data, 0, shape.hidden_size)
 
 
 @njit(inline="always")

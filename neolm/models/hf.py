@@ -27,6 +27,7 @@ from neolm.models.decoder import Decoder
 from neolm.models.hf_config import CONFIG_FILE, hf_config, quantization_config, read_bits, read_config
 from neolm.models.hf_files import INDEX_SUFFIX, PICKLE, SAFETENSORS, WeightFiles, listing, write_weights
 from neolm.models.hf_names import Entry, canonical_name, entry, published_tensors
+from neolm.models.large_pages import LargePages
 from neolm.models.offload import DiskPlace
 from neolm.models.quantized import check_quantize, is_packed, loaded_bytes, prepare_quantized, put
 
@@ -191,7 +192,7 @@ class _Stored:
             raise InputError(f"{directory}: its weights are rounded to {self.bits} bits already, not {bits}")
         if bits and not self.bits:
             prepare_quantized(model, bits)
-        keep = self._disk(model, device, dtype) if offload else _in_memory
+        keep = self._disk(model, device, dtype) if offload else LargePages().keep
         if not offload:
             _require_room(directory, loaded_bytes(model, dtype), device)
         sizes = [sum(math.prod(self.files.shapes[name]) for name in names) for _, names in self.places]
@@ -213,10 +214,6 @@ class _Stored:
         slow = "" if needed < free else f"; {gibibytes(free)} of memory are free, so each token reads the rest anew"
         say(f"offload: {gibibytes(needed)} of weights in {place.folder}{slow}")
         return place.keep
-
-
-def _in_memory(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _require_room(directory: Path, needed: int, device: torch.device) -> None:
