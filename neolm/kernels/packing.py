@@ -85,10 +85,23 @@ def pack(weight: Tensor, bits: int) -> Packed:
 
 def unpack(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
     """The matrix (N, K)."""
-    levels, factors = _levels(packed.values, packed.bits), packed.scales.float().transpose(1, 2).unsqueeze(-1)
-    blocks, _, groups = levels.shape[:3]
-    wide = ((levels.float() - (1 << (packed.bits - 1))) * factors).reshape(blocks * BLOCK, groups * GROUP)
-    return wide[: packed.outputs, : packed.inputs].to(dtype)
+    wide = _wide(packed.values.permute(0, 3, 1, 2, 4), packed.scales.transpose(1, 2), packed.bits)
+    return wide.flatten(0, 1)[: packed.outputs, : packed.inputs].to(dtype)
+
+
+def unpack_rows(packed: Packed, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Some rows (R) of the matrix, (R, K)."""
+    block, row = rows // BLOCK, rows % BLOCK
+    wide = _wide(packed.values[block, :, :, row], packed.scales[block, :, row], packed.bits)
+    return wide[:, : packed.inputs].to(dtype)
+
+
+def _wide(values: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """What bytes (..., groups, pieces, 4) and scales (..., groups) stand for, (..., groups x 64)."""
+    if bits == 4:
+        values = torch.stack([values & 15, values >> 4], dim=-2)
+    levels = values.reshape(*scales.shape, GROUP).float() - (1 << (bits - 1))
+    return (levels * scales.float().unsqueeze(-1)).flatten(-2)
 
 
 def widen(packed: Packed, first: int, end: int, dtype: torch.dtype) -> Tensor:
@@ -102,15 +115,6 @@ def widen(packed: Packed, first: int, end: int, dtype: torch.dtype) -> Tensor:
     target = wide.view(torch.uint16) if dtype == torch.bfloat16 else wide
     team().run(_widen, values.numpy(), scales.view(torch.uint16).numpy(), target.numpy())
     return wide[: packed.inputs, : end - first]
-
-
-def _levels(values: Tensor, bits: int) -> Tensor:
-    """The whole numbers of the weights, (N/16, 16, groups, 64)."""
-    blocks, groups = values.shape[:2]
-    if bits == 8:
-        return values.permute(0, 3, 1, 2, 4).reshape(blocks, BLOCK, groups, GROUP)
-    halves = torch.stack([values & 15, values >> 4], dim=3)  # (N/16, groups, pieces, 2, 16, 4)
-    return halves.permute(0, 4, 1, 2, 3, 5).reshape(blocks, BLOCK, groups, GROUP)
 
 
 @njit(inline="always")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from neolm.core.device import choose_precision
 from neolm.core.errors import InputError
 from neolm.kernels.linear import linear
-from neolm.kernels.packing import BLOCK, Packed, pack, packed_shapes, unpack, widen
+from neolm.kernels.packing import BLOCK, Packed, pack, packed_shapes, unpack_rows, widen
 from neolm.kernels.products import INT4, INT8
 from neolm.models.decoder import Decoder
 
@@ -70,12 +70,16 @@ class QuantizedLinear(nn.Module):
         step = self.out_features
         if x.device.type == "cpu":
             step = max(BLOCK, _WIDENED // self.in_features // BLOCK * BLOCK)
-        y = x.new_empty(len(short), self.out_features)
+        parts = []
         for first in range(0, self.out_features, step):
             end = min(first + step, self.out_features)
-            y[:, first:end] = short @ widen(self.packed, first, end, dtype)
-        y = y.view(*x.shape[:-1], -1)
-        return y if self.bias is None else y + self.bias
+            wide = widen(self.packed, first, end, dtype)
+            if self.bias is None:
+                parts.append(short @ wide)
+            else:
+                parts.append(torch.addmm(self.bias[first:end].to(dtype), short, wide))
+        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
 
 
 class QuantizedEmbedding(nn.Module):
@@ -92,11 +96,8 @@ class QuantizedEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(B, T) to (B, T, C)."""
-        packed, flat = self.head.packed, ids.flatten()
-        blocks, row = flat // BLOCK, flat % BLOCK
-        chosen = Packed(packed.bits, len(flat) * BLOCK, packed.inputs, packed.values[blocks], packed.scales[blocks])
-        rows = unpack(chosen, dtype=self._model[0].dtype).view(len(flat), BLOCK, -1)
-        return rows[torch.arange(len(flat), device=ids.device), row].view(*ids.shape, -1)
+        rows = unpack_rows(self.head.packed, ids.flatten(), self._model[0].dtype)
+        return rows.view(*ids.shape, -1)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
