@@ -79,6 +79,7 @@ class GraphReader:
             return TorchReader(self.model).read(pages, spans)
         if self._bound is None or self._bound() is not pages:
             self._graphs.clear()
+            self._memory = None  # it ended with the last of its graphs
             self._bound = weakref.ref(pages)
         used = max(pages_for(span.start + 1) for span in spans)
         size = _round_up(len(spans)), min(_round_up(used), pages_for(self.model.config.max_position_embeddings))

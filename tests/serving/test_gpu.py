@@ -43,6 +43,16 @@ def test_graphs_compute_what_the_forward_pass_computes(make: Callable[..., Decod
         held = [n + 1 for n in held]
 
 
+def test_graphs_are_captured_anew_for_other_pages(make: Callable[..., Decoder]) -> None:
+    model = copy.deepcopy(make("gpt-neo")).cuda()
+    config = GenerationConfig(max_new_tokens=8)
+    prompts = [prompt_of(10, seed) for seed in range(5)]
+    alone = [generate_ids(model, [prompt], config)[0] for prompt in prompts]  # few pages
+    for _ in range(3):
+        assert generate_ids(model, prompts, config) == alone  # more of them
+        assert generate_ids(model, prompts[:1], config) == alone[:1]
+
+
 @pytest.mark.parametrize("form", ["float32", "bfloat16", "float16", "int8", "int4"])
 def test_the_gpu_is_as_near_as_its_precision(make: Callable[..., Decoder], form: str) -> None:
     model = make("gpt-neo", hidden_size=64)
