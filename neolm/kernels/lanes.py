@@ -113,13 +113,6 @@ def load_first(builder: Builder, address: Value, offset: Value, element: Any, le
     return call(builder, name, lanes(element), [pointer, ir.Constant(I32, 4), mask, constant(element, 0)])
 
 
-def prefetch(builder: Builder, address: Value, offset: Value) -> None:
-    """Ask for the 64 bytes `offset` bytes behind `address`, which may lie anywhere, to come into the cache."""
-    pointer = builder.inttoptr(builder.add(address, offset), I8.as_pointer())
-    reading, soon, data = (ir.Constant(I32, value) for value in (0, 3, 1))
-    call(builder, "llvm.prefetch.p0", VOID, [pointer, reading, soon, data])
-
-
 def store(builder: Builder, address: Value, offset: Value, value: Value) -> None:
     """Put `value` `offset` bytes behind `address`."""
     pointer = builder.inttoptr(builder.add(address, offset), value.type.as_pointer())

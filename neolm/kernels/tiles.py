@@ -38,7 +38,6 @@ from neolm.kernels.lanes import (
     loop,
     multiply_add,
     number,
-    prefetch,
     splat,
     store,
     total,
@@ -117,8 +116,6 @@ def plain_tile(bits: int, rows: int, columns: int) -> Any:
 
         def multiply(offset: Value, read: Any, sums: list[Value]) -> list[Value]:
             """Add the products of the 64 bytes of each row that lie at `offset`."""
-            for row in weights if columns == 1 else []:  # the next tile's rows; streams this short are not foreseen
-                prefetch(builder, row, builder.add(offset, builder.mul(on.w_stride, number(rows))))
             vectors = [_plain_inputs(builder, bits, row, offset) for row in inputs]
             read_weights = [read(row, offset) for row in weights]
             pairs = [(weight, vector) for weight in read_weights for vector in vectors]
