@@ -29,7 +29,7 @@ from neolm.core.errors import InputError
 from neolm.generation.config import GenerationConfig
 from neolm.generation.pages import DecoderCache
 from neolm.generation.reader import Reader, cache_for, reader_for
-from neolm.generation.sampling import choose, penalise, prompt_streams
+from neolm.generation.sampling import adjust, adjusts, choose, prompt_streams
 from neolm.generation.speculative import TOGETHER, Draft, Pace, Proposer, proposers
 from neolm.models.decoder import Decoder
 
@@ -105,12 +105,8 @@ class Batch:
             left = min(config.max_new_tokens, room)
             self._rows.append(Row(number, ids, left, limit, streams[number], (proposers or {}).get(number)))
         self._logits = torch.empty(0)  # those read last, row by row  # (sum of 1 + proposed, V)
-        self._seen: Tensor | None = None  # tokens that each row has  # (B, V)
-        if config.repetition_penalty != 1:
-            self._seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool)
-            for marks, prompt in zip(self._seen, self.ids.values(), strict=True):
-                marks[prompt] = True
-            self._seen = self._seen[:, :vocab_size].to(model.device)
+        self._prompts = {number: len(ids) for number, ids in prompts.items()}
+        check_bias(config, self.vocab_size)
         if config.max_new_tokens == 0:
             self.ends, self._rows = dict.fromkeys(prompts, "length"), []
 
@@ -131,14 +127,14 @@ class Batch:
         if not any(row.ready for row in self._rows):
             self._read()
         ready = [(index, row) for index, row in enumerate(self._rows) if row.ready]
-        indices, places = [index for index, _ in ready], [row.first + row.right for _, row in ready]
+        places = [row.first + row.right for _, row in ready]
         logits = self._logits if len(places) == len(self._logits) else self._logits[places]  # (B, V)
-        if self._seen is not None:
-            logits = penalise(logits, self._seen[indices], self.config.repetition_penalty)
-        chosen = choose(logits, self.config, [row.stream for _, row in ready])
-        if self._seen is not None:
-            self._seen[indices, chosen] = True
-        tokens = chosen.tolist()
+        if adjusts(self.config):
+            pairs = zip(logits, ready, strict=True)
+            logits = torch.stack(
+                [adjust(own, row.ids, self._prompts[row.number], self.config) for own, (_, row) in pairs]
+            )
+        tokens = choose(logits, self.config, [row.stream for _, row in ready]).tolist()
         for (index, row), token in zip(ready, tokens, strict=True):
             self._judge(index, row, token)
         given = []
@@ -200,10 +196,6 @@ class Batch:
         self.cache.drop(index)  # the last row takes the place, here as there
         if last.number != number:
             self._rows[index] = last
-            if self._seen is not None:
-                self._seen[index] = self._seen[len(self._rows)]
-        if self._seen is not None:
-            self._seen = self._seen[: len(self._rows)]
 
 
 def next_logits(
@@ -245,6 +237,16 @@ def check_prompts(model: Decoder, prompts: Sequence[Sequence[int]], eos_token_id
             )
         checked.append(ids)
     return checked
+
+
+def check_bias(config: GenerationConfig, vocab_size: int) -> None:
+    """Refuse a bias for tokens that cannot be chosen.
+
+    Raises:
+        InputError: there are some.
+    """
+    if wrong := [token for token in config.logit_bias if not 0 <= token < vocab_size]:
+        raise InputError(f"logit_bias: token {wrong[0]} is not one of 0 to {vocab_size - 1}")
 
 
 def batches(

@@ -24,6 +24,12 @@ class GenerationConfig(Config):
     """Draw from the smallest set of likeliest tokens that has this probability; null: from all."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
     """Makes tokens that the prompt or the continuation already has less likely where above 1 (Keskar et al. 2019)."""
+    presence_penalty: float = 0.0
+    """Taken from the logits of tokens that the continuation already has."""
+    frequency_penalty: float = 0.0
+    """Taken from the logits of tokens for each time that the continuation already has them."""
+    logit_bias: dict[int, float] = Field(default_factory=dict)
+    """Added to the logits of these token ids: -100 as good as bans one, 100 as good as forces it."""
     stop: tuple[StopString, ...] = ()
     """Texts that end the continuation; they are not part of it."""
     ignore_eos: bool = False

@@ -5,7 +5,7 @@ Shapes appear one level down, in `neolm.generation.batch`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from neolm.core.errors import InputError
 from neolm.generation.batch import Batch, batches
@@ -25,6 +25,9 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     repetition_penalty: float = 1.0,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    logit_bias: Mapping[int, float] | None = None,
     stop: str | Sequence[str] = (),
     ignore_eos: bool = False,
     seed: int | None = None,
@@ -44,6 +47,9 @@ def generate(
         top_k: Draw from the k likeliest tokens only.
         top_p: Draw from the smallest set of likeliest tokens that has this probability.
         repetition_penalty: Above 1 makes tokens that the text already has less likely.
+        presence_penalty: Taken from the logits of tokens that the continuation already has.
+        frequency_penalty: Taken from the logits of tokens for each time that the continuation already has them.
+        logit_bias: Added to the logits of token ids.
         stop: One text or several that end a continuation.
         ignore_eos: Go on after an end-of-text token.
         seed: Fixes the draws; None: different every time.
@@ -60,6 +66,9 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        logit_bias=dict(logit_bias or {}),
         stop=stop,
         ignore_eos=ignore_eos,
         seed=seed,

@@ -1,4 +1,4 @@
-"""From logits to the next token: repetition penalty, temperature, top-k, top-p, and a draw.
+"""From logits to the next token: penalties and bias, temperature, top-k, top-p, and a draw.
 
 The order temperature, top-k, top-p is that of openai/gpt-2, src/sample.py. Top-p keeps the smallest set of likeliest
 tokens whose probability reaches p (Holtzman et al. 2020, equation 3), which is never empty; of equally likely tokens
@@ -31,6 +31,32 @@ from neolm.generation.config import GenerationConfig
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Logits (B, V) with those of `seen` (B, V, bool) made less likely by `penalty` above 1."""
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def adjusts(config: GenerationConfig) -> bool:
+    """Whether `adjust` changes anything."""
+    penalties = config.repetition_penalty != 1 or config.presence_penalty or config.frequency_penalty
+    return bool(penalties or config.logit_bias)
+
+
+def adjust(logits: Tensor, ids: Sequence[int], prompt: int, config: GenerationConfig) -> Tensor:
+    """Logits (V) as the text so far and the settings change them, anew; of `ids` the first `prompt` are the prompt.
+
+    First the repetition penalty, which knows the whole text, then presence and frequency penalties, which know the
+    continuation, then the bias.
+    """
+    size, device = logits.shape[0], logits.device
+    if config.repetition_penalty != 1:
+        seen = torch.zeros(size, dtype=torch.bool)
+        seen[[token for token in ids if token < size]] = True
+        logits = penalise(logits, seen.to(device), config.repetition_penalty)
+    change = torch.zeros(size)
+    for token, count in Counter(ids[prompt:]).items():
+        if token < size:
+            change[token] -= config.presence_penalty + count * config.frequency_penalty
+    for token, bias in config.logit_bias.items():
+        change[token] += bias
+    return logits + change.to(device)
 
 
 def descending(logits: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ import torch
 from neolm.core.errors import InputError
 from neolm.generation.config import GenerationConfig
 from neolm.generation.reader import FEW, Reader, cache_for, reader_for
-from neolm.generation.sampling import choose, penalise
+from neolm.generation.sampling import adjust, adjusts, choose
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
 
@@ -104,7 +104,13 @@ class DraftProposer:
     """
 
     def __init__(
-        self, reader: Reader, config: GenerationConfig, stream: random.Random, capacity: int, vocab_size: int
+        self,
+        reader: Reader,
+        config: GenerationConfig,
+        stream: random.Random,
+        capacity: int,
+        vocab_size: int,
+        prompt: int = 0,
     ) -> None:
         """Take what reads the smaller model, and what decides the text.
 
@@ -114,7 +120,9 @@ class DraftProposer:
             stream: The row's random numbers; what is drawn here is drawn from a copy.
             capacity: Tokens of the text that are read at most.
             vocab_size: Only ids below it are proposed.
+            prompt: Tokens of the prompt.
         """
+        self._prompt = prompt
         self._reader, self._config, self._stream, self._vocab_size = reader, config, stream, vocab_size
         self._cache = cache_for(reader, 1, min(capacity, reader.model.config.max_position_embeddings))
         self._length = 0  # of the text at the last call
@@ -139,15 +147,13 @@ class DraftProposer:
 
     def _write(self, ids: Sequence[int], count: int) -> list[int]:
         """So many tokens after `ids`, of which the cache holds the beginning."""
-        text, stream, penalty = list(ids), copy.copy(self._stream), self._config.repetition_penalty
+        text, stream, config = list(ids), copy.copy(self._stream), self._config
         for _ in range(count):
             logits = self._reader.read(self._cache.pages, self._cache.spans([text]))[:, : self._vocab_size]  # (1, V)
             self._cache.lengths[0] = len(text)
-            if penalty != 1:
-                seen = torch.zeros_like(logits, dtype=torch.bool)
-                seen[:, [token for token in text if token < seen.shape[1]]] = True
-                logits = penalise(logits, seen, penalty)
-            text += choose(logits, self._config, [stream]).tolist()
+            if adjusts(config):
+                logits = adjust(logits[0], text, self._prompt, config).unsqueeze(0)
+            text += choose(logits, config, [stream]).tolist()
         return text[len(ids) :]
 
 
@@ -183,7 +189,8 @@ def proposers(
         )
     reader, more = reader_for(draft), config.max_new_tokens - 1
     return {
-        row: DraftProposer(reader, config, streams[row], len(ids) + more, vocab_size) for row, ids in prompts.items()
+        row: DraftProposer(reader, config, streams[row], len(ids) + more, vocab_size, len(ids))
+        for row, ids in prompts.items()
     }
 
 

@@ -18,20 +18,21 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from types import TracebackType
 
 import torch
 from torch import Tensor
 
 from neolm.core.errors import InputError, NeoLMError
-from neolm.generation.batch import check_prompts
+from neolm.generation.batch import check_bias, check_prompts
 from neolm.generation.config import GenerationConfig
 from neolm.generation.pages import Pages, Span, page_bytes, page_dtype, pages_for
 from neolm.generation.reader import reader_for
-from neolm.generation.sampling import choose, penalise, prompt_streams
+from neolm.generation.sampling import adjust, adjusts, choose, prompt_streams
 from neolm.models.decoder import Decoder
 from neolm.serving.page_keeper import PageKeeper
-from neolm.serving.request import Ended, Event, RefusedError, Request, total_tokens
+from neolm.serving.request import Ended, Event, RefusedError, Request, Scored, Token, total_tokens
 from neolm.serving.scheduler import Scheduler
 
 
@@ -64,7 +65,8 @@ class Engine:
         Raises:
             InputError: the memory does not hold one text as long as the context.
         """
-        self.model, self.eos_token_id, self.vocab_size = model, eos_token_id, vocab_size
+        self.model, self.eos_token_id = model, eos_token_id
+        self.vocab_size = vocab_size or model.config.vocab_size
         self.context, self._queue, self.strict = model.config.max_position_embeddings, queue, strict
         self.reader = reader_for(model)
         dtype = page_dtype(model)
@@ -85,7 +87,13 @@ class Engine:
         self._closing: str | None = None
 
     def submit(
-        self, ids: Sequence[int], config: GenerationConfig, deliver: Callable[[Event], None], index: int = 0
+        self,
+        ids: Sequence[int],
+        config: GenerationConfig,
+        deliver: Callable[[Event], None],
+        index: int = 0,
+        logprobs: int | None = None,
+        score_prompt: bool = False,
     ) -> Request:
         """Ask for what follows a prompt; `deliver` gets its tokens and then `Ended`, in the engine's thread.
 
@@ -94,15 +102,19 @@ class Engine:
             config: Length and sampling; `stop` is the caller's business, through `Request.cancel`.
             deliver: Must not block.
             index: The how manieth sample of the same prompt and seed this is, from 0: each gets draws of its own.
+            logprobs: Tell each token's log-probability, and so many likeliest tokens in its place.
+            score_prompt: Tell the prompt's tokens with theirs, too, in one `Scored` before all others.
 
         Raises:
-            InputError: as `neolm.generation.batch.check_prompts`.
+            InputError: as `neolm.generation.batch.check_prompts` and `check_bias`.
             RefusedError: too many wait already, or the engine is closed.
         """
         [prompt] = check_prompts(self.model, [ids], self.eos_token_id)
+        check_bias(config, self.vocab_size)
         limit, why = total_tokens(prompt, config, self.context)
         stream = prompt_streams([prompt] * (index + 1), config.seed)[index]
-        request = Request(prompt, config, stream, limit, why, deliver)
+        scores: list[Token] | None = [] if score_prompt else None
+        request = Request(prompt, config, stream, limit, why, deliver, logprobs, scores)
         with self._changed:
             if self._closing is not None:
                 raise RefusedError(self._closing)
@@ -133,16 +145,24 @@ class Engine:
         for request in [*scheduler.waiting, *scheduler.reading, *scheduler.writing]:
             if request.cancelled:
                 self._end(request, "cancelled")
-            elif len(request.ids) >= request.limit:  # nothing was asked for
+            elif len(request.ids) >= request.limit and request.scores is None:  # nothing was asked for
                 self._end(request, request.end_at_limit)
         scheduler.let_in()
 
     def _read(self, chosen: Sequence[tuple[Request, Span]]) -> None:
         """Read spans of requests; those whose text is read to its end get a token."""
         try:
-            logits = self._logits([span for _, span in chosen])
-            due = [request for request, span in chosen if span.wanted]
-            tokens = self._choose(logits, due) if due else []
+            logits = self._logits([span for _, span in chosen])[:, : self.vocab_size]
+            due: list[Request] = []
+            last: list[int] = []  # their rows of the logits
+            rows = accumulate((span.wanted for _, span in chosen), initial=0)
+            for (request, span), row in zip(chosen, rows, strict=False):
+                if request.scores is not None and span.start < request.prompt:
+                    self._score(request, span, logits[row : row + span.wanted])
+                if span.start + len(span.ids) == len(request.ids):
+                    due.append(request)
+                    last.append(row + span.wanted - 1)
+            tokens = self._choose(logits if len(last) == len(logits) else logits[last], due) if due else []
         except NeoLMError as error:
             for request, _ in chosen:
                 self._end(request, str(error))
@@ -152,36 +172,54 @@ class Engine:
         for request, token in zip(due, tokens, strict=True):
             self._give(request, token)
 
+    def _score(self, request: Request, span: Span, logits: Tensor) -> None:
+        """Note the scores of the prompt's tokens that follow those of `span`; its logits are (tokens, V)."""
+        assert request.scores is not None
+        if span.start == 0:
+            request.scores.append(Token(request.ids[0]))
+        following = request.ids[span.start + 1 : min(span.start + len(span.ids) + 1, request.prompt)]
+        request.scores += [
+            _judged(token, row, request.logprobs or 0)
+            for token, row in zip(following, logits.log_softmax(-1), strict=False)
+        ]
+
     def _logits(self, spans: list[Span]) -> Tensor:
         if self.strict and self.model.device.type != "cpu":
             return torch.cat([self.reader.read(self.pages, [span]) for span in spans])
         return self.reader.read(self.pages, spans)
 
-    def _choose(self, logits: Tensor, requests: Sequence[Request]) -> list[int]:
+    def _choose(self, logits: Tensor, requests: Sequence[Request]) -> list[Token]:
         """The next token of each request; those with the same settings are drawn together."""
-        logits = logits[:, : self.vocab_size]
         groups: dict[tuple[object, ...], list[int]] = {}
+        adjusted = logits
         for row, request in enumerate(requests):
             config = request.config
             settings = (config.temperature, config.top_k, config.top_p)
             groups.setdefault((0.0,) if config.temperature == 0 else settings, []).append(row)
-            if config.repetition_penalty != 1:
-                seen = torch.zeros_like(logits[row], dtype=torch.bool)
-                seen[torch.tensor(request.ids, device=logits.device)] = True
-                logits[row] = penalise(logits[row], seen, config.repetition_penalty)
+            if adjusts(config):
+                adjusted = logits.clone() if adjusted is logits else adjusted
+                adjusted[row] = adjust(logits[row], request.ids, request.prompt, config)
         tokens = [0] * len(requests)
         for rows in groups.values():
             streams = [requests[row].stream for row in rows]
-            part = logits if len(rows) == len(requests) else logits[rows]
+            part = adjusted if len(rows) == len(requests) else adjusted[rows]
             for row, token in zip(rows, choose(part, requests[rows[0]].config, streams).tolist(), strict=True):
                 tokens[row] = token
-        return tokens
+        return [
+            Token(token) if request.logprobs is None else _judged(token, own.log_softmax(-1), request.logprobs)
+            for token, request, own in zip(tokens, requests, logits, strict=True)
+        ]
 
-    def _give(self, request: Request, token: int) -> None:
-        if token == self.eos_token_id and not request.config.ignore_eos:
+    def _give(self, request: Request, token: Token) -> None:
+        if request.scores is not None and len(request.ids) == request.prompt:
+            self._tell(request, Scored(tuple(request.scores)))
+            if len(request.ids) >= request.limit:
+                self._end(request, request.end_at_limit)
+                return
+        if token.id == self.eos_token_id and not request.config.ignore_eos:
             self._end(request, "end of text")
             return
-        request.ids.append(token)
+        request.ids.append(token.id)
         self._tell(request, token)
         if len(request.ids) >= request.limit:
             self._end(request, request.end_at_limit)
@@ -248,3 +286,10 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _judged(token: int, logprobs: Tensor, alternatives: int) -> Token:
+    """A token with its log-probability (of V) and the likeliest ones."""
+    likeliest = logprobs.topk(min(alternatives, len(logprobs)))
+    pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+    return Token(token, float(logprobs[token]), tuple(pairs))

@@ -21,6 +21,22 @@ from neolm.generation.pages import Table
 _numbers = itertools.count(1)
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a text; `logprob` and the likeliest tokens in its place only if they were asked for."""
+
+    id: int
+    logprob: float | None = None  # of the model's own distribution, before any setting changes it; natural logarithm
+    alternatives: tuple[tuple[int, float], ...] = ()  # (token, logprob), the likeliest first
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The prompt, token by token, if its scores were asked for; the first has none. Told before anything is written."""
+
+    tokens: tuple[Token, ...]
+
+
 @dataclass(frozen=True)
 class Ended:
     """The last thing a request is told: why no more tokens come."""
@@ -28,7 +44,7 @@ class Ended:
     why: End | str  # a str: cancelled, or the error's text
 
 
-Event = int | Ended  # a token, or the end
+Event = Token | Scored | Ended
 
 
 @dataclass(eq=False)
@@ -41,6 +57,8 @@ class Request:
     limit: int  # `ids` may grow to this length
     end_at_limit: End
     deliver: Callable[[Event], None]
+    logprobs: int | None = None  # alternatives that are told with each token; None: no probabilities either
+    scores: list[Token] | None = None  # of the prompt as it is read; None: not asked for
     number: int = field(default_factory=lambda: next(_numbers))
     pages: list[int] = field(default_factory=list)
     table: Table = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -59,6 +77,11 @@ class Request:
     def unread(self) -> int:
         """Tokens that are to be read before the next one is known."""
         return len(self.ids) - self.held
+
+    @property
+    def readable(self) -> int:
+        """The most tokens that are ever held: the last one is never read, but for the prompt's."""
+        return max(self.limit - 1, self.prompt)
 
     def cancel(self) -> None:
         """Stop: its memory is free before the next step. Any thread may say so."""
@@ -82,7 +105,8 @@ class Listener:
             if isinstance(event, Ended):
                 self.why = event.why
                 return
-            yield event
+            if isinstance(event, Token):
+                yield event.id
 
 
 class RefusedError(NeoLMError):

@@ -22,6 +22,7 @@ from neolm.serving.request import Request
 
 PATIENCE = 64
 SHORT = 32  # tokens
+SCORED = 256  # tokens of a prompt that are judged at once: each has logits of its own
 
 
 @dataclass
@@ -51,15 +52,18 @@ class Scheduler:
 
     def _admit(self, request: Request) -> bool:
         """Promise `request` the pages that it may need, beside those that hold its beginning already."""
-        pages, serial = self.keeper.find(request.ids, self.chunk if self.strict else PAGE)
-        needed = pages_for(request.limit - 1) - len(pages)
+        if request.scores is None:
+            pages, serial = self.keeper.find(request.ids, self.chunk if self.strict else PAGE)
+        else:  # each token is to be judged, so each is read
+            pages, serial = [], 0
+        needed = pages_for(request.readable) - len(pages)
         if needed > self.keeper.free:
             self.keeper.release(pages)
             return False
         self.keeper.reserved += needed
         request.pages, request.serial = pages, serial
         request.known, request.held = len(pages), len(pages) * PAGE
-        request.table = np.zeros(pages_for(request.limit - 1), np.int64)
+        request.table = np.zeros(pages_for(request.readable), np.int64)
         request.table[: len(pages)] = pages
         self.reading.append(request)
         return True
@@ -93,7 +97,8 @@ class Scheduler:
         return [(request, self._span(request, self._piece(request))) for request in chosen]
 
     def _piece(self, request: Request) -> int:
-        return min(request.unread, self.chunk - request.held % self.chunk)
+        chunk = self.chunk if request.scores is None else min(self.chunk, SCORED)
+        return min(request.unread, chunk - request.held % chunk)
 
     def next_tokens(self) -> list[tuple[Request, Span]]:
         """The last token of everybody who writes."""
@@ -105,7 +110,8 @@ class Scheduler:
             page = self.keeper.take()
             request.table[len(request.pages)] = page
             request.pages.append(page)
-        return Span(request.ids[request.held : end], request.held, request.table, int(end == len(request.ids)))
+        wanted = int(end == len(request.ids)) if request.scores is None or request.held >= request.prompt else count
+        return Span(request.ids[request.held : end], request.held, request.table, wanted)
 
     def was_read(self, request: Request, count: int) -> None:
         """Note that `count` more tokens of `request` are held; full pages may be found by others."""
@@ -115,7 +121,9 @@ class Scheduler:
             self.reading.remove(request)
             self.writing.append(request)
         # What was written token by token, or in a piece cut short, is not what reading it in whole pieces gives.
-        findable = request.prompt // self.chunk * self.chunk if self.strict else request.held
+        findable = request.held
+        if self.strict:  # nor is a judged prompt, whose pieces may be shorter
+            findable = request.prompt // self.chunk * self.chunk if request.scores is None else 0
         while (request.known + 1) * PAGE <= min(request.held, findable):
             start = request.known * PAGE
             tokens = request.ids[start : start + PAGE]

@@ -170,6 +170,26 @@ def test_the_penalty_counts_the_prompt_and_what_was_generated(neo: Decoder) -> N
     assert generate_ids(neo, [prompt], config, vocab_size=310) == [ids[3:]]
 
 
+def test_presence_frequency_and_bias(neo: Decoder) -> None:
+    """Greedily: logits - count x frequency - (count > 0) x presence + bias, counted in the continuation."""
+    config = GenerationConfig(
+        max_new_tokens=20, presence_penalty=0.7, frequency_penalty=0.4, logit_bias={7: 2.5, 9: -100.0}
+    )
+    prompt, ids = [3, 4, 5, 7], [3, 4, 5, 7]
+    with torch.inference_mode():
+        for _ in range(20):
+            logits = neo(torch.tensor([ids]))[0, -1, :310]
+            counts = torch.bincount(torch.tensor(ids[4:], dtype=torch.int64), minlength=310)
+            logits = logits - counts * 0.4 - (counts > 0) * 0.7
+            logits[7] += 2.5
+            logits[9] -= 100
+            ids.append(int(logits.argmax()))
+    for draft in (None, "lookup", neo):
+        assert generate_ids(neo, [prompt], config, vocab_size=310, draft=draft) == [ids[4:]]
+    with pytest.raises(InputError, match=r"^logit_bias: token 400 is not one of 0 to 309$"):
+        generate_ids(neo, [prompt], GenerationConfig(logit_bias={400: 1.0}), vocab_size=310)
+
+
 def test_prompts_around_the_context(model: Decoder) -> None:
     one = [1, 2, 3, 4] * 16
     for length, count in ((62, 3), (63, 2), (64, 1)):

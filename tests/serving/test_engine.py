@@ -23,7 +23,7 @@ from neolm.models.decoder import Decoder
 from neolm.models.quantized import quantize
 from neolm.serving import scheduler as scheduling
 from neolm.serving.engine import Engine
-from neolm.serving.request import Ended, Event, Listener, RefusedError, Request
+from neolm.serving.request import Ended, Event, Listener, RefusedError, Request, Scored, Token
 
 SHORT = GenerationConfig(max_new_tokens=12)
 
@@ -40,7 +40,7 @@ class Log(list[Event]):
 
     @property
     def tokens(self) -> list[int]:
-        return [event for event in self if not isinstance(event, Ended)]
+        return [event.id for event in self if isinstance(event, Token)]
 
     @property
     def why(self) -> str | None:
@@ -344,3 +344,79 @@ def test_if_the_engine_breaks_everybody_hears_of_it(model: Decoder, monkeypatch:
     with pytest.raises(RefusedError, match="no such page"):
         engine.submit([1], SHORT, Log())
     engine.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_scores_are_those_of_the_forward_pass(make: Callable[..., Decoder], data: st.DataObject) -> None:
+    """Of the prompt and of what follows it, with the likeliest in their place, among others and on known beginnings."""
+    family = data.draw(st.sampled_from(["gpt2", "gpt-neo", "gpt-neox"]))
+    model, strict = make(family), data.draw(st.booleans())
+    engine = engine_of(model, chunk=data.draw(st.sampled_from([16, 64])), vocab_size=310, strict=strict)
+    ids = prompt_of(data.draw(st.integers(1, 90)), seed=data.draw(st.integers(0, 3)))
+    count, more = data.draw(st.integers(0, 6)), data.draw(st.integers(0, 5))
+    others = [Log() for _ in range(data.draw(st.integers(0, 2)))]
+    for other in others:
+        engine.submit(ids, SHORT, other)
+        engine.step()
+    log = Log()
+    config = GenerationConfig(max_new_tokens=more, temperature=data.draw(st.sampled_from([0.0, 1.0])), seed=1)
+    engine.submit(ids, config, log, logprobs=count, score_prompt=True)
+    finish(engine)
+    with torch.inference_mode():
+        expected = model(torch.tensor([ids + log.tokens]))[0, :, :310].log_softmax(-1)
+    scored = log[0]
+    assert isinstance(scored, Scored)
+    assert [token.id for token in scored.tokens] == ids
+    assert scored.tokens[0] == Token(ids[0])
+    written = [event for event in log if isinstance(event, Token)]
+    assert len(written) == more
+    for row, token in zip(expected, [*scored.tokens[1:], *written], strict=False):
+        assert token.logprob == pytest.approx(float(row[token.id]), abs=1e-4)
+        likeliest = row.topk(count).values.tolist() if count else []
+        assert [logprob for _, logprob in token.alternatives] == pytest.approx(likeliest, abs=1e-4)
+        assert all(float(row[other]) == pytest.approx(value, abs=1e-4) for other, value in token.alternatives)
+    assert log.why == "length"
+    assert all(other.tokens == others[0].tokens for other in others)
+
+
+def test_a_prompt_as_long_as_the_context_is_scored(make: Callable[..., Decoder]) -> None:
+    engine, log = engine_of(make("gpt2")), Log()
+    ids = prompt_of(engine.context)
+    engine.submit(ids, GenerationConfig(max_new_tokens=0), log, logprobs=0, score_prompt=True)
+    finish(engine)
+    [scored, ended] = log
+    assert isinstance(scored, Scored)
+    assert len(scored.tokens) == engine.context
+    assert ended == Ended("length")
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_penalties_and_bias_are_those_of_the_batch(make: Callable[..., Decoder], data: st.DataObject) -> None:
+    model = make(data.draw(st.sampled_from(["gpt2", "gpt-neox"])))
+    numbers = st.floats(-2, 2)
+    configs = [
+        GenerationConfig(
+            max_new_tokens=10,
+            temperature=data.draw(st.sampled_from([0.0, 1.0])),
+            repetition_penalty=data.draw(st.sampled_from([1.0, 1.3])),
+            presence_penalty=data.draw(numbers),
+            frequency_penalty=data.draw(numbers),
+            logit_bias=data.draw(st.dictionaries(st.integers(0, 309), st.floats(-100, 100), max_size=3)),
+            seed=3,
+        )
+        for _ in range(3)
+    ]
+    engine, logs = engine_of(model, vocab_size=310), [Log() for _ in configs]
+    for number, (config, log) in enumerate(zip(configs, logs, strict=True)):
+        engine.submit(prompt_of(20, seed=number), config, log)
+    finish(engine)
+    for number, (config, log) in enumerate(zip(configs, logs, strict=True)):
+        assert log.tokens == generate_ids(model, [prompt_of(20, seed=number)], config, vocab_size=310)[0]
+
+
+def test_a_bias_for_no_token_is_refused(make: Callable[..., Decoder]) -> None:
+    engine = engine_of(make("gpt2"), vocab_size=310)
+    with pytest.raises(InputError, match=r"^logit_bias: token 310 is not one of 0 to 309$"):
+        engine.submit([1], GenerationConfig(logit_bias={310: 1.0}), Log())

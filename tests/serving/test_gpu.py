@@ -17,7 +17,7 @@ from neolm.generation.reader import reader_for
 from neolm.models.decoder import Decoder
 from neolm.models.quantized import quantize
 from neolm.serving.engine import Engine
-from neolm.serving.request import Ended, Event
+from neolm.serving.request import Event, Token
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
 
@@ -79,4 +79,4 @@ def test_the_engine_serves_many(make: Callable[..., Decoder], strict: bool) -> N
     while engine.step():
         pass
     alone = [generate_ids(model, [prompt], config)[0] for prompt in prompts]
-    assert [[event for event in log if not isinstance(event, Ended)] for log in logs] == alone
+    assert [[event.id for event in log if isinstance(event, Token)] for log in logs] == alone
