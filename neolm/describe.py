@@ -25,6 +25,7 @@ from neolm.core.device import (
 from neolm.core.energy import EnergyMeter
 from neolm.core.errors import InputError
 from neolm.recipe import Recipe, builtin_recipes
+from neolm.serving.server.settings import ServeConfig
 
 # Commands whose settings are a section of the recipe under another name.
 _SECTIONS = {"run": "", "evaluate": "evaluate"}
@@ -36,13 +37,17 @@ def section_settings(name: str) -> list[Setting]:
     Raises:
         InputError: no such section; the message names the nearest.
     """
+    if name == "serve":
+        return list(settings(ServeConfig))
     every = list(settings(Recipe))
     section = _SECTIONS.get(name, name)
     found = [setting for setting in every if not section or setting.key.startswith(f"{section}.")]
     if not found:
         sections = [key for key, field in Recipe.model_fields.items() if _is_section(field.annotation)]
         near = difflib.get_close_matches(name, sections, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are run, presets, recipes, {', '.join(sections)}"
+        hint = (
+            f"did you mean '{near[0]}'?" if near else f"there are run, serve, presets, recipes, {', '.join(sections)}"
+        )
         raise InputError(f"config: no section '{name}'; {hint}")
     return found
 

@@ -17,7 +17,7 @@ from neolm.generation.pages import DecoderCache
 from neolm.generation.sampling import prompt_streams
 from neolm.generation.speculative import Draft, proposers
 from neolm.models.decoder import Decoder
-from neolm.tokenizer.chat import STOP, Message, encode_conversation
+from neolm.tokenizer.chat import ChatTemplate, Message, PlainTemplate
 from neolm.tokenizer.tokenizer import Tokenizer
 
 HELP = """\
@@ -39,8 +39,10 @@ class Session:
         config: GenerationConfig,
         raw: bool = False,
         draft: Draft = None,
+        template: ChatTemplate | None = None,
     ) -> None:
         check_tokenizer(model, tokenizer)
+        self.template = template or PlainTemplate(tokenizer)
         self.model, self.tokenizer, self.config, self.raw, self.draft = model, tokenizer, config, raw, draft
         context = model.config.max_position_embeddings
         self._context, self._room = context, context - min(config.max_new_tokens, context // 2)
@@ -66,16 +68,16 @@ class Session:
 
     def _answer(self, text: str) -> Generator[str, None, None]:
         messages = [*self.messages, Message("user", text)]
-        ids = encode_conversation(self.tokenizer, messages)
+        ids = self.template.encode(messages)
         forgotten = 0
         while len(ids) > self._room and len(messages) > 1:
             messages = messages[2:]
             forgotten += 1
-            ids = encode_conversation(self.tokenizer, messages)
+            ids = self.template.encode(messages)
         self._check(ids)
         self.messages = [*messages, Message("assistant", "")]
         self.notice = f"the context is full: the oldest {forgotten} turns are forgotten" if forgotten else ""
-        return self._record(self._decode(ids, (*self.config.stop, *STOP)))
+        return self._record(self._decode(ids, (*self.config.stop, *self.template.stop)))
 
     def _record(self, answer: Generator[str, None, None]) -> Generator[str, None, None]:
         said = ""

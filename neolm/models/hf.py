@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from neolm.core.errors import InputError
 from neolm.core.files import storage_errors, write_json
 from neolm.core.progress import gibibytes, say, task
 from neolm.models.config import DecoderConfig
-from neolm.models.decoder import Decoder
+from neolm.models.decoder import Decoder, count_parameters
 from neolm.models.hf_config import CONFIG_FILE, hf_config, quantization_config, read_bits, read_config
 from neolm.models.hf_files import INDEX_SUFFIX, PICKLE, SAFETENSORS, WeightFiles, listing, write_weights
 from neolm.models.hf_names import Entry, canonical_name, entry, published_tensors
@@ -36,6 +37,7 @@ __all__ = [
     "hf_config",
     "load_model",
     "model_directory",
+    "model_facts",
     "published_tensors",
     "read_config",
     "save_model",
@@ -74,11 +76,39 @@ def load_model(
         raise InputError(f"offload: '{offload}' is not known; there is disk")
     stored = _Stored(model_directory(path))
     place = torch.device(choose_device("auto" if device is None else str(device)).value)
-    wanted = _dtype(dtype)
-    if wanted is None:
-        slow = stored.dtype == torch.float16 and place.type == "cpu"
-        wanted = torch.float32 if slow else stored.dtype
-    return stored.build(place, wanted, bits, offload is not None)
+    return stored.build(place, stored.wanted(dtype, place), bits, offload is not None)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model that is not loaded yet."""
+
+    directory: Path
+    config: DecoderConfig
+    dtype: torch.dtype  # that it would have
+    bits: int | None  # of rounded weights
+    size: int  # bytes that it would take
+    parameters: int
+
+
+def model_facts(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    quantize: str | None = None,
+) -> ModelFacts:
+    """What `load_model` with the same arguments would load; only the headers of the files are read.
+
+    Raises:
+        InputError: as `load_model`, but for memory.
+    """
+    bits = check_quantize(quantize)
+    stored = _Stored(model_directory(path))
+    place = torch.device(choose_device("auto" if device is None else str(device)).value)
+    stored.round_to(bits)
+    wanted, bits = stored.wanted(dtype, place), stored.bits or bits
+    size = loaded_bytes(stored.skeleton, wanted)
+    return ModelFacts(stored.files.directory, stored.config, wanted, bits, size, count_parameters(stored.config))
 
 
 def save_model(
@@ -179,6 +209,22 @@ class _Stored:
             self.places = _match(self.config, shapes, self.files)
         self.dtype = _widest(self.files, [name for _, names in self.places for name in names if not is_packed(name)])
 
+    def wanted(self, dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+        """The type asked for, or the one that suits the device."""
+        slow = self.dtype == torch.float16 and device.type == "cpu"
+        return _dtype(dtype) or (torch.float32 if slow else self.dtype)
+
+    def round_to(self, bits: int | None) -> None:
+        """Make places for weights of so many bits.
+
+        Raises:
+            InputError: they are stored with another number.
+        """
+        if bits and self.bits and bits != self.bits:
+            raise InputError(f"{self.files.directory}: its weights are rounded to {self.bits} bits already, not {bits}")
+        if bits and not self.bits:
+            prepare_quantized(self.skeleton, bits)
+
     def build(
         self, device: torch.device, dtype: torch.dtype, bits: int | None = None, offload: bool = False
     ) -> Decoder:
@@ -188,10 +234,7 @@ class _Stored:
             InputError: it does not fit, or it is stored quantised already and `bits` asks for something else.
         """
         directory, model = self.files.directory, self.skeleton
-        if bits and self.bits and bits != self.bits:
-            raise InputError(f"{directory}: its weights are rounded to {self.bits} bits already, not {bits}")
-        if bits and not self.bits:
-            prepare_quantized(model, bits)
+        self.round_to(bits)
         keep = self._disk(model, device, dtype) if offload else LargePages().keep
         if not offload:
             _require_room(directory, loaded_bytes(model, dtype), device)

@@ -86,6 +86,21 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._closing: str | None = None
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._arrived) + len(self.scheduler.waiting)
+
+    @property
+    def running(self) -> int:
+        """Requests that are read or written."""
+        return len(self.scheduler.reading) + len(self.scheduler.writing)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._closing is not None
+
     def submit(
         self,
         ids: Sequence[int],
@@ -118,7 +133,7 @@ class Engine:
         with self._changed:
             if self._closing is not None:
                 raise RefusedError(self._closing)
-            if len(self._arrived) + len(self.scheduler.waiting) >= self._queue:
+            if self.waiting >= self._queue:
                 raise RefusedError(f"{self._queue} requests wait already")
             self._arrived.append(request)
             self._changed.notify()

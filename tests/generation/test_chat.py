@@ -13,7 +13,7 @@ from neolm.generation.config import GenerationConfig
 from neolm.generation.generate import generate
 from neolm.generation.kernel_reader import KernelReader
 from neolm.models.decoder import Decoder
-from neolm.tokenizer.chat import STOP, Message, encode_conversation
+from neolm.tokenizer.chat import STOP, Message, PlainTemplate
 from neolm.tokenizer.tokenizer import Tokenizer
 
 SHORT = GenerationConfig(max_new_tokens=12)
@@ -41,9 +41,9 @@ def talk(session: Session, *lines: str | type[BaseException]) -> str:
 
 def test_the_template(tokenizer: Tokenizer) -> None:
     messages = [Message("user", "Hi"), Message("assistant", "Ho"), Message("user", "And?")]
-    ids = encode_conversation(tokenizer, messages)
+    ids = PlainTemplate(tokenizer).encode(messages)
     assert tokenizer.decode(ids) == "<|endoftext|>User: Hi\nAssistant: Ho\nUser: And?\nAssistant:"
-    assert encode_conversation(tokenizer, messages[:1]) == ids[: len(encode_conversation(tokenizer, messages[:1]))]
+    assert PlainTemplate(tokenizer).encode(messages[:1]) == ids[: len(PlainTemplate(tokenizer).encode(messages[:1]))]
     assert STOP == ("\nUser:",)
 
 
@@ -83,7 +83,7 @@ def test_the_oldest_turns_are_forgotten_and_it_says_so(neo: Decoder, tokenizer: 
     assert "the context is full: the oldest" in screen
     assert session.messages[-2] == Message("user", "the water")
     assert 2 <= len(session.messages) < 8
-    assert len(encode_conversation(tokenizer, session.messages[:-1])) <= 64 - 8
+    assert len(PlainTemplate(tokenizer).encode(session.messages[:-1])) <= 64 - 8
 
 
 def test_a_message_beyond_the_context_is_refused_and_nothing_lost(neo: Decoder, tokenizer: Tokenizer) -> None:

@@ -1,0 +1,251 @@
+"""What people say of answers, kept if they agree: in SQLite, or in any database that SQLAlchemy knows.
+
+`preferences` turns it into what preference learning reads, in the common form of such files: prompt, chosen, rejected.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sql
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from neolm.core.errors import InputError, NeoLMError
+from neolm.core.files import write_text
+from neolm.serving.server.schema import ChatMessage, Text
+
+_metadata = sql.MetaData()
+_table = sql.Table(
+    "neolm_feedback",
+    _metadata,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("created", sql.DateTime(timezone=True), nullable=False),
+    sql.Column("consent", sql.Boolean, nullable=False),
+    sql.Column("kind", sql.String(16), nullable=False),  # rating, choice
+    sql.Column("mode", sql.String(16), nullable=False),  # chat, completion
+    sql.Column("prompt", sql.JSON, nullable=False),  # messages, or a text
+    sql.Column("answers", sql.JSON, nullable=False),  # a list of model, digest, text, settings
+    sql.Column("chosen", sql.Integer),  # of a choice: 0, 1, null for a tie
+    sql.Column("rating", sql.String(8)),  # of a rating: up, down
+    sql.Column("client", sql.String(64), nullable=False),  # the name of the key
+)
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+Word = Annotated[Text, Field(max_length=256)]
+Setting = Word | float | int | bool | None | Annotated[list[Word], Field(max_length=16)]
+
+
+class Answer(_Shape):
+    """An answer that somebody judges."""
+
+    model: Annotated[Text, Field(max_length=512)]
+    text: Annotated[Text, Field(max_length=2**18)]
+    settings: Annotated[dict[Annotated[Text, Field(max_length=64)], Setting], Field(max_length=32)] = {}
+
+
+class Feedback(_Shape):
+    """A thumb on an answer, or a choice between two; nothing is kept without consent."""
+
+    consent: Literal[True]
+    kind: Literal["rating", "choice"]
+    mode: Literal["chat", "completion"]
+    prompt: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)] | Text
+    answers: Annotated[list[Answer], Field(min_length=1, max_length=2)]
+    chosen: Annotated[int, Field(ge=0, le=1)] | None = None
+    """The better answer of a choice; null: neither."""
+    rating: Literal["up", "down"] | None = None
+    """Of a rating."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Feedback:
+        if len(self.answers) != (2 if self.kind == "choice" else 1):
+            raise ValueError("a rating is of one answer, a choice is between two")
+        if (self.rating is None) == (self.kind == "rating") or (self.kind == "rating" and self.chosen is not None):
+            raise ValueError("a rating has a rating (up or down), a choice has chosen (0, 1 or null)")
+        if isinstance(self.prompt, str) == (self.mode == "chat"):
+            raise ValueError("the prompt of a chat is a list of messages, that of a completion is a text")
+        return self
+
+
+class Kept(_Shape):
+    """Feedback is kept."""
+
+    id: int
+
+
+class FeedbackError(NeoLMError):
+    """The database does not answer."""
+
+    exit_code = 1
+
+
+def default_url() -> str:
+    """A file of this user's."""
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return f"sqlite:///{Path(home) / 'neolm' / 'feedback.sqlite'}"
+
+
+class FeedbackStore:
+    """A table of a database; made when something is kept for the first time."""
+
+    def __init__(self, url: str) -> None:
+        """Note where it is; nothing is opened yet.
+
+        Raises:
+            InputError: not a URL of a database that can be reached from here.
+        """
+        try:
+            self.url = sql.make_url(url)
+            self._engine = sql.create_engine(self.url, pool_pre_ping=True)
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+            raise InputError(
+                f"feedback: '{_shown(url)}' is not a database that can be used here ({_reason(error)}); "
+                "sqlite:////path/to/file.sqlite is one, postgresql+psycopg://user@host/name another"
+            ) from None
+        self._ready = False
+
+    @property
+    def place(self) -> str:
+        """The URL without its password."""
+        return self.url.render_as_string(hide_password=True)
+
+    def keep(self, feedback: Feedback, digests: dict[str, str | None], client: str) -> int:
+        """Keep it, with the digests of the models that answered; returns its number.
+
+        Raises:
+            FeedbackError: the database does not take it.
+        """
+        answers = [answer.model_dump() | {"digest": digests.get(answer.model)} for answer in feedback.answers]
+        prompt = feedback.prompt
+        row = {
+            "created": datetime.now(UTC),
+            "consent": feedback.consent,
+            "kind": feedback.kind,
+            "mode": feedback.mode,
+            "prompt": prompt if isinstance(prompt, str) else [_message(turn.role, turn.content) for turn in prompt],
+            "answers": answers,
+            "chosen": feedback.chosen,
+            "rating": feedback.rating,
+            "client": client,
+        }
+        try:
+            self._prepare()
+            with self._engine.begin() as connection:
+                result = connection.execute(sql.insert(_table).values(**row))
+                return int(result.inserted_primary_key[0])  # type: ignore[index]
+        except (SQLAlchemyError, OSError) as error:
+            raise FeedbackError(f"feedback: {self.place} does not take it ({_reason(error)})") from error
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All that is kept, in its order.
+
+        Raises:
+            InputError: there is nothing of the kind.
+        """
+        database = self.url.database
+        if self.url.get_backend_name() == "sqlite" and database and not Path(database).is_file():
+            raise InputError(f"feedback: {database}: no such file; nothing was kept there")
+        try:
+            with self._engine.connect() as connection:
+                if not sql.inspect(connection).has_table(_table.name):
+                    raise InputError(f"feedback: {self.place} has no table {_table.name}: nothing was kept there")
+                for row in connection.execute(sql.select(_table).order_by(_table.c.id)).mappings():
+                    yield dict(row)
+        except SQLAlchemyError as error:
+            raise InputError(f"feedback: {self.place} cannot be read ({_reason(error)})") from None
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._engine.dispose()
+
+    def _prepare(self) -> None:
+        if self._ready:
+            return
+        if self.url.get_backend_name() == "sqlite" and self.url.database:
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # readers do not wait for a writer
+        _metadata.create_all(self._engine)
+        self._ready = True
+
+
+def preferences(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Pairs: from choices, ties left out, and from thumbs up and down on different answers to one prompt."""
+    rated: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: {"up": [], "down": []})
+    for row in rows:
+        if row["kind"] == "choice":
+            if row["chosen"] is not None and row["answers"][0]["text"] != row["answers"][1]["text"]:
+                yield _pair(row, row["answers"][row["chosen"]], row["answers"][1 - row["chosen"]])
+        else:
+            rated[json.dumps([row["mode"], row["prompt"]])][row["rating"]].append(row)
+    for sides in rated.values():
+        for better, worse in zip(sides["up"], sides["down"], strict=False):
+            if better["answers"][0]["text"] != worse["answers"][0]["text"]:
+                yield _pair(worse, better["answers"][0], worse["answers"][0])
+
+
+def ratings(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Single answers with a label: true for a thumb up."""
+    for row in rows:
+        if row["kind"] == "rating":
+            [answer] = row["answers"]
+            yield {"prompt": row["prompt"], "completion": _said(row, answer), "label": row["rating"] == "up"} | _origin(
+                row, completion=answer
+            )
+
+
+def export(url: str | None, target: Path, single: bool = False) -> int:
+    """Write preferences, or `single` ratings, as JSON lines; returns how many.
+
+    Raises:
+        InputError: nothing is kept there, or not a database.
+        StorageError: the file cannot be written.
+    """
+    store = FeedbackStore(url or default_url())
+    try:
+        rows = (ratings if single else preferences)(store.rows())
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    finally:
+        store.close()
+    write_text(target, "".join(lines))
+    return len(lines)
+
+
+def _pair(row: dict[str, Any], chosen: dict[str, Any], rejected: dict[str, Any]) -> dict[str, Any]:
+    said = {"prompt": row["prompt"], "chosen": _said(row, chosen), "rejected": _said(row, rejected)}
+    return said | _origin(row, chosen=chosen, rejected=rejected)
+
+
+def _said(row: dict[str, Any], answer: dict[str, Any]) -> str | list[dict[str, str]]:
+    return answer["text"] if row["mode"] == "completion" else [_message("assistant", answer["text"])]
+
+
+def _origin(row: dict[str, Any], **answers: dict[str, Any]) -> dict[str, Any]:
+    kept = ("model", "digest", "settings")
+    models = {name: {key: answer[key] for key in kept} for name, answer in answers.items()}
+    return {"id": row["id"], "created": row["created"].isoformat(), "source": row["kind"], "models": models}
+
+
+def _message(role: str, content: Any) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _shown(url: str) -> str:
+    """The URL, whose password nobody needs to see."""
+    head, at, tail = url.rpartition("@")
+    return f"{head.split('://')[0]}://…@{tail}" if at else url
+
+
+def _reason(error: BaseException) -> str:
+    return str(error.__cause__ or error).strip().splitlines()[0][:200]

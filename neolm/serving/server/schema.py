@@ -1,0 +1,409 @@
+"""What clients send and get, in the shapes of OpenAI's API; what they send is checked here and nowhere else.
+
+Left out, and refused by name where it would change the answer: tools, answers in JSON, pictures and sound, `suffix`,
+`best_of` above `n`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from neolm.generation.config import GenerationConfig
+
+MOST_STOPS, MOST_PROMPTS, MOST_ALTERNATIVES, MOST_CHOICES, MOST_MESSAGES = 16, 128, 20, 16, 1024
+_SEEDS = 2**63
+
+
+def _sendable(text: str) -> str:
+    """Half of a surrogate pair is no character: it cannot be encoded, and nobody could be sent it back."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not text: half of a surrogate pair stands alone") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_sendable)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class StreamOptions(_Shape):
+    """How to stream."""
+
+    include_usage: bool = False
+    """Count tokens in a last chunk without choices."""
+    include_obfuscation: bool | None = None
+    """Ignored."""
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class Sampling(_Shape):
+    """What both ways of asking have in common."""
+
+    model: Annotated[Text, Field(max_length=512)]
+    """One of `/v1/models`."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Divides the logits before the softmax; 0 takes the likeliest token; 1 if not given."""
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Draw from the smallest set of likeliest tokens that has this probability; 1 if not given."""
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    """Draw from the k likeliest tokens only. (Not OpenAI's.)"""
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    """Answers to each prompt; 1 if not given."""
+    stop: Annotated[
+        list[Annotated[Text, Field(min_length=1, max_length=256)]] | None,
+        BeforeValidator(_one_or_many, json_schema_input_type=str | list[str] | None),
+        Field(max_length=MOST_STOPS),
+    ] = None
+    """Texts that end an answer; they are not part of it."""
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Taken from the logits of tokens that the answer has already."""
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Taken from the logits of tokens for each time that the answer has them."""
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Makes tokens of prompt and answer less likely where above 1. (Not OpenAI's.)"""
+    logit_bias: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None,
+        Field(max_length=1024),
+    ] = None
+    """Added to the logits of tokens, by id."""
+    seed: Annotated[int, Field(ge=-_SEEDS, lt=_SEEDS)] | None = None
+    """Fixes the draws: the same request gets the same answer."""
+    ignore_eos: bool = False
+    """Go on after the end-of-text token. (Not OpenAI's.)"""
+    stream: bool | None = None
+    """Send the answer in pieces, as server-sent events."""
+    stream_options: StreamOptions | None = None
+    """With `stream` only."""
+    user: Annotated[Text, Field(max_length=1024)] | None = None
+    """Ignored."""
+
+    @model_validator(mode="after")
+    def _options_need_a_stream(self) -> Sampling:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream to be true")
+        return self
+
+    @property
+    def choices(self) -> int:
+        """Answers to each prompt."""
+        return self.n or 1
+
+    @property
+    def usage_in_stream(self) -> bool:
+        """Whether a last chunk counts tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def generation(self, max_tokens: int) -> GenerationConfig:
+        """How to continue, for the engine."""
+        greedy = self.top_p == 0  # the smallest set has one token
+        return GenerationConfig(
+            max_new_tokens=max_tokens,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_k=1 if greedy else self.top_k,
+            top_p=None if greedy or self.top_p in (None, 1) else self.top_p,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
+            stop=tuple(self.stop or ()),
+            ignore_eos=self.ignore_eos,
+            seed=self.seed,
+        )
+
+
+Ids = Annotated[list[TokenId], Field(max_length=2**20)]
+
+
+class CompletionRequest(Sampling):
+    """Continue a text."""
+
+    prompt: (
+        Text
+        | Ids
+        | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS)]
+    ) = ""
+    """A text, token ids, or a list of either; an empty one begins a document."""
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Longest continuation; 16 if not given."""
+    echo: bool | None = None
+    """Give the prompt back before the continuation."""
+    logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
+    """Log-probabilities of the tokens, and of so many likeliest ones in their place; with `echo` the prompt's too."""
+    best_of: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    """As many as `n`."""
+    suffix: None = None
+    """Not there: these models write forwards."""
+
+    @model_validator(mode="after")
+    def _no_contest(self) -> CompletionRequest:
+        if self.best_of is not None and self.best_of != self.choices:
+            raise ValueError("best_of must be as many as n: nothing is written to be thrown away")
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if not self.prompt or isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return self.prompt  # type: ignore[return-value]
+
+
+class TextPart(_Shape):
+    """A piece of a message."""
+
+    type: Literal["text"]
+    text: Text
+
+
+def _joined(parts: Any) -> Any:
+    return "".join(part.text for part in parts) if isinstance(parts, list) else parts
+
+
+class ChatMessage(_Shape):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "developer"]
+    content: Annotated[Text | list[TextPart], AfterValidator(_joined)]
+    name: Annotated[Text, Field(max_length=64)] | None = None
+    """Ignored."""
+    refusal: None = None
+    """Ignored."""
+
+
+class ResponseFormat(_Shape):
+    """The form of the answer."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(Sampling):
+    """Answer the last message of a conversation."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Longest answer; as much as the context holds if not given."""
+    max_completion_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """The newer name of `max_tokens`."""
+    logprobs: bool | None = None
+    """Log-probabilities of the answer's tokens."""
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
+    """And of so many likeliest tokens in their place."""
+    response_format: ResponseFormat | None = None
+    """Text."""
+
+    @model_validator(mode="after")
+    def _top_needs_logprobs(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        return self
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens asked for."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+class Usage(_Shape):
+    """Tokens counted."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class CompletionLogprobs(_Shape):
+    """Each list has an entry a token; the first of a prompt has no probability."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+
+
+class CompletionChoice(_Shape):
+    """A continuation, or a piece of it."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class Completion(_Shape):
+    """Continuations, or a chunk of a stream."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class Alternative(_Shape):
+    """A token that could have stood in a place."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(Alternative):
+    """A token of an answer, and the likeliest in its place."""
+
+    top_logprobs: list[Alternative]
+
+
+class ChatLogprobs(_Shape):
+    """An answer's tokens."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class AnswerMessage(_Shape):
+    """What the model says."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(_Shape):
+    """An answer."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletion(_Shape):
+    """Answers."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class Delta(_Shape):
+    """What a chunk adds to the message."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChunkChoice(_Shape):
+    """A piece of an answer."""
+
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class ChatChunk(_Shape):
+    """A chunk of a stream."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+
+
+class ModelEntry(_Shape):
+    """A model that can be asked for."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "neolm"
+    context: int
+    """Tokens of prompt and answer together."""
+    family: str
+    parameters: int
+    loaded: bool
+    """Whether it is in memory; it comes there by being asked."""
+    chat_template: Literal["plain", "own"]
+    """Where a conversation's form comes from: NeoLM's plain one, or the model directory."""
+
+
+class ModelList(_Shape):
+    """All of them."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelEntry]
+
+
+class ErrorBody(_Shape):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorReply(_Shape):
+    """An error."""
+
+    error: ErrorBody
+
+
+class Limits(_Shape):
+    """What one request may ask for."""
+
+    max_tokens: int
+    choices: int
+
+
+class Info(_Shape):
+    """What the page needs to know of the server."""
+
+    version: str
+    feedback: bool
+    key_required: bool
+    limits: Limits
+
+
+class Link(_Shape):
+    """An artefact that a model was made from."""
+
+    stage: str
+    directory: str
+    created: str
+    details: dict[str, Any]
+
+
+class ModelCard(_Shape):
+    """A model, as people want to know it."""
+
+    id: str
+    digest: str | None
+    family: str
+    parameters: int
+    context: int
+    dtype: str
+    quantize: Literal["int8", "int4"] | None
+    config: dict[str, Any]
+    card: str | None
+    """Markdown."""
+    lineage: list[Link]

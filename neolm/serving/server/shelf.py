@@ -1,0 +1,256 @@
+"""The models that a server offers: in memory while they are asked for and there is room, else on disk.
+
+A model is loaded when a request names it. If there is no room, those that nobody uses go first, the longest unused
+before the others; if all are in use, the request waits until one is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from neolm.core.artifact import chain, read_manifest
+from neolm.core.device import choose_device, free_memory
+from neolm.core.errors import InputError, NeoLMError
+from neolm.core.progress import gibibytes, say
+from neolm.generation.generate import check_tokenizer
+from neolm.generation.pages import page_bytes, pages_for
+from neolm.models.hf import ModelFacts, load_model, model_facts
+from neolm.serving.engine import Engine
+from neolm.serving.server.failure import ApiError
+from neolm.serving.server.settings import ServeConfig
+from neolm.tokenizer.chat import ChatTemplate, Message, load_chat_template
+from neolm.tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+_SHARE = 0.8  # of free memory, for models
+
+
+@dataclass(eq=False)
+class Model:
+    """A model that can be asked for; `engine` is there while it is in memory."""
+
+    name: str
+    facts: ModelFacts
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    text_bytes: int  # for keys and values
+    created: int = field(default_factory=lambda: int(time.time()))
+    engine: Engine | None = None
+    loading: asyncio.Task[None] | None = None
+    users: int = 0
+    used: float = 0.0
+    _encoding: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, texts under way included."""
+        return self.facts.size + self.text_bytes
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer."""
+        return self.facts.config.max_position_embeddings
+
+    @cached_property
+    def digest(self) -> str | None:
+        """Of the directory by its manifest, or of the sizes and names of its files if it has none."""
+        manifest = read_manifest(self.facts.directory)
+        if manifest is not None:
+            return f"sha256:{manifest.digest}"
+        files = sorted(self.facts.directory.glob("*.safetensors"))
+        if not files:
+            return None
+        digest = hashlib.sha256()
+        for file in files:
+            with file.open("rb") as stream:
+                while block := stream.read(2**22):
+                    digest.update(block)
+        return f"sha256:{digest.hexdigest()}"
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids; any thread may ask."""
+        with self._encoding:  # the library keeps a setting between calls
+            return self.tokenizer.encode(text)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation up to the answer; any thread may ask.
+
+        Raises:
+            InputError: the model's template does not take it.
+        """
+        with self._encoding:
+            return self.template.encode(messages)
+
+    def lineage(self) -> list[dict[str, object]]:
+        """What it was made from, nearest first; empty if nothing is recorded."""
+        try:
+            links = chain(self.facts.directory) if read_manifest(self.facts.directory) is not None else []
+        except NeoLMError:
+            return []
+        return [
+            {
+                "stage": manifest.stage,
+                "directory": place.name,
+                "created": str(manifest.started),
+                "details": {"digest": f"sha256:{manifest.digest}"} | dict(manifest.counts),
+            }
+            for place, manifest in links
+        ]
+
+    def card(self) -> str | None:
+        """The model card in its directory."""
+        path = self.facts.directory / "README.md"
+        try:
+            return path.read_text(encoding="utf-8") if path.is_file() and path.stat().st_size < 2**20 else None
+        except (OSError, UnicodeDecodeError):
+            return None
+
+
+def named(argument: str) -> tuple[str, str]:
+    """Name and place of `NAME=PLACE`, or of a place, which is called by its last part (`model` by the one before)."""
+    name, equals, place = argument.partition("=")
+    if equals and name and "/" not in name and not Path(argument).exists():
+        return name, place
+    path = Path(argument)
+    if not path.is_dir():
+        return argument, argument  # a hub id
+    parts = [part for part in path.resolve().parts if part != path.anchor]
+    while len(parts) > 1 and parts[-1] == "model":
+        parts.pop()
+    return (parts[-1] if parts else "model"), argument
+
+
+class Shelf:
+    """All models, by name."""
+
+    def __init__(self, arguments: Sequence[str], settings: ServeConfig) -> None:
+        """Look at each model; none is loaded yet.
+
+        Raises:
+            InputError: one is not a whole model, two have one name, or one alone does not fit the memory.
+        """
+        self._settings = settings
+        self.device = choose_device(settings.device).value
+        free = free_memory(self.device)
+        self.memory = int(settings.memory * 2**30) if settings.memory else int(_SHARE * free)
+        self.models: dict[str, Model] = {}
+        for name, place in map(named, arguments):
+            if name in self.models:
+                raise InputError(f"serve: two models are called {name}; give them names: one={place}")
+            self.models[name] = model = self._look(name, place)
+            if model.size > self.memory:
+                raise InputError(
+                    f"serve: {name} takes {gibibytes(model.size)}, of that {gibibytes(model.text_bytes)} for texts "
+                    f"under way; {gibibytes(self.memory)} are for models. Rounded weights (--quantize int4) take less"
+                )
+        self._freed = asyncio.Event()  # somebody has stopped using a model
+        self._loading = asyncio.Lock()
+
+    def _look(self, name: str, place: str) -> Model:
+        settings = self._settings
+        facts = model_facts(place, self.device, settings.dtype, settings.quantize)
+        tokenizer = load_tokenizer(facts.directory)
+        if tokenizer.size > facts.config.vocab_size:
+            raise InputError(f"{place}: the tokenizer has more tokens than the model embeds")
+        # Rounded models keep keys and values in half as many bits, which is not known before they are loaded.
+        context = pages_for(facts.config.max_position_embeddings) * page_bytes(facts.config, torch.float32)
+        return Model(
+            name,
+            facts,
+            tokenizer,
+            load_chat_template(facts.directory, tokenizer),
+            max(int(settings.text_memory * 2**30), context),
+        )
+
+    @property
+    def loaded(self) -> list[Model]:
+        """Those in memory."""
+        return [model for model in self.models.values() if model.engine is not None]
+
+    def find(self, name: str) -> Model:
+        """A model by its name.
+
+        Raises:
+            ApiError: 404, there is none.
+        """
+        model = self.models.get(name)
+        if model is None:
+            raise ApiError(404, f"the model '{name[:200]}' does not exist here", "model", "model_not_found")
+        return model
+
+    @asynccontextmanager
+    async def using(self, name: str) -> AsyncIterator[tuple[Model, Engine]]:
+        """A model in memory, which stays there inside the block.
+
+        Raises:
+            ApiError: 404, there is none; 503, it cannot be loaded.
+        """
+        model = self.find(name)
+        model.users += 1
+        try:
+            if model.engine is None:
+                if model.loading is None:  # a task of its own: who asked first may leave first
+                    model.loading = asyncio.create_task(self._load(model))
+                    model.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
+                await asyncio.shield(model.loading)
+            assert model.engine is not None
+            yield model, model.engine
+        finally:
+            model.users -= 1
+            model.used = time.monotonic()
+            self._freed.set()
+
+    async def _load(self, model: Model) -> None:
+        try:
+            async with self._loading:
+                await self._make_room(model)
+                model.engine = await asyncio.to_thread(self._read, model)
+        except NeoLMError as error:
+            raise ApiError(503, f"{model.name} cannot be loaded: {error}", None, "model_not_loaded", 30) from None
+        finally:
+            model.loading = None
+
+    async def _make_room(self, model: Model) -> None:
+        """Close models that nobody uses until this one fits, and wait for others if that is not enough."""
+        while sum(other.size for other in self.loaded) + model.size > self.memory:
+            idle = sorted((other for other in self.loaded if not other.users), key=lambda other: other.used)
+            if idle:
+                engine, idle[0].engine = idle[0].engine, None
+                assert engine is not None
+                say(f"serve: {idle[0].name} makes room for {model.name}")
+                await asyncio.to_thread(engine.close)
+            else:
+                self._freed.clear()
+                await self._freed.wait()
+
+    def _read(self, model: Model) -> Engine:
+        settings, began = self._settings, time.monotonic()
+        decoder = load_model(model.facts.directory, self.device, settings.dtype, settings.quantize)
+        check_tokenizer(decoder, model.tokenizer)
+        engine = Engine(
+            decoder,
+            model.tokenizer.eos_token_id,
+            model.tokenizer.size,
+            memory=model.text_bytes,
+            most=settings.together,
+            queue=settings.queue,
+            strict=settings.strict,
+        )
+        say(f"serve: {model.name} is loaded, {gibibytes(model.facts.size)} in {time.monotonic() - began:.1f} s")
+        return engine.start()
+
+    def close(self) -> None:
+        """End all engines; what is under way is cancelled."""
+        for model in self.loaded:
+            assert model.engine is not None
+            model.engine.close()
+            model.engine = None

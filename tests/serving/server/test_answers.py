@@ -1,0 +1,335 @@
+"""OpenAI's API against the model itself: the same texts, the same scores, alone and under load."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import torch
+
+import neolm
+from neolm.generation.chat import Session
+from neolm.generation.config import GenerationConfig
+from neolm.models.decoder import Decoder
+from neolm.tokenizer.tokenizer import Tokenizer
+
+PROMPTS = ["the sea", "User: What is the", "def main():", "the clocks were striking thirteen", ""]
+
+
+def events(answer: httpx.Response) -> list[dict[str, Any]]:
+    lines = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def streamed(server: Any, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = server.client.post(path, json={**body, "stream": True, "stream_options": {"include_usage": True}})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    return events(answer)
+
+
+def test_greedy_texts_are_the_models(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+    expected = neolm.generate(model, tokenizer, PROMPTS, max_new_tokens=30)
+    got = server.ask(prompt=PROMPTS, max_tokens=30)
+    assert [choice["text"] for choice in got["choices"]] == expected
+    assert [choice["index"] for choice in got["choices"]] == list(range(5))
+    counts = [max(1, len(tokenizer.encode(prompt))) for prompt in PROMPTS]
+    assert got["usage"]["prompt_tokens"] == sum(counts)
+    ids = [tokenizer.encode(prompt) for prompt in PROMPTS[:4]]
+    again = server.ask(prompt=ids, max_tokens=30)
+    assert [choice["text"] for choice in again["choices"]] == expected[:4]
+
+
+def test_a_stream_is_the_same_text_and_counts(server: Any) -> None:
+    body = {"model": "tiny", "prompt": PROMPTS, "max_tokens": 25, "temperature": 1, "seed": 4, "logprobs": 3}
+    whole = server.client.post("/v1/completions", json=body).json()
+    *chunks, usage = streamed(server, "/v1/completions", body)
+    assert usage["usage"] == whole["usage"]
+    assert usage["choices"] == []
+    for choice in whole["choices"]:
+        own = [part for chunk in chunks for part in chunk["choices"] if part["index"] == choice["index"]]
+        assert "".join(part["text"] for part in own) == choice["text"]
+        assert [token for part in own for token in part["logprobs"]["tokens"]] == choice["logprobs"]["tokens"]
+        assert [part["finish_reason"] for part in own if part["finish_reason"]] == [choice["finish_reason"]]
+
+
+def test_samples_have_their_seeds(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+    got = server.ask(prompt="the sea", n=4, temperature=1, seed=9, max_tokens=12)
+    texts = [choice["text"] for choice in got["choices"]]
+    assert len(set(texts)) == 4
+    assert texts == neolm.generate(model, tokenizer, ["the sea"] * 4, max_new_tokens=12, temperature=1.0, seed=9)
+    assert texts != [choice["text"] for choice in server.ask(prompt="the sea", n=4, temperature=1)["choices"]]
+
+
+def test_stop_strings_end_and_are_left_out(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+    [text] = neolm.generate(model, tokenizer, "the sea", max_new_tokens=40)
+    stop = text[10:13]
+    [choice] = server.ask(prompt="the sea", max_tokens=40, stop=stop)["choices"]
+    assert choice["text"] == text[: text.index(stop)]
+    assert choice["finish_reason"] == "stop"
+    [choice] = server.ask(prompt="the sea", max_tokens=40, stop=["never said", stop])["choices"]
+    assert choice["text"] == text[: text.index(stop)]
+
+
+def test_echo_and_scores_are_those_of_the_forward_pass(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+    prompt = "the sea is wäter, 水 and thirteen"
+    got = server.ask(prompt=prompt, max_tokens=3, echo=True, logprobs=2)
+    [choice] = got["choices"]
+    assert choice["text"].startswith(prompt)
+    told = choice["logprobs"]
+    ids = tokenizer.encode(prompt)
+    assert len(told["tokens"]) == len(ids) + 3
+    assert "".join(token for token in told["tokens"][:3]) == tokenizer.decode(ids[:3])
+    with torch.inference_mode():
+        scores = model(torch.tensor([ids]))[0, :, : tokenizer.size].log_softmax(-1)
+    assert told["token_logprobs"][0] is None
+    assert told["top_logprobs"][0] is None
+    for place, token in enumerate(ids[1:], start=1):
+        assert told["token_logprobs"][place] == pytest.approx(float(scores[place - 1, token]), abs=1e-4)
+        best = max(told["top_logprobs"][place].values())
+        assert best == pytest.approx(float(scores[place - 1].max()), abs=1e-4)
+    # A character of several tokens has them spelled as bytes, and offsets point into the text.
+    assert any(token.startswith("bytes:\\x") for token in told["tokens"])
+    for token, offset in zip(told["tokens"], told["text_offset"], strict=True):
+        if not token.startswith("bytes:"):
+            assert choice["text"][offset : offset + len(token)] == token
+    nothing = server.ask(prompt=prompt, max_tokens=0, echo=True, logprobs=0)
+    assert nothing["choices"][0]["text"] == prompt
+    assert nothing["choices"][0]["logprobs"]["token_logprobs"] == pytest.approx(told["token_logprobs"][:-3], abs=1e-4)
+    assert nothing["usage"]["completion_tokens"] == 0
+    assert server.ask(prompt="the", max_tokens=2, echo=True)["choices"][0]["text"].startswith("the")
+
+
+def test_bias_and_penalties_reach_the_engine(server: Any, tokenizer: Tokenizer) -> None:
+    [token] = tokenizer.encode("q")
+    [choice] = server.ask(prompt="the sea", max_tokens=5, logit_bias={str(token): 100})["choices"]
+    assert choice["text"] == "qqqqq"
+    body = {"prompt": "the sea", "max_tokens": 5, "logit_bias": {str(token): 20}, "frequency_penalty": 2}
+    assert server.ask(**body)["choices"][0]["text"] != "qqqqq" or server.ask(**body, presence_penalty=2)
+    error = server.told("/v1/completions", {"model": "tiny", "prompt": "x", "logit_bias": {"4000": 1}})
+    assert "token 4000 is not one of 0 to 309" in error["message"]
+
+
+def test_a_conversation_is_that_of_the_chat_command(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+    session = Session(model, tokenizer, GenerationConfig(max_new_tokens=15))
+    messages = []
+    for text in ("What is the sea?", "and the day?"):
+        messages.append({"role": "user", "content": text})
+        expected = "".join(session.say(text))
+        body = {"model": "tiny", "messages": messages, "max_tokens": 15, "temperature": 0}
+        got = server.client.post("/v1/chat/completions", json=body).json()
+        assert got["choices"][0]["message"] == {"role": "assistant", "content": expected, "refusal": None}
+        chunks = streamed(server, "/v1/chat/completions", body)
+        parts = [chunk["choices"][0]["delta"] for chunk in chunks[:-1]]
+        assert parts[0]["role"] == "assistant"
+        assert "".join(part.get("content") or "" for part in parts) == expected
+        messages.append({"role": "assistant", "content": expected.strip()})
+
+
+def test_the_official_client(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        [listed] = client.models.list().data
+        assert listed.id == "tiny"
+        done = client.completions.create(model="tiny", prompt="the sea", max_tokens=20, temperature=0, logprobs=2)
+        [expected] = neolm.generate(model, tokenizer, "the sea", max_new_tokens=20)
+        assert done.choices[0].text == expected
+        assert done.choices[0].logprobs is not None
+        stream = client.completions.create(model="tiny", prompt="the sea", max_tokens=20, temperature=0, stream=True)
+        assert "".join(chunk.choices[0].text for chunk in stream) == expected
+        chat = client.chat.completions.create(
+            model="tiny",
+            messages=[
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": [{"type": "text", "text": "the "}, {"type": "text", "text": "sea"}]},
+            ],
+            max_completion_tokens=9,
+            logprobs=True,
+            top_logprobs=3,
+            n=2,
+            seed=1,
+        )
+        assert len(chat.choices) == 2
+        scores = chat.choices[0].logprobs
+        assert scores is not None
+        assert scores.content
+        assert len(scores.content[0].top_logprobs) == 3
+        assert math.exp(scores.content[0].logprob) <= 1
+        with client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "the sea"}], max_tokens=9, stream=True
+        ) as pieces:
+            assert [piece for piece in pieces][-1].choices[0].finish_reason in ("length", "stop")  # noqa: C416
+        with pytest.raises(openai.NotFoundError, match="does not exist"):
+            client.models.retrieve("none")
+        with pytest.raises(openai.BadRequestError, match="context is 96"):
+            client.completions.create(model="tiny", prompt="sea " * 200)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": "x"}, "model: Field required"),
+    ({"model": "tiny", "prompt": 5}, "prompt"),
+    ({"model": "tiny", "prompt": []}, ""),
+    ({"model": "tiny", "prompt": [-1]}, "prompt"),
+    ({"model": "tiny", "prompt": [5000]}, "outside the model's"),
+    ({"model": "tiny", "temperature": 3}, "temperature: Input should be less than or equal to 2"),
+    ({"model": "tiny", "temperature": "hot"}, "temperature"),
+    ({"model": "tiny", "top_p": -0.1}, "top_p"),
+    ({"model": "tiny", "n": 0}, "n: "),
+    ({"model": "tiny", "n": 16, "max_tokens": 5}, "16 answers are asked for, 8 may be"),
+    ({"model": "tiny", "max_tokens": -1}, "max_tokens"),
+    ({"model": "tiny", "max_tokens": 1000}, "max_tokens is 1000, this server writes 512 at the most"),
+    ({"model": "tiny", "max_tokens": 10**30}, "max_tokens"),
+    ({"model": "tiny", "stop": [""]}, "stop"),
+    ({"model": "tiny", "stop": ["x"] * 17}, "stop"),
+    ({"model": "tiny", "logprobs": 21}, "logprobs"),
+    ({"model": "tiny", "seed": 2**63}, "seed"),
+    ({"model": "tiny", "logit_bias": {"x": 1}}, "logit_bias"),
+    ({"model": "tiny", "suffix": "end"}, "suffix"),
+    ({"model": "tiny", "best_of": 3}, "best_of must be as many as n"),
+    ({"model": "tiny", "stream_options": {"include_usage": True}}, "stream_options needs stream"),
+    ({"model": "tiny", "tempreature": 1}, "tempreature: this is not known here"),
+]
+
+
+@pytest.mark.parametrize(("body", "words"), WRONG)
+def test_what_is_wrong_is_named(server: Any, body: dict[str, Any], words: str) -> None:
+    if body.get("prompt") == []:  # no tokens: the beginning of a document
+        assert server.client.post("/v1/completions", json=body).status_code == 200
+        return
+    error = server.told("/v1/completions", body)
+    assert words in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *(b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000),
+        b'{"model": "tiny", "prompt": "\\ud800"}',
+        b'{"model": "tiny", "temperature": NaN}',
+        b'{"model": "tiny", "model": "none", "temperature": Infinity}',
+    ],
+)
+def test_bodies_that_are_none(server: Any, raw: bytes) -> None:
+    answer = server.client.post("/v1/completions", content=raw, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_chats_that_are_none(server: Any) -> None:
+    ask = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
+    for change, words in [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "sea " * 200}]}, "context is 96"),
+        ({"tools": []}, "tools: this is not known here"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"top_logprobs": 2}, "top_logprobs needs logprobs"),
+    ]:
+        assert words in server.told("/v1/chat/completions", {**ask, **change})["message"]
+    assert server.told("/v1/chat/completions", {**ask, "model": "none"}, 404)["code"] == "model_not_found"
+
+
+def test_greedy_answers_are_the_same_under_load(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+    prompts = [f"{prompt} {number}" for number in range(8) for prompt in PROMPTS[:4]]
+    expected = [neolm.generate(model, tokenizer, prompt, max_new_tokens=20)[0] for prompt in prompts]
+
+    def one(prompt: str) -> str:
+        return str(server.ask(prompt=prompt, max_tokens=20)["choices"][0]["text"])
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(one, prompts)) == expected
+
+
+def waiting_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_client_who_leaves_is_let_go(server: Any) -> None:
+    engine = server.service.shelf.models["tiny"].engine
+    for stream in (True, False):
+        body = json.dumps(
+            {"model": "tiny", "prompt": "the", "max_tokens": 512, "ignore_eos": True, "n": 8, "stream": stream}
+        )
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
+            head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            waiting_for(lambda: engine.running > 0)
+        waiting_for(lambda: engine.running == 0 and engine.waiting == 0)
+    assert engine.scheduler.keeper.reserved == 0
+
+
+def test_a_slow_reader_holds_nobody_up(server: Any) -> None:
+    body = json.dumps({"model": "tiny", "prompt": "the", "max_tokens": 90, "n": 8, "ignore_eos": True, "stream": True})
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        slow.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        for _ in range(5):
+            assert server.ask(prompt="the sea", max_tokens=5)["usage"]["completion_tokens"] == 5
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):
+            part = slow.recv(2048)
+            assert part
+            received += part
+    assert received.count(b'"finish_reason":"length"') == 8
+    assert b"[DONE]" in received
+
+
+def test_a_full_queue_says_when_to_come_again(directory: Path, start: Callable[..., Any]) -> None:
+    with start([str(directory)], queue=1, together=1, feedback="off", max_tokens=4096, choices=16) as server:
+        server.ask(prompt="x", max_tokens=1)  # loads the model
+        statuses: list[int] = []
+        again: list[str | None] = []
+
+        def one() -> None:
+            body = {"model": "tiny", "prompt": "the", "max_tokens": 80, "ignore_eos": True}
+            answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+            statuses.append(answer.status_code)
+            if answer.status_code == 429:
+                again.append(answer.headers.get("retry-after"))
+
+        threads = [threading.Thread(target=one) for _ in range(24)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(statuses) == {200, 429}
+        assert set(again) == {"5"}
+        assert server.client.get("/health").status_code == 200
+
+
+def test_models_come_and_go_with_the_memory(
+    tmp_path: Path, start: Callable[..., Any], write: Callable[..., Path]
+) -> None:
+    for number in range(3):
+        write(tmp_path / f"m{number}", seed=number)
+    places = [str(tmp_path / f"m{number}") for number in range(3)]
+    with start(places, memory=0.025, feedback="off") as server:
+        shelf = server.service.shelf
+        texts = {}
+        for name in ("m0", "m1", "m2", "m0", "m2"):
+            text = server.ask(model=name, prompt="the sea", max_tokens=10)["choices"][0]["text"]
+            assert texts.setdefault(name, text) == text
+            assert sum(model.size for model in shelf.loaded) <= shelf.memory
+            assert shelf.models[name].engine is not None
+        assert len(set(texts.values())) == 3
+        loaded = {entry["id"]: entry["loaded"] for entry in server.client.get("/v1/models").json()["data"]}
+        assert loaded == {"m0": True, "m1": False, "m2": True}
+        with ThreadPoolExecutor(9) as pool:  # all at once: they take turns
+            asked = [pool.submit(server.ask, model=f"m{n % 3}", prompt="the sea", max_tokens=10) for n in range(9)]
+            for number, answer in enumerate(asked):
+                assert answer.result()["choices"][0]["text"] == texts[f"m{number % 3}"]

@@ -1,0 +1,165 @@
+"""Judgements: nothing without consent, the same in SQLite and PostgreSQL, and out again as preferences."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sql
+
+from neolm.core.errors import InputError
+from neolm.serving.server.feedback import Feedback, FeedbackError, FeedbackStore, export
+
+PROMPT = [{"role": "user", "content": "What is the sea?"}]
+
+
+def choice(chosen: int | None = 0, texts: tuple[str, str] = ("water", "sand"), **more: Any) -> dict[str, Any]:
+    answers = [{"model": "tiny", "text": text, "settings": {"temperature": 0.5, "stop": ["x"]}} for text in texts]
+    return {
+        "consent": True,
+        "kind": "choice",
+        "mode": "chat",
+        "prompt": PROMPT,
+        "answers": answers,
+        "chosen": chosen,
+    } | more
+
+
+def rating(up: bool, text: str, **more: Any) -> dict[str, Any]:
+    answers = [{"model": "tiny", "text": text}]
+    said = {"consent": True, "kind": "rating", "mode": "completion", "prompt": "the sea", "answers": answers}
+    return said | {"rating": "up" if up else "down"} | more
+
+
+def test_it_is_kept_with_consent_only(server: Any, tmp_path: Path) -> None:
+    for refused in (choice(consent=False), {key: value for key, value in choice().items() if key != "consent"}):
+        server.told("/api/feedback", refused)
+    path = Path(server.service.feedback.url.database)
+    assert not path.exists()
+    kept = server.client.post("/api/feedback", json=choice(1))
+    assert kept.status_code == 201
+    assert kept.json() == {"id": 1}
+    with sqlite3.connect(path) as database:
+        row = database.execute("select consent, kind, prompt, answers, chosen, client from neolm_feedback").fetchone()
+    database.close()
+    assert row[:2] == (1, "choice")
+    assert json.loads(row[2]) == PROMPT
+    answers = json.loads(row[3])
+    assert [answer["text"] for answer in answers] == ["water", "sand"]
+    assert answers[0]["digest"].startswith("sha256:")
+    assert answers[0]["settings"] == {"temperature": 0.5, "stop": ["x"]}
+    assert row[4:] == (1, "anyone")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        choice(2),
+        choice(kind="rating"),
+        choice(rating="up"),
+        choice(prompt="a text"),
+        choice(answers=[]),
+        rating(True, "x", rating=None),
+        rating(True, "x", chosen=0),
+        rating(True, "x", mode="chat"),
+        rating(True, "x", more=1),
+        rating(True, "x" * 300_000),
+    ],
+)
+def test_what_is_no_judgement_is_refused(server: Any, wrong: dict[str, Any]) -> None:
+    server.told("/api/feedback", wrong)
+
+
+def test_off_means_off(directory: Path, start: Callable[..., Any]) -> None:
+    with start([str(directory)], feedback="off") as server:
+        assert server.client.get("/api/info").json()["feedback"] is False
+        assert server.told("/api/feedback", choice(), 404)["code"] == "feedback_off"
+
+
+def fill(url: str) -> None:
+    store = FeedbackStore(url)
+    said = [
+        choice(0),
+        choice(1),
+        choice(None),
+        choice(0, ("same", "same")),
+        rating(True, "is blue"),
+        rating(True, "is deep"),
+        rating(False, "is sea sea sea"),
+        rating(False, "is \U0001f30a", prompt="elsewhere"),
+    ]
+    for one in said:
+        store.keep(Feedback.model_validate(one), {"tiny": "sha256:1"}, "alice")
+    store.close()
+
+
+def check(url: str, tmp_path: Path) -> None:
+    """Preferences from the database at `url`, filled by `fill`."""
+    assert export(url, tmp_path / "pairs.jsonl") == 3
+    pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    said = [{"role": "assistant", "content": text} for text in ("water", "sand")]
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs[:2]] == [
+        ([said[0]], [said[1]]),
+        ([said[1]], [said[0]]),
+    ]
+    assert all(pair["prompt"] == PROMPT for pair in pairs[:2])
+    assert (pairs[2]["prompt"], pairs[2]["chosen"], pairs[2]["rejected"]) == ("the sea", "is blue", "is sea sea sea")
+    assert pairs[0]["models"]["chosen"] == {
+        "model": "tiny",
+        "digest": "sha256:1",
+        "settings": {"temperature": 0.5, "stop": ["x"]},
+    }
+    assert export(url, tmp_path / "single.jsonl", single=True) == 4
+    single = [json.loads(line) for line in (tmp_path / "single.jsonl").read_text().splitlines()]
+    assert [(one["completion"], one["label"]) for one in single] == [
+        ("is blue", True),
+        ("is deep", True),
+        ("is sea sea sea", False),
+        ("is \U0001f30a", False),
+    ]
+
+
+def test_sqlite(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'a b' / 'feedback.sqlite'}"
+    fill(url)
+    check(url, tmp_path)
+
+
+@pytest.fixture
+def postgresql() -> str:
+    """A database of our own on a server named by NEOLM_TEST_POSTGRESQL, or one of this machine's."""
+    url = os.environ.get("NEOLM_TEST_POSTGRESQL")
+    if not url:
+        pytest.skip("needs a PostgreSQL: NEOLM_TEST_POSTGRESQL names one, such as postgresql+psycopg://user@host/name")
+    engine = sql.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sql.text("drop table if exists neolm_feedback"))
+    engine.dispose()
+    return url
+
+
+def test_postgresql(postgresql: str, tmp_path: Path) -> None:
+    fill(postgresql)
+    check(postgresql, tmp_path)
+
+
+def test_databases_that_are_none(tmp_path: Path) -> None:
+    for url in ("nonsense", "mysql+nothing://x", "oracle://me:secret@host/x"):
+        with pytest.raises(InputError, match=r"^feedback: '.*' is not a database that can be used here") as caught:
+            FeedbackStore(url)
+        assert "secret" not in str(caught.value)
+    with pytest.raises(InputError, match="no such file"):
+        export(f"sqlite:///{tmp_path / 'none.sqlite'}", tmp_path / "x.jsonl")
+    (tmp_path / "text.sqlite").write_text("no database " * 100)
+    with pytest.raises(InputError, match="cannot be read"):
+        export(f"sqlite:///{tmp_path / 'text.sqlite'}", tmp_path / "x.jsonl")
+    with pytest.raises(FeedbackError, match="does not take it"):
+        FeedbackStore("sqlite:////proc/none/x.sqlite").keep(Feedback.model_validate(choice()), {}, "x")
+    with pytest.raises(FeedbackError) as failed:
+        FeedbackStore("postgresql+psycopg://me:secret@127.0.0.1:1/x").keep(Feedback.model_validate(choice()), {}, "x")
+    assert "secret" not in str(failed.value)

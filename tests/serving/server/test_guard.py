@@ -1,0 +1,157 @@
+"""Who may ask, how much, and what every answer carries."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neolm.core.errors import InputError
+from neolm.serving.server.failure import ApiError
+from neolm.serving.server.keys import Client, KeyEntry, KeyRing, new_key, read_keys, remove_key
+
+ASK = {"model": "tiny", "prompt": "the sea", "max_tokens": 3, "temperature": 0}
+
+
+def raw(server: Any, text: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=30) as connection:
+        connection.sendall(text)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    return answer
+
+
+def test_every_answer_is_closed_to_other_sites(server: Any) -> None:
+    for path in ("/", "/v1/models", "/nothing", "/static/app.js", "/health"):
+        headers = server.client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert "access-control-allow-origin" not in headers
+        assert headers["x-request-id"].startswith("req-")
+
+
+def test_other_sites_and_other_names_are_refused(server: Any) -> None:
+    post = server.client.post
+    assert post("/v1/completions", json=ASK, headers={"Origin": "https://evil.example"}).status_code == 403
+    assert post("/v1/completions", json=ASK, headers={"Origin": "null"}).status_code == 403
+    assert post("/v1/completions", json=ASK, headers={"Origin": server.url}).status_code == 200
+    assert post("/v1/completions", json=ASK, headers={"Host": "evil.example"}).status_code == 421
+    assert server.client.get("/v1/models", headers={"Host": "evil.example"}).status_code == 421
+    assert server.client.get("/v1/models", headers={"Host": "LOCALHOST:80"}).status_code == 200
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        assert post("/v1/completions", content=b"{}", headers={"Content-Type": kind}).status_code == 415
+
+
+def test_a_page_of_an_allowed_site_may_ask(directory: Path, start: Callable[..., Any]) -> None:
+    with start([str(directory)], cors=("https://good.example",), feedback="off") as server:
+        origin = {"Origin": "https://good.example"}
+        early = server.client.options("/v1/completions", headers={**origin, "Access-Control-Request-Method": "POST"})
+        assert early.status_code == 200
+        assert early.headers["access-control-allow-origin"] == "https://good.example"
+        assert "authorization" in early.headers["access-control-allow-headers"].lower()
+        late = server.client.post("/v1/completions", json=ASK, headers=origin)
+        assert late.status_code == 200
+        assert late.headers["access-control-allow-origin"] == "https://good.example"
+        other = server.client.post("/v1/completions", json=ASK, headers={"Origin": "https://good.example.evil"})
+        assert other.status_code == 403
+
+
+def test_large_and_slow_bodies(directory: Path, start: Callable[..., Any]) -> None:
+    with start([str(directory)], body_bytes=2000, body_seconds=0.3, feedback="off") as server:
+        assert server.told("/v1/completions", {**ASK, "prompt": "x" * 3000}, 413)["code"] == "body_too_large"
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        chunk = b"400\r\n" + b"x" * 1024 + b"\r\n"
+        assert raw(server, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 3).startswith(b"HTTP/1.1 413")
+        assert raw(server, head + b"Content-Length: 90\r\n\r\n{").startswith(b"HTTP/1.1 408")
+        assert raw(server, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
+        assert server.client.post("/v1/completions", json=ASK).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["../app.py", "..%2fapp.py", "%2e%2e/app.py", "/etc/passwd", "....//app.py", "%00"])
+def test_no_path_opens_a_file(server: Any, path: str) -> None:
+    for place in ("/static/", "/v1/models/", "/api/models/"):
+        answer = raw(server, f"GET {place}{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        assert answer.split()[1] in (b"404", b"405"), answer
+        assert b"root:" not in answer
+        assert b"import" not in answer
+
+
+def test_what_is_not_there(server: Any) -> None:
+    for method, path, status in [("GET", "/nothing", 404), ("GET", "/v1/completions", 405), ("DELETE", "/", 405)]:
+        headers = {"Content-Type": "application/json"}
+        answer = server.client.request(method, path, headers=headers)
+        assert answer.status_code == status
+        assert "message" in answer.json()["error"]
+
+
+def test_operation(server: Any) -> None:
+    assert server.client.get("/health").json() == {"status": "ok"}
+    assert server.client.get("/ready").json() == {"status": "ready"}
+    server.ask(prompt="the sea", max_tokens=7)
+    page = server.client.get("/metrics").text
+    assert 'neolm_tokens_total{kind="completion",model="tiny"}' in page
+    assert 'neolm_model_loaded{model="tiny"} 1.0' in page
+    assert 'path="/v1/completions",status="200"' in page
+    card = server.client.get("/api/models/tiny").json()
+    assert card["digest"].startswith("sha256:")
+    assert (card["family"], card["context"], card["quantize"]) == ("gpt-neo", 96, None)
+
+
+def test_keys_are_kept_as_hashes_and_limits_hold(tmp_path: Path, directory: Path, start: Callable[..., Any]) -> None:
+    file = tmp_path / "keys.json"
+    key, tight = new_key(file, "alice", None, None), new_key(file, "bob", 2, None)
+    assert key not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    with start([str(directory)], key=key, keys=str(file), feedback="off") as server:
+        assert server.client.post("/v1/completions", json=ASK).status_code == 200
+        for path, status in [("/v1/models", 401), ("/metrics", 401), ("/health", 200), ("/", 200), ("/api/info", 200)]:
+            for value in ("", "Bearer", "Bearer wrong", "Basic abc", f"Bearer {key}x"):
+                assert server.client.get(path, headers={"Authorization": value}).status_code == status
+        bob = {"Authorization": f"Bearer {tight}"}
+        codes = [server.client.post("/v1/completions", json=ASK, headers=bob).status_code for _ in range(3)]
+        assert codes == [200, 200, 429]
+        limited = server.client.post("/v1/completions", json=ASK, headers=bob)
+        assert 1 <= int(limited.headers["retry-after"]) <= 30
+        remove_key(file, "bob")
+        assert server.client.get("/v1/models", headers=bob).status_code == 401
+        assert server.client.get("/v1/models").status_code == 200
+
+
+def test_tokens_a_minute() -> None:
+    now = [0.0]
+    client = Client(KeyEntry(name="x", sha256="0" * 64, tokens_per_minute=60), lambda: now[0])
+    client.reserve(50)
+    client.give_back(20)
+    with pytest.raises(ApiError, match="used its tokens"):
+        client.reserve(40)
+    now[0] = 10.0
+    client.reserve(40)
+    now[0] = 70.0
+    client.reserve(1000)  # more than there ever is: when all is there
+    with pytest.raises(ApiError) as caught:
+        client.reserve(1)
+    assert caught.value.headers["Retry-After"] == str(1000 - 60 + 1)
+
+
+def test_key_files(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    with pytest.raises(InputError, match="no such file of keys"):
+        KeyRing(file)
+    new_key(file, "alice", 5, 6)
+    with pytest.raises(InputError, match="named alice already"):
+        new_key(file, "alice", None, None)
+    with pytest.raises(InputError, match="no key is named bob"):
+        remove_key(file, "bob")
+    assert read_keys(file).keys[0].requests_per_minute == 5
+    remove_key(file, "alice")
+    with pytest.raises(InputError, match="holds no key"):
+        KeyRing(file)
+    file.write_text("{")
+    with pytest.raises(InputError):
+        KeyRing(file)

@@ -1,0 +1,131 @@
+"""`neolm serve` as a process: it says where it is, ends well, comes back after a kill, and refuses in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+
+@contextlib.contextmanager
+def served(*arguments: object, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process and its address."""
+    command = [sys.executable, "-m", "neolm", "serve", *map(str, arguments), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if found := re.search(r"(http://\S+)/ is the page", line):
+                yield process, found[1]
+                break
+        else:
+            raise AssertionError("it did not start")
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_it_finishes_what_is_under_way_and_ends(directory: Path, tmp_path: Path) -> None:
+    with served(directory, "--feedback", "off") as (process, url):
+        body = {"model": "tiny", "prompt": "the", "max_tokens": 90, "ignore_eos": True, "stream": True, "n": 8}
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as answer:
+            lines = answer.iter_lines()
+            first = next(lines)
+            process.send_signal(signal.SIGTERM)
+            rest = [first, *lines]
+        assert rest[-2] == "data: [DONE]"
+        assert sum('"finish_reason":"length"' in line for line in rest) == 8
+        assert process.wait(timeout=60) == 0
+        assert process.stderr is not None
+        log = process.stderr.read()
+    assert "serve: stopping" in log
+    assert "the" not in json.dumps([json.loads(line).get("prompts") for line in log.splitlines() if line[0] == "{"])
+
+
+def test_time_that_is_up_ends_a_stream_cleanly(directory: Path) -> None:
+    options = ("--feedback", "off", "--set", "shutdown_seconds=0")
+    with served(directory, *options) as (process, url):
+        body = {"model": "tiny", "prompt": "the", "max_tokens": 90, "ignore_eos": True, "stream": True, "n": 16}
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGINT)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert process.wait(timeout=60) == 0
+
+
+def test_a_killed_server_comes_back(directory: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'kept.sqlite'}"
+    said = {
+        "consent": True,
+        "kind": "rating",
+        "mode": "completion",
+        "prompt": "x",
+        "answers": [{"model": "tiny", "text": "y"}],
+        "rating": "up",
+    }
+    for number in (1, 2):
+        with served(directory, "--feedback", url) as (process, address):
+            assert httpx.post(f"{address}/api/feedback", json=said).json() == {"id": number}
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+def test_prompts_are_logged_only_if_asked(directory: Path) -> None:
+    ask = {"model": "tiny", "prompt": "a secret of the sea", "max_tokens": 3}
+    for options, logged in [((), False), (("--set", "log_text=true"), True)]:
+        with served(directory, "--feedback", "off", *options) as (process, url):
+            assert httpx.post(f"{url}/v1/completions", json=ask, timeout=60).status_code == 200
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+            assert process.stderr is not None
+            assert ("a secret of the sea" in process.stderr.read()) is logged
+
+
+def test_mistakes_are_one_line(neolm_: Callable[..., tuple[int, str, str]], directory: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        cases: list[tuple[list[Any], str]] = [
+            ([directory, "--host", "0.0.0.0"], "can be reached from other machines: give --keys FILE"),
+            ([directory, "--port", port], f"cannot listen on 127.0.0.1, port {port}"),
+            ([directory, "--host", "no.such.host.invalid", "--keys", tmp_path / "k"], "no such file of keys"),
+            ([directory, directory], "two models are called tiny; give them names"),
+            ([tmp_path / "none"], "no such model directory"),
+            ([tmp_path], "config.json"),
+            ([directory, "--memory", 0.001], "are for models"),
+            ([directory, "--memory", -1], "memory: must be greater than 0"),
+            ([directory, "--port", 70000], "port"),
+            ([directory, "--set", "quue=5"], "did you mean 'queue'"),
+            ([directory, "--feedback", "what"], "is not a database"),
+            ([directory, "--quantize", "int5"], "quantize"),
+        ]
+        for arguments, words in cases:
+            code, _, said = neolm_("serve", *arguments)
+            assert (code, said.count("\n")) == (2, 1), said
+            assert words in said
+
+
+def test_the_key_commands(neolm_: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    code, key, _ = neolm_("keys", "new", file, "alice", "--tokens", 1000)
+    assert code == 0
+    assert key.startswith("nlm-")
+    assert "alice" in neolm_("keys", "list", file)[1]
+    assert "1000" in neolm_("keys", "list", file)[1]
+    assert neolm_("keys", "new", file, "alice")[0] == 2
+    assert neolm_("keys", "remove", file, "alice")[0] == 0
+    assert neolm_("keys", "remove", file, "alice")[0] == 2
+    assert "shutdown_seconds" in neolm_("config", "serve")[1]
