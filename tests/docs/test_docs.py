@@ -32,6 +32,7 @@ PIPELINE = ("run", "pretrain", "corpus build", "tokenizer train")
 NOT_RUN = {
     "make demo": "sets up an environment from a package index",
     "make test": "is what runs this test",
+    "neolm serve runs/mine/model": "goes on until it is told to stop; tests/serving/server/ starts it",
     "neolm import EleutherAI/gpt-neo-125m models/gpt-neo-125m": "fetches from a hub",
 }
 

@@ -161,7 +161,7 @@ class Reader {
     const label = () => parseInline(text.slice(at + 1, close), false, false);
     if (!target) {
       // While it is being written, a link shows its words and not yet its address.
-      if (!this.open || /[\s<>]/.test(text.slice(close + 1)) || text.length - close > LONGEST_LINK) return false;
+      if (!this.open || text.length - close > LONGEST_LINK || /[\s<>]/.test(text.slice(close + 1))) return false;
       this.flush();
       label().forEach((span) => this.put(span));
       this.skipTo(text.length);

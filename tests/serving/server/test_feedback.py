@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
-from collections.abc import Callable
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sql
 
 from neolm.core.errors import InputError
 from neolm.serving.server.feedback import Feedback, FeedbackError, FeedbackStore, export
@@ -131,16 +133,30 @@ def test_sqlite(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def postgresql() -> str:
-    """A database of our own on a server named by NEOLM_TEST_POSTGRESQL, or one of this machine's."""
-    url = os.environ.get("NEOLM_TEST_POSTGRESQL")
-    if not url:
-        pytest.skip("needs a PostgreSQL: NEOLM_TEST_POSTGRESQL names one, such as postgresql+psycopg://user@host/name")
-    engine = sql.create_engine(url)
-    with engine.begin() as connection:
-        connection.execute(sql.text("drop table if exists neolm_feedback"))
-    engine.dispose()
-    return url
+def postgresql() -> Iterator[str]:
+    """A database server of our own; as root it runs as the user that its package makes."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "none")]
+    if not found[-1].is_file():
+        pytest.skip("needs PostgreSQL's server programs (Debian's package postgresql)")
+    root = os.geteuid() == 0
+    if root and shutil.which("runuser") is None:
+        pytest.skip("PostgreSQL does not run as root, and there is no runuser")
+    place = Path(tempfile.mkdtemp(prefix="neolm-pg-"))  # a short path: sockets need it
+    if root:
+        shutil.chown(place, "postgres")
+
+    def run(program: str, *arguments: object) -> None:
+        own = ["runuser", "-u", "postgres", "--"] if root else []
+        command = [*own, str(found[-1].with_name(program)), "-D", f"{place}/data", *map(str, arguments)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+    run("initdb", "-A", "trust", "-U", "tester", "-E", "UTF8", "--no-sync")
+    run("pg_ctl", "-w", "-l", f"{place}/log", "-o", f"-k {place} -c listen_addresses='' -F", "start")
+    try:
+        yield f"postgresql+psycopg://tester@/postgres?host={place}"
+    finally:
+        run("pg_ctl", "-w", "-m", "immediate", "stop")
+        shutil.rmtree(place)
 
 
 def test_postgresql(postgresql: str, tmp_path: Path) -> None:
