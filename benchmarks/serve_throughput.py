@@ -1,11 +1,13 @@
-"""What many clients get together, and how long a short question waits: NeoLM's engine beside `transformers serve`.
+"""What many clients get together, and how long a short question waits: `neolm serve` beside its peers.
 
     python benchmarks/serve_throughput.py --rounds 3 --docs docs/benchmarks.md
+    python benchmarks/serve_throughput.py --shapes pythia-160m --llama-server llama.cpp/build/bin/llama-server
 
-1, 4, 16 and 32 clients send pieces of this project's documentation, one after the other, and want 64 tokens for each.
-Meanwhile somebody asks a short question again and again and waits for its first token; beside that stands what they
-wait when nobody else is there. Models have random weights. transformers answers over HTTP, whose cost is far below
-that of a token; its continuous batching is used where it knows the model (not GPT-Neo).
+1, 4, 16 and 32 clients send pieces of this project's documentation over HTTP, one after the other, and want 64 tokens
+for each. Meanwhile somebody asks a short question again and again and waits for its first token; beside that stands
+what they wait when nobody else is there. Models have random weights. transformers' continuous batching is used where it
+knows the model (not GPT-Neo). llama.cpp's server, built from its sources (cmake, target llama-server) and named by
+`--llama-server`, serves the GGUF files that `decode.py` leaves beside a GPT-2 or GPT-NeoX.
 """
 
 from __future__ import annotations
@@ -45,17 +47,23 @@ def main() -> None:
     publish("serving", "\n\n".join(sections), results, arguments.output, arguments.docs)
 
 
-def contestants(shape: Shape) -> list[Contestant]:
-    """NeoLM in two precisions, and transformers in one or two modes."""
-    ours, theirs = "contestant_neolm_engine.py", "contestant_transformers_serve.py"
+def contestants(shape: Shape, place: Path, program: Path | None) -> list[Contestant]:
+    """NeoLM in two precisions, transformers in one or two modes, and llama.cpp where it can."""
+    script = "contestant_server.py"
+    ours, theirs = {"server": "neolm", "more": {"ignore_eos": True}}, {"server": "transformers", "dtype": "bfloat16"}
     found = [
-        Contestant("neolm-bfloat16", ours, {"dtype": "bfloat16", "quantize": None}),
-        Contestant("neolm-int8", ours, {"dtype": "float32", "quantize": "int8"}),
-        Contestant("transformers", theirs, {"dtype": "bfloat16", "batching": False}, "transformers serve"),
+        Contestant("neolm-bfloat16", script, {**ours, "dtype": "bfloat16", "quantize": None}),
+        Contestant("neolm-int8", script, {**ours, "dtype": "float32", "quantize": "int8"}),
+        Contestant("transformers", script, {**theirs, "batching": False}, "transformers serve"),
     ]
     if shape.family != "gpt-neo":
-        batching = {"dtype": "bfloat16", "batching": True}
-        found.append(Contestant("transformers-batching", theirs, batching, "transformers serve"))
+        found.append(Contestant("transformers-batching", script, {**theirs, "batching": True}, "transformers serve"))
+    if program is not None:
+        own = {"server": "llama.cpp", "program": str(program.resolve()), "more": {"ignore_eos": True}}
+        for bits in ("bf16", "q8_0"):
+            file = f"llama.cpp-{bits}.gguf"
+            if (place / file).is_file():
+                found.append(Contestant(f"llama.cpp-{bits}", script, {**own, "file": file}))
     return found
 
 
@@ -80,8 +88,9 @@ def measure(shape: Shape, machine: Machine, texts: list[str], arguments: argpars
                     row["waits"].append(statistics.median(answer["waits"]))
                     note(f"  {worker.name}, {clients}: {answer['tokens'] / answer['seconds']:.0f} tokens/s")
 
-                for who in contestants(shape):
-                    turns.take(who, True, turn)
+                for who in contestants(shape, place, arguments.llama_server):
+                    if not arguments.contestants or who.name in arguments.contestants:
+                        turns.take(who, True, turn)
     finally:
         turns.stop()
     return {"contestants": turns.results}
@@ -124,6 +133,8 @@ def pieces() -> list[str]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["125m"], choices=sorted(SHAPES))
+    parser.add_argument("--contestants", nargs="+", metavar="NAME", help="only these; all by default")
+    parser.add_argument("--llama-server", type=Path, metavar="FILE", help="llama.cpp's server; else it is left out")
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 4, 16, 32])
     parser.add_argument("--tokens", type=int, default=64, help="for each question")
     parser.add_argument("--rounds", type=int, default=3)

@@ -6,11 +6,11 @@
 import { copyText } from "./clipboard.js";
 import { sideName } from "./compare.js";
 import { editor } from "./editor.js";
-import { button, element } from "./element.js";
+import { button, element, setText } from "./element.js";
 import { MarkdownView } from "./markdown.js";
 import { PlainView } from "./plain.js";
 import { ProblemView } from "./problem.js";
-import { TokenView } from "./probabilities.js";
+import { TokenView, legend } from "./probabilities.js";
 import { Versions } from "./versions.js";
 
 /** @param {Object} settings as sent @returns {string} */
@@ -71,8 +71,9 @@ export class AnswerView {
     this.thumbs = ["up", "down"].map((rating) =>
       tool(rating === "up" ? "Good answer" : "Bad answer", rating, `rate-${rating}`, () => actions.rate(piece, rating), { "aria-pressed": "false" }));
     this.stats = element("p", { class: "stats" });
+    this.legend = legend();
     return element("div", { class: "turn-foot" },
-      element("div", { class: "tools" }, this.leadVersions.element, this.versions.element, ...this.whenDone, ...this.thumbs), this.stats);
+      element("div", { class: "tools" }, this.leadVersions.element, this.versions.element, ...this.whenDone, ...this.thumbs), this.legend, this.stats);
   }
 
   /** @param {boolean} whole whether anything but the growing text may have changed */
@@ -82,9 +83,9 @@ export class AnswerView {
     if (whole) {
       this.element.classList.toggle("writing", writing);
       this.element.setAttribute("aria-busy", String(writing));
-      this.card.querySelector(".button-text").textContent = piece.model || "model";
-      this.who.textContent = piece.edited ? " (edited)" : "";
-      this.settings.textContent = this.paired ? settingsText(piece.settings) : "";
+      setText(this.card.querySelector(".button-text"), piece.model || "model");
+      setText(this.who, piece.edited ? " (edited)" : "");
+      setText(this.settings, this.paired ? settingsText(piece.settings) : "");
       this.stats.title = settingsText(piece.settings);
       this.versions.update(piece, this.paired ? [piece] : conversation.siblings(piece));
       this.leadVersions.update(this.lead, this.lead ? conversation.siblings(this.lead) : []);
@@ -100,11 +101,10 @@ export class AnswerView {
     this.#drawBody(writing);
     const waits = writing && piece.text === "" && !piece.tokens?.length;
     const words = waits ? look().waiting(piece.model) : !writing && piece.text === "" && piece.state === "done" ? "(an empty answer)" : "";
-    if (this.waiting.textContent !== words) this.waiting.textContent = words;
+    setText(this.waiting, words);
     if (!writing) this.problem.update();
     else this.problem.element.hidden = true;
-    const stats = statsText(piece, look().probabilities);
-    if (this.stats.textContent !== stats) this.stats.textContent = stats;
+    setText(this.stats, statsText(piece, look().probabilities));
   }
 
   #drawBody(writing) {
@@ -114,6 +114,7 @@ export class AnswerView {
     const kind = look().probabilities && piece.tokens?.length ? "tokens" : isText || !look().formatted ? "plain" : "markdown";
     if (kind !== this.kind) {
       this.kind = kind;
+      this.legend.hidden = kind !== "tokens";
       this.view = kind === "tokens" ? new TokenView(isText ? "span" : "div") : kind === "plain" ? new PlainView() : new MarkdownView();
       const written = lead ? element("span", { class: "written" }, lead.text) : null;
       this.body.replaceChildren(isText ? element("div", { class: "passage", dir: "auto" }, ...[written, this.view.element].filter(Boolean)) : this.view.element);

@@ -71,7 +71,7 @@ export class Answer {
     let first = null;
     let last = started;
     let pieces = 0;
-    Object.assign(piece, { state: "writing", problem: null, stats: {} });
+    Object.assign(piece, { state: "writing", problem: undefined, stats: {} });
     const count = (tokens) => {
       piece.stats = { ...piece.stats, first: Math.round(first - started), tokens };
       if (last - first > 10 && tokens > 1) piece.stats.rate = Math.round(((tokens - 1) / (last - first)) * 1e4) / 10;

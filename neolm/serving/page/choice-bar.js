@@ -1,7 +1,7 @@
 /** Below two answers: which is better. The one chosen is the one the conversation goes on with. */
 
 import { placeWords } from "./compare.js";
-import { button, element } from "./element.js";
+import { button, element, setText } from "./element.js";
 
 export class ChoiceBar {
   /** @param {import("./conversation.js").Piece[]} pair @param {Object} context the thread's */
@@ -27,7 +27,8 @@ export class ChoiceBar {
     const choosable = this.pair.every((piece) => piece.text !== "");
     this.buttons.forEach((made) => { made.hidden = !choosable; });
     const { feedback, consent } = this.context.look();
-    this.note.textContent = !choosable ? "To choose, both answers are needed." : !feedback ? "The conversation goes on with the one you choose." :
-      consent ? "Your choice is sent to this server." : "Your choice stays in this browser.";
+    setText(this.note, !choosable ? "To choose, both answers are needed."
+      : !feedback ? "The conversation goes on with the one you choose."
+      : consent ? "Your choice is sent to this server." : "Your choice stays in this browser.");
   }
 }

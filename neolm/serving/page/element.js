@@ -46,11 +46,16 @@ export function button(label, { icon: iconName, text = label, press, class: clas
   );
 }
 
+/** Sets what is seen, if it is not that already: a node that does not change costs nothing. */
+export function setText(made, text) {
+  if (made.textContent !== text) made.textContent = text;
+}
+
 /** Gives a button another name. */
 export function rename(made, label) {
   const text = made.querySelector(".button-text");
   if (text && !made.hasAttribute("aria-label")) {
-    if (text.textContent !== label) text.textContent = label;
+    setText(text, label);
   } else if (made.getAttribute("aria-label") !== label) {
     made.setAttribute("aria-label", label);
     made.title = label;

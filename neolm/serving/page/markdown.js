@@ -4,7 +4,7 @@
  */
 
 import { linesOf, parseLines } from "./blocks.js";
-import { button, element } from "./element.js";
+import { button, element, setText } from "./element.js";
 import { copyText } from "./clipboard.js";
 import { inlineNodes, parseInline } from "./inline.js";
 
@@ -112,8 +112,7 @@ function growCode(node, { language, text }) {
   if (!text.startsWith(drawn)) return false;
   if (!shown) code.append(text);
   else if (text.length > drawn.length) shown.appendData(text.slice(drawn.length));
-  const label = node.querySelector(".code-language");
-  if (label.textContent !== (language || "text")) label.textContent = language || "text";
+  setText(node.querySelector(".code-language"), language || "text");
   return true;
 }
 

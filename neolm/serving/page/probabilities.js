@@ -37,6 +37,12 @@ function level(logprob) {
   return LEVELS.filter((bound) => share < bound).length;
 }
 
+/** What the tints mean. */
+export function legend() {
+  const swatches = [0, ...LEVELS].map((_, index) => element("span", { class: `swatch level-${index}` }));
+  return element("p", { class: "legend", hidden: true }, "likely", element("span", { class: "swatches", "aria-hidden": "true" }, ...swatches), "unlikely");
+}
+
 export class TokenView {
   /** @param {string} [tag] a span within a passage, a div of its own otherwise */
   constructor(tag = "div") {

@@ -35,7 +35,11 @@ export class Session {
     this.forgotten = new Set();
     this.unsaved = new Set();
     // What is being written must not be lost with the page.
-    window.addEventListener("pagehide", () => this.saveAll());
+    window.addEventListener("pagehide", () => {
+      this.saveAll();
+      this.leaving = true; // what breaks from now on breaks because the page goes away
+    });
+    window.addEventListener("pageshow", () => { this.leaving = false; });
   }
 
   /** Whether the open conversation is being written to. */
@@ -195,7 +199,7 @@ export class Session {
   /** Keeps a conversation in which something has been said. @param {boolean} [said] whether something was just now */
   save(conversation, said = true) {
     this.unsaved.delete(conversation);
-    if (conversation.pieces.size === 0 || this.forgotten.has(conversation.id)) return;
+    if (conversation.pieces.size === 0 || this.forgotten.has(conversation.id) || this.leaving) return;
     if (said) conversation.updated = Date.now();
     try {
       const { thinned } = this.library.save(conversation);

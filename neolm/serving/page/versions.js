@@ -1,6 +1,6 @@
 /** The arrows between the versions of a piece: ‹ 2/3 ›. */
 
-import { button, element } from "./element.js";
+import { button, element, setText } from "./element.js";
 
 export class Versions {
   /** @param {string} what the versions are of, for their name @param {(piece: Object) => void} show */
@@ -18,7 +18,7 @@ export class Versions {
     this.siblings = siblings;
     this.at = siblings.indexOf(piece);
     this.element.hidden = siblings.length < 2;
-    this.count.textContent = `${this.at + 1}/${siblings.length}`;
+    setText(this.count, `${this.at + 1}/${siblings.length}`);
     this.before.setAttribute("aria-disabled", String(this.at === 0));
     this.after.setAttribute("aria-disabled", String(this.at === siblings.length - 1));
   }

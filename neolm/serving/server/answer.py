@@ -140,8 +140,9 @@ class Asking:
                 measures.cancelled.labels(name).inc(left)
             for request in requests:
                 request.cancel()
-            client.give_back(self.reserved - self.prompt_tokens - self.completion_tokens)
-            measures.tokens.labels(name, "prompt").inc(self.prompt_tokens)
+            read = self.prompt_tokens if len(requests) == len(choices) else 0  # else it was refused
+            client.give_back(self.reserved - read - self.completion_tokens)
+            measures.tokens.labels(name, "prompt").inc(read)
             measures.tokens.labels(name, "completion").inc(self.completion_tokens)
 
     def _submit(

@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 import neolm
 from neolm.core.errors import InputError
-from neolm.serving.server import forms
+from neolm.serving.server import forms, openapi
 from neolm.serving.server.answer import Asking
 from neolm.serving.server.failure import ApiError
 from neolm.serving.server.feedback import Feedback, FeedbackError, FeedbackStore, Kept
@@ -27,7 +27,6 @@ from neolm.serving.server.guard import Guard
 from neolm.serving.server.journal import Journal
 from neolm.serving.server.keys import Client, KeyRing
 from neolm.serving.server.measures import Measures
-from neolm.serving.server.openapi import describe
 from neolm.serving.server.schema import (
     ChatCompletion,
     ChatRequest,
@@ -95,8 +94,10 @@ def create_app(service: Service) -> FastAPI:
     _add_operation(app, service)
     _add_answers(app, service)
     _add_page(app, service)
-    description = describe(app)
+    description = openapi.describe(app)
+    readable = openapi.page(description)
     app.add_api_route("/openapi.json", lambda: JSONResponse(description), include_in_schema=False)
+    app.add_api_route("/docs", lambda: HTMLResponse(readable), include_in_schema=False, response_class=HTMLResponse)
     app.add_middleware(
         Guard,
         settings=service.settings,

@@ -90,6 +90,16 @@ def test_what_is_not_there(server: Any) -> None:
         assert "message" in answer.json()["error"]
 
 
+def test_the_api_can_be_read(server: Any) -> None:
+    described = server.client.get("/openapi.json").json()
+    assert "422" not in str(described["paths"])
+    assert "/v1/chat/completions" in described["paths"]
+    page = server.client.get("/docs").text
+    assert "<script" not in page
+    assert "frequency_penalty" in page
+    assert all(path in page for path in described["paths"])
+
+
 def test_operation(server: Any) -> None:
     assert server.client.get("/health").json() == {"status": "ok"}
     assert server.client.get("/ready").json() == {"status": "ready"}
