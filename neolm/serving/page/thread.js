@@ -72,7 +72,7 @@ export class Thread {
   /** Draws what a piece has grown by, with the next frame. @param {() => void} [drawn] */
   grow(piece, drawn) {
     this.growing.add(piece.id);
-    this.frame ||= queueMicrotask(() => {
+    this.frame ||= requestAnimationFrame(() => {
       this.frame = 0;
       for (const view of this.entries.values()) {
         view.answers.filter((answer) => this.growing.has(answer.piece.id)).forEach((answer) => answer.update(false));

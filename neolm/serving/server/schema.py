@@ -46,6 +46,12 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+Stop = Annotated[Text, Field(min_length=1, max_length=256)]
+Stops = Annotated[list[Stop], Field(max_length=MOST_STOPS)]
+Numeral = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
 class Sampling(_Shape):
     """What both ways of asking have in common."""
 
@@ -59,11 +65,7 @@ class Sampling(_Shape):
     """Draw from the k likeliest tokens only. (Not OpenAI's.)"""
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     """Answers to each prompt; 1 if not given."""
-    stop: Annotated[
-        list[Annotated[Text, Field(min_length=1, max_length=256)]] | None,
-        BeforeValidator(_one_or_many, json_schema_input_type=str | list[str] | None),
-        Field(max_length=MOST_STOPS),
-    ] = None
+    stop: Annotated[Stops | None, BeforeValidator(_one_or_many, json_schema_input_type=Stop | Stops | None)] = None
     """Texts that end an answer; they are not part of it."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     """Taken from the logits of tokens that the answer has already."""
@@ -71,10 +73,7 @@ class Sampling(_Shape):
     """Taken from the logits of tokens for each time that the answer has them."""
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     """Makes tokens of prompt and answer less likely where above 1. (Not OpenAI's.)"""
-    logit_bias: Annotated[
-        dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None,
-        Field(max_length=1024),
-    ] = None
+    logit_bias: Annotated[dict[Numeral, Bias], Field(max_length=1024)] | None = None
     """Added to the logits of tokens, by id."""
     seed: Annotated[int, Field(ge=-_SEEDS, lt=_SEEDS)] | None = None
     """Fixes the draws: the same request gets the same answer."""

@@ -200,6 +200,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def test_null_is_as_good_as_nothing(server: Any) -> None:
+    names = ("temperature", "top_p", "top_k", "n", "stop", "presence_penalty", "frequency_penalty", "logit_bias")
+    more = ("seed", "stream", "stream_options", "user", "max_tokens", "echo", "logprobs", "best_of", "suffix")
+    body = {"model": "tiny", "prompt": "the sea", **dict.fromkeys([*names, *more])}
+    assert server.client.post("/v1/completions", json=body).json()["usage"]["completion_tokens"] == 16
+
+
 @pytest.mark.parametrize(("body", "words"), WRONG)
 def test_what_is_wrong_is_named(server: Any, body: dict[str, Any], words: str) -> None:
     if body.get("prompt") == []:  # no tokens: the beginning of a document
