@@ -11,13 +11,14 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from neolm.core.errors import InputError, NeoLMError
+from neolm.options import Device, Draft, Dtype, ModelArgument, Offload, Quantize
+from neolm.serving_commands import feedback_app, keys_app, serve
 
 app = typer.Typer(
     name="neolm",
@@ -31,6 +32,8 @@ corpus_app = typer.Typer(no_args_is_help=True, help="Raw text to clean, document
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Learn a vocabulary; show a text's tokens.")
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(keys_app, name="keys")
+app.add_typer(feedback_app, name="feedback")
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A .yaml file, or a built-in one: see `neolm config recipes`.")
@@ -38,14 +41,6 @@ RecipeArgument = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings stronger than the recipe's.")
 ]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, or a hub id.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Draft = Annotated[
-    str | None, typer.Option(help="Guess ahead, for the same text sooner: lookup, or a small model like MODEL's.")
-]
-Quantize = Annotated[str | None, typer.Option(help="int8 or int4: round the weights as they are read.")]
-Offload = Annotated[str | None, typer.Option(help="disk: leave the weights there; for models larger than memory.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as stored if not given.")]
 
 
 @app.command()
@@ -248,115 +243,7 @@ def _write(text: str) -> None:
     print(text, end="", flush=True)
 
 
-@app.command()
-def serve(
-    models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Model directories or hub ids; NAME=MODEL names one.")
-    ],
-    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not given.")] = None,
-    port: Annotated[int | None, typer.Option(help="8000 if not given; 0 takes a free one.")] = None,
-    keys: Annotated[str | None, typer.Option(help="File of API keys, made by `neolm keys new`.")] = None,
-    memory: Annotated[float | None, typer.Option(help="GiB for all models; 80% of what is free if not given.")] = None,
-    quantize: Quantize = None,
-    dtype: Dtype = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
-    feedback: Annotated[str | None, typer.Option(help="Database URL for people's judgements; off takes none.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings: `neolm config serve`.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any of the settings, stronger than the file."),
-    ] = None,
-) -> None:
-    """Serve models: OpenAI's API, and a page to meet them on."""
-    from neolm.core.config import load_config
-    from neolm.serving.server.settings import ServeConfig
-
-    given = {
-        "host": host,
-        "port": port,
-        "keys": keys,
-        "memory": memory,
-        "quantize": quantize,
-        "dtype": dtype,
-        "device": device,
-        "feedback": feedback,
-    }
-    overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
-    checked = load_config(ServeConfig, config, [*(settings or []), *overrides])
-    with _extra("serve"):
-        from neolm.serving.server.run import serve as listen
-    listen(models, checked)
-
-
-keys_app = typer.Typer(no_args_is_help=True, help="API keys of a server.")
-app.add_typer(keys_app, name="keys")
-KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="The file of keys; it holds their hashes only.")]
-
-
-@keys_app.command("new")
-def keys_new(
-    file: KeyFile,
-    name: Annotated[str, typer.Argument(help="Who gets it.")],
-    requests: Annotated[int | None, typer.Option(min=1, help="Requests a minute; any number if not given.")] = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens a minute; any number if not given.")] = None,
-) -> None:
-    """Make a key and print it: it is told only now."""
-    from neolm.serving.server.keys import new_key
-
-    print(new_key(file, name, requests, tokens))
-
-
-@keys_app.command("list")
-def keys_list(file: KeyFile) -> None:
-    """Who has a key, and its limits."""
-    from neolm.core.progress import wide_table
-    from neolm.serving.server.keys import read_keys
-
-    rows: list[tuple[str, ...]] = [("NAME", "REQUESTS A MINUTE", "TOKENS A MINUTE")]
-    rows += [
-        (entry.name, str(entry.requests_per_minute or "any"), str(entry.tokens_per_minute or "any"))
-        for entry in read_keys(file).keys
-    ]
-    print(wide_table(rows))
-
-
-@keys_app.command("remove")
-def keys_remove(file: KeyFile, name: Annotated[str, typer.Argument(help="Whose.")]) -> None:
-    """Take a key back; a server that runs refuses it from then on."""
-    from neolm.serving.server.keys import remove_key
-
-    remove_key(file, name)
-
-
-feedback_app = typer.Typer(no_args_is_help=True, help="What people said of answers.")
-app.add_typer(feedback_app, name="feedback")
-
-
-@feedback_app.command("export")
-def feedback_export(
-    target: Annotated[Path, typer.Argument(metavar="FILE", help="The .jsonl file to write.")],
-    source: Annotated[
-        str | None, typer.Option("--from", help="Database URL; the server's own file if not given.")
-    ] = None,
-    single: Annotated[bool, typer.Option("--ratings", help="Thumbs one by one instead of preferences.")] = False,
-) -> None:
-    """Write preferences: prompt, chosen, rejected."""
-    with _extra("serve"):
-        from neolm.serving.server.feedback import export
-
-    print(f"{export(source, target, single)} lines", file=sys.stderr)
-    print(target)
-
-
-@contextlib.contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """Imports that need an extra; one line says so if it is not there."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("neolm"):
-            raise
-        raise InputError(f"this needs the extra [{name}]: pip install 'neolm[{name}]' ({error})") from None
+app.command()(serve)
 
 
 @app.command("import")

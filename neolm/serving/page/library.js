@@ -76,7 +76,7 @@ export class Library {
     } catch (error) {
       if (error.kind !== "full") throw error;
       const bare = conversation.toJSON();
-      
+      bare.pieces = bare.pieces.map(({ tokens, ...piece }) => piece);
       this.store.write(START + conversation.id, bare);
       return { thinned: true };
     }

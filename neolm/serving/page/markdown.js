@@ -74,17 +74,29 @@ export class MarkdownView {
   /** @param {string} text @param {boolean} open whether it is still being written */
   update(text, open) {
     const lines = linesOf(text);
-    // What stands before the last block does not change when more is written after it.
-    const settled = open && text.startsWith(this.text) ? Math.max(this.drawn.length - 1, 0) : 0;
+    const settled = open && text.startsWith(this.text) ? this.#settled() : 0;
     const first = settled ? this.drawn[settled - 1].block.to : 0;
     const blocks = parseLines(lines, open, 0, first);
     blocks.forEach((block, index) => {
       const last = open && index === blocks.length - 1;
-      const key = `${block.type} ${last} ${lines.slice(block.from, block.to).join("\n")}`;
+      const whole = block.to < lines.length; // whether its last line is complete
+      const key = `${block.type} ${last} ${whole} ${lines.slice(block.from, block.to).join("\n")}`;
       this.#place(settled + index, { key, block }, last);
     });
     this.drawn.splice(settled + blocks.length).forEach(({ node }) => node.remove());
     this.text = text;
+  }
+
+  /**
+   * How many blocks do not change when more is written: those before the last. But what looks like the beginning of a block
+   * right below a text (the first bar of a table, say) may turn out to be one more line of that.
+   */
+  #settled() {
+    let last = this.drawn.length - 1;
+    const block = (index) => this.drawn[index].block;
+    const grows = ({ type }) => ["paragraph", "list", "table"].includes(type);
+    while (last > 0 && grows(block(last - 1)) && block(last - 1).to === block(last).from) last -= 1;
+    return Math.max(last, 0);
   }
 
   #place(index, { key, block }, open) {

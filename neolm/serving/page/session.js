@@ -79,10 +79,6 @@ export class Session {
   /** Tries a failed answer again: in its place if nothing came, otherwise beside it, so that what came stays. */
   retry(piece) {
     if (this.busy) return;
-    if (piece.text !== "" && !piece.pair) {
-      this.again(piece);
-      return;
-    }
     const sides = this.sides();
     const side = sides[piece.pair?.side ?? 0] ?? sides[0];
     let target = piece;
