@@ -165,7 +165,7 @@ function readBlock(lines, at, open, depth) {
  * @returns {Block[]}
  */
 export function parseLines(lines, open, depth = 0, first = 0) {
-  const shown = open && lines.length && UNCLEAR.test(lines.at(-1)) ? lines.slice(0, -1) : lines;
+  const shown = open && lines.length && UNCLEAR.test(lines.at(-1)) ? [...lines.slice(0, -1), ""] : lines;
   const blocks = [];
   for (let at = first; at < shown.length; ) {
     if (isBlank(shown[at])) {
