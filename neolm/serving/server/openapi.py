@@ -60,7 +60,8 @@ def page(described: dict[str, Any]) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>NeoLM: the API</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="stylesheet" href="/static/api.css"></head><body><main><h1>The API of this server</h1>'
+        '<link rel="icon" href="/static/favicon.svg"><link rel="stylesheet" href="/static/api.css"></head>'
+        "<body><main><h1>The API of this server</h1>"
         '<p>OpenAI\'s, and a little more. For programs: <a href="/openapi.json">/openapi.json</a>. '
         'The <a href="/">page</a> to meet the models on.</p>'
         + "".join(parts)
