@@ -10,17 +10,25 @@ const ALTERNATIVES = 5;
 export function requestFor(conversation, parent, { model, settings, probabilities }) {
   const common = { model, ...settings, stream: true, stream_options: { include_usage: true } };
   if (conversation.mode === "chat") {
-    const messages = conversation.messages(parent).map((message) => ({ ...message, content: wellFormed(message.content) }));
+    const messages = conversation
+      .messages(parent)
+      .map((message) => ({ ...message, content: wellFormed(message.content) }));
     const logprobs = probabilities ? { logprobs: true, top_logprobs: ALTERNATIVES } : {};
     return { path: "/v1/chat/completions", body: { ...common, messages, ...logprobs } };
   }
   const logprobs = probabilities ? { logprobs: ALTERNATIVES } : {};
-  return { path: "/v1/completions", body: { ...common, prompt: wellFormed(conversation.textUntil(parent)), ...logprobs } };
+  return {
+    path: "/v1/completions",
+    body: { ...common, prompt: wellFormed(conversation.textUntil(parent)), ...logprobs },
+  };
 }
 
 /** Half of a surrogate pair (from a cut emoji, say) is no text for the server. */
 export function wellFormed(text) {
-  return text.toWellFormed?.() ?? text.replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, "\ufffd");
+  return (
+    text.toWellFormed?.() ??
+    text.replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, "\ufffd")
+  );
 }
 
 const round = (value) => (Number.isFinite(value) ? Math.round(value * 1e4) / 1e4 : -100);
@@ -39,15 +47,19 @@ function tokenText(token, bytes) {
 /** @returns {import("./conversation.js").Token[]} */
 export function chatTokens(logprobs) {
   return (logprobs?.content ?? []).map(({ token, logprob, bytes, top_logprobs: top }) => [
-    tokenText(token, bytes), round(logprob), (top ?? []).map((other) => [tokenText(other.token, other.bytes), round(other.logprob)]),
+    tokenText(token, bytes),
+    round(logprob),
+    (top ?? []).map((other) => [tokenText(other.token, other.bytes), round(other.logprob)]),
   ]);
 }
 
 /** @returns {import("./conversation.js").Token[]} */
 export function completionTokens(logprobs) {
   return (logprobs?.tokens ?? []).map((token, index) => [
-    text(token), round(logprobs.token_logprobs?.[index] ?? 0),
-    Object.entries(logprobs.top_logprobs?.[index] ?? {}).map(([other, logprob]) => [other, round(logprob)])
+    text(token),
+    round(logprobs.token_logprobs?.[index] ?? 0),
+    Object.entries(logprobs.top_logprobs?.[index] ?? {})
+      .map(([other, logprob]) => [other, round(logprob)])
       .sort((one, other) => other[1] - one[1]),
   ]);
 }

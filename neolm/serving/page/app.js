@@ -1,16 +1,14 @@
 /**
- * The page: makes the parts and puts them together. Each part knows its own piece of the page; what they have to do with
- * each other is said here.
+ * The page: makes the parts and puts them together. Each part knows its own piece of the page; what they have to do
+ * with each other is said here.
  */
 
 import { announce } from "./announcer.js";
-import { CompareStrip, ModelPicker, sideName } from "./compare.js";
+import { CompareStrip, ModelPicker } from "./compare.js";
 import { Composer } from "./composer.js";
-import { Controls } from "./controls.js";
 import { askKey, showHelp } from "./dialogs.js";
 import { Drawer } from "./drawers.js";
 import { button } from "./element.js";
-import { consentWords } from "./feedback.js";
 import { Follow } from "./follow.js";
 import { Keyring } from "./keyring.js";
 import { Library } from "./library.js";
@@ -21,10 +19,10 @@ import { Preferences } from "./preferences.js";
 import { Server, explain } from "./server.js";
 import { Session } from "./session.js";
 import { parameters } from "./settings.js";
+import { SettingsPanel } from "./settings-panel.js";
 import { Sharing } from "./sharing.js";
 import { listen } from "./shortcuts.js";
 import { Store } from "./store.js";
-import { applyTheme, segments } from "./theme.js";
 import { Thread } from "./thread.js";
 import { Welcome } from "./welcome.js";
 
@@ -46,9 +44,13 @@ class App {
     this.info = { version: "", feedback: false, key_required: false, limits: {} };
     /** @type {import("./server.js").Model[]} */
     this.models = [];
-    this.tuned = 0; // the side whose settings are shown
     this.session = new Session(
-      { server: this.server, library: this.library, sides: () => this.#sides(), probabilities: () => this.preferences.get("probabilities") },
+      {
+        server: this.server,
+        library: this.library,
+        sides: () => this.#sides(),
+        probabilities: () => this.preferences.get("probabilities"),
+      },
       {
         changed: () => this.draw(),
         grew: (piece) => this.thread.grow(piece, () => this.follow.update()),
@@ -59,13 +61,29 @@ class App {
     );
     this.sharing = new Sharing(this);
     this.#makeParts();
-    this.#makeSettings();
     this.#listen();
   }
 
   #makeParts() {
     const { preferences, session } = this;
     this.panel = new LibraryPanel(this);
+    this.settingsPanel = new SettingsPanel(this);
+    const drawn = [
+      "leftModel",
+      "rightModel",
+      "left",
+      "right",
+      "compare",
+      "probabilities",
+      "formatted",
+      "consent",
+      "mode",
+    ];
+    preferences.watch(drawn, () => this.draw());
+    for (const id of ["compare", "probabilities"]) {
+      at(`${id}-toggle`).addEventListener("click", () => preferences.toggle(id));
+    }
+    preferences.watch(["compare"], (on) => announce(on ? "Two answers side by side." : "One answer at a time."));
     this.thread = new Thread(at("thread"), this.#threadActions(), () => this.look());
     this.follow = new Follow(at("scroller"), at("jump"));
     this.composer = new Composer(at("composer"), this.tab, {
@@ -84,25 +102,31 @@ class App {
     this.strip = new CompareStrip(at("compare"), {
       pick: (side, id) => preferences.set(`${side}Model`, id),
       tune: (side) => {
-        this.#tune(SIDES.indexOf(side));
+        this.settingsPanel.tune(SIDES.indexOf(side));
         this.settings.show();
       },
     });
     const centre = at("centre");
-    const drawer = (name, other) => new Drawer({
-      panel: at(`${name}-panel`), toggle: at(`${name}-toggle`), rest: [centre, at(`${other}-panel`)],
-      kept: () => preferences.get(`${name}Open`), keep: (open) => preferences.set(`${name}Open`, open),
-    });
+    const drawer = (name, other) =>
+      new Drawer({
+        panel: at(`${name}-panel`),
+        toggle: at(`${name}-toggle`),
+        rest: [centre, at(`${other}-panel`)],
+        kept: () => preferences.get(`${name}Open`),
+        keep: (open) => preferences.set(`${name}Open`, open),
+      });
     this.list = drawer("list", "settings");
     this.settings = drawer("settings", "list");
   }
 
   #threadActions() {
     const { session } = this;
-    const withFocus = (act) => (...given) => {
-      act(...given);
-      this.follow.update();
-    };
+    const withFocus =
+      (act) =>
+      (...given) => {
+        act(...given);
+        this.follow.update();
+      };
     return {
       show: (piece) => {
         session.show(piece);
@@ -124,37 +148,6 @@ class App {
       rate: (piece, rating) => this.sharing.rate(piece, rating),
       choose: (pair, choice) => this.sharing.choose(pair, choice),
     };
-  }
-
-  #makeSettings() {
-    const { preferences } = this;
-    this.controls = new Controls(at("controls"), (settings) => preferences.set(SIDES[this.tuned], settings));
-    this.showSide = segments(at("side"), [["0", sideName(0)], ["1", sideName(1)]], (side) => this.#tune(Number(side)));
-    const showTheme = segments(at("theme"), [["system", ["System"]], ["light", ["Light"]], ["dark", ["Dark"]]], (theme) => preferences.set("theme", theme));
-    showTheme(preferences.get("theme"));
-    preferences.watch(["theme"], applyTheme);
-    at("consent-words").append(...consentWords());
-    for (const id of ["formatted", "consent"]) {
-      at(id).addEventListener("change", () => preferences.set(id, at(id).checked));
-    }
-    for (const id of ["compare", "probabilities"]) {
-      at(`${id}-toggle`).addEventListener("click", () => preferences.toggle(id));
-    }
-    at("system").addEventListener("input", () => {
-      this.session.conversation.system = at("system").value;
-      this.session.saveSoon();
-    });
-    at("forget-key").addEventListener("click", () => {
-      this.keyring.forget();
-      this.draw();
-      this.notices.show("key", "The key is forgotten.");
-      at("settings-toggle").focus();
-    });
-    preferences.watch(["leftModel", "rightModel", "left", "right", "compare", "probabilities", "formatted", "consent", "mode"], () => this.draw());
-    preferences.watch(["compare"], (on) => {
-      announce(on ? "Two answers side by side." : "One answer at a time.");
-      if (!on) this.#tune(0);
-    });
   }
 
   #listen() {
@@ -194,18 +187,14 @@ class App {
 
   #sides() {
     const chosen = this.#chosen().map(({ model, settings }) => ({
-      model, settings: parameters({ ...settings, max_tokens: Math.min(settings.max_tokens, this.#most()) }),
+      model,
+      settings: parameters({ ...settings, max_tokens: Math.min(settings.max_tokens, this.#most()) }),
     }));
     return this.preferences.get("compare") ? chosen : chosen.slice(0, 1);
   }
 
   #most() {
     return this.info.limits?.max_tokens || MOST_TOKENS;
-  }
-
-  #tune(side) {
-    this.tuned = side;
-    this.draw();
   }
 
   /** What the thread has to know to draw itself. @returns {import("./thread.js").Look} */
@@ -215,7 +204,8 @@ class App {
       probabilities: this.preferences.get("probabilities"),
       feedback: this.info.feedback,
       consent: this.preferences.get("consent"),
-      waiting: (id) => (this.models.find((model) => model.id === id)?.loaded === false ? "Loading the model…" : "Reading…"),
+      waiting: (id) =>
+        this.models.find((model) => model.id === id)?.loaded === false ? "Loading the model…" : "Reading…",
     };
   }
 
@@ -246,7 +236,9 @@ class App {
 
   async #finished(pieces) {
     const here = pieces.filter((piece) => this.session.conversation.pieces.get(piece.id) === piece);
-    const words = here.map((piece) => (piece.state === "failed" ? explain(piece.problem) : `${piece.model}: ${piece.text || "an empty answer"}`));
+    const words = here.map((piece) =>
+      piece.state === "failed" ? explain(piece.problem) : `${piece.model}: ${piece.text || "an empty answer"}`,
+    );
     if (words.length) announce(words.join("\n"));
     this.follow.update();
     const asked = new Set(pieces.map(({ model }) => model));
@@ -281,7 +273,9 @@ class App {
       this.models = await this.server.models();
     } catch (error) {
       if (error.kind === "key") return this.unlock(this.keyring.key !== null);
-      this.notices.show("server", explain(error), [button("Try again", { icon: "again", press: () => this.connect() })]);
+      this.notices.show("server", explain(error), [
+        button("Try again", { icon: "again", press: () => this.connect() }),
+      ]);
       return false;
     } finally {
       this.draw();
@@ -299,7 +293,6 @@ class App {
     if (!started) conversation.mode = this.mode();
     const isText = conversation.mode === "completion";
     const compare = preferences.get("compare");
-    if (!compare) this.tuned = 0;
     document.body.classList.toggle("is-text", isText);
     document.body.classList.toggle("comparing", compare);
     this.thread.render(conversation);
@@ -307,18 +300,10 @@ class App {
     this.picker.update(models, chosen[0].model);
     at("model-group").hidden = compare;
     this.strip.update(compare, models, chosen);
-    at("side").hidden = !compare;
-    this.showSide(String(this.tuned));
-    this.controls.update(chosen[this.tuned].settings, this.#most());
+    this.settingsPanel.draw(chosen, { most: this.#most(), isText });
     this.composer.update({ busy: session.busy, isText, started, model: chosen[0].model });
     at("compare-toggle").setAttribute("aria-pressed", String(compare));
     at("probabilities-toggle").setAttribute("aria-pressed", String(preferences.get("probabilities")));
-    at("formatted").checked = preferences.get("formatted");
-    at("consent").checked = preferences.get("consent");
-    at("sharing").hidden = !this.info.feedback;
-    at("key-group").hidden = this.keyring.key === null;
-    at("system-group").hidden = isText;
-    if (at("system") !== document.activeElement) at("system").value = conversation.system;
     this.panel.draw();
     document.title = started ? `${conversation.name} · NeoLM` : "NeoLM";
     if (conversation !== this.drawn) {
@@ -341,7 +326,8 @@ class App {
 
   start() {
     const open = this.tab.read(OPEN);
-    if (typeof open !== "string" || !this.library.heads.has(open) || !this.session.open(open)) this.session.start(this.mode());
+    if (typeof open !== "string" || !this.library.heads.has(open) || !this.session.open(open))
+      this.session.start(this.mode());
     this.connect();
     if (window.matchMedia("(hover: hover)").matches) this.composer.focus();
   }

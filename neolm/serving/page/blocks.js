@@ -20,7 +20,7 @@ const RULE = /^ {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}$/;
 const HEADING = /^ {0,3}(#{1,6})[ \t]+\S/;
 const QUOTE = /^ {0,3}>/;
 
-/** Only the beginning of something, while it is being written: it may become a mark, and is not shown before it is clear. */
+/** A beginning, while it is being written: it may become a mark, and is not shown before that is clear. */
 const UNCLEAR = /^ {0,3}(?:[-*+_]{1,3}|\d{1,9}[.)]|#{1,6}|`{1,3}|~{1,3}|\|)[ \t]*$/;
 
 /** @param {string} text */
@@ -47,7 +47,8 @@ function readCode(lines, from, open) {
   if (open && !closed && last && last === fence[0].repeat(last.length)) inner.pop(); // the end fence, on its way
   const dedent = new RegExp(`^ {0,${indent.length}}`);
   const text = inner.map((line) => (indent ? line.replace(dedent, "") : line)).join("\n");
-  const language = open && to === from + 1 && !closed ? "" : info.trim().split(/\s/)[0].slice(0, 40); // once it is whole
+  const whole = !open || closed || to > from + 1; // the line of the fence
+  const language = whole ? info.trim().split(/\s/)[0].slice(0, 40) : "";
   return { type: "code", language, text, from, to: closed ? to + 1 : to };
 }
 
@@ -90,7 +91,9 @@ function readList(lines, from, open, depth) {
     else items.at(-1).push(line.trimStart()); // a paragraph's next line, not indented
     end = to + 1;
   }
-  const blocks = items.map((item, index) => parseLines(item, open && end === lines.length && index === items.length - 1, depth + 1));
+  const blocks = items.map((item, index) =>
+    parseLines(item, open && end === lines.length && index === items.length - 1, depth + 1),
+  );
   return { type: "list", start: /\d/.test(kind) ? Number.parseInt(first[2], 10) : null, items: blocks, from, to: end };
 }
 
@@ -109,7 +112,8 @@ function tableAt(lines, at, open) {
   if (header.length > WIDEST_TABLE) return null;
   const next = lines[at + 1];
   // While it is being written, a line behind a bar is taken for a header before the line below it is complete.
-  if (open && at + 2 >= lines.length && /^ {0,3}\|/.test(line) && /^[ |:-]*$/.test(next ?? "")) return { header, sides: [] };
+  if (open && at + 2 >= lines.length && /^ {0,3}\|/.test(line) && /^[ |:-]*$/.test(next ?? ""))
+    return { header, sides: [] };
   if (next === undefined || next.length > 4096 || !next.includes("-")) return null;
   const marks = cellsOf(next);
   if (marks.length !== header.length || !marks.every((mark) => /^:?-+:?$/.test(mark))) return null;
@@ -135,8 +139,12 @@ function startsBlock(lines, at, open) {
   const line = lines[at];
   const item = LIST_ITEM.exec(line);
   return Boolean(
-    fenceAt(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || tableAt(lines, at, open) ||
-      (item && (!/\d/.test(item[2]) || Number.parseInt(item[2], 10) === 1)),
+    fenceAt(line) ||
+    HEADING.test(line) ||
+    RULE.test(line) ||
+    QUOTE.test(line) ||
+    tableAt(lines, at, open) ||
+    (item && (!/\d/.test(item[2]) || Number.parseInt(item[2], 10) === 1)),
   );
 }
 
@@ -167,7 +175,7 @@ function readBlock(lines, at, open, depth) {
 export function parseLines(lines, open, depth = 0, first = 0) {
   const shown = open && lines.length && UNCLEAR.test(lines.at(-1)) ? [...lines.slice(0, -1), ""] : lines;
   const blocks = [];
-  for (let at = first; at < shown.length; ) {
+  for (let at = first; at < shown.length;) {
     if (isBlank(shown[at])) {
       at += 1;
       continue;

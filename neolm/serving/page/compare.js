@@ -27,7 +27,9 @@ export class ModelPicker {
     const key = JSON.stringify(names);
     if (key !== this.drawn) {
       this.drawn = key;
-      this.select.replaceChildren(...models.map((model, index) => element("option", { value: model.id }, names[index])));
+      this.select.replaceChildren(
+        ...models.map((model, index) => element("option", { value: model.id }, names[index])),
+      );
     }
     this.select.value = id;
     this.select.disabled = models.length === 0;
@@ -43,14 +45,35 @@ export class CompareStrip {
     this.root = root;
     this.sides = ["left", "right"].map((side, index) => {
       const select = element("select", { id: `${side}-model`, class: "model-select" });
-      const tune = button(`Settings of the ${side} side`, { icon: "sliders", text: "settings", class: "button-quiet", press: () => actions.tune(side) });
-      root.append(element("div", { class: "compare-side" },
-        element("label", { for: `${side}-model`, class: "side" }, ...sideName(index), element("span", { class: "visually-hidden" }, " model")), select, tune));
+      const tune = button(`Settings of the ${side} side`, {
+        icon: "sliders",
+        text: "settings",
+        class: "button-quiet",
+        press: () => actions.tune(side),
+      });
+      root.append(
+        element(
+          "div",
+          { class: "compare-side" },
+          element(
+            "label",
+            { for: `${side}-model`, class: "side" },
+            ...sideName(index),
+            element("span", { class: "visually-hidden" }, " model"),
+          ),
+          select,
+          tune,
+        ),
+      );
       return { side, picker: new ModelPicker(select, (id) => actions.pick(side, id)), tune };
     });
   }
 
-  /** @param {boolean} shown @param {import("./server.js").Model[]} models @param {{model: string, settings: import("./settings.js").Settings}[]} chosen */
+  /**
+   * @param {boolean} shown
+   * @param {import("./server.js").Model[]} models
+   * @param {{model: string, settings: import("./settings.js").Settings}[]} chosen
+   */
   update(shown, models, chosen) {
     this.root.hidden = !shown;
     this.sides.forEach(({ picker, tune, side }, index) => {

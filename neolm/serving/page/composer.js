@@ -22,7 +22,10 @@ export class Composer {
       if (this.busy) actions.stop();
       else this.send();
     });
-    form.addEventListener("pointerdown", ({ target }) => target === form && requestAnimationFrame(() => this.field.focus()));
+    form.addEventListener(
+      "pointerdown",
+      ({ target }) => target === form && requestAnimationFrame(() => this.field.focus()),
+    );
     this.#typed();
   }
 
@@ -76,7 +79,11 @@ export class Composer {
     this.emptyAllowed = isText && started;
     const label = isText ? (started ? "Text to add" : "Text to begin with") : "Message";
     this.form.querySelector("label").textContent = label;
-    this.field.placeholder = isText ? (started ? "Add to the text, or leave this empty and let it go on" : "Begin a text…") : `Write to ${model || "the model"}…`;
+    this.field.placeholder = isText
+      ? started
+        ? "Add to the text, or leave this empty and let it go on"
+        : "Begin a text…"
+      : `Write to ${model || "the model"}…`;
     this.#look();
   }
 

@@ -8,12 +8,14 @@ export class Controls {
   constructor(root, changed) {
     Object.assign(this, { root, changed, settings: { ...DEFAULTS }, most: 4096 });
     this.presets = PRESETS.map(({ name, explain, values }) =>
-      button(name, { class: "chip", title: explain, "aria-pressed": "false", press: () => this.#set(values) }));
+      button(name, { class: "chip", title: explain, "aria-pressed": "false", press: () => this.#set(values) }),
+    );
     this.fields = FIELDS.map((field) => this.#field(field));
     root.append(
       element("div", { class: "presets", role: "group", "aria-label": "Presets" }, ...this.presets),
       ...this.fields.map((field) => field.element),
-      button("Reset to defaults", { icon: "again", class: "button-quiet", press: () => this.#set(DEFAULTS) }));
+      button("Reset to defaults", { icon: "again", class: "button-quiet", press: () => this.#set(DEFAULTS) }),
+    );
   }
 
   #field(field) {
@@ -23,8 +25,25 @@ export class Controls {
     const common = { id, "aria-describedby": help.id };
     const input = text
       ? element("textarea", { ...common, rows: "2", spellcheck: "false" })
-      : element("input", { ...common, type: "number", min, max, step: whole ? 1 : "any", inputmode: whole ? "numeric" : "decimal", placeholder: field.start === null ? "none" : null });
-    const range = slider ? element("input", { type: "range", min, max, step, "aria-label": `${label}, slider`, "aria-describedby": help.id }) : null;
+      : element("input", {
+          ...common,
+          type: "number",
+          min,
+          max,
+          step: whole ? 1 : "any",
+          inputmode: whole ? "numeric" : "decimal",
+          placeholder: field.start === null ? "none" : null,
+        });
+    const range = slider
+      ? element("input", {
+          type: "range",
+          min,
+          max,
+          step,
+          "aria-label": `${label}, slider`,
+          "aria-describedby": help.id,
+        })
+      : null;
     // While one types, only what is already good counts; on leaving the field it is made good.
     input.addEventListener("input", () => {
       const good = text || (input.validity.valid && (input.value !== "" || field.start === null));
@@ -32,8 +51,13 @@ export class Controls {
     });
     input.addEventListener("change", () => this.#set({ [key]: fit(field, input.value, this.#mostOf(field)) }));
     range?.addEventListener("input", () => this.#set({ [key]: fit(field, range.value, this.#mostOf(field)) }, range));
-    const made = element("div", { class: text ? "field field-text" : "field" },
-      element("div", { class: "field-head" }, element("label", { for: id }, label), text ? null : input), text ? input : range, help);
+    const made = element(
+      "div",
+      { class: text ? "field field-text" : "field" },
+      element("div", { class: "field-head" }, element("label", { for: id }, label), text ? null : input),
+      text ? input : range,
+      help,
+    );
     return { field, input, range, element: made };
   }
 
@@ -59,7 +83,10 @@ export class Controls {
   #draw(by) {
     for (const { field, input, range } of this.fields) {
       const value = this.settings[field.key];
-      if (field.key === "max_tokens") [input, range].forEach((control) => { control.max = this.most; });
+      if (field.key === "max_tokens")
+        [input, range].forEach((control) => {
+          control.max = this.most;
+        });
       if (input !== by && input.value !== String(value ?? "")) input.value = value ?? "";
       if (range && range !== by) range.value = value;
     }

@@ -1,8 +1,9 @@
 /**
- * A conversation: a tree of what was written, by whom, and which branch is shown. Pure: it knows no page and no storage.
+ * A conversation: a tree of what was written, by whom, and which branch is shown. Pure: it knows no page and no
+ * storage.
  *
- * A chat's nodes are messages. A text's nodes (`mode` "completion") are its pieces, to be read one after the other; the
- * person's are `user`, the model's `assistant`.
+ * A chat's nodes are messages. A text's nodes (`mode` "completion") are its pieces, to be read one after the other;
+ * the person's are `user`, the model's `assistant`.
  *
  * @typedef {"writing"|"done"|"stopped"|"failed"} State how an answer stands
  * @typedef {[string, number, [string, number][]]} Token text, log-probability, and the likeliest in its place
@@ -26,7 +27,7 @@
  * @property {boolean} [edited] written or changed by the person, though in the model's place
  */
 
-/** Random enough to be unique. (`crypto.randomUUID` is missing where the page does not come over https or localhost.) */
+/** Random enough to be unique. (`crypto.randomUUID` is missing where the page comes by plain http from elsewhere.) */
 export function newId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -105,7 +106,9 @@ export class Conversation {
 
   /** The text up to the end of the piece `id`. */
   textUntil(id) {
-    return this.until(id).map((piece) => piece.text).join("");
+    return this.until(id)
+      .map((piece) => piece.text)
+      .join("");
   }
 
   /** The other answer of a side-by-side pair. @returns {Piece|null} */
@@ -127,7 +130,10 @@ export class Conversation {
 
 /** One short line of a text, without characters that are not seen or turn the direction of writing. */
 export function nameOf(text) {
-  const line = text.slice(0, 1000).replace(/[\p{C}\s]+/gu, " ").trim();
+  const line = text
+    .slice(0, 1000)
+    .replace(/[\p{C}\s]+/gu, " ")
+    .trim();
   return line.length > TITLE_LENGTH ? `${line.slice(0, TITLE_LENGTH).trimEnd()}…` : line;
 }
 

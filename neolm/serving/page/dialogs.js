@@ -25,21 +25,42 @@ export function openDialog({ title, content, actions, submit, wide = false }) {
       answer = value;
       dialog.close();
     };
-    const form = element("form", { class: "dialog-body", on: { submit: (event) => {
-      event.preventDefault();
-      (submit ?? (() => {}))(close);
-    } } }, ...content(close), actions ? element("div", { class: "dialog-actions" }, ...actions(close)) : null);
-    const dialog = element("dialog", { class: wide ? "dialog dialog-wide" : "dialog", "aria-labelledby": id, on: {
-      close: () => {
-        dialog.remove();
-        resolve(answer);
+    const form = element(
+      "form",
+      {
+        class: "dialog-body",
+        on: {
+          submit: (event) => {
+            event.preventDefault();
+            (submit ?? (() => {}))(close);
+          },
+        },
       },
-      // A press on what lies behind it; the dialog itself is filled by its content.
-      pointerdown: (event) => event.target === dialog && close(),
-    } },
-      element("div", { class: "dialog-head" },
-        element("h2", { id }, title), button("Close", { icon: "close", text: false, press: () => close() })),
-      form);
+      ...content(close),
+      actions ? element("div", { class: "dialog-actions" }, ...actions(close)) : null,
+    );
+    const dialog = element(
+      "dialog",
+      {
+        class: wide ? "dialog dialog-wide" : "dialog",
+        "aria-labelledby": id,
+        on: {
+          close: () => {
+            dialog.remove();
+            resolve(answer);
+          },
+          // A press on what lies behind it; the dialog itself is filled by its content.
+          pointerdown: (event) => event.target === dialog && close(),
+        },
+      },
+      element(
+        "div",
+        { class: "dialog-head" },
+        element("h2", { id }, title),
+        button("Close", { icon: "close", text: false, press: () => close() }),
+      ),
+      form,
+    );
     document.body.append(dialog);
     dialog.showModal();
     // The browser would take the closing button; a field to fill in, or the first action, is what it was opened for.
@@ -66,27 +87,49 @@ export function askText(title, label, value, yes) {
   return openDialog({
     title,
     content: () => [element("label", { for: "dialog-field" }, label), field],
-    actions: (close) => [button("Cancel", { press: () => close() }), button(yes, { class: "button-main", type: "submit" })],
+    actions: (close) => [
+      button("Cancel", { press: () => close() }),
+      button(yes, { class: "button-main", type: "submit" }),
+    ],
     submit: (close) => close(field.value),
   });
 }
 
-/** The server's key. @param {boolean} refused whether one was given already @returns {Promise<{key: string, remember: boolean}|null>} */
+/**
+ * Asks for the server's key.
+ *
+ * @param {boolean} refused whether one was given already
+ * @returns {Promise<{key: string, remember: boolean}|null>}
+ */
 export function askKey(refused) {
-  const field = element("input", { type: "password", id: "key", autocomplete: "off", spellcheck: "false", required: true,
-    "aria-describedby": "key-help" });
+  const field = element("input", {
+    type: "password",
+    id: "key",
+    autocomplete: "off",
+    spellcheck: "false",
+    required: true,
+    "aria-describedby": "key-help",
+  });
   const remember = element("input", { type: "checkbox", id: "remember" });
   return openDialog({
     title: "This server wants a key",
     content: () => [
-      element("p", { id: "key-help" }, refused
-        ? "The server did not accept this key. Check it, or ask whoever runs the server."
-        : "Whoever runs the server can give you one. It is sent to this server only."),
-      element("label", { for: "key" }, "Key"), field,
+      element(
+        "p",
+        { id: "key-help" },
+        refused
+          ? "The server did not accept this key. Check it, or ask whoever runs the server."
+          : "Whoever runs the server can give you one. It is sent to this server only.",
+      ),
+      element("label", { for: "key" }, "Key"),
+      field,
       element("label", { class: "check" }, remember, "Remember on this device"),
       element("p", { class: "muted" }, "Otherwise it is forgotten when this tab is closed."),
     ],
-    actions: (close) => [button("Not now", { press: () => close() }), button("Use key", { class: "button-main", type: "submit" })],
+    actions: (close) => [
+      button("Not now", { press: () => close() }),
+      button("Use key", { class: "button-main", type: "submit" }),
+    ],
     submit: (close) => field.value.trim() && close({ key: field.value.trim(), remember: remember.checked }),
   });
 }
@@ -115,13 +158,39 @@ export function showHelp(version) {
     title: "Help",
     content: () => [
       element("h3", {}, "Keyboard"),
-      element("dl", { class: "shortcuts" }, ...SHORTCUTS.map(([keys, what]) =>
-        element("div", {}, element("dt", {}, ...keys.split(" + ").flatMap((key, index) => (index ? [" + ", element("kbd", {}, key)] : [element("kbd", {}, key)]))), element("dd", {}, what)))),
+      element(
+        "dl",
+        { class: "shortcuts" },
+        ...SHORTCUTS.map(([keys, what]) =>
+          element(
+            "div",
+            {},
+            element(
+              "dt",
+              {},
+              ...keys
+                .split(" + ")
+                .flatMap((key, index) => (index ? [" + ", element("kbd", {}, key)] : [element("kbd", {}, key)])),
+            ),
+            element("dd", {}, what),
+          ),
+        ),
+      ),
       element("h3", {}, "Branches"),
-      element("p", {}, "Answer again or edit anything, and a new branch begins there. The arrows beside “2/3” lead from one version to the other; nothing is lost."),
+      element(
+        "p",
+        {},
+        "Answer again or edit anything, and a new branch begins there. The arrows beside “2/3” lead from one ",
+        "version to the other; nothing is lost.",
+      ),
       element("h3", {}, "What is kept where"),
-      element("p", {}, "Your conversations and settings are kept in this browser, and nowhere else. What you write is sent to ",
-        element("strong", {}, window.location.host), " so that the model can read it. Ratings are sent only if you have switched sharing on."),
+      element(
+        "p",
+        {},
+        "Your conversations and settings are kept in this browser, and nowhere else. What you write is sent to ",
+        element("strong", {}, window.location.host),
+        " so that the model can read it. Ratings are sent only if you have switched sharing on.",
+      ),
       element("p", { class: "muted" }, `NeoLM ${version}`),
     ],
   });

@@ -61,7 +61,9 @@ export class Drawer {
     const { open } = this;
     this.panel.hidden = !open;
     this.toggle.setAttribute("aria-expanded", String(open));
-    this.rest.forEach((part) => { part.inert = this.over; });
+    this.rest.forEach((part) => {
+      part.inert = this.over;
+    });
     document.getElementById("shade").hidden = !document.querySelector(".drawer:not([hidden])") || !NARROW.matches;
   }
 }

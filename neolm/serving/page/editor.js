@@ -3,12 +3,18 @@
 import { button, element } from "./element.js";
 
 /**
- * @param {{text: string, label: string, save: string, done: (text: string|null) => void}} options `done` gets null if it
- *   was put away
+ * @param {{text: string, label: string, save: string, done: (text: string|null) => void}} options `done` gets null
+ *   if it was put away
  * @returns {HTMLElement}
  */
 export function editor({ text, label, save, done }) {
-  const field = element("textarea", { class: "editor-field", rows: "3", "aria-label": label, dir: "auto", spellcheck: "false" });
+  const field = element("textarea", {
+    class: "editor-field",
+    rows: "3",
+    "aria-label": label,
+    dir: "auto",
+    spellcheck: "false",
+  });
   field.value = text;
   const fit = () => {
     field.style.height = "auto";
@@ -26,9 +32,17 @@ export function editor({ text, label, save, done }) {
       finish();
     }
   });
-  const made = element("div", { class: "editor" }, field,
-    element("div", { class: "editor-actions" },
-      button("Cancel", { press: () => done(null) }), button(save, { class: "button-main", press: finish })));
+  const made = element(
+    "div",
+    { class: "editor" },
+    field,
+    element(
+      "div",
+      { class: "editor-actions" },
+      button("Cancel", { press: () => done(null) }),
+      button(save, { class: "button-main", press: finish }),
+    ),
+  );
   requestAnimationFrame(() => {
     fit();
     field.focus();

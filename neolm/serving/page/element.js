@@ -39,8 +39,13 @@ export function button(label, { icon: iconName, text = label, press, class: clas
   const named = text === label ? {} : { "aria-label": label, title: label };
   return element(
     "button",
-    { type: "button", class: `button ${text === false ? "button-icon" : ""} ${className}`.trim(), ...named, ...rest,
-      on: press ? { click: press } : null },
+    {
+      type: "button",
+      class: `button ${text === false ? "button-icon" : ""} ${className}`.trim(),
+      ...named,
+      ...rest,
+      on: press ? { click: press } : null,
+    },
     iconName ? icon(iconName) : null,
     text === false ? null : element("span", { class: "button-text" }, text),
   );

@@ -1,6 +1,7 @@
 /**
- * Conversations as files: JSON that comes back whole, and Markdown to read. What is read here comes from outside (a file,
- * or a storage that anything may have written to), so every field is looked at, and what is not known is left out.
+ * Conversations as files: JSON that comes back whole, and Markdown to read. What is read here comes from outside (a
+ * file, or a storage that anything may have written to), so every field is looked at, and what is not known is left
+ * out.
  */
 
 import { Conversation } from "./conversation.js";
@@ -29,7 +30,12 @@ function tokensFrom(data) {
   if (!Array.isArray(data)) return undefined;
   const pair = (value) => Array.isArray(value) && isText(value[0], 4096) && Number.isFinite(value[1]);
   const tokens = data.filter(pair).map(([text, logprob, others]) => [
-    text, logprob, (Array.isArray(others) ? others : []).filter(pair).slice(0, 20).map(([t, p]) => [t, p]),
+    text,
+    logprob,
+    (Array.isArray(others) ? others : [])
+      .filter(pair)
+      .slice(0, 20)
+      .map(([t, p]) => [t, p]),
   ]);
   return tokens.length === data.length ? tokens : undefined; // with one missing, the others stand in wrong places
 }
@@ -44,17 +50,21 @@ function answerFrom(data) {
     state: data.state === "writing" ? "failed" : (oneOf(data.state, "done", "stopped", "failed") ?? "done"),
     finish: oneOf(data.finish, "stop", "length"),
     problem:
-      data.state === "writing" ? { kind: "left", message: "" }
-      : isObject(problem) && isText(problem.kind, 32) && isText(problem.message, 4096)
-        ? { kind: problem.kind, message: problem.message }
-        : undefined,
-    stats: known(Object.fromEntries(
-      ["first", "rate", "tokens", "prompt"].map((key) => [key, isCount(stats[key]) ? stats[key] : undefined]),
-    )),
+      data.state === "writing"
+        ? { kind: "left", message: "" }
+        : isObject(problem) && isText(problem.kind, 32) && isText(problem.message, 4096)
+          ? { kind: problem.kind, message: problem.message }
+          : undefined,
+    stats: known(
+      Object.fromEntries(
+        ["first", "rate", "tokens", "prompt"].map((key) => [key, isCount(stats[key]) ? stats[key] : undefined]),
+      ),
+    ),
     tokens: tokensFrom(data.tokens),
-    pair: isObject(pair) && isText(pair.id, 64) && [0, 1].includes(pair.side)
-      ? { id: pair.id, side: pair.side, choice: oneOf(pair.choice, 0, 1, "tie") }
-      : undefined,
+    pair:
+      isObject(pair) && isText(pair.id, 64) && [0, 1].includes(pair.side)
+        ? { id: pair.id, side: pair.side, choice: oneOf(pair.choice, 0, 1, "tie") }
+        : undefined,
     rating: oneOf(data.rating, "up", "down") ?? undefined,
     edited: data.edited === true ? true : undefined,
   });
@@ -70,7 +80,8 @@ export function conversationFrom(data) {
   demand(["chat", "completion"].includes(data.mode), "mode", 'is neither "chat" nor "completion".');
   demand(Array.isArray(data.pieces) && data.pieces.length <= MOST_PIECES, "pieces", "is not a list of pieces.");
   const made = new Conversation({
-    id: data.id, mode: data.mode,
+    id: data.id,
+    mode: data.mode,
     title: isText(data.title, 1000) ? data.title : "",
     system: isText(data.system) ? data.system : "",
     created: isCount(data.created) ? data.created : Date.now(),
@@ -118,9 +129,17 @@ export function fromFile(text) {
     throw new FormatError("The file is not JSON.");
   }
   demand(isObject(file) && file.format === FORMAT, "The file", "holds no conversations of NeoLM.");
-  demand(file.version === VERSION, "The file", `has version ${Number(file.version)}; this page reads version ${VERSION}.`);
+  demand(
+    file.version === VERSION,
+    "The file",
+    `has version ${Number(file.version)}; this page reads version ${VERSION}.`,
+  );
   const found = file.conversations;
-  demand(Array.isArray(found) && found.length > 0 && found.length <= MOST_CONVERSATIONS, "The file", "holds no list of conversations.");
+  demand(
+    Array.isArray(found) && found.length > 0 && found.length <= MOST_CONVERSATIONS,
+    "The file",
+    "holds no list of conversations.",
+  );
   return found.map((data, index) => {
     try {
       return conversationFrom(data);
@@ -149,6 +168,10 @@ export function toMarkdown(conversation) {
 
 /** A name for a file, of letters that every file system takes. */
 export function fileName(conversation, ending) {
-  const name = conversation.name.normalize("NFKD").replace(/[^a-zA-Z0-9]+/g, "-").replace(/^-+|-+$/g, "").toLowerCase();
+  const name = conversation.name
+    .normalize("NFKD")
+    .replace(/[^a-zA-Z0-9]+/g, "-")
+    .replace(/^-+|-+$/g, "")
+    .toLowerCase();
   return `${name.slice(0, 40) || "conversation"}.${ending}`;
 }

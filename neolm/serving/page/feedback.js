@@ -8,13 +8,28 @@ import { openDialog } from "./dialogs.js";
 /** What consent means, in plain words. @returns {HTMLElement[]} */
 export function consentWords() {
   return [
-    element("p", {}, "If you switch sharing on, each rating and each choice between two answers is stored by this server, with what it is about:"),
-    element("ul", {},
+    element(
+      "p",
+      {},
+      "If you switch sharing on, each rating and each choice between two answers is stored by this server, with what ",
+      "it is about:",
+    ),
+    element(
+      "ul",
+      {},
       element("li", {}, "the conversation up to there, as the model read it"),
       element("li", {}, "the answer, or both answers"),
       element("li", {}, "the settings, and the model's name and digest"),
-      element("li", {}, "your rating or choice")),
-    element("p", {}, "It is stored at ", element("strong", {}, window.location.host), ", where its operator can read it and may train models with it. Do not share what is private. Without the switch, no rating leaves this browser."),
+      element("li", {}, "your rating or choice"),
+    ),
+    element(
+      "p",
+      {},
+      "It is stored at ",
+      element("strong", {}, window.location.host),
+      ", where its operator can read it and may train models with it. Do not share what is private. ",
+      "Without the switch, no rating leaves this browser.",
+    ),
   ];
 }
 
@@ -40,12 +55,28 @@ const answerOf = ({ model, text, settings }) => ({ model, text, settings });
 /** What is sent for a rated answer. */
 export function ratingBody(conversation, piece, rating) {
   const { mode } = conversation;
-  return { consent: true, kind: "rating", mode, prompt: promptOf(conversation, piece), answers: [answerOf(piece)], chosen: null, rating };
+  return {
+    consent: true,
+    kind: "rating",
+    mode,
+    prompt: promptOf(conversation, piece),
+    answers: [answerOf(piece)],
+    chosen: null,
+    rating,
+  };
 }
 
 /** What is sent for a choice. @param {0|1|"tie"} choice */
 export function choiceBody(conversation, pair, choice) {
   const chosen = choice === "tie" ? null : choice;
   const { mode } = conversation;
-  return { consent: true, kind: "choice", mode, prompt: promptOf(conversation, pair[0]), answers: pair.map(answerOf), chosen, rating: null };
+  return {
+    consent: true,
+    kind: "choice",
+    mode,
+    prompt: promptOf(conversation, pair[0]),
+    answers: pair.map(answerOf),
+    chosen,
+    rating: null,
+  };
 }

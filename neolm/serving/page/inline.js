@@ -1,9 +1,9 @@
 /**
- * Markdown within a line: emphasis, code, links. Text in, a small tree out, and the tree into nodes. What is none of these
- * is text. One pass, so that a hostile line of a million brackets costs what a line of a million letters does.
+ * Markdown within a line: emphasis, code, links. Text in, a small tree out, and the tree into nodes. What is none of
+ * these is text. One pass, so that a hostile line of a million brackets costs what a line of a million letters does.
  *
- * Not CommonMark to the letter: marks within words are text (`snake_case`, 2*3*4), a mark does not nest in its own kind,
- * pictures stay text, there are no references and no HTML.
+ * Not CommonMark to the letter: marks within words are text (`snake_case`, 2*3*4), a mark does not nest in its own
+ * kind, pictures stay text, there are no references and no HTML.
  *
  * @typedef {string|{type: "strong"|"em"|"del"|"code"|"link", href?: string, children: Span[]}} Span
  */
@@ -96,13 +96,19 @@ class Reader {
       this.at = found.index;
       const letter = found[0];
       const taken =
-        letter === "\\" ? this.escape()
-        : letter === "`" ? this.code()
-        : letter === "[" ? this.link()
-        : letter === "!" ? this.picture()
-        : letter === "h" ? this.address()
-        : letter === "]" || letter === "<" ? false
-        : this.mark(letter);
+        letter === "\\"
+          ? this.escape()
+          : letter === "`"
+            ? this.code()
+            : letter === "["
+              ? this.link()
+              : letter === "!"
+                ? this.picture()
+                : letter === "h"
+                  ? this.address()
+                  : letter === "]" || letter === "<"
+                    ? false
+                    : this.mark(letter);
       if (!taken) this.at += 1;
     }
     this.at = text.length;

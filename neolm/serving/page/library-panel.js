@@ -55,7 +55,15 @@ export class LibraryPanel {
   async remove(id) {
     const { library, session } = this.app;
     const { name } = library.heads.get(id);
-    if (!(await confirm("Delete this conversation?", `“${name}” will be deleted from this browser. It is kept nowhere else.`, "Delete", { danger: true }))) return;
+    if (
+      !(await confirm(
+        "Delete this conversation?",
+        `“${name}” will be deleted from this browser. It is kept nowhere else.`,
+        "Delete",
+        { danger: true },
+      ))
+    )
+      return;
     session.forget(id);
     library.remove(id);
     announce("Deleted.");
@@ -66,12 +74,16 @@ export class LibraryPanel {
 
   save(id, kind) {
     const conversation = this.app.library.open(id);
-    if (conversation) save(fileName(conversation, kind), kind === "json" ? toFile([conversation]) : toMarkdown(conversation));
+    if (conversation)
+      save(fileName(conversation, kind), kind === "json" ? toFile([conversation]) : toMarkdown(conversation));
   }
 
   exportAll() {
     const { library, notices } = this.app;
-    const all = library.list().map(({ id }) => library.open(id)).filter(Boolean);
+    const all = library
+      .list()
+      .map(({ id }) => library.open(id))
+      .filter(Boolean);
     if (all.length) save(`neolm-conversations-${new Date().toISOString().slice(0, 10)}.json`, toFile(all));
     else notices.show("library", "There are no conversations to export yet.");
   }
@@ -90,12 +102,25 @@ export class LibraryPanel {
       if (lost) this.notKept(lost);
       else notices.show("library", `${count} imported.`);
     } catch (error) {
-      notices.show("library", error instanceof FormatError ? `Nothing was imported. ${error.message}` : `Nothing was imported: ${error.message}`);
+      notices.show(
+        "library",
+        error instanceof FormatError
+          ? `Nothing was imported. ${error.message}`
+          : `Nothing was imported: ${error.message}`,
+      );
     }
   }
 
   async removeDamaged() {
-    if (!(await confirm("Delete what is damaged?", "What is there cannot be shown, but it could still be saved as a file first.", "Delete", { danger: true }))) return;
+    if (
+      !(await confirm(
+        "Delete what is damaged?",
+        "What is there cannot be shown, but it could still be saved as a file first.",
+        "Delete",
+        { danger: true },
+      ))
+    )
+      return;
     this.app.library.removeDamaged();
     this.app.draw();
   }
@@ -103,9 +128,13 @@ export class LibraryPanel {
   /** @param {import("./store.js").StoreError|null} error null: kept, but without its probabilities */
   notKept(error) {
     const { notices } = this.app;
-    const text = error === null
-      ? "The browser’s storage for this page is nearly full: this conversation is kept without its probabilities."
-      : `${error.message} What is new is lost when the page is closed. ${error.kind === "full" ? "Export and delete something, or export this conversation." : "Export it to keep it."}`;
+    const text =
+      error === null
+        ? "The browser’s storage for this page is nearly full: this conversation is kept without its probabilities."
+        : `${error.message} What is new is lost when the page is closed. ` +
+          (error.kind === "full"
+            ? "Export and delete something, or export this conversation."
+            : "Export it to keep it.");
     if (notices.has("kept", text)) return;
     notices.show("kept", text, [button("Export all", { class: "button-quiet", press: () => this.exportAll() })]);
   }

@@ -1,6 +1,6 @@
 /**
- * The conversations kept in this browser, each under a key of its own: one that is damaged takes no other with it, and two
- * tabs do not overwrite each other's.
+ * The conversations kept in this browser, each under a key of its own: one that is damaged takes no other with it, and
+ * two tabs do not overwrite each other's.
  *
  * @typedef {{id: string, name: string, mode: string, updated: number}} Head
  */

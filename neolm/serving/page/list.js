@@ -26,15 +26,22 @@ export class ConversationList {
   }
 
   #makeMenu() {
-    const item = (label, what, className = "") => button(label, { class: `menu-item ${className}`, press: () => {
-      this.menu.hidePopover();
-      what(this.chosen);
-    } });
-    const menu = element("div", { class: "menu", popover: "auto", role: "group", "aria-label": "Conversation" },
+    const item = (label, what, className = "") =>
+      button(label, {
+        class: `menu-item ${className}`,
+        press: () => {
+          this.menu.hidePopover();
+          what(this.chosen);
+        },
+      });
+    const menu = element(
+      "div",
+      { class: "menu", popover: "auto", role: "group", "aria-label": "Conversation" },
       item("Rename", (id) => this.actions.rename(id)),
       item("Export as Markdown", (id) => this.actions.save(id, "md")),
       item("Export as JSON", (id) => this.actions.save(id, "json")),
-      item("Delete", (id) => this.actions.remove(id), "danger"));
+      item("Delete", (id) => this.actions.remove(id), "danger"),
+    );
     return menu;
   }
 
@@ -54,27 +61,60 @@ export class ConversationList {
   update(heads, open, damaged) {
     const focused = this.root.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
     const groups = Map.groupBy ? Map.groupBy(heads, ({ updated }) => ageText(updated)) : groupBy(heads);
-    const parts = [...groups].map(([age, members]) => element("section", {},
-      element("h3", { class: "list-age" }, age),
-      element("ul", {}, ...members.map((head) => this.#item(head, head.id === open)))));
-    if (!heads.length) parts.push(element("p", { class: "muted list-empty" }, "Conversations are kept here, in this browser."));
+    const parts = [...groups].map(([age, members]) =>
+      element(
+        "section",
+        {},
+        element("h3", { class: "list-age" }, age),
+        element("ul", {}, ...members.map((head) => this.#item(head, head.id === open))),
+      ),
+    );
+    if (!heads.length)
+      parts.push(element("p", { class: "muted list-empty" }, "Conversations are kept here, in this browser."));
     if (damaged) parts.push(this.#damaged(damaged));
     this.root.replaceChildren(...parts);
     if (focused) this.root.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
   }
 
   #item({ id, name }, open) {
-    const more = button(`More for ${name}`, { icon: "more", text: false, class: "list-more", "aria-haspopup": "true", data: { focus: `more ${id}` }, press: () => this.#openMenu(id, more) });
-    const title = element("button", { type: "button", class: "list-open", "aria-current": open ? "true" : null, data: { focus: `open ${id}` },
-      on: { click: () => this.actions.open(id) } }, element("bdi", {}, name));
+    const more = button(`More for ${name}`, {
+      icon: "more",
+      text: false,
+      class: "list-more",
+      "aria-haspopup": "true",
+      data: { focus: `more ${id}` },
+      press: () => this.#openMenu(id, more),
+    });
+    const title = element(
+      "button",
+      {
+        type: "button",
+        class: "list-open",
+        "aria-current": open ? "true" : null,
+        data: { focus: `open ${id}` },
+        on: { click: () => this.actions.open(id) },
+      },
+      element("bdi", {}, name),
+    );
     return element("li", { class: open ? "list-item open" : "list-item" }, title, more);
   }
 
   #damaged(count) {
-    return element("section", { class: "list-damaged" },
-      element("p", {}, `${count === 1 ? "One conversation is" : `${count} conversations are`} damaged and cannot be read.`),
+    return element(
+      "section",
+      { class: "list-damaged" },
+      element(
+        "p",
+        {},
+        `${count === 1 ? "One conversation is" : `${count} conversations are`} damaged and cannot be read.`,
+      ),
       button("Save what is there", { class: "button-quiet", press: () => this.actions.saveDamaged() }),
-      button("Delete", { class: "button-quiet danger", "aria-label": "Delete what is damaged", press: () => this.actions.removeDamaged() }));
+      button("Delete", {
+        class: "button-quiet danger",
+        "aria-label": "Delete what is damaged",
+        press: () => this.actions.removeDamaged(),
+      }),
+    );
   }
 }
 

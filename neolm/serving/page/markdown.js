@@ -1,6 +1,6 @@
 /**
- * Markdown drawn: nodes made one by one, nothing handed to the browser as markup. While a text grows, only the block that
- * grows is drawn again.
+ * Markdown drawn: nodes made one by one, nothing handed to the browser as markup. While a text grows, only the block
+ * that grows is drawn again.
  */
 
 import { linesOf, parseLines } from "./blocks.js";
@@ -17,8 +17,18 @@ function inline(text, open) {
 
 function drawCode({ language, text }) {
   const code = element("code", {}, text);
-  const copy = button("Copy", { icon: "copy", class: "code-copy", "aria-label": "Copy the code", press: () => copyText(code.textContent, copy) });
-  const head = element("div", { class: "code-head" }, element("span", { class: "code-language" }, language || "text"), copy);
+  const copy = button("Copy", {
+    icon: "copy",
+    class: "code-copy",
+    "aria-label": "Copy the code",
+    press: () => copyText(code.textContent, copy),
+  });
+  const head = element(
+    "div",
+    { class: "code-head" },
+    element("span", { class: "code-language" }, language || "text"),
+    copy,
+  );
   // Scrolled sideways by keyboard, so it takes the focus.
   return element("div", { class: "code" }, head, element("pre", { tabindex: "0", "aria-label": "Code" }, code));
 }
@@ -26,7 +36,11 @@ function drawCode({ language, text }) {
 function drawTable({ header, sides, rows }, open) {
   const cell = (tag, row) => (text, column) => {
     const side = sides[column] ? `side-${sides[column]}` : null;
-    return element(tag, { class: side, scope: tag === "th" ? "col" : null }, ...inline(text, open && row === rows.length - 1));
+    return element(
+      tag,
+      { class: side, scope: tag === "th" ? "col" : null },
+      ...inline(text, open && row === rows.length - 1),
+    );
   };
   const body = rows.map((cells, row) => element("tr", {}, ...cells.map(cell("td", row))));
   const head = element("thead", {}, element("tr", {}, ...header.map(cell("th", -1))));
@@ -48,13 +62,20 @@ function drawList({ start, items }, open) {
 
 function drawBlock(block, open) {
   switch (block.type) {
-    case "heading": return element(`h${Math.min(block.level - 1 + HIGHEST, 6)}`, {}, ...inline(block.text, open));
-    case "code": return drawCode(block);
-    case "rule": return element("hr");
-    case "quote": return element("blockquote", {}, ...drawBlocks(block.blocks, open));
-    case "list": return drawList(block, open);
-    case "table": return drawTable(block, open);
-    default: return element("p", {}, ...inline(block.text, open));
+    case "heading":
+      return element(`h${Math.min(block.level - 1 + HIGHEST, 6)}`, {}, ...inline(block.text, open));
+    case "code":
+      return drawCode(block);
+    case "rule":
+      return element("hr");
+    case "quote":
+      return element("blockquote", {}, ...drawBlocks(block.blocks, open));
+    case "list":
+      return drawList(block, open);
+    case "table":
+      return drawTable(block, open);
+    default:
+      return element("p", {}, ...inline(block.text, open));
   }
 }
 
@@ -88,8 +109,8 @@ export class MarkdownView {
   }
 
   /**
-   * How many blocks do not change when more is written: those before the last. But what looks like the beginning of a block
-   * right below a text (the first bar of a table, say) may turn out to be one more line of that.
+   * How many blocks do not change when more is written: those before the last. But what looks like the beginning of a
+   * block right below a text (the first bar of a table, say) may turn out to be one more line of that.
    */
   #settled() {
     let last = this.drawn.length - 1;
@@ -116,7 +137,7 @@ export class MarkdownView {
   }
 }
 
-/** Code that has grown gets the rest at its end: long code need not be laid out anew, and its button keeps the focus. */
+/** Code that has grown gets the rest at its end: it need not all be laid out anew, and its button keeps the focus. */
 function growCode(node, { language, text }) {
   const code = node.querySelector("code");
   const shown = code.firstChild;
@@ -134,4 +155,3 @@ export function drawMarkdown(text) {
   view.update(text, false);
   return view.element;
 }
-

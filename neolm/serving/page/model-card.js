@@ -9,7 +9,11 @@ import { explain } from "./server.js";
 /** @param {number} parameters */
 export function sizeText(parameters) {
   if (!Number.isFinite(parameters)) return "";
-  const [unit, name] = [[1e9, "billion"], [1e6, "million"], [1e3, "thousand"]].find(([size]) => parameters >= size) ?? [1, ""];
+  const [unit, name] = [
+    [1e9, "billion"],
+    [1e6, "million"],
+    [1e3, "thousand"],
+  ].find(([size]) => parameters >= size) ?? [1, ""];
   return `${(parameters / unit).toFixed(parameters / unit < 10 ? 1 : 0)} ${name}`.trim();
 }
 
@@ -19,41 +23,81 @@ function plainValue(value) {
 
 function facts(pairs) {
   const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return element("dl", { class: "facts" }, ...shown.map(([name, value]) =>
-    element("div", {}, element("dt", {}, name), element("dd", {}, ...(Array.isArray(value) ? value : [plainValue(value)])))));
+  return element(
+    "dl",
+    { class: "facts" },
+    ...shown.map(([name, value]) =>
+      element(
+        "div",
+        {},
+        element("dt", {}, name),
+        element("dd", {}, ...(Array.isArray(value) ? value : [plainValue(value)])),
+      ),
+    ),
+  );
 }
 
 function drawStage({ stage, directory, created, details }) {
   const rows = Object.entries(details ?? {});
-  return element("li", {},
-    element("p", { class: "stage" }, element("strong", {}, plainValue(stage)), created ? element("time", { class: "muted" }, plainValue(created).slice(0, 16).replace("T", " ")) : null),
+  return element(
+    "li",
+    {},
+    element(
+      "p",
+      { class: "stage" },
+      element("strong", {}, plainValue(stage)),
+      created ? element("time", { class: "muted" }, plainValue(created).slice(0, 16).replace("T", " ")) : null,
+    ),
     directory ? element("p", { class: "muted path" }, plainValue(directory)) : null,
-    rows.length ? element("details", {}, element("summary", {}, "Details"), facts(rows)) : null);
+    rows.length ? element("details", {}, element("summary", {}, "Details"), facts(rows)) : null,
+  );
 }
 
 function draw(model) {
   const { id, digest, family, parameters, context, dtype, quantize, config, card, lineage } = model;
-  const copy = digest ? button("Copy", { icon: "copy", class: "button-quiet", "aria-label": "Copy the digest", press: () => copyText(digest, copy) }) : null;
+  const copy = digest
+    ? button("Copy", {
+        icon: "copy",
+        class: "button-quiet",
+        "aria-label": "Copy the digest",
+        press: () => copyText(digest, copy),
+      })
+    : null;
   return [
     facts([
-      ["Name", id], ["Family", family], ["Parameters", sizeText(parameters)],
+      ["Name", id],
+      ["Family", family],
+      ["Parameters", sizeText(parameters)],
       ["Context", Number.isFinite(context) ? `${context.toLocaleString("en-GB")} tokens` : null],
       ["Numbers", quantize ? `${dtype}, weights in ${quantize}` : dtype],
       ["Digest", digest ? [element("code", { class: "digest" }, digest), " ", copy] : null],
     ]),
     element("h3", {}, "Card"),
-    typeof card === "string" && card.trim() ? drawMarkdown(card) : element("p", { class: "muted" }, "This model comes without a card."),
+    typeof card === "string" && card.trim()
+      ? drawMarkdown(card)
+      : element("p", { class: "muted" }, "This model comes without a card."),
     element("h3", {}, "Lineage"),
     Array.isArray(lineage) && lineage.length
       ? element("ol", { class: "lineage" }, ...lineage.map(drawStage))
       : element("p", { class: "muted" }, "Nothing is known of how this model was made."),
-    config ? element("details", {}, element("summary", {}, "Configuration"), element("pre", { tabindex: "0", "aria-label": "Configuration" }, JSON.stringify(config, null, 2))) : null,
+    config
+      ? element(
+          "details",
+          {},
+          element("summary", {}, "Configuration"),
+          element("pre", { tabindex: "0", "aria-label": "Configuration" }, JSON.stringify(config, null, 2)),
+        )
+      : null,
   ];
 }
 
 /** @param {import("./server.js").Server} server @param {string} id */
 export function showCard(server, id) {
-  const place = element("div", { class: "card", "aria-live": "polite" }, element("p", { class: "muted" }, "Reading the card…"));
+  const place = element(
+    "div",
+    { class: "card", "aria-live": "polite" },
+    element("p", { class: "muted" }, "Reading the card…"),
+  );
   const done = openDialog({ title: "About the model", content: () => [place], wide: true });
   server.model(id).then(
     (model) => place.replaceChildren(...draw(model).filter(Boolean)),

@@ -9,11 +9,20 @@ export class Notices {
     this.shown = new Map();
   }
 
-  /** @param {string} kind a new one takes the place of the last of its kind @param {string} text @param {HTMLElement[]} [actions] */
+  /**
+   * @param {string} kind a new one takes the place of the last of its kind
+   * @param {string} text
+   * @param {HTMLElement[]} [actions]
+   */
   show(kind, text, actions = []) {
     this.hide(kind);
-    const made = element("div", { class: "notice" }, element("p", {}, text), ...actions,
-      button("Put away", { icon: "close", text: false, press: () => this.hide(kind, true) }));
+    const made = element(
+      "div",
+      { class: "notice" },
+      element("p", {}, text),
+      ...actions,
+      button("Put away", { icon: "close", text: false, press: () => this.hide(kind, true) }),
+    );
     this.shown.set(kind, made);
     this.root.append(made);
   }

@@ -7,7 +7,10 @@ import { settingsFrom } from "./settings.js";
 const KEY = "preferences";
 
 const flag = (start) => (value) => (typeof value === "boolean" ? value : start);
-const choice = (...allowed) => (value) => (allowed.includes(value) ? value : allowed[0]);
+const choice =
+  (...allowed) =>
+  (value) =>
+    allowed.includes(value) ? value : allowed[0];
 const name = (value) => (typeof value === "string" && value.length <= 512 ? value : "");
 
 /** How each is read from what was kept. The first of a choice is what the page starts with. */

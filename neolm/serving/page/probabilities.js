@@ -20,7 +20,8 @@ export function percent(logprob) {
 
 /** A token so that its spaces and unseen characters are seen. */
 export function visible(token) {
-  const shown = token.replace(/[\n\t\r\0]/g, (letter) => NAMES[letter])
+  const shown = token
+    .replace(/[\n\t\r\0]/g, (letter) => NAMES[letter])
     .replace(/[\p{Cc}\p{Cf}]/gu, (letter) => `U+${letter.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`)
     .replace(/^ +| +$/g, (spaces) => "␣".repeat(spaces.length));
   return shown || "(nothing)";
@@ -40,14 +41,23 @@ function level(logprob) {
 /** What the tints mean. */
 export function legend() {
   const swatches = [0, ...LEVELS].map((_, index) => element("span", { class: `swatch level-${index}` }));
-  return element("p", { class: "legend", hidden: true }, "likely", element("span", { class: "swatches", "aria-hidden": "true" }, ...swatches), "unlikely");
+  return element(
+    "p",
+    { class: "legend", hidden: true },
+    "likely",
+    element("span", { class: "swatches", "aria-hidden": "true" }, ...swatches),
+    "unlikely",
+  );
 }
 
 export class TokenView {
   /** @param {string} [tag] a span within a passage, a div of its own otherwise */
   constructor(tag = "div") {
     this.element = element(tag, {
-      class: "tokens", dir: "auto", role: "listbox", "aria-orientation": "horizontal",
+      class: "tokens",
+      dir: "auto",
+      role: "listbox",
+      "aria-orientation": "horizontal",
       "aria-label": "The answer's tokens with their probabilities. Arrow keys move between them.",
       on: {
         pointerover: ({ target }) => this.#hover(target),
@@ -69,8 +79,12 @@ export class TokenView {
     for (let index = this.element.childElementCount; index < tokens.length; index += 1) {
       const [text, logprob] = tokens[index];
       const properties = {
-        class: `token level-${level(logprob)}`, role: "option", tabindex: index === this.current ? "0" : "-1",
-        data: { index }, "aria-label": `${spoken(text)}, ${percent(logprob)}`, "aria-selected": "false",
+        class: `token level-${level(logprob)}`,
+        role: "option",
+        tabindex: index === this.current ? "0" : "-1",
+        data: { index },
+        "aria-label": `${spoken(text)}, ${percent(logprob)}`,
+        "aria-selected": "false",
       };
       added.push(element("span", properties, text.replace(/\n/g, "↵\n")));
     }
@@ -96,8 +110,16 @@ export class TokenView {
 
   #key(event) {
     const last = this.element.childElementCount - 1;
-    const to = { ArrowRight: this.current + 1, ArrowDown: this.current + 1, ArrowLeft: this.current - 1,
-      ArrowUp: this.current - 1, Home: 0, End: last, PageDown: this.current + 20, PageUp: this.current - 20 }[event.key];
+    const to = {
+      ArrowRight: this.current + 1,
+      ArrowDown: this.current + 1,
+      ArrowLeft: this.current - 1,
+      ArrowUp: this.current - 1,
+      Home: 0,
+      End: last,
+      PageDown: this.current + 20,
+      PageUp: this.current - 20,
+    }[event.key];
     if (event.key === "Escape" && card.shown) {
       event.stopPropagation();
       card.hide();
@@ -121,12 +143,16 @@ class Card {
 
   #make() {
     this.element = element("div", {
-      class: "token-card", id: "token-card", role: "tooltip", hidden: true,
+      class: "token-card",
+      id: "token-card",
+      role: "tooltip",
+      hidden: true,
       on: { pointerenter: () => clearTimeout(this.timer), pointerleave: () => this.hideSoon() },
     });
     document.body.append(this.element);
     // A token that has the focus was perhaps scrolled to by taking it: its card goes along.
-    const scrolled = () => (this.anchor && this.anchor === document.activeElement ? this.#place(this.anchor) : this.hide());
+    const scrolled = () =>
+      this.anchor && this.anchor === document.activeElement ? this.#place(this.anchor) : this.hide();
     document.addEventListener("scroll", scrolled, { capture: true, passive: true });
     document.addEventListener("keydown", ({ key }) => key === "Escape" && this.hide());
   }
@@ -139,10 +165,18 @@ class Card {
     const rows = others.some(([other]) => other === text) ? others : [...others, chosen];
     const sorted = [...rows].sort((one, other) => other[1] - one[1]);
     this.element.replaceChildren(
-      element("p", { class: "token-card-head" }, element("code", {}, visible(text)), element("strong", {}, percent(logprob))),
-      element("table", {},
+      element(
+        "p",
+        { class: "token-card-head" },
+        element("code", {}, visible(text)),
+        element("strong", {}, percent(logprob)),
+      ),
+      element(
+        "table",
+        {},
         element("caption", { class: "visually-hidden" }, "The likeliest tokens in this place"),
-        element("tbody", {}, ...sorted.map(([other, chance]) => this.#row(other, chance, other === text)))),
+        element("tbody", {}, ...sorted.map(([other, chance]) => this.#row(other, chance, other === text))),
+      ),
     );
     this.element.hidden = false;
     this.anchor?.removeAttribute("aria-describedby");
@@ -154,9 +188,19 @@ class Card {
   #row(text, logprob, chosen) {
     const bar = element("span", { class: "bar" });
     bar.style.width = `${Math.exp(logprob) * 100}%`;
-    const name = element("th", { scope: "row" }, element("code", {}, visible(text)), chosen ? element("span", { class: "visually-hidden" }, " (chosen)") : null);
-    return element("tr", { class: chosen ? "chosen" : null }, name,
-      element("td", { class: "bar-cell", "aria-hidden": "true" }, bar), element("td", { class: "figure" }, percent(logprob)));
+    const name = element(
+      "th",
+      { scope: "row" },
+      element("code", {}, visible(text)),
+      chosen ? element("span", { class: "visually-hidden" }, " (chosen)") : null,
+    );
+    return element(
+      "tr",
+      { class: chosen ? "chosen" : null },
+      name,
+      element("td", { class: "bar-cell", "aria-hidden": "true" }, bar),
+      element("td", { class: "figure" }, percent(logprob)),
+    );
   }
 
   /** Below the token, or above it where there is no room; always inside the window. */

@@ -9,11 +9,21 @@ export class ProblemView {
     Object.assign(this, { piece, actions, timer: 0, shown: null });
     this.words = element("p");
     // `aria-disabled` while the server wants to be left alone: the button keeps its place in the order of Tab.
-    this.retry = button("Try again", { icon: "again", class: "button-retry", data: { action: "retry" }, press: () => {
-      if (this.retry.getAttribute("aria-disabled") !== "true") actions.retry(piece);
-    } });
+    this.retry = button("Try again", {
+      icon: "again",
+      class: "button-retry",
+      data: { action: "retry" },
+      press: () => {
+        if (this.retry.getAttribute("aria-disabled") !== "true") actions.retry(piece);
+      },
+    });
     this.key = button("Enter the key", { class: "button-main", press: () => actions.key(piece) });
-    this.element = element("div", { class: "problem", hidden: true }, this.words, element("div", { class: "problem-actions" }, this.key, this.retry));
+    this.element = element(
+      "div",
+      { class: "problem", hidden: true },
+      this.words,
+      element("div", { class: "problem-actions" }, this.key, this.retry),
+    );
   }
 
   update() {

@@ -13,11 +13,25 @@ export class SaidView {
     const isText = conversation.mode === "completion";
     this.body = element("div", { class: isText ? "passage said-text" : "said-text", dir: "auto" }, piece.text);
     this.versions = new Versions(isText ? "beginning" : "message", actions.show);
-    const copy = button("Copy", { icon: "copy", text: false, data: { action: "copy-said" }, press: () => copyText(piece.text, copy) });
+    const copy = button("Copy", {
+      icon: "copy",
+      text: false,
+      data: { action: "copy-said" },
+      press: () => copyText(piece.text, copy),
+    });
     const edit = button("Edit", { icon: "edit", text: false, data: { action: "edit-said" }, press: () => this.edit() });
-    this.foot = element("div", { class: "turn-foot" }, element("div", { class: "tools" }, this.versions.element, copy, edit));
-    this.element = element("article", { class: "turn turn-said", data: { piece: piece.id } },
-      element("h3", { class: "visually-hidden" }, isText ? "You began" : "You said"), this.body, this.foot);
+    this.foot = element(
+      "div",
+      { class: "turn-foot" },
+      element("div", { class: "tools" }, this.versions.element, copy, edit),
+    );
+    this.element = element(
+      "article",
+      { class: "turn turn-said", data: { piece: piece.id } },
+      element("h3", { class: "visually-hidden" }, isText ? "You began" : "You said"),
+      this.body,
+      this.foot,
+    );
   }
 
   /** @param {boolean} whole */
@@ -26,7 +40,10 @@ export class SaidView {
   }
 
   edit() {
-    const { piece, context: { actions } } = this;
+    const {
+      piece,
+      context: { actions },
+    } = this;
     this.foot.hidden = true;
     this.element.classList.add("editing");
     const field = editor({

@@ -1,14 +1,24 @@
 /**
  * The server this page came from. Whatever goes wrong is a `ServerError` that knows how to say it.
  *
- * @typedef {{version: string, feedback: boolean, key_required: boolean, limits: {max_tokens: number, choices: number}}} Info
+ * @typedef {{version: string, feedback: boolean, key_required: boolean,
+ *   limits: {max_tokens: number, choices: number}}} Info
  * @typedef {{id: string, context: number, family: string, parameters: number, loaded: boolean,
  *   chat_template: "plain"|"own"}} Model
  */
 
 import { events } from "./events.js";
 
-const KINDS = { 400: "refused", 401: "key", 403: "key", 404: "gone", 413: "long", 422: "refused", 429: "busy", 503: "unready" };
+const KINDS = {
+  400: "refused",
+  401: "key",
+  403: "key",
+  404: "gone",
+  413: "long",
+  422: "refused",
+  429: "busy",
+  503: "unready",
+};
 
 export class ServerError extends Error {
   /**
@@ -26,18 +36,20 @@ export class ServerError extends Error {
 /** What went wrong, in plain words. @param {{kind: string, message: string}} problem */
 export function explain({ kind, message }) {
   const said = message ? ` The server says: ${message}` : "";
-  return {
-    network: "The server cannot be reached. Is it still running? What is here is kept.",
-    cut: "The connection ended before the answer was complete. What came is kept.",
-    broken: `The answer broke off. What came is kept.${said}`,
-    left: "The page was closed while this was being written. What came is kept.",
-    key: "The server wants a key.",
-    busy: "The server has too much to do at the moment.",
-    unready: `The model cannot answer at the moment.${said}`,
-    refused: `The server did not take the request.${said}`,
-    gone: `The server does not know what was asked for.${said}`,
-    long: `This is longer than the server takes.${said}`,
-  }[kind] ?? `Something went wrong in the server.${said}`;
+  return (
+    {
+      network: "The server cannot be reached. Is it still running? What is here is kept.",
+      cut: "The connection ended before the answer was complete. What came is kept.",
+      broken: `The answer broke off. What came is kept.${said}`,
+      left: "The page was closed while this was being written. What came is kept.",
+      key: "The server wants a key.",
+      busy: "The server has too much to do at the moment.",
+      unready: `The model cannot answer at the moment.${said}`,
+      refused: `The server did not take the request.${said}`,
+      gone: `The server does not know what was asked for.${said}`,
+      long: `This is longer than the server takes.${said}`,
+    }[kind] ?? `Something went wrong in the server.${said}`
+  );
 }
 
 async function errorOf(response) {
@@ -49,7 +61,11 @@ async function errorOf(response) {
     // A proxy's page, or nothing: the status says enough.
   }
   const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
-  return new ServerError(KINDS[response.status] ?? "failed", message, seconds > 0 ? Math.min(seconds, 3600) : undefined);
+  return new ServerError(
+    KINDS[response.status] ?? "failed",
+    message,
+    seconds > 0 ? Math.min(seconds, 3600) : undefined,
+  );
 }
 
 export class Server {
@@ -59,9 +75,14 @@ export class Server {
   }
 
   async #ask(path, { body, signal } = {}) {
-    const request = body === undefined
-      ? { headers: this.keyring.headers }
-      : { method: "POST", headers: { "Content-Type": "application/json", ...this.keyring.headers }, body: JSON.stringify(body) };
+    const request =
+      body === undefined
+        ? { headers: this.keyring.headers }
+        : {
+            method: "POST",
+            headers: { "Content-Type": "application/json", ...this.keyring.headers },
+            body: JSON.stringify(body),
+          };
     let response;
     try {
       response = await fetch(path, { ...request, signal, cache: "no-store", credentials: "same-origin" });
@@ -120,7 +141,9 @@ export class Server {
       }
     } catch (error) {
       if (error instanceof ServerError || error.name === "AbortError") throw error;
-      throw error instanceof SyntaxError ? new ServerError("broken", "a piece of the answer is not JSON.") : new ServerError("cut");
+      throw error instanceof SyntaxError
+        ? new ServerError("broken", "a piece of the answer is not JSON.")
+        : new ServerError("cut");
     }
     throw new ServerError("cut"); // it ended without saying so
   }

@@ -39,7 +39,9 @@ export class Session {
       this.saveAll();
       this.leaving = true; // what breaks from now on breaks because the page goes away
     });
-    window.addEventListener("pageshow", () => { this.leaving = false; });
+    window.addEventListener("pageshow", () => {
+      this.leaving = false;
+    });
   }
 
   /** Whether the open conversation is being written to. */
@@ -99,7 +101,14 @@ export class Session {
       return version;
     }
     const { model, settings } = piece;
-    const version = this.conversation.add(piece.parent, { role: "assistant", text, model, settings, state: "done", edited: true });
+    const version = this.conversation.add(piece.parent, {
+      role: "assistant",
+      text,
+      model,
+      settings,
+      state: "done",
+      edited: true,
+    });
     this.#changed();
     return version;
   }
@@ -130,7 +139,10 @@ export class Session {
     const id = newId();
     const pieces = sides.map(({ model, settings }, side) =>
       this.conversation.add(parent, {
-        role: "assistant", model, settings, ...(sides.length > 1 ? { pair: { id, side, choice: null } } : {}),
+        role: "assistant",
+        model,
+        settings,
+        ...(sides.length > 1 ? { pair: { id, side, choice: null } } : {}),
       }),
     );
     this.conversation.show(pieces[0].id);
@@ -141,7 +153,11 @@ export class Session {
     const { conversation } = this;
     const probabilities = this.probabilities();
     const answers = pieces.map((piece) => {
-      const request = requestFor(conversation, piece.parent, { model: piece.model, settings: piece.settings, probabilities });
+      const request = requestFor(conversation, piece.parent, {
+        model: piece.model,
+        settings: piece.settings,
+        probabilities,
+      });
       const answer = new Answer(this.server, request, piece, (grown) => {
         if (conversation === this.conversation) this.listeners.grew(grown);
         this.saveSoon(conversation);
@@ -151,10 +167,12 @@ export class Session {
       return answer;
     });
     this.#changed();
-    await Promise.all(answers.map(async (answer) => {
-      await answer.run();
-      this.writing.delete(answer.piece.id);
-    }));
+    await Promise.all(
+      answers.map(async (answer) => {
+        await answer.run();
+        this.writing.delete(answer.piece.id);
+      }),
+    );
     this.save(conversation);
     if (conversation === this.conversation) this.listeners.changed();
     this.listeners.finished(pieces);

@@ -53,10 +53,13 @@ export class Sharing {
       await this.#send(body);
       return;
     }
-    const share = button("Share it…", { class: "button-quiet", press: async () => {
-      notices.hide("sharing", true);
-      if (await this.#agreed()) await this.#send(body);
-    } });
+    const share = button("Share it…", {
+      class: "button-quiet",
+      press: async () => {
+        notices.hide("sharing", true);
+        if (await this.#agreed()) await this.#send(body);
+      },
+    });
     notices.show("sharing", "Your choice stays in this browser.", [share]);
   }
 }

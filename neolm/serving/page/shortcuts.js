@@ -1,4 +1,4 @@
-/** Keys that work everywhere on the page. Letters only with Alt: single letters would be in the way of screen readers. */
+/** Keys that work everywhere on the page. Letters with Alt only: single letters would be in screen readers' way. */
 
 /** @param {Object<string, () => void>} actions by key code; `Escape` is called where Esc has nothing else to close */
 export function listen(actions) {
@@ -10,7 +10,8 @@ export function listen(actions) {
       return;
     }
     // By the key's place: Alt turns letters into others on some keyboards. AltGr is for writing.
-    const plain = event.altKey && !event.ctrlKey && !event.metaKey && !event.shiftKey && !event.getModifierState("AltGraph");
+    const plain =
+      event.altKey && !event.ctrlKey && !event.metaKey && !event.shiftKey && !event.getModifierState("AltGraph");
     if (plain && Object.hasOwn(actions, event.code)) {
       event.preventDefault();
       actions[event.code]();

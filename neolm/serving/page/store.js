@@ -8,7 +8,11 @@ const PREFIX = "neolm.";
 export class StoreError extends Error {
   /** @param {"full"|"missing"} kind */
   constructor(kind) {
-    super(kind === "full" ? "The browser's storage for this page is full." : "The browser does not let this page keep anything.");
+    super(
+      kind === "full"
+        ? "The browser's storage for this page is full."
+        : "The browser does not let this page keep anything.",
+    );
     this.kind = kind;
   }
 }

@@ -18,9 +18,18 @@ export function applyTheme(theme) {
  */
 export function segments(root, choices, chosen) {
   const inputs = choices.map(([value, words]) => {
-    const input = element("input", { type: "radio", name: root.id, value, class: "visually-hidden", on: { change: () => chosen(value) } });
+    const input = element("input", {
+      type: "radio",
+      name: root.id,
+      value,
+      class: "visually-hidden",
+      on: { change: () => chosen(value) },
+    });
     root.append(element("label", { class: "segment" }, input, element("span", {}, ...words)));
     return input;
   });
-  return (value) => inputs.forEach((input) => { input.checked = input.value === value; });
+  return (value) =>
+    inputs.forEach((input) => {
+      input.checked = input.value === value;
+    });
 }

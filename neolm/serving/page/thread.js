@@ -1,6 +1,6 @@
 /**
- * The conversation, drawn. Only what changed is made anew: entries that stay keep their nodes, and with them the focus, the
- * selection and the place where one is reading.
+ * The conversation, drawn. Only what changed is made anew: entries that stay keep their nodes, and with them the
+ * focus, the selection and the place where one is reading.
  *
  * @typedef {Object} Look what the person wants to see
  * @property {boolean} formatted
@@ -23,8 +23,16 @@ class EntryView {
     this.views = prompt && !lead ? [new SaidView(prompt, context)] : [];
     this.answers = answers.map((piece, index) => new AnswerView({ piece, lead, side: paired ? index : null }, context));
     this.bar = paired ? new ChoiceBar(answers, context) : null;
-    const columns = paired ? [element("div", { class: "columns" }, ...this.answers.map((view) => view.element))] : this.answers.map((view) => view.element);
-    this.element = element("div", { class: "entry" }, ...this.views.map((view) => view.element), ...columns, this.bar?.element);
+    const columns = paired
+      ? [element("div", { class: "columns" }, ...this.answers.map((view) => view.element))]
+      : this.answers.map((view) => view.element);
+    this.element = element(
+      "div",
+      { class: "entry" },
+      ...this.views.map((view) => view.element),
+      ...columns,
+      this.bar?.element,
+    );
     this.views.push(...this.answers);
   }
 
@@ -96,7 +104,9 @@ export class Thread {
     if (usable && document.activeElement === active) return;
     const entry = this.root.children[Math.min(index, this.root.childElementCount - 1)];
     const same = action && entry?.querySelector(`[data-action="${action}"]`);
-    const target = [same, ...(entry?.querySelectorAll("button") ?? [])].find((candidate) => candidate?.getClientRects().length > 0);
+    const target = [same, ...(entry?.querySelectorAll("button") ?? [])].find(
+      (candidate) => candidate?.getClientRects().length > 0,
+    );
     (target ?? document.getElementById("message")).focus({ preventScroll: true });
   }
 
@@ -110,8 +120,10 @@ export class Thread {
   /** Opens the editor of what the person said last. @returns {boolean} whether there was anything */
   editLast() {
     const last = this.conversation?.path().findLast((piece) => piece.role === "user");
-    const tool = last && (this.root.querySelector(`[data-piece="${last.id}"] [data-action="edit-said"]`) ??
-      [...this.root.querySelectorAll('[data-action="edit-lead"]')].at(-1));
+    const tool =
+      last &&
+      (this.root.querySelector(`[data-piece="${last.id}"] [data-action="edit-said"]`) ??
+        [...this.root.querySelectorAll('[data-action="edit-lead"]')].at(-1));
     tool?.click();
     return Boolean(tool);
   }

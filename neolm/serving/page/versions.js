@@ -7,10 +7,26 @@ export class Versions {
   constructor(what, show) {
     this.show = show;
     // `aria-disabled` and not `disabled`: a disabled button would lose the focus at the end of the row.
-    this.before = button(`Version before (${what})`, { icon: "left", text: false, data: { action: `before-${what}` }, press: () => this.#step(-1) });
-    this.after = button(`Version after (${what})`, { icon: "right", text: false, data: { action: `after-${what}` }, press: () => this.#step(1) });
+    this.before = button(`Version before (${what})`, {
+      icon: "left",
+      text: false,
+      data: { action: `before-${what}` },
+      press: () => this.#step(-1),
+    });
+    this.after = button(`Version after (${what})`, {
+      icon: "right",
+      text: false,
+      data: { action: `after-${what}` },
+      press: () => this.#step(1),
+    });
     this.count = element("span", { class: "versions-count" });
-    this.element = element("span", { class: "versions", role: "group", "aria-label": `Versions (${what})` }, this.before, this.count, this.after);
+    this.element = element(
+      "span",
+      { class: "versions", role: "group", "aria-label": `Versions (${what})` },
+      this.before,
+      this.count,
+      this.after,
+    );
   }
 
   /** @param {Object} piece @param {Object[]} siblings */

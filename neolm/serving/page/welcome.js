@@ -17,20 +17,48 @@ const QUESTIONS = [
 ];
 
 export class Welcome {
-  /** @param {HTMLElement} root @param {{begin: (text: string) => void, mode: (mode: "chat"|"completion") => void}} actions */
+  /**
+   * @param {HTMLElement} root
+   * @param {{begin: (text: string) => void, mode: (mode: "chat"|"completion") => void}} actions
+   */
   constructor(root, actions) {
     Object.assign(this, { root, actions });
     this.title = element("h2");
     this.note = element("p", { class: "welcome-note" });
-    this.modes = [["completion", "Continue a text", "You begin, the model goes on."], ["chat", "Chat", "You ask, the model answers in turn."]].map(
-      ([mode, name, explain]) => {
-        const input = element("input", { type: "radio", name: "mode", value: mode, id: `mode-${mode}`, on: { change: () => actions.mode(mode) } });
-        return { input, element: element("label", { class: "mode" }, input, element("span", { class: "mode-name" }, name), element("span", { class: "muted" }, explain)) };
+    this.modes = [
+      ["completion", "Continue a text", "You begin, the model goes on."],
+      ["chat", "Chat", "You ask, the model answers in turn."],
+    ].map(([mode, name, explain]) => {
+      const input = element("input", {
+        type: "radio",
+        name: "mode",
+        value: mode,
+        id: `mode-${mode}`,
+        on: { change: () => actions.mode(mode) },
       });
+      return {
+        input,
+        element: element(
+          "label",
+          { class: "mode" },
+          input,
+          element("span", { class: "mode-name" }, name),
+          element("span", { class: "muted" }, explain),
+        ),
+      };
+    });
     this.examples = element("div", { class: "examples", role: "group", "aria-label": "Examples to begin with" });
-    root.append(this.title, this.note,
-      element("fieldset", { class: "modes" }, element("legend", { class: "visually-hidden" }, "How to write"), ...this.modes.map((mode) => mode.element)),
-      this.examples);
+    root.append(
+      this.title,
+      this.note,
+      element(
+        "fieldset",
+        { class: "modes" },
+        element("legend", { class: "visually-hidden" }, "How to write"),
+        ...this.modes.map((mode) => mode.element),
+      ),
+      this.examples,
+    );
   }
 
   /** @param {boolean} shown @param {{mode: string, model: import("./server.js").Model|undefined}} state */
@@ -40,16 +68,23 @@ export class Welcome {
     const isText = mode === "completion";
     const plain = model?.chat_template === "plain";
     this.title.textContent = isText ? "Begin a text, and the model goes on" : "Say something, and the model answers";
-    this.note.textContent = !model ? "" : plain
-      ? `${model.id} is a base model: it continues text in the manner of what it was trained on. It is not an assistant; it does not know what is true, and what it writes may be wrong or odd.`
-      : `${model.id} was trained to take turns. What it writes may be wrong; check what matters.`;
-    this.modes.forEach(({ input }) => { input.checked = input.value === mode; });
+    this.note.textContent = !model
+      ? ""
+      : plain
+        ? `${model.id} is a base model: it continues text in the manner of what it was trained on. It is not an ` +
+          "assistant; it does not know what is true, and what it writes may be wrong or odd."
+        : `${model.id} was trained to take turns. What it writes may be wrong; check what matters.`;
+    this.modes.forEach(({ input }) => {
+      input.checked = input.value === mode;
+    });
     if (this.drawn === mode) return;
     this.drawn = mode;
-    this.examples.replaceChildren(...(isText ? BEGINNINGS : QUESTIONS).map(([name, text]) => {
-      const made = button(name, { class: "example", press: () => this.actions.begin(text) });
-      made.append(element("span", { class: isText ? "example-text example-code" : "example-text" }, text.trim()));
-      return made;
-    }));
+    this.examples.replaceChildren(
+      ...(isText ? BEGINNINGS : QUESTIONS).map(([name, text]) => {
+        const made = button(name, { class: "example", press: () => this.actions.begin(text) });
+        made.append(element("span", { class: isText ? "example-text example-code" : "example-text" }, text.trim()));
+        return made;
+      }),
+    );
   }
 }

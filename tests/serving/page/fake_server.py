@@ -1,0 +1,214 @@
+"""A server with the API that the page talks to, whose answers are scripted: slow, hostile, broken or refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import socket
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+
+import neolm
+
+PAGE = Path(neolm.__file__).parent / "serving" / "page"
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
+KEY = "secret-key"
+
+
+def model(name: str, **fields: Any) -> dict[str, Any]:
+    common = {"object": "model", "created": 1, "owned_by": "neolm", "context": 2048, "family": "gpt-neo"}
+    return {"id": name, **common, "parameters": 7_341_056, "loaded": True, "chat_template": "own", **fields}
+
+
+@dataclass
+class Reply:
+    """An answer to one request: its pieces, one a chunk, and how it ends."""
+
+    pieces: list[str] = field(default_factory=lambda: ["Hello", " there", "."])
+    finish: str = "stop"
+    status: int = 200
+    message: str = ""
+    retry_after: int | None = None
+    ending: str = "done"
+    """Or `cut` (the connection ends), `error` (an error in the stream)."""
+    raw: list[bytes] | None = None
+    """The body of the answer, as it is."""
+    gate: threading.Event | None = None
+    """What comes after the first `before` pieces waits for it."""
+    before: int = 1
+    delay: float = 0.0
+    """Seconds before each piece."""
+    others: list[tuple[str, float]] = field(default_factory=lambda: [(" world", 0.2), (" moon", 0.05)])
+    """What else could have stood there, with probabilities."""
+    chances: list[float] = field(default_factory=lambda: [0.9, 0.4, 0.1, 0.02])
+    """Probabilities of the pieces, in turn."""
+
+
+def _bytes(text: str) -> list[int]:
+    return list(text.encode())
+
+
+class FakeServer:
+    """`replies` are given in turn; when there are none left, `Reply()`."""
+
+    def __init__(self) -> None:
+        self.reset()
+        self.app = self._make_app()
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        config = uvicorn.Config(self.app, log_level="critical", ws="none", lifespan="off", timeout_graceful_shutdown=1)
+        self.uvicorn = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.uvicorn.run, kwargs={"sockets": [self.socket]}, daemon=True)
+
+    def reset(self) -> None:
+        self.models = [model("fox-7m"), model("owl-20m", loaded=False, chat_template="plain")]
+        self.info = {
+            "version": "1.2.3",
+            "feedback": True,
+            "key_required": False,
+            "limits": {"max_tokens": 1024, "choices": 4},
+        }
+        self.cards: dict[str, dict[str, Any]] = {}
+        self.replies: list[Reply] = []
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        """Path and body of each request for an answer."""
+        self.feedback: list[dict[str, Any]] = []
+        self.left = 0
+        """How many answers the browser did not wait for."""
+
+    def __enter__(self) -> FakeServer:
+        self.thread.start()
+        while not self.uvicorn.started:
+            self.thread.join(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.uvicorn.should_exit = True
+        self.thread.join()
+        self.socket.close()
+
+    def _make_app(self) -> FastAPI:
+        app = FastAPI()
+
+        @app.middleware("http")
+        async def guard(request: Request, call_next: Any) -> Response:
+            open_to_all = not request.url.path.startswith(("/v1/", "/api/")) or request.url.path == "/api/info"
+            if (
+                self.info["key_required"]
+                and not open_to_all
+                and request.headers.get("authorization") != f"Bearer {KEY}"
+            ):
+                return self._error(401, "a key is needed")
+            response: Response = await call_next(request)
+            response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+            response.headers["X-Content-Type-Options"] = "nosniff"
+            return response
+
+        @app.get("/")
+        async def page() -> Response:
+            return FileResponse(PAGE / "index.html", media_type="text/html")
+
+        @app.get("/static/{name}")
+        async def static(name: str) -> Response:
+            return FileResponse(PAGE / name, media_type=TYPES[Path(name).suffix])
+
+        @app.get("/api/info")
+        async def info() -> Any:
+            return self.info
+
+        @app.get("/v1/models")
+        async def models() -> Any:
+            return {"object": "list", "data": self.models}
+
+        @app.get("/api/models/{name:path}")
+        async def card(name: str) -> Response:
+            return JSONResponse(self.cards[name]) if name in self.cards else self._error(404, f"no model {name}")
+
+        @app.post("/api/feedback")
+        async def feedback(request: Request) -> Response:
+            if not self.info["feedback"]:
+                return self._error(404, "no feedback here")
+            self.feedback.append(await request.json())
+            return JSONResponse({"id": len(self.feedback)}, 201)
+
+        @app.post("/v1/{kind:path}")
+        async def answer(kind: str, request: Request) -> Response:
+            body = await request.json()
+            self.asked.append((kind, body))
+            reply = self.replies.pop(0) if self.replies else Reply()
+            if reply.status != 200:
+                return self._error(reply.status, reply.message, reply.retry_after)
+            return StreamingResponse(self._stream(kind, body, reply), media_type="text/event-stream")
+
+        return app
+
+    def _error(self, status: int, message: str, retry_after: int | None = None) -> Response:
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        error = {"message": message, "type": "error", "param": None, "code": None}
+        return JSONResponse({"error": error}, status, headers)
+
+    async def _stream(self, kind: str, body: dict[str, Any], reply: Reply) -> AsyncIterator[bytes]:
+        whole = False
+        try:
+            for chunk in reply.raw or ():
+                yield chunk
+            if reply.raw is None:
+                async for chunk in self._chunks(kind, body, reply):
+                    yield chunk
+            whole = True
+        finally:
+            self.left += not whole
+        if reply.ending == "cut":
+            raise asyncio.CancelledError  # ends the connection in the middle of a chunked body
+
+    async def _chunks(self, kind: str, body: dict[str, Any], reply: Reply) -> AsyncIterator[bytes]:
+        chat = kind == "chat/completions"
+        if chat:
+            yield self._data(
+                {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
+            )
+        yield b": kept alive\n\n"
+        for index, piece in enumerate(reply.pieces):
+            if index == reply.before and reply.gate:
+                while not reply.gate.is_set():
+                    await asyncio.sleep(0.005)
+            await asyncio.sleep(reply.delay)
+            logprobs = self._logprobs(chat, piece, index, reply) if body.get("logprobs") is not None else None
+            choice = {"delta": {"content": piece}} if chat else {"text": piece}
+            yield self._data({"choices": [{"index": 0, **choice, "logprobs": logprobs, "finish_reason": None}]})
+        if reply.ending == "cut":
+            return
+        if reply.ending == "error":
+            yield self._data({"error": {"message": reply.message, "type": "server_error", "param": None, "code": None}})
+            return
+        last = {"delta": {}} if chat else {"text": ""}
+        yield self._data({"choices": [{"index": 0, **last, "logprobs": None, "finish_reason": reply.finish}]})
+        count = len(reply.pieces)
+        yield self._data(
+            {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": count, "total_tokens": 7 + count}}
+        )
+        yield b"data: [DONE]\n\n"
+
+    def _data(self, chunk: dict[str, Any]) -> bytes:
+        return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+    def _logprobs(self, chat: bool, piece: str, index: int, reply: Reply) -> dict[str, Any]:
+        chance = reply.chances[index % len(reply.chances)]
+        top = [(piece, chance), *reply.others]
+        if chat:
+            entry = lambda text, p: {"token": text, "logprob": math.log(p), "bytes": _bytes(text)}  # noqa: E731
+            return {"content": [{**entry(piece, chance), "top_logprobs": [entry(*other) for other in top]}]}
+        logprobs = {text: math.log(p) for text, p in top}
+        return {"tokens": [piece], "token_logprobs": [math.log(chance)], "top_logprobs": [logprobs], "text_offset": [0]}

@@ -1,0 +1,401 @@
+"""What a model writes stays text: Markdown becomes nodes of a few kinds, and nothing else comes alive."""
+
+# ruff: noqa: F811 (fixtures are imported, and are names of parameters)
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+import pytest
+from serving.page.fixtures import (  # noqa: F401
+    Reply,
+    Talk,
+    browser,
+    model,
+    new_talk,
+    server,
+    talk,
+)
+
+pytestmark = pytest.mark.xdist_group("page")
+
+# A document as a list: text as it is, an element as [tag, its children ...]; copy buttons are left out.
+OUTLINE = """
+const outline = (node) => node.nodeType === 3 ? node.data
+  : [node.tagName.toLowerCase() + (node.href ? " " + node.getAttribute("href") : ""), ...[...node.childNodes]
+      .filter((child) => !child.classList?.contains("code-head")).map(outline)];
+"""
+
+DRAW = (
+    """async (text) => {
+  const { drawMarkdown } = await import("/static/markdown.js");
+"""
+    + OUTLINE
+    + "return outline(drawMarkdown(text)).slice(1); }"
+)
+
+CASES: dict[str, list[Any]] = {
+    "plain": [["p", "plain"]],
+    "two\nlines": [["p", "two\nlines"]],
+    "  kept   spaces\n    and these": [["p", "  kept   spaces\n    and these"]],
+    "one\n\ntwo": [["p", "one"], ["p", "two"]],
+    "# One\n## Two ##\n###### Six": [["h4", "One"], ["h5", "Two"], ["h6", "Six"]],
+    "#not a heading": [["p", "#not a heading"]],
+    "**bold** *em* __bold__": [["p", ["strong", "bold"], " ", ["em", "em"], " ", ["strong", "bold"]]],
+    "_em_ ~~del~~": [["p", ["em", "em"], " ", ["del", "del"]]],
+    "***both***": [["p", ["strong", ["em", "both"]]]],
+    "**a *b* c**": [["p", ["strong", "a ", ["em", "b"], " c"]]],
+    "snake_case_name 2*3*4 a * b": [["p", "snake_case_name 2*3*4 a * b"]],
+    "**open *and": [["p", "**open *and"]],
+    "a `b *c*` d ``e ` f``": [["p", "a ", ["code", "b *c*"], " d ", ["code", "e ` f"]]],
+    r"\*not\* \`code\` C:\dir": [["p", r"*not* `code` C:\dir"]],
+    "[a *b*](https://x.org/y)": [["p", ["a https://x.org/y", "a ", ["em", "b"]]]],
+    '[a](https://x.org "title")': [["p", ["a https://x.org/", "a"]]],
+    "[w](https://x.org/a_(b))": [["p", ["a https://x.org/a_(b)", "w"]]],
+    "[m](mailto:a@b.org)": [["p", ["a mailto:a@b.org", "m"]]],
+    "see https://x.org/a. And": [["p", "see ", ["a https://x.org/a", "https://x.org/a"], ". And"]],
+    "(https://x.org/b)": [["p", "(", ["a https://x.org/b", "https://x.org/b"], ")"]],
+    "list[0](x) and d[k]": [["p", "list[0](x) and d[k]"]],
+    "![alt](https://x.org/i.png)": [["p", "![alt](https://x.org/i.png)"]],
+    "- a\n- b\n  - c\n\n1. x\n2. y": [
+        ["ul", ["li", ["p", "a"]], ["li", ["p", "b"], ["ul", ["li", ["p", "c"]]]]],
+        ["ol", ["li", ["p", "x"]], ["li", ["p", "y"]]],
+    ],
+    "3) a\n4) b": [["ol", ["li", ["p", "a"]], ["li", ["p", "b"]]]],
+    "It was\n1984. A year": [["p", "It was\n1984. A year"]],
+    "- a\n\n  b\n\nc": [["ul", ["li", ["p", "a"], ["p", "b"]]], ["p", "c"]],
+    "- code:\n  ```\n  x\n    y\n  ```": [["ul", ["li", ["p", "code:"], ["div", ["pre", ["code", "x\n  y"]]]]]],
+    "> a\n> > b\n\nc": [["blockquote", ["p", "a"], ["blockquote", ["p", "b"]]], ["p", "c"]],
+    "```python\nif x:\n\ty = '<b>'\n```\nafter": [["div", ["pre", ["code", "if x:\n\ty = '<b>'"]]], ["p", "after"]],
+    "~~~\n```\n~~~": [["div", ["pre", ["code", "```"]]]],
+    "```\nnever closed\n\n# still code": [["div", ["pre", ["code", "never closed\n\n# still code"]]]],
+    "a\n\n---\n\n* * *": [["p", "a"], ["hr"], ["hr"]],
+    "| a | b |\n|---|:-:|\n| 1 | `x\\|y` |\n| 2 |": [
+        ["div", ["table", ["thead", ["tr", ["th", "a"], ["th", "b"]]],
+                 ["tbody", ["tr", ["td", "1"], ["td", ["code", "x|y"]]], ["tr", ["td", "2"], ["td"]]]]]
+    ],
+    "a | b\nc | d": [["p", "a | b\nc | d"]],
+    "<b>x</b> &amp; <!-- c -->": [["p", "<b>x</b> &amp; <!-- c -->"]],
+    "": [],
+    "\n \n": [],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawing(browser: Any, server: Any) -> Any:
+    """A page in which modules are tried."""
+    server.reset()
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(server.url)
+    yield page
+    context.close()
+
+
+@pytest.mark.parametrize("text", CASES, ids=lambda text: repr(text)[:40])
+def test_markdown_becomes_what_it_says(drawing: Any, text: str) -> None:
+    assert drawing.evaluate(DRAW, text) == CASES[text]
+
+
+BAD_ADDRESSES = [
+    "javascript:alert(1)", "JaVaScRiPt:alert(1)", " javascript:alert(1)", "java\tscript:alert(1)",
+    "data:text/html,<script>x</script>",
+    "vbscript:x", "file:///etc/passwd", "//evil.org", "/relative", "#here", "blob:https://x.org/1", "https://user:pass@evil.org",
+    "https://", "http:evil.org", "mailto", "\x01javascript:alert(1)", "https://x.org/\u202egnp.exe",
+    "javascript&colon;alert(1)", "about:blank",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", BAD_ADDRESSES, ids=repr)
+def test_no_link_leads_anywhere_else(drawing: Any, address: str) -> None:
+    for text in (f"[x]({address})", f"<{address}>", f"[x](<{address}>)", f"[![x]({address})]({address})"):
+        drawn = drawing.evaluate(DRAW, text)
+        links = re.findall(r"\['a (\S+)', '([^']*)'", repr(drawn))
+        # An address that stands there openly may be followed; nothing leads elsewhere than it says.
+        assert all(
+            re.match("https?://(x|evil)\\.org/", href) and href.rstrip("/") == shown.rstrip("/")
+            for href, shown in links
+        )
+
+
+# ---- generated texts ----
+
+# Marks, words that can be told apart, and things that break parsers.
+PARTS = [
+    "*", "**", "***", "_", "__", "~~", "`", "``", "```", "\n", "\n\n", "\n```\n", "\n~~~\n", "# ", "## ",
+    "\n- ", "\n  - ", "\n1. ", "\n> ", "\n| ", " | ",
+    "\n|---|---|\n", "\n---\n", "[", "]", "](", "(", ")", "](https://x.org/", "![", "](javascript:x)",
+    "<b>", "</script><script>x()</script>", "<img src=x onerror=y>",
+    "https://x.org/", "mailto:", "\\", "\\*", "&lt;", "\t", "    ", "\r\n", "\r", "\0", "\u202e", "\u2028",
+    "\ufeff", "🦊", "é", "\ud83e", "]]>", "<!--", "${x}", "{{x}}",
+]  # fmt: skip
+
+TRY = """async (texts) => {
+  const { MarkdownView, drawMarkdown } = await import("/static/markdown.js");
+  const tags = new Set(), attributes = new Set(), hrefs = new Set(), wrong = [];
+  const look = (root) => root.querySelectorAll("*").forEach((node) => {
+    tags.add(node.tagName.toLowerCase());
+    node.getAttributeNames().forEach((name) => attributes.add(name));
+    if (node.hasAttribute("href")) hrefs.add(new URL(node.href).protocol);
+  });
+  // What is seen of it: all letters and digits, in their order, but for a code's language and a link's address.
+  const words = (text) => text.match(/w[0-9]+w/g) ?? [];
+  const bare = (root) => {
+    const copy = root.cloneNode(true);
+    copy.querySelectorAll(".code-copy").forEach((node) => node.remove());
+    return copy.textContent;
+  };
+  texts.forEach((text, index) => {
+    const whole = drawMarkdown(text);
+    look(whole);
+    if (words(bare(whole)).join() !== words(text).join()) wrong.push([index, "words", text, bare(whole)]);
+    // As it is streamed: never throws, and ends as if it had come at once.
+    const view = new MarkdownView();
+    for (let end = 0; end <= text.length; end += 1 + (index % 3)) {
+      view.update(text.slice(0, end), true);
+      // What may become a mark is not shown yet; the block before it stays as it was drawn last.
+      if (/(^|[\\n\\r]) *([-*+_`~#|]{1,3}|\\d+[.)])[ \\t]*$/.test(text.slice(0, end))) continue;
+      const anew = new MarkdownView();
+      anew.update(text.slice(0, end), true);
+      const [grown, fresh] = [view.element.innerHTML, anew.element.innerHTML];
+      if (grown !== fresh) wrong.push([index, "grown", text.slice(0, end), grown, fresh]);
+    }
+    look(view.element);
+    view.update(text, false);
+    const [streamed, once] = [view.element.innerHTML, whole.innerHTML];
+    if (streamed !== once) wrong.push([index, "streamed", text, streamed, once]);
+  });
+  return { tags: [...tags].sort(), attributes: [...attributes].sort(), hrefs: [...hrefs].sort(), wrong };
+}"""
+
+TAGS = {
+    "p", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong", "del", "a", "hr", "div",
+    "span", "table", "thead", "tbody", "tr", "th", "td", "button", "svg", "path",
+}  # fmt: skip
+ATTRIBUTES = {
+    "class", "href", "target", "rel", "title", "start", "scope", "tabindex", "role", "aria-label", "aria-hidden",
+    "type", "viewBox", "d",
+}  # fmt: skip
+
+
+def generated(seed: int) -> str:
+    draw = random.Random(seed)
+    parts = []
+    for number in range(draw.randint(1, 40)):
+        parts.append(draw.choice(PARTS))
+        if draw.random() < 0.6:
+            parts.append(f"w{number}w")
+        if draw.random() < 0.3:
+            parts.append(" ")
+    return "".join(parts)
+
+
+def test_generated_texts_never_throw_and_lose_no_words(drawing: Any) -> None:
+    texts = [generated(seed) for seed in range(600)]
+    found = drawing.evaluate(TRY, texts)
+    # A word that is a link's address or title, or behind a code fence, is not in the text; all others are.
+    lost = [
+        case
+        for case in found["wrong"]
+        if not (case[1] == "words" and re.search(r"\]\(\S*w\d+w|(```|~~~)[^\n]*w\d+w|https://x.org/", case[2]))
+    ]
+    assert lost == []
+    assert set(found["tags"]) <= TAGS
+    assert set(found["attributes"]) <= ATTRIBUTES
+    assert set(found["hrefs"]) <= {"https:", "http:", "mailto:"}
+    assert {"a", "table", "pre", "li", "strong", "blockquote"} <= set(found["tags"])  # the texts are not all plain
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "[",
+        "](",
+        "*a ",
+        "**",
+        "`",
+        "``` ` ",
+        "![a](",
+        "[a](b ",
+        "> ",
+        "- ",
+        "| ",
+        "\\",
+        "<",
+        "http",
+        "https://x ",
+        "_a_",
+        "1. ",
+        "#",
+        "\n|-",
+        "(" * 3,
+    ],
+)
+def test_a_line_without_end_is_read_in_one_pass(drawing: Any, part: str) -> None:
+    script = """async (text) => {
+      const { parseLines, linesOf } = await import("/static/blocks.js");
+      const { parseInline } = await import("/static/inline.js");
+      const time = (times) => {
+        const big = text.repeat(times);
+        const start = performance.now();
+        parseLines(linesOf(big), true);
+        parseInline(big, true);
+        return performance.now() - start;
+      };
+      time(1000);
+      const best = (times) => Math.min(...[1, 2, 3].map(() => time(times)));
+      return [best(20000), best(80000)];
+    }"""
+    small, large = drawing.evaluate(script, part)
+    # Four times the text takes about four times as long; if the square of it counted, sixteen times.
+    assert large < 10 * small + 60
+
+
+def test_marks_are_not_seen_while_they_are_written(drawing: Any) -> None:
+    script = """async (text) => {
+      const { MarkdownView } = await import("/static/markdown.js");
+      const view = new MarkdownView();
+      const seen = [];
+      for (let end = 1; end <= text.length; end += 1) {
+        view.update(text.slice(0, end), true);
+        seen.push(view.element.querySelector("p, li, h4, td, th, code")?.textContent ?? "");
+      }
+      return seen;
+    }"""
+    for text in (
+        "**bold** text",
+        "*em* text",
+        "`code` text",
+        "~~gone~~ text",
+        "# Heading",
+        "- item",
+        "1. item",
+        "a **b** and `c` and ~~d~~ e",
+        "| a | b |",
+    ):
+        for seen in drawing.evaluate(script, text):
+            assert not re.search(r"[*`~#|-]|1\.", seen), (text, seen)
+
+
+def test_only_the_block_that_grows_is_drawn_again(drawing: Any) -> None:
+    script = """async (text) => {
+      const { MarkdownView } = await import("/static/markdown.js");
+      const view = new MarkdownView();
+      document.body.append(view.element);
+      view.update(text, true);
+      const before = [...view.element.children];
+      const changed = new Set();
+      const place = ({ target }) => before.findIndex((block) => block.contains(target));
+      const observer = new MutationObserver((records) => records.forEach((record) => changed.add(place(record))));
+      observer.observe(view.element, { childList: true, subtree: true, characterData: true });
+      for (const more of [" more", " and more", "\\n```py\\nx = 1", "\\ny = 2"]) {
+        text += more;
+        view.update(text, true);
+      }
+      const code = view.element.querySelector("pre code"), copy = view.element.querySelector(".code-copy");
+      copy.focus();
+      view.update(text + "\\nz = 3\\n```\\n", false);
+      await new Promise((done) => setTimeout(done));
+      const same = before.slice(0, -1).every((block, index) => view.element.children[index] === block);
+      const kept = document.activeElement === copy && copy.isConnected;
+      view.element.remove();
+      return { changed: [...changed], same, kept, code: code.textContent };
+    }"""
+    found = drawing.evaluate(script, "# One\n\nTwo **b**\n\n- a\n- b\n\nLast")
+    assert found["same"]
+    assert found["kept"]
+    assert found["code"] == "x = 1\ny = 2\nz = 3"
+    assert {index for index in found["changed"] if index >= 0} <= {3}
+
+
+# ---- hostile answers on the page ----
+
+HOSTILE = [
+    "<script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'><svg onload='window.hacked = 1'><iframe src='https://evil.org'>",
+    "[a](javascript:window.hacked=1) [b](data:text/html,<script>alert(1)</script>) [c]( javascript:x) [d](vbscript:x)",
+    "![x](https://evil.org/pixel.png) ![x](javascript:window.hacked=1) <img src=https://evil.org/pixel.png>",
+    "<svg><script>window.hacked=1</script></svg><math><mtext><style><img src=x onerror=window.hacked=1>",
+    "```html\n<script>window.hacked=1</script>\n```\n```\"><img src=x onerror=window.hacked=1>\nx\n```",
+    "| <img src=x onerror=window.hacked=1> | b |\n|---|---|\n| <script>window.hacked=1</script> | [x](javascript:y) |",
+    "# <img src=x onerror=window.hacked=1>\n> <script>window.hacked=1</script>\n- <a href=javascript:hacked=1>x</a>",
+    "\u202edetrever\u2066 \u2069 \0 \ufeff \u200b \x1b[31m \x07",
+    "<base href=https://evil.org><meta http-equiv=refresh content='0;url=https://evil.org'><form action=https://evil.org><button>x",
+    "<link rel=stylesheet href=https://evil.org/x.css><style>*{display:none}</style><object data=https://evil.org>",
+    "</textarea></title></script><script>window.hacked=1</script>",
+    "<!--<img title=\"--><img src=x onerror=window.hacked=1>\">",
+    "[" * 5000 + "x" + "](" * 5000,
+    "word" * 50_000,
+    "**__*_`[!<" * 200,
+]  # fmt: skip
+
+SAFE = """() => {
+  const nodes = [...document.querySelectorAll("*")];
+  const alive = ["script", "style", "img", "iframe", "object", "embed", "form", "input", "base", "meta", "link", "math",
+    "svg script", "video", "audio", "canvas"].map((tag) => `#thread ${tag}`).join();
+  const handler = (node, name) => name.startsWith("on") || (name === "style" && node.closest(".prose"));
+  const addresses = nodes.filter((node) => node.hasAttribute("href")).map((node) => node.getAttribute("href"));
+  return {
+    hacked: window.hacked ?? null,
+    handlers: nodes.flatMap((node) => node.getAttributeNames().filter((name) => handler(node, name))),
+    schemes: [...new Set(addresses.map((address) => new URL(address, location.href).protocol))],
+    alive: nodes.filter((node) => node.matches(alive)).map((node) => node.tagName),
+    scripts: document.scripts.length,
+    wide: document.documentElement.scrollWidth > window.innerWidth,
+  };
+}"""
+
+
+@pytest.mark.parametrize("way", ["chat", "completion", "probabilities", "plain"])
+def test_hostile_answers_stay_text(new_talk: Any, way: str) -> None:
+    talk = new_talk(viewport={"width": 360, "height": 740}).open()
+    if way == "completion":
+        talk.mode("completion")
+    if way == "probabilities":
+        talk.page.click("#probabilities-toggle")
+    if way == "plain":
+        talk.page.evaluate("localStorage.setItem('neolm.preferences', JSON.stringify({ formatted: false }))")
+        talk.reload()
+    for payload in HOSTILE:
+        talk.server.replies = [Reply([payload[:9], payload[9:]], others=[(payload[:40], 0.3)])]
+        answer = talk.say(payload)
+        if way in ("completion", "plain"):
+            assert answer.replace("\0", "") == ((payload if way == "completion" else "") + payload).replace("\0", "")
+    if way == "probabilities":
+        for number in range(0, talk.page.locator(".token").count(), 2):
+            talk.page.locator(".token").nth(number).focus()
+    talk.page.wait_for_timeout(200)
+    found = talk.page.evaluate(SAFE)
+    assert found == {
+        "hacked": None,
+        "handlers": [],
+        "schemes": found["schemes"],
+        "alive": [],
+        "scripts": 2,
+        "wide": False,
+    }
+    assert set(found["schemes"]) <= {"http:", "https:", "mailto:"}
+    assert talk.server.url  # requests to anywhere else fail the test at its end
+    talk.reload()
+    assert talk.page.evaluate(SAFE)["alive"] == []
+    assert talk.page.evaluate("window.hacked ?? null") is None
+
+
+def test_hostile_names_stay_text(new_talk: Any) -> None:
+    name = "<img src=x onerror=window.hacked=1>\u202e'\"`${1}"
+    talk = new_talk()
+    talk.expected = ("404",)
+    talk.server.models = [model(name), model("javascript:alert(1)")]
+    talk.server.info["version"] = "<script>window.hacked=1</script>"
+    talk.open()
+    talk.server.replies = [Reply(status=404, message="<img src=x onerror=window.hacked=1>")]
+    talk.send("Go")
+    talk.done()
+    talk.page.click("#card")
+    talk.page.get_by_role("dialog").get_by_text("does not know").wait_for()
+    talk.page.keyboard.press("Escape")
+    talk.page.click("#help")
+    assert "<script>" in talk.page.get_by_role("dialog").text_content()
+    assert talk.page.evaluate("window.hacked ?? null") is None
+    assert talk.page.locator("img").count() == 0
