@@ -203,7 +203,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_null_is_as_good_as_nothing(server: Any) -> None:
     names = ("temperature", "top_p", "top_k", "n", "stop", "presence_penalty", "frequency_penalty", "logit_bias")
     more = ("seed", "stream", "stream_options", "user", "max_tokens", "echo", "logprobs", "best_of", "suffix")
-    body = {"model": "tiny", "prompt": "the sea", **dict.fromkeys([*names, *more])}
+    body = {"model": "tiny", "prompt": "the sea", "ignore_eos": True, **dict.fromkeys([*names, *more])}
     assert server.client.post("/v1/completions", json=body).json()["usage"]["completion_tokens"] == 16
 
 
