@@ -18,7 +18,7 @@ demo: $(VENV)/.neolm-demo
 	@echo
 	$(RUN) neolm generate runs/quickstart/model "def read_file(path):" --max-new-tokens 96 --temperature 0.7 --seed 1
 	@echo
-	@echo "Open runs/quickstart/report.html in a browser. Talk to the model: $(VENV)/bin/neolm chat runs/quickstart/model"
+	@echo "Open runs/quickstart/report.html in a browser. Meet the model: $(VENV)/bin/neolm serve runs/quickstart/model"
 
 test: lint
 	$(RUN) pytest -n 2 --dist loadgroup -m "not slow"
@@ -34,7 +34,7 @@ lint: $(VENV)/.neolm-dev
 
 # A stamp is newer than pyproject.toml and names this directory: a moved or copied checkout is set up anew.
 $(VENV)/.neolm-%: pyproject.toml $(VENV)/.made-for
-	$(RUN) pip install --quiet --disable-pip-version-check -e $(if $(filter dev,$*),".[dev]",".")
+	$(RUN) pip install --quiet --disable-pip-version-check -e ".[$(if $(filter dev,$*),dev,serve)]"
 	@touch $@
 
 $(VENV)/.made-for: FORCE

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +46,7 @@ class Tokenizer:
         if eos_token_id is None:
             raise InputError(f"tokenizer: it has no end-of-text token '{eos_token}'")
         self.eos_token_id: int = eos_token_id
+        self._setting = threading.Lock()  # `encode_special_tokens` is the backend's, whoever encodes
         backend.no_truncation()
         backend.no_padding()
 
@@ -58,10 +60,15 @@ class Tokenizer:
         return self.encode_batch([text], special)[0]
 
     def encode_batch(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
-        """Token ids of each text, computed on all cores. Lone surrogates, which no UTF-8 has, become `?`."""
-        self.backend.encode_special_tokens = not special
+        """Token ids of each text, computed on all cores. Lone surrogates, which no UTF-8 has, become `?`.
+
+        Any thread may ask.
+        """
         clean = [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in texts]
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(clean, add_special_tokens=False)]
+        with self._setting:
+            self.backend.encode_special_tokens = not special
+            encodings = self.backend.encode_batch_fast(clean, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Token ids of any bytes: text where they are UTF-8, single-byte tokens where they are not."""

@@ -33,6 +33,7 @@ NOT_RUN = {
     "make demo": "sets up an environment from a package index",
     "make test": "is what runs this test",
     "neolm serve runs/mine/model": "goes on until it is told to stop; tests/serving/server/ starts it",
+    ".venv/bin/neolm serve runs/quickstart/model": "the same, after `make demo`",
     "neolm import EleutherAI/gpt-neo-125m models/gpt-neo-125m": "fetches from a hub",
 }
 

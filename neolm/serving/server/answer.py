@@ -1,6 +1,6 @@
 """One request to a model: prompts in, texts and log-probabilities out, as they come.
 
-An `Asking` is checked and counted before anything is sent; `pieces` then gives what each choice gains, and in the end
+An `Asking` is checked before its model is loaded; `pieces` then gives what each choice gains, and in the end
 why it ended. Whoever leaves it early cancels what is under way.
 """
 
@@ -53,7 +53,6 @@ class Asking:
     """What is asked of a model: each of `prompts` continued `samples` times; choices are numbered prompt by prompt."""
 
     model: Model
-    engine: Engine
     prompts: Sequence[list[int]]
     config: GenerationConfig
     samples: int = 1
@@ -97,7 +96,7 @@ class Asking:
         )
 
     async def pieces(
-        self, client: Client, measures: Measures, patience: float = 1.0
+        self, engine: Engine, client: Client, measures: Measures, patience: float = 1.0
     ) -> AsyncGenerator[Piece | None, None]:
         """What the choices gain, in the order in which it comes; None after each `patience` seconds of nothing.
 
@@ -114,10 +113,11 @@ class Asking:
         first = True
         try:
             for choice in choices:
-                requests.append(self._submit(choice, loop, events))  # noqa: PERF401 - if one is refused, the others end
+                requests.append(self._submit(engine, choice, loop, events))  # noqa: PERF401 - if one is refused, the others end
             while left:
                 try:
-                    number, event = await asyncio.wait_for(events.get(), patience)
+                    async with asyncio.timeout(patience):
+                        number, event = await events.get()
                 except TimeoutError:
                     yield None
                     continue
@@ -146,13 +146,17 @@ class Asking:
             measures.tokens.labels(name, "completion").inc(self.completion_tokens)
 
     def _submit(
-        self, choice: _Choice, loop: asyncio.AbstractEventLoop, events: asyncio.Queue[tuple[int, Event]]
+        self,
+        engine: Engine,
+        choice: _Choice,
+        loop: asyncio.AbstractEventLoop,
+        events: asyncio.Queue[tuple[int, Event]],
     ) -> Request:
         def deliver(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, (choice.number, event))
 
         try:
-            return self.engine.submit(
+            return engine.submit(
                 self.prompts[choice.prompt],
                 self.config,
                 deliver,
@@ -163,7 +167,7 @@ class Asking:
         except InputError as error:
             raise ApiError(400, str(error)) from None
         except RefusedError as error:
-            if self.engine.closed:
+            if engine.closed:
                 raise ApiError(503, str(error), None, "engine_closed", 5) from None
             raise ApiError(429, f"the server is busy: {error}", None, "queue_full", 5) from None
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -21,60 +18,18 @@ import neolm
 from neolm.core.errors import InputError
 from neolm.serving.server import forms, openapi
 from neolm.serving.server.answer import Asking
+from neolm.serving.server.delivery import deliver
 from neolm.serving.server.failure import ApiError
-from neolm.serving.server.feedback import Feedback, FeedbackError, FeedbackStore, Kept
+from neolm.serving.server.feedback import Feedback, FeedbackError, Kept
 from neolm.serving.server.guard import Guard
-from neolm.serving.server.journal import Journal
-from neolm.serving.server.keys import Client, KeyRing
-from neolm.serving.server.measures import Measures
-from neolm.serving.server.schema import (
-    ChatCompletion,
-    ChatRequest,
-    Completion,
-    CompletionRequest,
-    Info,
-    Limits,
-    ModelCard,
-    ModelEntry,
-    ModelList,
-)
-from neolm.serving.server.settings import ServeConfig
-from neolm.serving.server.shelf import Model, Shelf
+from neolm.serving.server.keys import Client
+from neolm.serving.server.replies import ChatCompletion, Completion, Info, Limits, ModelCard, ModelEntry, ModelList
+from neolm.serving.server.schema import ChatRequest, CompletionRequest
+from neolm.serving.server.service import Service
+from neolm.serving.server.shelf import Model
 from neolm.tokenizer.chat import Message
 
-T = TypeVar("T")
 _PAGE = files("neolm.serving") / "page"
-_PATIENCE = 15  # seconds of nothing after which a stream says that it is there
-
-
-class Service:
-    """What the routes share."""
-
-    def __init__(
-        self,
-        settings: ServeConfig,
-        shelf: Shelf,
-        keys: KeyRing,
-        feedback: FeedbackStore | None,
-        journal: Journal | None = None,
-    ) -> None:
-        self.settings, self.shelf, self.keys, self.feedback = settings, shelf, keys, feedback
-        self.measures, self.journal = Measures(shelf), journal or Journal(settings.log_text)
-        self.stop_at: float | None = None  # answers under way end then (monotonic seconds)
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the server has been told to stop."""
-        return self.stop_at is not None
-
-    def stop(self) -> None:
-        """Take no more requests; those under way have some time left."""
-        if self.stop_at is None:
-            self.stop_at = time.monotonic() + self.settings.shutdown_seconds
-
-    def seconds_left(self, deadline: float) -> float:
-        """Until a request must end."""
-        return min(deadline, self.stop_at if self.stop_at is not None else deadline) - time.monotonic()
 
 
 def create_app(service: Service) -> FastAPI:
@@ -203,7 +158,8 @@ def _add_answers(app: FastAPI, service: Service) -> None:
             echo = [prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt) for prompt in body.prompts]
         config = body.generation(16 if body.max_tokens is None else body.max_tokens)
         form = forms.CompletionForm(f"cmpl-{uuid.uuid4().hex}", body)
-        return await _answer(service, request, form, prompts, config, body.logprobs, echo)
+        asked = Asking(model, prompts, config, body.choices, body.logprobs, echo)
+        return await deliver(service, request, form, asked)
 
     @app.post(
         "/v1/chat/completions",
@@ -217,7 +173,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         roles = {"developer": "system"}
         messages = [Message(roles.get(turn.role, turn.role), turn.content) for turn in body.messages]  # type: ignore[arg-type]
         try:
-            ids = await asyncio.to_thread(model.encode_chat, messages)
+            ids = await asyncio.to_thread(model.template.encode, messages)
         except InputError as error:
             raise ApiError(400, str(error), "messages") from None
         room = max(0, min(model.context - len(ids) + 1, service.settings.max_tokens))
@@ -225,151 +181,11 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         config = config.model_copy(update={"stop": (*config.stop, *model.template.stop)})
         form = forms.ChatForm(f"chatcmpl-{uuid.uuid4().hex}", body)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        return await _answer(service, request, form, [ids], config, logprobs, None)
+        return await deliver(service, request, form, Asking(model, [ids], config, body.choices, logprobs))
 
 
 def _encoded(model: Model, prompts: Sequence[str | list[int]]) -> list[list[int]]:
-    return [model.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-
-
-async def _answer(
-    service: Service,
-    request: Request,
-    form: forms.Form,
-    prompts: list[list[int]],
-    config: Any,
-    logprobs: int | None,
-    echo: list[str] | None,
-) -> Response:
-    """The answer in one piece, or as a stream."""
-    if service.stopping:
-        raise ApiError(503, "the server is stopping", None, "not_ready", 5)
-    deadline = time.monotonic() + service.settings.request_seconds
-    body = form.body
-
-    @asynccontextmanager
-    async def asking() -> AsyncIterator[Asking]:
-        async with AsyncExitStack() as stack:
-            try:
-                loading = stack.enter_async_context(service.shelf.using(body.model))
-                model, engine = await asyncio.wait_for(loading, service.settings.request_seconds)
-            except TimeoutError:
-                raise ApiError(504, "the model is not loaded in time", None, "request_timeout") from None
-            asked = Asking(model, engine, prompts, config, body.choices, logprobs, echo)
-            asked.check(service.settings)
-            yield asked
-            request.state.facts = {
-                "model": model.name,
-                "prompt_tokens": asked.prompt_tokens,
-                "completion_tokens": asked.completion_tokens,
-            } | ({"prompts": [model.tokenizer.decode(ids) for ids in prompts]} if service.journal.text else {})
-
-    async def whole() -> Response:
-        async with asking() as asked:
-            async for piece in _in_time(service, deadline, asked.pieces(request.state.client, service.measures)):
-                if piece is not None:
-                    form.add(piece)
-            answer = form.whole(asked)
-        if service.journal.text:
-            request.state.facts["answers"] = [choice.text for choice in form.choices.values()]
-        return JSONResponse(answer.model_dump(mode="json"))
-
-    if not body.stream:
-        return await _unless_gone(request, whole)
-    return await _stream(service, request, form, asking, deadline)
-
-
-async def _stream(
-    service: Service,
-    request: Request,
-    form: forms.Form,
-    asking: Callable[[], Any],
-    deadline: float,
-) -> Response:
-    """Server-sent events; the first is waited for, so that what is refused has its status."""
-
-    async def events() -> AsyncGenerator[bytes, None]:
-        try:
-            async with asking() as asked:
-                pieces = asked.pieces(request.state.client, service.measures)
-                silent = 0
-                async for piece in _in_time(service, deadline, pieces):
-                    silent = silent + 1 if piece is None else 0
-                    if silent and silent % _PATIENCE == 0:
-                        yield b": still here\n\n"
-                    if piece is None:
-                        continue
-                    for chunk in form.chunks(piece):
-                        yield _event(chunk)
-                for chunk in form.last(asked):
-                    yield _event(chunk)
-        except ApiError as error:
-            if not begun:
-                raise
-            yield b"data: " + json.dumps(error.body).encode() + b"\n\n"
-        yield b"data: [DONE]\n\n"
-
-    begun: list[bytes] = []
-    source = events()
-    first = await _unless_gone(request, lambda: anext(source))
-    begun.append(first)
-
-    async def all_of_them() -> AsyncIterator[bytes]:
-        try:
-            yield first
-            async for event in source:
-                yield event
-        finally:
-            await source.aclose()
-
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(all_of_them(), media_type="text/event-stream", headers=headers)
-
-
-async def _in_time(service: Service, deadline: float, pieces: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """The pieces, until the request's time is over or the server's is.
-
-    Raises:
-        ApiError: it is.
-    """
-    try:
-        while True:
-            left = service.seconds_left(deadline)
-            if left <= 0:
-                if service.stopping:
-                    raise ApiError(503, "the server is stopping", None, "not_ready", 5)
-                raise ApiError(504, "this takes longer than a request may", None, "request_timeout")
-            try:
-                yield await anext(pieces)
-            except StopAsyncIteration:
-                return
-    finally:
-        await pieces.aclose()
-
-
-async def _unless_gone(request: Request, work: Callable[[], Awaitable[T]]) -> T:
-    """Do the work, but stop it when the client leaves."""
-
-    async def left() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    task, watch = asyncio.ensure_future(work()), asyncio.create_task(left())
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-            raise ApiError(499, "the client left", None, "client_left")
-        return task.result()
-    finally:
-        watch.cancel()
-        if not task.done():
-            task.cancel()
-
-
-def _event(chunk: Any) -> bytes:
-    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return [model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
 
 
 def _add_page(app: FastAPI, service: Service) -> None:

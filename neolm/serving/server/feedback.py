@@ -8,18 +8,18 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sql
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from neolm.core.errors import InputError, NeoLMError
 from neolm.core.files import write_text
-from neolm.serving.server.schema import ChatMessage, Text
+from neolm.serving.server.schema import ChatMessage, Shape, Text
 
 _metadata = sql.MetaData()
 _table = sql.Table(
@@ -38,23 +38,22 @@ _table = sql.Table(
 )
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
+Key = Annotated[Text, Field(max_length=64)]
 Word = Annotated[Text, Field(max_length=256)]
 Setting = Word | float | int | bool | None | Annotated[list[Word], Field(max_length=16)]
 
 
-class Answer(_Shape):
+class Answer(Shape):
     """An answer that somebody judges."""
 
     model: Annotated[Text, Field(max_length=512)]
     text: Annotated[Text, Field(max_length=2**18)]
-    settings: Annotated[dict[Annotated[Text, Field(max_length=64)], Setting], Field(max_length=32)] = {}
+    settings: Annotated[
+        dict[Annotated[Text, Field(max_length=64)], Setting], Field(default_factory=dict, max_length=32)
+    ]
 
 
-class Feedback(_Shape):
+class Feedback(Shape):
     """A thumb on an answer, or a choice between two; nothing is kept without consent."""
 
     consent: Literal[True]
@@ -78,7 +77,7 @@ class Feedback(_Shape):
         return self
 
 
-class Kept(_Shape):
+class Kept(Shape):
     """Feedback is kept."""
 
     id: int
@@ -120,7 +119,7 @@ class FeedbackStore:
         """The URL without its password."""
         return self.url.render_as_string(hide_password=True)
 
-    def keep(self, feedback: Feedback, digests: dict[str, str | None], client: str) -> int:
+    def keep(self, feedback: Feedback, digests: Mapping[str, str], client: str) -> int:
         """Keep it, with the digests of the models that answered; returns its number.
 
         Raises:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
 
 from neolm.serving.server.answer import Asking, Finish, Judged, Piece
 from neolm.serving.server.failure import ApiError
-from neolm.serving.server.schema import (
-    ChatCompletion,
-    ChatRequest,
-    Completion,
-    CompletionRequest,
-    Link,
-    ModelCard,
-    ModelEntry,
-    Sampling,
-)
+from neolm.serving.server.replies import Link, ModelCard, ModelEntry
+from neolm.serving.server.schema import ChatRequest, CompletionRequest, Sampling
 from neolm.serving.server.shelf import Model
 
 Chunk = dict[str, Any]
@@ -33,87 +26,74 @@ class Gained:
     text: str = ""
     tokens: list[Judged] = field(default_factory=list)
     finish: Finish | None = None
-    begun: bool = False
 
 
-class Form(Protocol):
-    """One request's answer as it is sent."""
+class Form(ABC):
+    """One request's answer as it is sent, whole or in chunks."""
 
-    body: Sampling
-    choices: dict[int, Gained]
+    kind: str  # of the whole answer, and of a chunk
+    chunk_kind: str
+
+    def __init__(self, id: str, body: Sampling) -> None:
+        self.body = body
+        self.choices: dict[int, Gained] = {}
+        self._head: Chunk = {"id": id, "created": int(time.time()), "model": body.model}
+
+    @abstractmethod
+    def _choice(self, gained: Gained) -> Chunk:
+        """A choice that is complete."""
+
+    @abstractmethod
+    def _part(self, piece: Piece) -> Chunk:
+        """What a piece adds to its choice."""
+
+    @abstractmethod
+    def _logprobs(self, tokens: Sequence[Judged]) -> Chunk | None:
+        """Scores, if they were asked for."""
 
     def add(self, piece: Piece) -> None:
         """Keep a piece for `whole`."""
-        ...
-
-    def whole(self, asked: Asking) -> BaseModel:
-        """The answer in one piece."""
-        ...
-
-    def chunks(self, piece: Piece) -> Iterator[Chunk]:
-        """A piece as chunks of a stream."""
-        ...
-
-    def last(self, asked: Asking) -> Iterator[Chunk]:
-        """What ends a stream."""
-        ...
-
-
-class _Form:
-    kind = ""
-
-    def __init__(self, id: str, body: Any) -> None:
-        self.body = body
-        self.choices: dict[int, Gained] = {}
-        self._head: Chunk = {"id": id, "object": self.kind, "created": int(time.time()), "model": body.model}
-
-    def add(self, piece: Piece) -> None:
         gained = self.choices.setdefault(piece.choice, Gained())
         gained.text += piece.text
         gained.tokens += piece.tokens
         gained.finish = piece.finish or gained.finish
 
+    def whole(self, asked: Asking) -> Chunk:
+        """The answer in one piece."""
+        choices = [
+            self._choice(gained) | _place(number, self._logprobs(gained.tokens), gained.finish)
+            for number, gained in sorted(self.choices.items())
+        ]
+        return self._head | {"object": self.kind, "choices": choices, "usage": _usage(asked)}
+
+    def chunk(self, piece: Piece) -> Chunk:
+        """A piece as a chunk of a stream."""
+        choice = self._part(piece) | _place(piece.choice, self._logprobs(piece.tokens), piece.finish)
+        return self._head | {"object": self.chunk_kind, "choices": [choice]}
+
     def last(self, asked: Asking) -> Iterator[Chunk]:
+        """What ends a stream."""
         if self.body.usage_in_stream:
-            yield self._head | {"choices": [], "usage": _usage(asked)}
+            yield self._head | {"object": self.chunk_kind, "choices": [], "usage": _usage(asked)}
 
 
-class CompletionForm(_Form):
+class CompletionForm(Form):
     """A continued text."""
 
-    kind = "text_completion"
+    kind = chunk_kind = "text_completion"
 
     def __init__(self, id: str, body: CompletionRequest) -> None:
         super().__init__(id, body)
+        self._wanted = body.logprobs
 
-    def whole(self, asked: Asking) -> Completion:
-        """See `Form`."""
-        choices = [
-            {
-                "index": number,
-                "text": gained.text,
-                "logprobs": self._logprobs(gained.tokens),
-                "finish_reason": gained.finish,
-            }
-            for number, gained in sorted(self.choices.items())
-        ]
-        return Completion.model_validate(self._head | {"choices": choices, "usage": _usage(asked)})
+    def _choice(self, gained: Gained) -> Chunk:
+        return {"text": gained.text}
 
-    def chunks(self, piece: Piece) -> Iterator[Chunk]:
-        """See `Form`."""
-        yield self._head | {
-            "choices": [
-                {
-                    "index": piece.choice,
-                    "text": piece.text,
-                    "logprobs": self._logprobs(piece.tokens),
-                    "finish_reason": piece.finish,
-                }
-            ]
-        }
+    def _part(self, piece: Piece) -> Chunk:
+        return {"text": piece.text}
 
-    def _logprobs(self, tokens: Sequence[Judged]) -> dict[str, Any] | None:
-        if self.body.logprobs is None:
+    def _logprobs(self, tokens: Sequence[Judged]) -> Chunk | None:
+        if self._wanted is None:
             return None
         return {
             "tokens": [token.text for token in tokens],
@@ -123,56 +103,33 @@ class CompletionForm(_Form):
         }
 
 
-class ChatForm(_Form):
+class ChatForm(Form):
     """An answer in a conversation. The space with which models begin to speak is not a part of it."""
 
-    kind = "chat.completion"
+    kind, chunk_kind = "chat.completion", "chat.completion.chunk"
 
     def __init__(self, id: str, body: ChatRequest) -> None:
         super().__init__(id, body)
+        self._wanted = body.logprobs
 
-    def whole(self, asked: Asking) -> ChatCompletion:
-        """See `Form`."""
-        choices = [
-            {
-                "index": number,
-                "message": {"role": "assistant", "content": gained.text.lstrip()},
-                "logprobs": self._logprobs(gained.tokens),
-                "finish_reason": gained.finish,
-            }
-            for number, gained in sorted(self.choices.items())
-        ]
-        return ChatCompletion.model_validate(self._head | {"choices": choices, "usage": _usage(asked)})
+    def _choice(self, gained: Gained) -> Chunk:
+        return {"message": {"role": "assistant", "content": gained.text.lstrip(), "refusal": None}}
 
-    def chunks(self, piece: Piece) -> Iterator[Chunk]:
-        """See `Form`."""
+    def _part(self, piece: Piece) -> Chunk:
+        begun = piece.choice in self.choices
         gained = self.choices.setdefault(piece.choice, Gained())
         text = piece.text if gained.text else piece.text.lstrip()
         gained.text += text
-        delta: dict[str, str] = {}
-        if not gained.begun:
-            gained.begun = True
-            delta["role"] = "assistant"
-            delta["content"] = ""
-        if text:
-            delta["content"] = text
-        choice = {
-            "index": piece.choice,
-            "delta": delta,
-            "logprobs": self._logprobs(piece.tokens),
-            "finish_reason": piece.finish,
-        }
-        yield self._head | {"object": "chat.completion.chunk", "choices": [choice]}
+        delta = {} if begun else {"role": "assistant", "content": ""}
+        return {"delta": delta | ({"content": text} if text else {})}
 
-    def last(self, asked: Asking) -> Iterator[Chunk]:
-        """See `Form`."""
-        for chunk in super().last(asked):
-            yield chunk | {"object": "chat.completion.chunk"}
+    def _logprobs(self, tokens: Sequence[Judged]) -> Chunk | None:
+        return {"content": [_judged(token) for token in tokens], "refusal": None} if self._wanted else None
 
-    def _logprobs(self, tokens: Sequence[Judged]) -> dict[str, Any] | None:
-        if not self.body.logprobs:
-            return None
-        return {"content": [_judged(token) for token in tokens], "refusal": None}
+
+def _place(number: int, logprobs: Chunk | None, finish: Finish | None) -> Chunk:
+    """What every choice has."""
+    return {"index": number, "logprobs": logprobs, "finish_reason": finish}
 
 
 def _judged(token: Judged) -> dict[str, Any]:

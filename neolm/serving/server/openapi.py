@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from neolm.serving.server.schema import ErrorReply
+from neolm.serving.server.replies import ErrorReply
 
 _WORDS = {
     400: "The request is wrong; the message says what and where.",

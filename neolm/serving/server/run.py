@@ -14,10 +14,11 @@ import uvicorn
 
 from neolm.core.errors import InputError
 from neolm.core.progress import gibibytes, say
-from neolm.serving.server.app import Service, create_app
+from neolm.serving.server.app import create_app
 from neolm.serving.server.feedback import FeedbackStore, default_url
 from neolm.serving.server.guard import LOOPBACK
 from neolm.serving.server.keys import KeyRing
+from neolm.serving.server.service import Service
 from neolm.serving.server.settings import ServeConfig
 from neolm.serving.server.shelf import Shelf
 

@@ -1,4 +1,4 @@
-"""What clients send and get, in the shapes of OpenAI's API; what they send is checked here and nowhere else.
+"""What clients send, in the shapes of OpenAI's API; it is checked here and nowhere else.
 
 Left out, and refused by name where it would change the answer: tools, answers in JSON, pictures and sound, `suffix`,
 `best_of` above `n`.
@@ -29,11 +29,13 @@ Text = Annotated[str, AfterValidator(_sendable)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class _Shape(BaseModel):
+class Shape(BaseModel):
+    """An object with these fields and no others."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-class StreamOptions(_Shape):
+class StreamOptions(Shape):
     """How to stream."""
 
     include_usage: bool = False
@@ -52,7 +54,7 @@ Numeral = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
-class Sampling(_Shape):
+class Sampling(Shape):
     """What both ways of asking have in common."""
 
     model: Annotated[Text, Field(max_length=512)]
@@ -160,7 +162,7 @@ class CompletionRequest(Sampling):
         return self.prompt  # type: ignore[return-value]
 
 
-class TextPart(_Shape):
+class TextPart(Shape):
     """A piece of a message."""
 
     type: Literal["text"]
@@ -171,7 +173,7 @@ def _joined(parts: Any) -> Any:
     return "".join(part.text for part in parts) if isinstance(parts, list) else parts
 
 
-class ChatMessage(_Shape):
+class ChatMessage(Shape):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant", "developer"]
@@ -182,7 +184,7 @@ class ChatMessage(_Shape):
     """Ignored."""
 
 
-class ResponseFormat(_Shape):
+class ResponseFormat(Shape):
     """The form of the answer."""
 
     type: Literal["text"]
@@ -213,196 +215,3 @@ class ChatRequest(Sampling):
     def longest(self) -> int | None:
         """The most tokens asked for."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-
-
-class Usage(_Shape):
-    """Tokens counted."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class CompletionLogprobs(_Shape):
-    """Each list has an entry a token; the first of a prompt has no probability."""
-
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None] | None
-    text_offset: list[int]
-
-
-class CompletionChoice(_Shape):
-    """A continuation, or a piece of it."""
-
-    index: int
-    text: str
-    logprobs: CompletionLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
-
-
-class Completion(_Shape):
-    """Continuations, or a chunk of a stream."""
-
-    id: str
-    object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    choices: list[CompletionChoice]
-    usage: Usage | None = None
-
-
-class Alternative(_Shape):
-    """A token that could have stood in a place."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(Alternative):
-    """A token of an answer, and the likeliest in its place."""
-
-    top_logprobs: list[Alternative]
-
-
-class ChatLogprobs(_Shape):
-    """An answer's tokens."""
-
-    content: list[TokenLogprob]
-    refusal: None = None
-
-
-class AnswerMessage(_Shape):
-    """What the model says."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class ChatChoice(_Shape):
-    """An answer."""
-
-    index: int
-    message: AnswerMessage
-    logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"]
-
-
-class ChatCompletion(_Shape):
-    """Answers."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: Usage
-
-
-class Delta(_Shape):
-    """What a chunk adds to the message."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-
-class ChunkChoice(_Shape):
-    """A piece of an answer."""
-
-    index: int
-    delta: Delta
-    logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
-
-
-class ChatChunk(_Shape):
-    """A chunk of a stream."""
-
-    id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: list[ChunkChoice]
-    usage: Usage | None = None
-
-
-class ModelEntry(_Shape):
-    """A model that can be asked for."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "neolm"
-    context: int
-    """Tokens of prompt and answer together."""
-    family: str
-    parameters: int
-    loaded: bool
-    """Whether it is in memory; it comes there by being asked."""
-    chat_template: Literal["plain", "own"]
-    """Where a conversation's form comes from: NeoLM's plain one, or the model directory."""
-
-
-class ModelList(_Shape):
-    """All of them."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelEntry]
-
-
-class ErrorBody(_Shape):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
-
-
-class ErrorReply(_Shape):
-    """An error."""
-
-    error: ErrorBody
-
-
-class Limits(_Shape):
-    """What one request may ask for."""
-
-    max_tokens: int
-    choices: int
-
-
-class Info(_Shape):
-    """What the page needs to know of the server."""
-
-    version: str
-    feedback: bool
-    key_required: bool
-    limits: Limits
-
-
-class Link(_Shape):
-    """An artefact that a model was made from."""
-
-    stage: str
-    directory: str
-    created: str
-    details: dict[str, Any]
-
-
-class ModelCard(_Shape):
-    """A model, as people want to know it."""
-
-    id: str
-    digest: str | None
-    family: str
-    parameters: int
-    context: int
-    dtype: str
-    quantize: Literal["int8", "int4"] | None
-    config: dict[str, Any]
-    card: str | None
-    """Markdown."""
-    lineage: list[Link]

@@ -7,8 +7,6 @@ before the others; if all are in use, the request waits until one is free.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +19,7 @@ import torch
 from neolm.core.artifact import chain, read_manifest
 from neolm.core.device import choose_device, free_memory
 from neolm.core.errors import InputError, NeoLMError
+from neolm.core.files import digest_path
 from neolm.core.progress import gibibytes, say
 from neolm.generation.generate import check_tokenizer
 from neolm.generation.pages import page_bytes, pages_for
@@ -28,7 +27,7 @@ from neolm.models.hf import ModelFacts, load_model, model_facts
 from neolm.serving.engine import Engine
 from neolm.serving.server.failure import ApiError
 from neolm.serving.server.settings import ServeConfig
-from neolm.tokenizer.chat import ChatTemplate, Message, load_chat_template
+from neolm.tokenizer.chat import ChatTemplate, load_chat_template
 from neolm.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 _SHARE = 0.8  # of free memory, for models
@@ -48,7 +47,6 @@ class Model:
     loading: asyncio.Task[None] | None = None
     users: int = 0
     used: float = 0.0
-    _encoding: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def size(self) -> int:
@@ -61,34 +59,10 @@ class Model:
         return self.facts.config.max_position_embeddings
 
     @cached_property
-    def digest(self) -> str | None:
-        """Of the directory by its manifest, or of the sizes and names of its files if it has none."""
+    def digest(self) -> str:
+        """Of the directory: by its manifest, or if it has none by all its files."""
         manifest = read_manifest(self.facts.directory)
-        if manifest is not None:
-            return f"sha256:{manifest.digest}"
-        files = sorted(self.facts.directory.glob("*.safetensors"))
-        if not files:
-            return None
-        digest = hashlib.sha256()
-        for file in files:
-            with file.open("rb") as stream:
-                while block := stream.read(2**22):
-                    digest.update(block)
-        return f"sha256:{digest.hexdigest()}"
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids; any thread may ask."""
-        with self._encoding:  # the library keeps a setting between calls
-            return self.tokenizer.encode(text)
-
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation up to the answer; any thread may ask.
-
-        Raises:
-            InputError: the model's template does not take it.
-        """
-        with self._encoding:
-            return self.template.encode(messages)
+        return f"sha256:{manifest.digest if manifest is not None else digest_path(self.facts.directory)}"
 
     def lineage(self) -> list[dict[str, object]]:
         """What it was made from, nearest first; empty if nothing is recorded."""
@@ -188,8 +162,8 @@ class Shelf:
         return model
 
     @asynccontextmanager
-    async def using(self, name: str) -> AsyncIterator[tuple[Model, Engine]]:
-        """A model in memory, which stays there inside the block.
+    async def using(self, name: str) -> AsyncIterator[Engine]:
+        """The engine of a model, which stays in memory inside the block.
 
         Raises:
             ApiError: 404, there is none; 503, it cannot be loaded.
@@ -203,7 +177,7 @@ class Shelf:
                     model.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
                 await asyncio.shield(model.loading)
             assert model.engine is not None
-            yield model, model.engine
+            yield model.engine
         finally:
             model.users -= 1
             model.used = time.monotonic()

@@ -1,6 +1,5 @@
 """What the page keeps in the browser, and how it bears a storage that is full, damaged, missing or shared."""
 
-# ruff: noqa: F811 (fixtures are imported, and are names of parameters)
 from __future__ import annotations
 
 import json
@@ -9,14 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.page.fixtures import (  # noqa: F401
-    Reply,
-    Talk,
-    browser,
-    new_talk,
-    server,
-    talk,
-)
+from page_server import Reply
+from talk import Talk
 
 pytestmark = pytest.mark.xdist_group("page")
 

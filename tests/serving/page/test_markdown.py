@@ -1,6 +1,5 @@
 """What a model writes stays text: Markdown becomes nodes of a few kinds, and nothing else comes alive."""
 
-# ruff: noqa: F811 (fixtures are imported, and are names of parameters)
 from __future__ import annotations
 
 import random
@@ -8,15 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from serving.page.fixtures import (  # noqa: F401
-    Reply,
-    Talk,
-    browser,
-    model,
-    new_talk,
-    server,
-    talk,
-)
+from page_server import Reply, model
 
 pytestmark = pytest.mark.xdist_group("page")
 

@@ -1,6 +1,5 @@
 """That everybody can use the page: by keyboard, with a screen reader, on a telephone, in the dark, without motion."""
 
-# ruff: noqa: F811 (fixtures are imported, and are names of parameters)
 from __future__ import annotations
 
 import re
@@ -9,17 +8,8 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from serving.page.fixtures import (  # noqa: F401
-    PAGE,
-    PHONE,
-    WIDE,
-    Reply,
-    Talk,
-    browser,
-    new_talk,
-    server,
-    talk,
-)
+from page_server import PAGE, Reply
+from talk import PHONE, WIDE, Talk
 
 pytestmark = pytest.mark.xdist_group("page")
 

@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import uvicorn
-from tiny_models import tiny_decoder
+from served import Running, running, write_model
 
-from neolm.models.hf import load_model, save_model
-from neolm.serving.server.app import Service, create_app
-from neolm.serving.server.feedback import FeedbackStore
-from neolm.serving.server.keys import KeyRing
-from neolm.serving.server.settings import ServeConfig
-from neolm.serving.server.shelf import Shelf
-from neolm.tokenizer.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-
-TEXT = """User: What is the sea? Assistant: The sea is water, and more water under it. It was a bright cold day in
-April, and the clocks were striking thirteen. def main(): return the sea, the day, the clock and the water of April."""
-
-
-def write_model(directory: Path, seed: int = 0, context: int = 96) -> Path:
-    save_model(tiny_decoder("gpt-neo", context, seed, window_size=24), directory)
-    train_tokenizer(iter([TEXT] * 3), 310).save(directory)
-    return directory
+from neolm.models.hf import load_model
+from neolm.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -51,53 +32,6 @@ def model(directory: Path) -> Any:
 @pytest.fixture(scope="session")
 def tokenizer(directory: Path) -> Tokenizer:
     return load_tokenizer(directory)
-
-
-@dataclass
-class Running:
-    """A server that listens."""
-
-    url: str
-    service: Service
-    client: httpx.Client
-
-    def ask(self, **body: Any) -> dict[str, Any]:
-        """A completion that must come."""
-        answer = self.client.post("/v1/completions", json={"model": "tiny", "temperature": 0, **body})
-        assert answer.status_code == 200, answer.text
-        return dict(answer.json())
-
-    def told(self, path: str, body: Any, status: int = 400) -> dict[str, Any]:
-        """An error that must come, in its shape."""
-        answer = self.client.post(path, json=body)
-        assert answer.status_code == status, answer.text
-        error = answer.json()["error"]
-        assert set(error) == {"message", "type", "param", "code"}
-        return dict(error)
-
-
-@contextlib.contextmanager
-def running(models: list[str], key: str | None = None, **fields: Any) -> Iterator[Running]:
-    """A server with these settings."""
-    settings = ServeConfig(text_memory=0.01, **fields)
-    store = None if settings.feedback in ("off", None) else FeedbackStore(settings.feedback)
-    keys = KeyRing(Path(settings.keys) if settings.keys else None)
-    service = Service(settings, Shelf(models, settings), keys, store)
-    config = uvicorn.Config(create_app(service), port=0, log_config=None, ws="none", lifespan="on")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started and thread.is_alive():
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    try:
-        with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
-            yield Running(url, service, client)
-    finally:
-        service.stop()
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ import neolm
 from neolm.generation.chat import Session
 from neolm.generation.config import GenerationConfig
 from neolm.models.decoder import Decoder
+from neolm.serving.server.replies import ChatCompletion
 from neolm.tokenizer.tokenizer import Tokenizer
 
 PROMPTS = ["the sea", "User: What is the", "def main():", "the clocks were striking thirteen", ""]
@@ -128,6 +129,7 @@ def test_a_conversation_is_that_of_the_chat_command(server: Any, model: Decoder,
         expected = "".join(session.say(text))
         body = {"model": "tiny", "messages": messages, "max_tokens": 15, "temperature": 0}
         got = server.client.post("/v1/chat/completions", json=body).json()
+        ChatCompletion.model_validate(got)
         assert got["choices"][0]["message"] == {"role": "assistant", "content": expected, "refusal": None}
         chunks = streamed(server, "/v1/chat/completions", body)
         parts = [chunk["choices"][0]["delta"] for chunk in chunks[:-1]]
@@ -334,6 +336,8 @@ def test_models_come_and_go_with_the_memory(
             assert sum(model.size for model in shelf.loaded) <= shelf.memory
             assert shelf.models[name].engine is not None
         assert len(set(texts.values())) == 3
+        for wrong in ({"prompt": "sea " * 200}, {"max_tokens": 10**6}):  # no model is loaded, and none goes, for these
+            server.told("/v1/completions", {"model": "m1", **wrong})
         loaded = {entry["id"]: entry["loaded"] for entry in server.client.get("/v1/models").json()["data"]}
         assert loaded == {"m0": True, "m1": False, "m2": True}
         with ThreadPoolExecutor(9) as pool:  # all at once: they take turns

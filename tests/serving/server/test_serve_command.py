@@ -85,14 +85,20 @@ def test_a_killed_server_comes_back(directory: Path, tmp_path: Path) -> None:
 
 
 def test_prompts_are_logged_only_if_asked(directory: Path) -> None:
-    ask = {"model": "tiny", "prompt": "a secret of the sea", "max_tokens": 3}
+    ask = {"model": "tiny", "prompt": "a secret of the sea", "max_tokens": 3, "ignore_eos": True}
     for options, logged in [((), False), (("--set", "log_text=true"), True)]:
         with served(directory, "--feedback", "off", *options) as (process, url):
-            assert httpx.post(f"{url}/v1/completions", json=ask, timeout=60).status_code == 200
+            for stream in (False, True):
+                answer = httpx.post(f"{url}/v1/completions", json={**ask, "stream": stream}, timeout=60)
+                assert answer.status_code == 200
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
             assert process.stderr is not None
-            assert ("a secret of the sea" in process.stderr.read()) is logged
+            log = [json.loads(line) for line in process.stderr.read().splitlines() if line[0] == "{"]
+            assert [entry["completion_tokens"] for entry in log] == [3, 3]
+            expected = [["a secret of the sea"]] * 2 if logged else [None, None]
+            assert [entry.get("prompts") for entry in log] == expected
+            assert all(("answers" in entry) is logged for entry in log)
 
 
 def test_mistakes_are_one_line(neolm_: Callable[..., tuple[int, str, str]], directory: Path, tmp_path: Path) -> None:

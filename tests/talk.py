@@ -1,22 +1,11 @@
-"""A browser, the scripted server, and a person in front of the page, for the tests of the page."""
+"""A browser, and a person in front of the page, for the tests of the page."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if CHROMIUM is None:
-    pytest.skip("needs Chromium on the path (apt-get install chromium)", allow_module_level=True)
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
-pytest.importorskip("uvicorn", reason="needs the extra [serve] (fastapi, uvicorn)")
-pytest.importorskip("fastapi", reason="needs the extra [serve] (fastapi, uvicorn)")
-
-from serving.page.fake_server import KEY, PAGE, FakeServer, Reply, model  # noqa: E402, F401
+from page_server import FakeServer
 
 ARGUMENTS = [
     "--headless",
@@ -134,45 +123,3 @@ class Talk:
                 assert page.evaluate("window.violations") == []
         assert self.strangers == []
         assert [error for error in self.errors if not any(part in error for part in self.expected)] == []
-
-
-# Of a module, not of the session: while playwright runs, no other test of this process can run an event loop.
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeServer]:
-    with FakeServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield launched
-        launched.close()
-
-
-@pytest.fixture
-def new_talk(browser: Any, server: FakeServer) -> Iterator[Any]:
-    """Makes a `Talk` in a fresh profile, and looks at the end that all was well."""
-    server.reset()
-    made: list[Talk] = []
-
-    def make(**given: Any) -> Talk:
-        made.append(Talk(browser.new_context(**{"viewport": WIDE, "accept_downloads": True, **given}), server))
-        return made[-1]
-
-    yield make
-    try:
-        for talk in made:
-            talk.check()
-    finally:
-        for talk in made:
-            talk.context.close()
-
-
-@pytest.fixture
-def talk(new_talk: Any) -> Talk:
-    opened: Talk = new_talk().open()
-    return opened

@@ -17,12 +17,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 import neolm
+from neolm.serving.server.guard import POLICY
 
 PAGE = Path(neolm.__file__).parent / "serving" / "page"
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
 KEY = "secret-key"
 
@@ -48,8 +45,6 @@ class Reply:
     gate: threading.Event | None = None
     """What comes after the first `before` pieces waits for it."""
     before: int = 1
-    delay: float = 0.0
-    """Seconds before each piece."""
     others: list[tuple[str, float]] = field(default_factory=lambda: [(" world", 0.2), (" moon", 0.05)])
     """What else could have stood there, with probabilities."""
     chances: list[float] = field(default_factory=lambda: [0.9, 0.4, 0.1, 0.02])
@@ -112,7 +107,7 @@ class FakeServer:
             ):
                 return self._error(401, "a key is needed")
             response: Response = await call_next(request)
-            response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+            response.headers["Content-Security-Policy"] = POLICY
             response.headers["X-Content-Type-Options"] = "nosniff"
             return response
 
@@ -184,7 +179,7 @@ class FakeServer:
             if index == reply.before and reply.gate:
                 while not reply.gate.is_set():
                     await asyncio.sleep(0.005)
-            await asyncio.sleep(reply.delay)
+            await asyncio.sleep(0)
             logprobs = self._logprobs(chat, piece, index, reply) if body.get("logprobs") is not None else None
             choice = {"delta": {"content": piece}} if chat else {"text": piece}
             yield self._data({"choices": [{"index": 0, **choice, "logprobs": logprobs, "finish_reason": None}]})

@@ -1,0 +1,105 @@
+"""A visit to the page of a real server with real, tiny models: the browser, the page, the server and the engine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import Running, running, write_model
+from talk import PHONE, WIDE, Talk
+
+import neolm
+from neolm.serving.server.feedback import export
+
+pytestmark = pytest.mark.xdist_group("page")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    place = tmp_path_factory.mktemp("a server")
+    names = [str(write_model(place / name, seed=number)) for number, name in enumerate(("left", "right"))]
+    with running(names, feedback=f"sqlite:///{place / 'feedback.sqlite'}") as server:
+        yield server
+
+
+@pytest.fixture(params=[WIDE, PHONE], ids=["wide", "phone"])
+def visit(browser: Any, served: Running, request: pytest.FixtureRequest) -> Iterator[Talk]:
+    talk = Talk(browser.new_context(viewport=request.param), served).open()
+    try:
+        yield talk
+        talk.check()
+    finally:
+        talk.context.close()
+
+
+def settle(visit: Talk, **values: str) -> None:
+    """Set what the drawer of settings has; it stays open."""
+    visit.page.click("#settings-toggle")
+    for name, value in values.items():
+        visit.page.fill(f"#setting-{name}", value)
+
+
+def test_what_the_person_reads_is_what_the_model_says(visit: Talk, served: Running) -> None:
+    model = served.service.shelf.models["left"]
+    settle(visit, temperature="0", max_tokens="30")
+    visit.page.keyboard.press("Escape")
+    visit.mode("completion")
+    [expected] = neolm.generate(
+        neolm.load_model(model.facts.directory, "cpu"), model.tokenizer, "the sea", max_new_tokens=30
+    )
+    shown = visit.say("the sea")
+    assert shown == "the sea" + expected
+    visit.reload()
+    assert visit.answers() == [shown]
+
+
+def test_stopping_stops_the_engine(visit: Talk, served: Running) -> None:
+    settle(visit, max_tokens="4000")
+    visit.page.keyboard.press("Escape")
+    visit.mode("chat")
+    visit.send("the sea")
+    visit.page.wait_for_selector(".turn-answer")
+    visit.page.keyboard.press("Escape")
+    visit.done()
+    visit.page.wait_for_timeout(100)
+    engine = served.service.shelf.models["left"].engine
+    assert engine is None or engine.running == engine.waiting == 0
+
+
+def test_a_choice_with_consent_becomes_a_preference(visit: Talk, served: Running, tmp_path: Path) -> None:
+    store = served.service.feedback
+    assert store is not None
+    before = len(list(store.rows())) if Path(str(store.url.database)).exists() else 0
+    settle(visit, max_tokens="20")
+    visit.page.check("#consent")
+    visit.page.keyboard.press("Escape")
+    visit.mode("completion")
+    visit.page.click("#compare-toggle")
+    visit.send("the sea")
+    visit.done()
+    visit.page.get_by_role("button", name=re.compile("^(Right|Second) is better$")).click()  # second where they stack
+    visit.until("document.getElementById('announcements').textContent.includes('Sent.')")
+    row = list(store.rows())[before]
+    assert (row["kind"], row["chosen"], row["prompt"]) == ("choice", 1, "the sea")
+    assert [answer["model"] for answer in row["answers"]] == ["left", "right"]
+    digests = {answer["digest"] for answer in row["answers"]}
+    assert len(digests) == 2
+    assert all(digest.startswith("sha256:") for digest in digests)
+    assert export(store.place, tmp_path / "pairs.jsonl") == before + 1
+    pair = json.loads((tmp_path / "pairs.jsonl").read_text().splitlines()[-1])
+    assert (pair["chosen"], pair["rejected"]) == (row["answers"][1]["text"], row["answers"][0]["text"])
+
+
+def test_probabilities_and_the_card(visit: Talk, served: Running) -> None:
+    settle(visit, temperature="0", max_tokens="12")
+    visit.page.keyboard.press("Escape")
+    visit.mode("completion")
+    visit.page.click("#probabilities-toggle")
+    visit.say("the sea")
+    assert visit.page.locator(".turn-answer .token").count() >= 12
+    visit.page.click("#card")
+    visit.wait(served.service.shelf.models["left"].digest[7:20], "dialog[open]")
