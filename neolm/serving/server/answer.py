@@ -182,8 +182,6 @@ class _Choice:
         self._given_back = asking.echo is None
         self._offsets = codecs.getincrementaldecoder("utf-8")("replace")
         self._length = 0
-        if asking.echo is not None and asking.logprobs is None:
-            self._length = len(asking.echo[prompt])
 
     def take(self, event: Event) -> Piece | None:
         """What the event adds."""

@@ -267,18 +267,23 @@ def waiting_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_client_who_leaves_is_let_go(server: Any) -> None:
-    engine = server.service.shelf.models["tiny"].engine
-    for stream in (True, False):
-        body = json.dumps(
-            {"model": "tiny", "prompt": "the", "max_tokens": 512, "ignore_eos": True, "n": 8, "stream": stream}
-        )
-        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
-            head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-            waiting_for(lambda: engine.running > 0)
-        waiting_for(lambda: engine.running == 0 and engine.waiting == 0)
-    assert engine.scheduler.keeper.reserved == 0
+def test_a_client_who_leaves_is_let_go(tmp_path: Path, start: Callable[..., Any], write: Callable[..., Path]) -> None:
+    with start([str(write(tmp_path / "long", context=4096))], feedback="off") as server:
+        server.ask(model="long", prompt="the", max_tokens=1)
+        engine = server.service.shelf.models["long"].engine
+        free = engine.scheduler.keeper.free
+        for stream in (True, False):
+            ask = {"model": "long", "prompt": "the", "max_tokens": 4000, "ignore_eos": True, "n": 2, "stream": stream}
+            body = json.dumps(ask)
+            with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
+                head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+                waiting_for(lambda: len(engine.scheduler.writing) == 2)
+                under_way = list(engine.scheduler.writing)
+            waiting_for(lambda: engine.running == 0 and engine.waiting == 0)
+            assert [request.ended for request in under_way] == ["cancelled"] * 2
+        assert engine.scheduler.keeper.reserved == 0
+        assert engine.scheduler.keeper.free == free
 
 
 def test_a_slow_reader_holds_nobody_up(server: Any) -> None:

@@ -54,15 +54,16 @@ def test_it_finishes_what_is_under_way_and_ends(directory: Path, tmp_path: Path)
     assert "the" not in json.dumps([json.loads(line).get("prompts") for line in log.splitlines() if line[0] == "{"])
 
 
-def test_time_that_is_up_ends_a_stream_cleanly(directory: Path) -> None:
+def test_time_that_is_up_ends_a_stream_cleanly(tmp_path: Path, write: Callable[..., Path]) -> None:
     options = ("--feedback", "off", "--set", "shutdown_seconds=0")
-    with served(directory, *options) as (process, url):
-        body = {"model": "tiny", "prompt": "the", "max_tokens": 90, "ignore_eos": True, "stream": True, "n": 16}
+    with served(write(tmp_path / "tiny", context=4096), *options) as (process, url):
+        body = {"model": "tiny", "prompt": "the", "max_tokens": 4000, "ignore_eos": True, "stream": True}
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as answer:
             lines = answer.iter_lines()
             next(lines)
             process.send_signal(signal.SIGINT)
             rest = [line for line in lines if line]
+        assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "not_ready"
         assert rest[-1] == "data: [DONE]"
         assert process.wait(timeout=60) == 0
 
