@@ -1,8 +1,12 @@
-"""`neolm serve` in a thread, with tiny models whose answers vary."""
+"""`neolm serve` in a thread or as a process, and tiny models whose answers vary."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -61,7 +65,7 @@ class Running:
 @contextlib.contextmanager
 def running(models: list[str], key: str | None = None, **fields: Any) -> Iterator[Running]:
     """A server with these settings."""
-    settings = ServeConfig(text_memory=0.01, **fields)
+    settings = ServeConfig(**{"text_memory": 0.01, "preload": False} | fields)
     store = None if settings.feedback in ("off", None) else FeedbackStore(settings.feedback)
     keys = KeyRing(Path(settings.keys) if settings.keys else None)
     service = Service(settings, Shelf(models, settings), keys, store)
@@ -80,3 +84,23 @@ def running(models: list[str], key: str | None = None, **fields: Any) -> Iterato
         service.stop()
         server.should_exit = True
         thread.join()
+
+
+@contextlib.contextmanager
+def served(*arguments: object, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process and its address."""
+    command = [sys.executable, "-m", "neolm", "serve", *map(str, arguments), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if found := re.search(r"(http://\S+)/ is the page", line):
+                yield process, found[1]
+                break
+        else:
+            raise AssertionError("it did not start")
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        process.stderr.close()

@@ -37,7 +37,10 @@ def create_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        preload = asyncio.create_task(service.shelf.preload()) if service.settings.preload else None
         yield
+        if preload is not None:
+            preload.cancel()
         await asyncio.to_thread(service.shelf.close)
         if service.feedback is not None:
             service.feedback.close()
@@ -90,9 +93,11 @@ def _add_operation(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready", tags=["operation"])
     async def ready() -> dict[str, str]:
-        """Requests are taken."""
-        if service.stopping or any(model.engine is not None and model.engine.closed for model in service.shelf.loaded):
+        """Requests are taken, and models loaded that are from the start."""
+        if service.stopping:
             raise ApiError(503, "the server is stopping", None, "not_ready", 5)
+        if service.shelf.preloading:
+            raise ApiError(503, "models are being loaded", None, "not_ready", 5)
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["operation"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -113,7 +113,7 @@ class Guard:
         if path in OPEN or path.startswith("/static/"):
             return None
         client = self._keys.client(headers.get("authorization"))
-        if path.startswith("/v1/") and scope["method"] == "POST":
+        if scope["method"] == "POST":
             client.enter()
         return client
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import signal
 import socket
 from collections.abc import Sequence
@@ -52,9 +53,10 @@ def serve(models: Sequence[str], settings: ServeConfig) -> None:
         lifespan="on",
         ws="none",
     )
-    before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+    server = _Server(config, service)
+    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        _Server(config, service).run(sockets=[listening])
+        server.run(sockets=[listening])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -68,10 +70,6 @@ def loopback(host: str) -> bool:
         return host in LOOPBACK or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """The server hears of signals itself, and gives them back in the end."""
 
 
 def _listen(settings: ServeConfig) -> socket.socket:
@@ -122,8 +120,9 @@ class _Server(uvicorn.Server):
         say(f"serve: http://{shown}:{port}/ is the page, http://{shown}:{port}/v1 the API; Ctrl-C stops")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal: stop, or if told again, at once."""
-        if not self._service.stopping:
-            say("serve: stopping; answers under way are finished, Ctrl-C again ends them")
+        """A signal: stop, or if told again, end at once: Python would wait for a thread that reads a model."""
+        if self._service.stopping:
+            os._exit(128 + sig)
+        say("serve: stopping; answers under way are finished, Ctrl-C again ends them")
         self._service.stop()
-        super().handle_exit(sig, frame)
+        self.should_exit = True

@@ -35,6 +35,8 @@ class ServeConfig(Config):
     """The same bits under any load, at the price of what sharing saves."""
     memory: Annotated[float, Field(gt=0), Unit("GiB")] | None = None
     """For all models together, weights and texts under way; 80% of what is free at the start if null."""
+    preload: bool = True
+    """Load models at the start, in their order, as long as they fit; else when a request names them."""
     text_memory: Annotated[float, Field(gt=0), Unit("GiB")] = 1.0
     """Of that, for the texts under way of each model; more if one text needs more."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,12 @@ from neolm.core.device import choose_device, free_memory
 from neolm.core.errors import InputError, NeoLMError
 from neolm.core.files import digest_path
 from neolm.core.progress import gibibytes, say
+from neolm.generation.config import generation_config
 from neolm.generation.generate import check_tokenizer
 from neolm.generation.pages import page_bytes, pages_for
 from neolm.models.hf import ModelFacts, load_model, model_facts
 from neolm.serving.engine import Engine
+from neolm.serving.request import Listener, RefusedError
 from neolm.serving.server.failure import ApiError
 from neolm.serving.server.settings import ServeConfig
 from neolm.tokenizer.chat import ChatTemplate, load_chat_template
@@ -126,6 +128,7 @@ class Shelf:
                     f"serve: {name} takes {gibibytes(model.size)}, of that {gibibytes(model.text_bytes)} for texts "
                     f"under way; {gibibytes(self.memory)} are for models. Rounded weights (--quantize int4) take less"
                 )
+        self.preloading = settings.preload
         self._freed = asyncio.Event()  # somebody has stopped using a model
         self._loading = asyncio.Lock()
 
@@ -171,6 +174,8 @@ class Shelf:
         model = self.find(name)
         model.users += 1
         try:
+            if model.engine is not None and model.engine.closed:  # it failed, and those it answered have heard of it
+                model.engine = None
             if model.engine is None:
                 if model.loading is None:  # a task of its own: who asked first may leave first
                     model.loading = asyncio.create_task(self._load(model))
@@ -182,6 +187,18 @@ class Shelf:
             model.users -= 1
             model.used = time.monotonic()
             self._freed.set()
+
+    async def preload(self) -> None:
+        """Load models in their order, as long as they fit, and have each write a little, for which kernels compile."""
+        try:
+            for model in self.models.values():
+                if sum(other.size for other in self.loaded) + model.size > self.memory:
+                    continue
+                with suppress(ApiError):  # whoever asks for it is told
+                    async with self.using(model.name) as engine:
+                        await asyncio.to_thread(_warm, engine, model.tokenizer.eos_token_id)
+        finally:
+            self.preloading = False
 
     async def _load(self, model: Model) -> None:
         try:
@@ -228,3 +245,11 @@ class Shelf:
             assert model.engine is not None
             model.engine.close()
             model.engine = None
+
+
+def _warm(engine: Engine, token: int) -> None:
+    """Write two tokens."""
+    listener = Listener()
+    with suppress(RefusedError):
+        engine.submit([token], generation_config(max_new_tokens=2), listener)
+        list(listener)

@@ -18,9 +18,12 @@ import pytest
 import torch
 
 import neolm
+from neolm.core.errors import InputError
 from neolm.generation.chat import Session
 from neolm.generation.config import GenerationConfig
 from neolm.models.decoder import Decoder
+from neolm.models.hf import load_model
+from neolm.serving.server import shelf
 from neolm.serving.server.replies import ChatCompletion
 from neolm.tokenizer.tokenizer import Tokenizer
 
@@ -333,13 +336,13 @@ def test_models_come_and_go_with_the_memory(
         write(tmp_path / f"m{number}", seed=number)
     places = [str(tmp_path / f"m{number}") for number in range(3)]
     with start(places, memory=0.025, feedback="off") as server:
-        shelf = server.service.shelf
+        held = server.service.shelf
         texts = {}
         for name in ("m0", "m1", "m2", "m0", "m2"):
             text = server.ask(model=name, prompt="the sea", max_tokens=10)["choices"][0]["text"]
             assert texts.setdefault(name, text) == text
-            assert sum(model.size for model in shelf.loaded) <= shelf.memory
-            assert shelf.models[name].engine is not None
+            assert sum(model.size for model in held.loaded) <= held.memory
+            assert held.models[name].engine is not None
         assert len(set(texts.values())) == 3
         for wrong in ({"prompt": "sea " * 200}, {"max_tokens": 10**6}):  # no model is loaded, and none goes, for these
             server.told("/v1/completions", {"model": "m1", **wrong})
@@ -349,3 +352,44 @@ def test_models_come_and_go_with_the_memory(
             asked = [pool.submit(server.ask, model=f"m{n % 3}", prompt="the sea", max_tokens=10) for n in range(9)]
             for number, answer in enumerate(asked):
                 assert answer.result()["choices"][0]["text"] == texts[f"m{number % 3}"]
+
+
+def test_models_that_fit_are_loaded_at_the_start(
+    tmp_path: Path, start: Callable[..., Any], write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [str(write(tmp_path / f"m{number}", seed=number)) for number in range(4)]
+
+    def load(directory: Path, *how: Any) -> Decoder:
+        if directory.name == "m1":
+            raise InputError("it is broken")
+        return load_model(directory, *how)
+
+    monkeypatch.setattr(shelf, "load_model", load)
+    with start(places, memory=0.025, feedback="off", preload=True) as server:
+        waiting_for(lambda: server.client.get("/ready").status_code == 200)
+        assert [model.engine is not None for model in server.service.shelf.models.values()] == [
+            True,
+            False,
+            True,
+            False,
+        ]
+        assert "it is broken" in server.told("/v1/completions", {"model": "m1", "prompt": "x"}, 503)["message"]
+        assert server.ask(model="m3", prompt="the sea", max_tokens=3)["usage"]["completion_tokens"] == 3
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_model_whose_engine_broke_is_loaded_again(
+    directory: Path, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start([str(directory)], feedback="off") as server:
+        right = server.ask(prompt="the sea", max_tokens=10)
+        engine = server.service.shelf.models["tiny"].engine
+
+        def fail(spans: object) -> None:
+            raise RuntimeError("no such page")
+
+        monkeypatch.setattr(engine, "_logits", fail)
+        told = server.told("/v1/completions", {"model": "tiny", "prompt": "the sea"}, 500)
+        assert "no such page" in told["message"]
+        assert server.ask(prompt="the sea", max_tokens=10)["choices"] == right["choices"]
+        assert server.client.get("/ready").status_code == 200

@@ -128,6 +128,9 @@ def test_keys_are_kept_as_hashes_and_limits_hold(tmp_path: Path, directory: Path
         assert codes == [200, 200, 429]
         limited = server.client.post("/v1/completions", json=ASK, headers=bob)
         assert 1 <= int(limited.headers["retry-after"]) <= 30
+        liked = {"consent": True, "kind": "rating", "mode": "completion", "prompt": "x", "rating": "up"}
+        liked["answers"] = [{"model": "tiny", "text": "y"}]
+        assert server.client.post("/api/feedback", json=liked, headers=bob).status_code == 429
         remove_key(file, "bob")
         assert server.client.get("/v1/models", headers=bob).status_code == 401
         assert server.client.get("/v1/models").status_code == 200

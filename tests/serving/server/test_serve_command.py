@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import re
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
-
-
-@contextlib.contextmanager
-def served(*arguments: object, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and its address."""
-    command = [sys.executable, "-m", "neolm", "serve", *map(str, arguments), "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
-    assert process.stderr is not None
-    try:
-        for line in process.stderr:
-            if found := re.search(r"(http://\S+)/ is the page", line):
-                yield process, found[1]
-                break
-        else:
-            raise AssertionError("it did not start")
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        process.stderr.close()
+from served import served
 
 
 def test_it_finishes_what_is_under_way_and_ends(directory: Path, tmp_path: Path) -> None:
@@ -136,3 +112,15 @@ def test_the_key_commands(neolm_: Callable[..., tuple[int, str, str]], tmp_path:
     assert neolm_("keys", "remove", file, "alice")[0] == 0
     assert neolm_("keys", "remove", file, "alice")[0] == 2
     assert "shutdown_seconds" in neolm_("config", "serve")[1]
+
+
+def test_told_twice_it_ends_at_once(tmp_path: Path, write: Callable[..., Path]) -> None:
+    with served(write(tmp_path / "tiny", context=4096), "--feedback", "off") as (process, url):
+        body = {"model": "tiny", "prompt": "the", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as answer:
+            next(answer.iter_lines())
+            process.send_signal(signal.SIGTERM)
+            assert process.stderr is not None
+            assert any("serve: stopping" in line for line in process.stderr)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=5) == 128 + signal.SIGINT
