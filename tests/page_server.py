@@ -45,6 +45,8 @@ class Reply:
     gate: threading.Event | None = None
     """What comes after the first `before` pieces waits for it."""
     before: int = 1
+    left_out: int = 0
+    """Tokens of the prompt that were not read."""
     others: list[tuple[str, float]] = field(default_factory=lambda: [(" world", 0.2), (" moon", 0.05)])
     """What else could have stood there, with probabilities."""
     chances: list[float] = field(default_factory=lambda: [0.9, 0.4, 0.1, 0.02])
@@ -191,9 +193,8 @@ class FakeServer:
         last = {"delta": {}} if chat else {"text": ""}
         yield self._data({"choices": [{"index": 0, **last, "logprobs": None, "finish_reason": reply.finish}]})
         count = len(reply.pieces)
-        yield self._data(
-            {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": count, "total_tokens": 7 + count}}
-        )
+        usage = {"prompt_tokens": 7, "completion_tokens": count, "total_tokens": 7 + count}
+        yield self._data({"choices": [], "usage": usage | {"left_out_tokens": reply.left_out}})
         yield b"data: [DONE]\n\n"
 
     def _data(self, chunk: dict[str, Any]) -> bytes:

@@ -17,7 +17,7 @@ from neolm.generation.pages import DecoderCache
 from neolm.generation.sampling import prompt_streams
 from neolm.generation.speculative import Draft, proposers
 from neolm.models.decoder import Decoder
-from neolm.tokenizer.chat import ChatTemplate, Message, PlainTemplate
+from neolm.tokenizer.chat import ChatTemplate, Message, PlainTemplate, without_oldest
 from neolm.tokenizer.tokenizer import Tokenizer
 
 HELP = """\
@@ -67,13 +67,9 @@ class Session:
         return self._continue(text) if self.raw else self._answer(text)
 
     def _answer(self, text: str) -> Generator[str, None, None]:
-        messages = [*self.messages, Message("user", text)]
-        ids = self.template.encode(messages)
-        forgotten = 0
-        while len(ids) > self._room and len(messages) > 1:
-            messages = messages[2:]
-            forgotten += 1
-            ids = self.template.encode(messages)
+        said = [*self.messages, Message("user", text)]
+        messages, ids = without_oldest(self.template, said, self._room)
+        forgotten = (len(said) - len(messages)) // 2
         self._check(ids)
         self.messages = [*messages, Message("assistant", "")]
         self.notice = f"the context is full: the oldest {forgotten} turns are forgotten" if forgotten else ""

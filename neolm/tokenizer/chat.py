@@ -13,6 +13,7 @@ Each turn is encoded on its own: what has been said keeps its ids when the conve
 
 from __future__ import annotations
 
+import bisect
 import json
 import re
 import secrets
@@ -50,6 +51,27 @@ class ChatTemplate(Protocol):
             InputError: the template does not take such a conversation.
         """
         ...
+
+
+def without_oldest(template: ChatTemplate, messages: Sequence[Message], room: int) -> tuple[list[Message], list[int]]:
+    """The conversation and its ids, without as many of the oldest turns as it takes to have at most `room` tokens.
+
+    What comes before the first turn of the user's, a system message, stays, and so does the last turn, which may be
+    longer by itself.
+
+    Raises:
+        InputError: as the template.
+    """
+    starts = [number for number, message in enumerate(messages) if message.role == "user"] or [len(messages)]
+
+    def left(dropped: int) -> list[Message]:
+        return [*messages[: starts[0]], *messages[starts[dropped] :]]
+
+    def fits(dropped: int) -> bool:
+        return len(template.encode(left(dropped))) <= room
+
+    dropped = bisect.bisect_left(range(len(starts) - 1), True, key=fits)
+    return left(dropped), template.encode(left(dropped))
 
 
 class PlainTemplate:

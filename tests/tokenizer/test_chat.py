@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from neolm.core.errors import InputError
-from neolm.tokenizer.chat import Message, OwnTemplate, PlainTemplate, load_chat_template
+from neolm.tokenizer.chat import Message, OwnTemplate, PlainTemplate, load_chat_template, without_oldest
 from neolm.tokenizer.tokenizer import Tokenizer, train_tokenizer
 
 TEXT = "User: What is the sea? Assistant: The sea is water. System: be brief, and say the day and the water of April."
@@ -42,6 +44,22 @@ def own(tokenizer: Tokenizer, directory: Path, template: Any = TEMPLATE) -> Any:
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"chat_template": template}))
     return load_chat_template(directory, tokenizer)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_the_oldest_turns_are_left_out(tokenizer: Tokenizer, data: st.DataObject) -> None:
+    template = PlainTemplate(tokenizer)
+    words = st.sampled_from(["sea", "the water of April", "day, " * 9])
+    said = [Message("user" if number % 2 == 0 else "assistant", data.draw(words)) for number in range(11)]
+    if data.draw(st.booleans()):
+        said.insert(0, Message("system", "be brief"))
+    head = len(said) - 11
+    room = data.draw(st.integers(1, 150))
+    kept, ids = without_oldest(template, said, room)
+    assert ids == template.encode(kept)
+    candidates = [[*said[:head], *said[head + dropped :]] for dropped in range(0, 11, 2)]
+    assert kept == next((one for one in candidates if len(template.encode(one)) <= room), candidates[-1])
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ function statsText({ stats = {}, state, finish, settings, tokens, edited }, want
   if (stats.first !== undefined) words.push(`${(stats.first / 1000).toFixed(2)} s to first token`);
   if (stats.rate !== undefined) words.push(`${stats.rate.toFixed(stats.rate < 100 ? 1 : 0)} tokens/s`);
   if (stats.tokens !== undefined) words.push(`${stats.tokens} ${stats.tokens === 1 ? "token" : "tokens"}`);
+  if (stats.leftOut > 0) words.push(`too long to read whole: the first ${stats.leftOut} tokens were left out`);
   if (wanted && !tokens?.length && state !== "writing") words.push("written without probabilities");
   return words.join(" · ");
 }

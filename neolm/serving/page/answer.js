@@ -7,8 +7,10 @@ import { ServerError } from "./server.js";
 const ALTERNATIVES = 5;
 
 /** What is sent for an answer to the piece `parent`. */
-export function requestFor(conversation, parent, { model, settings, probabilities }) {
+export function requestFor(conversation, parent, { model, settings, probabilities, context }) {
   const common = { model, ...settings, stream: true, stream_options: { include_usage: true } };
+  // Half of the context at least is for what is there; what is longer goes on from its end.
+  if (context) common.truncate_prompt_tokens = context - Math.min(settings.max_tokens ?? context, context >> 1);
   if (conversation.mode === "chat") {
     const messages = conversation
       .messages(parent)
@@ -101,6 +103,7 @@ export class Answer {
         if (usage && Number.isFinite(usage.completion_tokens) && first !== null) {
           count(usage.completion_tokens);
           piece.stats.prompt = usage.prompt_tokens;
+          if (usage.left_out_tokens > 0) piece.stats.leftOut = usage.left_out_tokens;
         }
         this.changed(piece);
       }

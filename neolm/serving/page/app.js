@@ -50,6 +50,7 @@ class App {
         library: this.library,
         sides: () => this.#sides(),
         probabilities: () => this.preferences.get("probabilities"),
+        contextOf: (id) => this.models.find((model) => model.id === id)?.context,
       },
       {
         changed: () => this.draw(),

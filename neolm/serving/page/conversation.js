@@ -20,7 +20,8 @@
  * @property {State} [state]
  * @property {"stop"|"length"|null} [finish]
  * @property {{kind: string, message: string, retryAfter?: number}|null} [problem]
- * @property {{first?: number, rate?: number, tokens?: number, prompt?: number}} [stats] milliseconds; tokens a second
+ * @property {{first?: number, rate?: number, tokens?: number, prompt?: number, leftOut?: number}} [stats]
+ *   milliseconds; tokens a second
  * @property {Token[]} [tokens]
  * @property {{id: string, side: 0|1, choice: 0|1|"tie"|null}} [pair] one of two that were asked for side by side
  * @property {"up"|"down"|null} [rating]

@@ -57,7 +57,7 @@ function answerFrom(data) {
           : undefined,
     stats: known(
       Object.fromEntries(
-        ["first", "rate", "tokens", "prompt"].map((key) => [key, isCount(stats[key]) ? stats[key] : undefined]),
+        ["first", "rate", "tokens", "prompt", "leftOut"].map((key) => [key, isCount(stats[key]) ? stats[key] : undefined]),
       ),
     ),
     tokens: tokensFrom(data.tokens),

@@ -48,7 +48,7 @@ function drawStage({ stage, directory, created, details }) {
       element("strong", {}, plainValue(stage)),
       created ? element("time", { class: "muted" }, plainValue(created).slice(0, 16).replace("T", " ")) : null,
     ),
-    directory ? element("p", { class: "muted path" }, plainValue(directory)) : null,
+    directory && directory !== stage ? element("p", { class: "muted path" }, plainValue(directory)) : null,
     rows.length ? element("details", {}, element("summary", {}, "Details"), facts(rows)) : null,
   );
 }

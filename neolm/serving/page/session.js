@@ -24,10 +24,11 @@ export class Session {
    * @param {import("./library.js").Library} parts.library
    * @param {() => Side[]} parts.sides one, or two to compare
    * @param {() => boolean} parts.probabilities
+   * @param {(model: string) => number|undefined} parts.contextOf in tokens, if known
    * @param {Listeners} listeners
    */
-  constructor({ server, library, sides, probabilities }, listeners) {
-    Object.assign(this, { server, library, sides, probabilities, listeners });
+  constructor({ server, library, sides, probabilities, contextOf }, listeners) {
+    Object.assign(this, { server, library, sides, probabilities, contextOf, listeners });
     this.conversation = new Conversation();
     /** @type {Map<string, {answer: Answer, conversation: Conversation}>} by piece */
     this.writing = new Map();
@@ -157,6 +158,7 @@ export class Session {
         model: piece.model,
         settings: piece.settings,
         probabilities,
+        context: this.contextOf(piece.model),
       });
       const answer = new Answer(this.server, request, piece, (grown) => {
         if (conversation === this.conversation) this.listeners.grew(grown);

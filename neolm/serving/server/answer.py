@@ -58,6 +58,7 @@ class Asking:
     samples: int = 1
     logprobs: int | None = None
     echo: Sequence[str] | None = None  # prompts as they are given back
+    left_out: int | None = None  # tokens of longer prompts, if those may be cut
     prompt_tokens: int = field(init=False)
     completion_tokens: int = 0
 

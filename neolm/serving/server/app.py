@@ -27,7 +27,7 @@ from neolm.serving.server.replies import ChatCompletion, Completion, Info, Limit
 from neolm.serving.server.schema import ChatRequest, CompletionRequest
 from neolm.serving.server.service import Service
 from neolm.serving.server.shelf import Model
-from neolm.tokenizer.chat import Message
+from neolm.tokenizer.chat import Message, without_oldest
 
 _PAGE = files("neolm.serving") / "page"
 
@@ -158,12 +158,17 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         """Continue texts."""
         model = service.shelf.find(body.model)
         prompts = await asyncio.to_thread(_encoded, model, body.prompts)
+        given, most, left_out = body.prompts, body.truncate_prompt_tokens, None
+        if most is not None:
+            left_out = sum(max(0, len(prompt) - most) for prompt in prompts)
+            given = [text if len(ids) <= most else ids[-most:] for text, ids in zip(given, prompts, strict=True)]
+            prompts = [ids[-most:] for ids in prompts]
         echo = None
         if body.echo:
-            echo = [prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt) for prompt in body.prompts]
+            echo = [prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt) for prompt in given]
         config = body.generation(16 if body.max_tokens is None else body.max_tokens)
         form = forms.CompletionForm(f"cmpl-{uuid.uuid4().hex}", body)
-        asked = Asking(model, prompts, config, body.choices, body.logprobs, echo)
+        asked = Asking(model, prompts, config, body.choices, body.logprobs, echo, left_out)
         return await deliver(service, request, form, asked)
 
     @app.post(
@@ -178,7 +183,12 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         roles = {"developer": "system"}
         messages = [Message(roles.get(turn.role, turn.role), turn.content) for turn in body.messages]  # type: ignore[arg-type]
         try:
+            most, left_out = body.truncate_prompt_tokens, None
             ids = await asyncio.to_thread(model.template.encode, messages)
+            if most is not None:
+                whole = len(ids)
+                _, ids = await asyncio.to_thread(without_oldest, model.template, messages, most)
+                left_out = whole - len(ids)
         except InputError as error:
             raise ApiError(400, str(error), "messages") from None
         room = max(0, min(model.context - len(ids) + 1, service.settings.max_tokens))
@@ -186,7 +196,8 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         config = config.model_copy(update={"stop": (*config.stop, *model.template.stop)})
         form = forms.ChatForm(f"chatcmpl-{uuid.uuid4().hex}", body)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        return await deliver(service, request, form, Asking(model, [ids], config, body.choices, logprobs))
+        asked = Asking(model, [ids], config, body.choices, logprobs, left_out=left_out)
+        return await deliver(service, request, form, asked)
 
 
 def _encoded(model: Model, prompts: Sequence[str | list[int]]) -> list[list[int]]:

@@ -150,7 +150,8 @@ def _likeliest(token: Judged) -> dict[str, float] | None:
 
 def _usage(asked: Asking) -> dict[str, int]:
     counts = {"prompt_tokens": asked.prompt_tokens, "completion_tokens": asked.completion_tokens}
-    return counts | {"total_tokens": sum(counts.values())}
+    left_out = {} if asked.left_out is None else {"left_out_tokens": asked.left_out}
+    return counts | {"total_tokens": sum(counts.values())} | left_out
 
 
 def entry(model: Model) -> ModelEntry:

@@ -13,6 +13,8 @@ class Usage(Shape):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    left_out_tokens: int | None = None
+    """Of the prompts, where `truncate_prompt_tokens` was given."""
 
 
 class CompletionLogprobs(Shape):

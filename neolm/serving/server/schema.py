@@ -79,6 +79,8 @@ class Sampling(Shape):
     """Added to the logits of tokens, by id."""
     seed: Annotated[int, Field(ge=-_SEEDS, lt=_SEEDS)] | None = None
     """Fixes the draws: the same request gets the same answer."""
+    truncate_prompt_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    """Read only the last tokens of a longer prompt, so many; leave out the oldest turns of a longer conversation."""
     ignore_eos: bool = False
     """Go on after the end-of-text token. (Not OpenAI's.)"""
     stream: bool | None = None

@@ -18,7 +18,7 @@ from talk import Talk
 pytestmark = pytest.mark.xdist_group("page")
 
 START = {"temperature": 0.8, "top_p": 0.95, "max_tokens": 256}
-STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+STREAM = {"stream": True, "stream_options": {"include_usage": True}, "truncate_prompt_tokens": 2048 - 256}
 
 
 # ---- talking ----
@@ -47,6 +47,22 @@ def test_speed_is_shown(talk: Talk) -> None:
     talk.server.replies = [Reply(["a", "b", "c", "d"])]
     talk.say("Go")
     assert talk.texts(".stats") == ["0.50 s to first token · 2.0 tokens/s · 4 tokens"]
+
+
+def test_a_text_longer_than_the_context_goes_on_from_its_end(talk: Talk) -> None:
+    talk.server.models = [model("fox-7m", context=300)]
+    talk.reload()
+    talk.server.replies = [Reply(left_out=41), Reply()]
+    for mode in ("completion", "chat"):
+        talk.mode(mode)
+        talk.say("Once upon a time")
+        assert talk.server.asked[-1][1]["truncate_prompt_tokens"] == 150  # half of it is for the answer
+        assert ("the first 41 tokens were left out" in talk.texts(".stats")[-1]) is (mode == "completion")
+        talk.page.click("#new")
+    talk.page.click("#settings-toggle")
+    talk.page.fill("#setting-max_tokens", "20")
+    talk.say("more")
+    assert talk.server.asked[-1][1]["truncate_prompt_tokens"] == 280
 
 
 def test_what_is_sent_to_chat(talk: Talk) -> None:

@@ -13,6 +13,8 @@ from served import Running, running, write_model
 from talk import PHONE, WIDE, Talk
 
 import neolm
+from neolm.generation.batch import generate_ids
+from neolm.generation.config import GenerationConfig
 from neolm.serving.server.feedback import export
 
 pytestmark = pytest.mark.xdist_group("page")
@@ -22,6 +24,7 @@ pytestmark = pytest.mark.xdist_group("page")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     place = tmp_path_factory.mktemp("a server")
     names = [str(write_model(place / name, seed=number)) for number, name in enumerate(("left", "right"))]
+    names.append(str(write_model(place / "long", context=4096)))
     with running(names, feedback=f"sqlite:///{place / 'feedback.sqlite'}") as server:
         yield server
 
@@ -57,17 +60,45 @@ def test_what_the_person_reads_is_what_the_model_says(visit: Talk, served: Runni
     assert visit.answers() == [shown]
 
 
+def test_a_text_goes_on_beyond_the_context(visit: Talk, served: Running) -> None:
+    model = served.service.shelf.models["left"]
+    settle(visit, temperature="0", max_tokens="60")
+    visit.page.keyboard.press("Escape")
+    visit.mode("completion")
+    visit.say("the sea")
+    for _ in range(3):
+        visit.send("")
+        visit.done()
+    answers = visit.answers()
+    assert len(answers) == 4
+    ids = model.tokenizer.encode("".join(answers[:3]))
+    left_out = len(ids) - model.context // 2
+    assert left_out > 0
+    assert f"the first {left_out} tokens were left out" in visit.texts(".stats")[-1]
+    decoder, tokenizer = neolm.load_model(model.facts.directory, "cpu"), model.tokenizer
+    config = GenerationConfig(max_new_tokens=60)
+    [expected] = generate_ids(decoder, [ids[left_out:]], config, tokenizer.eos_token_id, tokenizer.size)
+    assert answers[3] == tokenizer.decode(expected)
+
+
 def test_stopping_stops_the_engine(visit: Talk, served: Running) -> None:
     settle(visit, max_tokens="4000")
     visit.page.keyboard.press("Escape")
-    visit.mode("chat")
+    visit.page.select_option("#model", "long")
+    visit.mode("completion")
     visit.send("the sea")
-    visit.page.wait_for_selector(".turn-answer")
+    visit.wait("tokens/s", ".stats")
+    engine = served.service.shelf.models["long"].engine
+    assert engine is not None
+    [request] = list(engine.scheduler.writing)
     visit.page.keyboard.press("Escape")
     visit.done()
-    visit.page.wait_for_timeout(100)
-    engine = served.service.shelf.models["left"].engine
-    assert engine is None or engine.running == engine.waiting == 0
+    visit.until("document.querySelector('.stats').textContent.startsWith('Stopped')")
+    for _ in range(300):
+        if request.ended:
+            break
+        visit.page.wait_for_timeout(10)
+    assert request.ended == "cancelled"
 
 
 def test_a_choice_with_consent_becomes_a_preference(visit: Talk, served: Running, tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ import httpx
 import openai
 import pytest
 import torch
+from served import TEXT
 
 import neolm
 from neolm.core.errors import InputError
+from neolm.generation.batch import generate_ids
 from neolm.generation.chat import Session
 from neolm.generation.config import GenerationConfig
 from neolm.models.decoder import Decoder
@@ -114,12 +116,18 @@ def test_echo_and_scores_are_those_of_the_forward_pass(server: Any, model: Decod
     assert server.ask(prompt="the", max_tokens=2, echo=True)["choices"][0]["text"].startswith("the")
 
 
-def test_bias_and_penalties_reach_the_engine(server: Any, tokenizer: Tokenizer) -> None:
+def test_bias_and_penalties_reach_the_engine(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
     [token] = tokenizer.encode("q")
     [choice] = server.ask(prompt="the sea", max_tokens=5, logit_bias={str(token): 100})["choices"]
     assert choice["text"] == "qqqqq"
-    body = {"prompt": "the sea", "max_tokens": 5, "logit_bias": {str(token): 20}, "frequency_penalty": 2}
-    assert server.ask(**body)["choices"][0]["text"] != "qqqqq" or server.ask(**body, presence_penalty=2)
+    body = {"prompt": "the sea", "max_tokens": 12, "logit_bias": {str(token): 5}}
+    texts = set()
+    for penalties in ({}, {"frequency_penalty": 2}, {"presence_penalty": 2}):
+        config = {"logit_bias": {token: 5}, **penalties}
+        [expected] = neolm.generate(model, tokenizer, "the sea", max_new_tokens=12, **config)
+        assert server.ask(**body, **penalties)["choices"][0]["text"] == expected
+        texts.add(expected)
+    assert len(texts) == 3
     error = server.told("/v1/completions", {"model": "tiny", "prompt": "x", "logit_bias": {"4000": 1}})
     assert "token 4000 is not one of 0 to 309" in error["message"]
 
@@ -139,6 +147,34 @@ def test_a_conversation_is_that_of_the_chat_command(server: Any, model: Decoder,
         assert parts[0]["role"] == "assistant"
         assert "".join(part.get("content") or "" for part in parts) == expected
         messages.append({"role": "assistant", "content": expected.strip()})
+
+
+def test_what_is_too_long_is_cut_if_asked(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+    long, ids = TEXT, tokenizer.encode(TEXT)
+    assert len(ids) > 96
+    assert server.told("/v1/completions", {"model": "tiny", "prompt": long})["code"] == "context_length_exceeded"
+    kept = tokenizer.decode(ids[-20:])
+    config = GenerationConfig(max_new_tokens=9)
+    [after] = generate_ids(model, [ids[-20:]], config, tokenizer.eos_token_id, tokenizer.size)
+    expected = tokenizer.decode(after)
+    for prompts in ([long, "the sea"], [ids, tokenizer.encode("the sea")]):
+        told = server.ask(prompt=prompts, max_tokens=9, truncate_prompt_tokens=20, echo=True)
+        assert told["choices"][0]["text"] == kept + expected
+        assert told["choices"][1]["text"].startswith("the sea")
+        counts = {"prompt_tokens": 20 + len(tokenizer.encode("the sea")), "left_out_tokens": len(ids) - 20}
+        assert counts.items() <= told["usage"].items()
+    turns = [{"role": "system", "content": "brief"}]
+    for text in ("the sea", "the day", "the clock", "the water"):
+        turns += [{"role": "user", "content": text}, {"role": "assistant", "content": "it is water, and more water"}]
+    turns.pop()
+    body = {"model": "tiny", "messages": turns, "max_tokens": 9, "temperature": 0}
+    cut = server.client.post("/v1/chat/completions", json=body | {"truncate_prompt_tokens": 60}).json()
+    assert cut["usage"]["prompt_tokens"] <= 60
+    for dropped in (2, 4, 6):
+        fewer = server.client.post("/v1/chat/completions", json=body | {"messages": [turns[0], *turns[1 + dropped :]]})
+        if fewer.json()["usage"]["prompt_tokens"] == cut["usage"]["prompt_tokens"]:
+            break
+    assert fewer.json()["choices"] == cut["choices"]
 
 
 def test_the_official_client(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
