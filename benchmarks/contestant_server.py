@@ -69,13 +69,14 @@ def main() -> None:
 def neolm(job: dict[str, Any], port: str) -> tuple[list[Any], str]:
     """How to start NeoLM's, and what the model is called there."""
     rounded = ["--quantize", job["quantize"]] if job["quantize"] else []
-    options = ["--dtype", job["dtype"], *rounded, "--feedback", "off", "--set", "text_memory=2", "--port", port]
+    options = ["--dtype", job["dtype"], *rounded, "--device", job["device"], "--feedback", "off", "--port", port]
+    options += ["--set", "text_memory=2"]
     return [sys.executable, "-m", "neolm", "serve", f"{NAME}={job['model']}", *options], NAME
 
 
 def transformers(job: dict[str, Any], port: str) -> tuple[list[Any], str]:
     """The same for transformers', with or without its continuous batching."""
-    options = ["--host", "127.0.0.1", "--port", port, "--dtype", job["dtype"], "--device", "cpu"]
+    options = ["--host", "127.0.0.1", "--port", port, "--dtype", job["dtype"], "--device", job["device"]]
     batching = ["--continuous-batching"] if job["batching"] else []
     return [Path(sys.executable).parent / "transformers", "serve", job["model"], *options, *batching], job["model"]
 

@@ -7,7 +7,8 @@
 for each. Meanwhile somebody asks a short question again and again and waits for its first token; beside that stands
 what they wait when nobody else is there. Models have random weights. transformers' continuous batching is used where it
 knows the model (not GPT-Neo). llama.cpp's server, built from its sources (cmake, target llama-server) and named by
-`--llama-server`, serves the GGUF files that `decode.py` leaves beside a GPT-2 or GPT-NeoX.
+`--llama-server`, serves the GGUF files that `decode.py` leaves beside a GPT-2 or GPT-NeoX. With `--device cuda` all are
+on a GPU, and with `--here` transformers runs in this environment instead of one that is made for it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ EACH = 2  # questions of a client in a turn
 def main() -> None:
     arguments = parse()
     stop_on_termination()
-    machine = Machine("cpu", "bfloat16", arguments.threads, arguments.environments)
+    machine = Machine(arguments.device, "bfloat16", arguments.threads, arguments.environments)
     texts = pieces()
     results = {}
     try:
@@ -47,30 +48,31 @@ def main() -> None:
     publish("serving", "\n\n".join(sections), results, arguments.output, arguments.docs)
 
 
-def contestants(shape: Shape, place: Path, program: Path | None) -> list[Contestant]:
+def contestants(shape: Shape, place: Path, program: Path | None, own: str | None) -> list[Contestant]:
     """NeoLM in two precisions, transformers in one or two modes, and llama.cpp where it can."""
     script = "contestant_server.py"
     ours, theirs = {"server": "neolm", "more": {"ignore_eos": True}}, {"server": "transformers", "dtype": "bfloat16"}
     found = [
         Contestant("neolm-bfloat16", script, {**ours, "dtype": "bfloat16", "quantize": None}),
         Contestant("neolm-int8", script, {**ours, "dtype": "float32", "quantize": "int8"}),
-        Contestant("transformers", script, {**theirs, "batching": False}, "transformers serve"),
+        Contestant("transformers", script, {**theirs, "batching": False}, own),
     ]
     if shape.family != "gpt-neo":
-        found.append(Contestant("transformers-batching", script, {**theirs, "batching": True}, "transformers serve"))
+        found.append(Contestant("transformers-batching", script, {**theirs, "batching": True}, own))
     if program is not None:
-        own = {"server": "llama.cpp", "program": str(program.resolve()), "more": {"ignore_eos": True}}
+        llama = {"server": "llama.cpp", "program": str(program.resolve()), "more": {"ignore_eos": True}}
         for bits in ("bf16", "q8_0"):
             file = f"llama.cpp-{bits}.gguf"
             if (place / file).is_file():
-                found.append(Contestant(f"llama.cpp-{bits}", script, {**own, "file": file}))
+                found.append(Contestant(f"llama.cpp-{bits}", script, {**llama, "file": file}))
     return found
 
 
 def measure(shape: Shape, machine: Machine, texts: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """All rounds of one shape, everybody in turn."""
     place = random_model(shape, arguments.models or arguments.environments / "models")
-    job = {"model": str(place / HF), "threads": machine.threads, "memory": 2 * 2**30}
+    job = {"model": str(place / HF), "threads": machine.threads, "memory": 2 * 2**30, "device": machine.device}
+    own = None if arguments.here else "transformers serve"
     turns = Turns(job, arguments.environments, f"serving/{shape.name}")
     source = random.Random(3)
     try:
@@ -88,7 +90,7 @@ def measure(shape: Shape, machine: Machine, texts: list[str], arguments: argpars
                     row["waits"].append(statistics.median(answer["waits"]))
                     note(f"  {worker.name}, {clients}: {answer['tokens'] / answer['seconds']:.0f} tokens/s")
 
-                for who in contestants(shape, place, arguments.llama_server):
+                for who in contestants(shape, place, arguments.llama_server, own):
                     if not arguments.contestants or who.name in arguments.contestants:
                         turns.take(who, True, turn)
     finally:
@@ -135,6 +137,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", default=["125m"], choices=sorted(SHAPES))
     parser.add_argument("--contestants", nargs="+", metavar="NAME", help="only these; all by default")
     parser.add_argument("--llama-server", type=Path, metavar="FILE", help="llama.cpp's server; else it is left out")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--here", action="store_true", help="transformers in this environment")
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 4, 16, 32])
     parser.add_argument("--tokens", type=int, default=64, help="for each question")
     parser.add_argument("--rounds", type=int, default=3)
