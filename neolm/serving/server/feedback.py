@@ -171,8 +171,10 @@ class FeedbackStore:
     def _prepare(self) -> None:
         if self._ready:
             return
-        if self.url.get_backend_name() == "sqlite" and self.url.database:
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        database = self.url.database or ":memory:"
+        if self.url.get_backend_name() == "sqlite" and not database.startswith((":memory:", "file:")):
+            Path(database).parent.mkdir(parents=True, exist_ok=True)
+            Path(database).touch(mode=0o600)  # what people wrote is not for everybody on the machine
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # readers do not wait for a writer
         _metadata.create_all(self._engine)

@@ -130,6 +130,8 @@ def test_sqlite(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a b' / 'feedback.sqlite'}"
     fill(url)
     check(url, tmp_path)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "a b").iterdir()}
+    assert set(modes.values()) == {0o600}, modes
 
 
 @pytest.fixture
