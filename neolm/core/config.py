@@ -96,7 +96,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a recipe ({_reason(error)})") from None
+        raise InputError(f"{path}: cannot be read as settings ({_reason(error)})") from None
     try:
         tree = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)

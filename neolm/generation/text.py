@@ -12,9 +12,16 @@ class TextStream:
     Bytes that are not UTF-8 become U+FFFD, exactly as if all were decoded in one go.
     """
 
-    def __init__(self, stop: Sequence[str] = ()) -> None:
+    def __init__(self, stop: Sequence[str] = (), later: Sequence[str] = ()) -> None:
+        """Begin.
+
+        Args:
+            stop: Ends the text wherever it stands.
+            later: The same, but not in the space that the text begins with.
+        """
         self.stopped = False
-        self._stop = tuple(stop)
+        self._stop, self._later = tuple(stop), tuple(later)
+        self._blank = bool(later)  # nothing but space has come
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""  # may be the beginning of a stop string
 
@@ -32,11 +39,14 @@ class TextStream:
         if self.stopped:
             return ""
         text = self._held + new
-        found = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
-        if found:
+        begin = len(text) - len(text.lstrip()) if self._blank else 0  # of what `later` is looked for in
+        self._blank = self._blank and begin == len(text)
+        found = [text.find(stop) for stop in self._stop] + [text.find(stop, begin) for stop in self._later]
+        if any(place >= 0 for place in found):
             self.stopped, self._held = True, ""
-            return text[: min(found)]
-        certain = len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
+            return text[: min(place for place in found if place >= 0)]
+        held = [_overlap(text, stop) for stop in self._stop] + [_overlap(text[begin:], stop) for stop in self._later]
+        certain = len(text) - max(held, default=0)
         self._held = text[certain:]
         return text[:certain]
 

@@ -34,6 +34,17 @@ def test_a_stop_string_cuts_wherever_tokens_end(text: str, stop: str, places: li
     assert stream.stopped == (stop in text)
 
 
+@given(st.text("ab \n", max_size=30), st.text("ab \n", min_size=1, max_size=3), st.lists(st.integers(0, 30)))
+def test_what_ends_a_text_later_does_not_stand_in_its_first_space(text: str, stop: str, places: list[int]) -> None:
+    stream, shown = TextStream(later=[stop]), ""
+    blank = len(text) - len(text.lstrip())
+    whole = text[:blank] + text[blank:].partition(stop)[0]
+    for part in cut(text.encode(), places):
+        shown += stream.feed(part)
+    assert shown + stream.finish() == whole
+    assert stream.stopped == (whole != text)
+
+
 def test_a_character_split_over_tokens_waits_for_its_last_byte() -> None:
     stream = TextStream()
     assert [stream.feed(bytes([byte])) for byte in "é🙂!".encode()] == ["", "é", "", "", "", "🙂", "!"]

@@ -59,6 +59,7 @@ class Asking:
     logprobs: int | None = None
     echo: Sequence[str] | None = None  # prompts as they are given back
     left_out: int | None = None  # tokens of longer prompts, if those may be cut
+    later_stop: tuple[str, ...] = ()  # ends an answer too, but not in the space that it begins with
     prompt_tokens: int = field(init=False)
     completion_tokens: int = 0
 
@@ -77,16 +78,14 @@ class Asking:
         if longest > most:
             what = f"the model's context is {context}" if most == context else f"this server takes {most}"
             raise ApiError(400, f"the prompt is {longest} tokens, {what}", None, "context_length_exceeded")
-        if self.config.max_new_tokens > settings.max_tokens:
-            raise ApiError(
-                400,
-                f"max_tokens is {self.config.max_new_tokens}, this server writes {settings.max_tokens} at the most",
-                "max_tokens",
-            )
-        if self.config.max_new_tokens > 1 and len(self.prompts) * self.samples > settings.choices:
-            raise ApiError(
-                400, f"{len(self.prompts) * self.samples} answers are asked for, {settings.choices} may be", "n"
-            )
+        room = context + 1 - min(map(len, self.prompts))
+        if min(self.config.max_new_tokens, room) > settings.max_tokens:
+            words = f"max_tokens is {self.config.max_new_tokens}, this server writes {settings.max_tokens} at the most"
+            raise ApiError(400, words, "max_tokens", "invalid_value")
+        answers = len(self.prompts) * self.samples
+        if self.config.max_new_tokens > 1 and answers > settings.choices:
+            param = "n" if self.samples > 1 else "prompt"
+            raise ApiError(400, f"{answers} answers are asked for, {settings.choices} may be", param, "invalid_value")
 
     @property
     def reserved(self) -> int:
@@ -179,7 +178,7 @@ class _Choice:
     def __init__(self, number: int, asking: Asking, prompt: int) -> None:
         self.number, self.prompt, self.over = number, prompt, False
         self._asking = asking
-        self._text = TextStream(asking.config.stop)
+        self._text = TextStream(asking.config.stop, asking.later_stop)
         self._given_back = asking.echo is None
         self._offsets = codecs.getincrementaldecoder("utf-8")("replace")
         self._length = 0

@@ -157,8 +157,9 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue texts."""
         model = service.shelf.find(body.model)
-        prompts = await asyncio.to_thread(_encoded, model, body.prompts)
-        given, most, left_out = body.prompts, body.truncate_prompt_tokens, None
+        prompts = await asyncio.to_thread(_encoded, model, body.prompt)
+        given: Sequence[str | list[int]] = body.prompt
+        most, left_out = body.truncate_prompt_tokens, None
         if most is not None:
             left_out = sum(max(0, len(prompt) - most) for prompt in prompts)
             given = [text if len(ids) <= most else ids[-most:] for text, ids in zip(given, prompts, strict=True)]
@@ -193,10 +194,10 @@ def _add_answers(app: FastAPI, service: Service) -> None:
             raise ApiError(400, str(error), "messages") from None
         room = max(0, min(model.context - len(ids) + 1, service.settings.max_tokens))
         config = body.generation(room if body.longest is None else body.longest)
-        config = config.model_copy(update={"stop": (*config.stop, *model.template.stop)})
+        later, config = config.stop, config.model_copy(update={"stop": model.template.stop})
         form = forms.ChatForm(f"chatcmpl-{uuid.uuid4().hex}", body)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        asked = Asking(model, [ids], config, body.choices, logprobs, left_out=left_out)
+        asked = Asking(model, [ids], config, body.choices, logprobs, left_out=left_out, later_stop=later)
         return await deliver(service, request, form, asked)
 
 

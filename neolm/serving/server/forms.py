@@ -196,5 +196,12 @@ def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
         return ApiError(400, "the body is not valid JSON", None, "invalid_json")
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        message = "this is not known here"
-    return ApiError(400, f"{param}: {message}" if param else message, param, "invalid_value")
+        message = _NOT_HERE.get(place[-1], "this is not known here")
+    if param is None:  # a rule between fields begins with the name of one
+        name = message.partition(" ")[0]
+        return ApiError(400, message, name if name in _FIELDS else None, "invalid_value")
+    return ApiError(400, f"{param}: {message}", param, "invalid_value")
+
+
+_FIELDS = {*CompletionRequest.model_fields, *ChatRequest.model_fields}
+_NOT_HERE = dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), "these models call no tools")

@@ -7,6 +7,7 @@ must be JSON, which browsers do not send across sites unasked, and the server an
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import uuid
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 OPEN = ("/", "/health", "/ready", "/openapi.json", "/docs", "/api/info", "/favicon.ico")  # need no key
+_NAMES = re.compile(r"[\w-]+(, *[\w-]+)*", re.ASCII)
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -59,6 +61,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, send, self._cors)
+        if scope["method"] == "HEAD":  # as GET; the server below sends no body
+            scope = {**scope, "method": "GET"}
         state = scope.setdefault("state", {})
         state["request_id"] = exchange.id
         try:
@@ -192,15 +196,18 @@ class _Exchange:
             if self.from_allowed:
                 headers["Access-Control-Allow-Origin"] = self._origin
                 headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+                headers["Access-Control-Expose-Headers"] = "Retry-After, X-Request-Id"
                 headers.append("Vary", "Origin")
         await self._send(message)
 
 
 async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:
     """A browser asks whether a page of an allowed site may ask."""
+    asked = Headers(scope=scope).get("access-control-request-headers", "")
     headers = {
         "Access-Control-Allow-Methods": "GET, POST",
-        "Access-Control-Allow-Headers": "Authorization, Content-Type",
+        # OpenAI's client for browsers sends headers of its own.
+        "Access-Control-Allow-Headers": asked if _NAMES.fullmatch(asked) else "Authorization, Content-Type",
         "Access-Control-Max-Age": "600",
     }
     await JSONResponse({}, 200, headers)(scope, receive, send)

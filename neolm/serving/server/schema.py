@@ -1,14 +1,23 @@
 """What clients send, in the shapes of OpenAI's API; it is checked here and nowhere else.
 
 Left out, and refused by name where it would change the answer: tools, answers in JSON, pictures and sound, `suffix`,
-`best_of` above `n`.
+`best_of` above `n`. What says nothing (null, an empty list) passes whatever its name is: clients send such fields.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from neolm.generation.config import GenerationConfig
 
@@ -26,7 +35,9 @@ def _sendable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_sendable)]
+Short = Annotated[str, Field(max_length=1024), AfterValidator(_sendable)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+_NOTHING: list[Any] = [None, [], {}]
 
 
 class Shape(BaseModel):
@@ -35,7 +46,20 @@ class Shape(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-class StreamOptions(Shape):
+class Given(Shape):
+    """An object that clients send."""
+
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": {"enum": _NOTHING}})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_says_nothing(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if name in cls.model_fields or value not in _NOTHING}
+
+
+class StreamOptions(Given):
     """How to stream."""
 
     include_usage: bool = False
@@ -44,17 +68,18 @@ class StreamOptions(Shape):
     """Ignored."""
 
 
-def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+def _stops(value: Any) -> Any:
+    several = [value] if isinstance(value, str) else value
+    return [stop for stop in several if stop != ""] if isinstance(several, list) else several
 
 
-Stop = Annotated[Text, Field(min_length=1, max_length=256)]
+Stop = Annotated[str, Field(max_length=256), AfterValidator(_sendable)]
 Stops = Annotated[list[Stop], Field(max_length=MOST_STOPS)]
 Numeral = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
-class Sampling(Shape):
+class Sampling(Given):
     """What both ways of asking have in common."""
 
     model: Annotated[Text, Field(max_length=512)]
@@ -63,11 +88,11 @@ class Sampling(Shape):
     """Divides the logits before the softmax; 0 takes the likeliest token; 1 if not given."""
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Draw from the smallest set of likeliest tokens that has this probability; 1 if not given."""
-    top_k: Annotated[int, Field(ge=1)] | None = None
-    """Draw from the k likeliest tokens only. (Not OpenAI's.)"""
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    """Draw from the k likeliest tokens only; 0 and -1 mean all. (Not OpenAI's.)"""
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     """Answers to each prompt; 1 if not given."""
-    stop: Annotated[Stops | None, BeforeValidator(_one_or_many, json_schema_input_type=Stop | Stops | None)] = None
+    stop: Annotated[Stops | None, BeforeValidator(_stops, json_schema_input_type=Stop | Stops | None)] = None
     """Texts that end an answer; they are not part of it."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     """Taken from the logits of tokens that the answer has already."""
@@ -81,14 +106,26 @@ class Sampling(Shape):
     """Fixes the draws: the same request gets the same answer."""
     truncate_prompt_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """Read only the last tokens of a longer prompt, so many; leave out the oldest turns of a longer conversation."""
-    ignore_eos: bool = False
+    ignore_eos: bool | None = None
     """Go on after the end-of-text token. (Not OpenAI's.)"""
     stream: bool | None = None
     """Send the answer in pieces, as server-sent events."""
     stream_options: StreamOptions | None = None
     """With `stream` only."""
-    user: Annotated[Text, Field(max_length=1024)] | None = None
+    user: Short | None = None
     """Ignored."""
+    store: bool | None = None
+    """Ignored."""
+    metadata: Annotated[dict[Short, Short], Field(max_length=16)] | None = None
+    """Ignored."""
+    service_tier: Short | None = None
+    """Ignored."""
+    safety_identifier: Short | None = None
+    """Ignored."""
+    prompt_cache_key: Short | None = None
+    """Ignored: beginnings of texts are always shared."""
+    min_p: Annotated[float, Field(ge=0, le=0)] | None = None
+    """Not there but for 0, which means all. (Not OpenAI's.)"""
 
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> Sampling:
@@ -112,30 +149,68 @@ class Sampling(Shape):
         return GenerationConfig(
             max_new_tokens=max_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=1 if greedy else self.top_k,
+            top_k=1 if greedy else max(0, self.top_k or 0) or None,
             top_p=None if greedy or self.top_p in (None, 1) else self.top_p,
             repetition_penalty=self.repetition_penalty or 1.0,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
             stop=tuple(self.stop or ()),
-            ignore_eos=self.ignore_eos,
+            ignore_eos=bool(self.ignore_eos),
             seed=self.seed,
         )
 
 
 Ids = Annotated[list[TokenId], Field(max_length=2**20)]
+_IDS = TypeAdapter(Ids)
+
+
+def _prompts(given: Any) -> list[str | list[int]]:
+    """Each prompt, of what may be one or many."""
+    if given is None or isinstance(given, str):
+        return [_sendable(given or "")]
+    if not isinstance(given, list):
+        raise ValueError("must be a text, a list of token ids, or a list of either")
+    prompts: list[str | list[int]]
+    if given and all(isinstance(one, str) for one in given):
+        prompts = [_sendable(one) for one in given]
+    elif given and all(isinstance(one, list) for one in given):
+        prompts = [_ids(one) for one in given]
+    elif any(isinstance(one, list | str) for one in given):
+        raise ValueError("must have all its prompts as texts, or all as lists of token ids")
+    else:
+        prompts = [_ids(given)]
+    if len(prompts) > MOST_PROMPTS:
+        raise ValueError(f"has {len(prompts)} prompts, {MOST_PROMPTS} may be in one request")
+    return prompts
+
+
+def _ids(given: Any) -> list[int]:
+    try:
+        return _IDS.validate_python(given, strict=True)
+    except ValidationError:
+        raise ValueError("has token ids that are not whole numbers from 0 on") from None
+
+
+def _no_suffix(given: Any) -> None:
+    if given not in (None, ""):
+        raise ValueError("is not there: these models write forwards")
 
 
 class CompletionRequest(Sampling):
     """Continue a text."""
 
-    prompt: (
-        Text
-        | Ids
-        | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS)]
-    ) = ""
+    prompt: Annotated[
+        list[str | list[int]],
+        BeforeValidator(
+            _prompts,
+            json_schema_input_type=Text
+            | Ids
+            | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
+            | Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS)]
+            | None,
+        ),
+    ] = Field(default="", validate_default=True)
     """A text, token ids, or a list of either; an empty one begins a document."""
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Longest continuation; 16 if not given."""
@@ -145,7 +220,7 @@ class CompletionRequest(Sampling):
     """Log-probabilities of the tokens, and of so many likeliest ones in their place; with `echo` the prompt's too."""
     best_of: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     """As many as `n`."""
-    suffix: None = None
+    suffix: Annotated[None, BeforeValidator(_no_suffix, json_schema_input_type=Literal[""] | None)] = None
     """Not there: these models write forwards."""
 
     @model_validator(mode="after")
@@ -154,39 +229,39 @@ class CompletionRequest(Sampling):
             raise ValueError("best_of must be as many as n: nothing is written to be thrown away")
         return self
 
-    @property
-    def prompts(self) -> list[str | list[int]]:
-        """Each prompt."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if not self.prompt or isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return self.prompt  # type: ignore[return-value]
 
-
-class TextPart(Shape):
+class TextPart(Given):
     """A piece of a message."""
 
     type: Literal["text"]
     text: Text
+    cache_control: Annotated[dict[Text, Any], Field(max_length=8)] | None = None
+    """Ignored."""
 
 
-def _joined(parts: Any) -> Any:
-    return "".join(part.text for part in parts) if isinstance(parts, list) else parts
+_PARTS = TypeAdapter(list[TextPart])
 
 
-class ChatMessage(Shape):
+def _content(given: Any) -> Any:
+    """The text of a message, which may be in parts, or null in what a client was given."""
+    if not isinstance(given, list):
+        return given or ""
+    try:
+        return "".join(part.text for part in _PARTS.validate_python(given))
+    except ValidationError:
+        raise ValueError('may have parts {"type": "text", "text": ...} only: no pictures, no sound') from None
+
+
+class ChatMessage(Given):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant", "developer"]
-    content: Annotated[Text | list[TextPart], AfterValidator(_joined)]
+    content: Annotated[Text, BeforeValidator(_content, json_schema_input_type=Text | list[TextPart] | None)]
     name: Annotated[Text, Field(max_length=64)] | None = None
     """Ignored."""
-    refusal: None = None
-    """Ignored."""
 
 
-class ResponseFormat(Shape):
+class ResponseFormat(Given):
     """The form of the answer."""
 
     type: Literal["text"]
@@ -206,6 +281,18 @@ class ChatRequest(Sampling):
     """And of so many likeliest tokens in their place."""
     response_format: ResponseFormat | None = None
     """Text."""
+    modalities: list[Literal["text"]] | None = None
+    """Text."""
+    tool_choice: Literal["none", "auto"] | None = None
+    """There are no tools."""
+    function_call: Literal["none", "auto"] | None = None
+    """There are no functions."""
+    parallel_tool_calls: bool | None = None
+    """Ignored."""
+    reasoning_effort: Short | None = None
+    """Ignored."""
+    verbosity: Short | None = None
+    """Ignored."""
 
     @model_validator(mode="after")
     def _top_needs_logprobs(self) -> ChatRequest:

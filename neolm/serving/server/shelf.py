@@ -161,7 +161,9 @@ class Shelf:
         """
         model = self.models.get(name)
         if model is None:
-            raise ApiError(404, f"the model '{name[:200]}' does not exist here", "model", "model_not_found")
+            there = ", ".join(list(self.models)[:10])
+            words = f"the model '{name[:200]}' does not exist here; {there} {'is' if len(self.models) == 1 else 'are'}"
+            raise ApiError(404, words, "model", "model_not_found")
         return model
 
     @asynccontextmanager

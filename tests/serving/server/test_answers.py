@@ -217,9 +217,12 @@ def test_the_official_client(server: Any, model: Decoder, tokenizer: Tokenizer) 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x"}, "model: Field required"),
-    ({"model": "tiny", "prompt": 5}, "prompt"),
+    ({"model": "tiny", "prompt": 5}, "prompt: must be a text, a list of token ids, or a list of either"),
+    ({"model": "tiny", "prompt": ["a", [1]]}, "prompt: must have all its prompts as texts, or all as lists"),
+    ({"model": "tiny", "prompt": ["a"] * 129}, "prompt: has 129 prompts, 128 may be in one request"),
+    ({"model": "tiny", "prompt": [True]}, "prompt: has token ids that are not whole numbers"),
     ({"model": "tiny", "prompt": []}, ""),
-    ({"model": "tiny", "prompt": [-1]}, "prompt"),
+    ({"model": "tiny", "prompt": [-1]}, "prompt: has token ids that are not whole numbers"),
     ({"model": "tiny", "prompt": [5000]}, "outside the model's"),
     ({"model": "tiny", "temperature": 3}, "temperature: Input should be less than or equal to 2"),
     ({"model": "tiny", "temperature": "hot"}, "temperature"),
@@ -227,14 +230,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": "tiny", "n": 0}, "n: "),
     ({"model": "tiny", "n": 16, "max_tokens": 5}, "16 answers are asked for, 8 may be"),
     ({"model": "tiny", "max_tokens": -1}, "max_tokens"),
-    ({"model": "tiny", "max_tokens": 1000}, "max_tokens is 1000, this server writes 512 at the most"),
     ({"model": "tiny", "max_tokens": 10**30}, "max_tokens"),
-    ({"model": "tiny", "stop": [""]}, "stop"),
+    ({"model": "tiny", "stop": "x" * 257}, "stop.0: String should have at most 256 characters"),
+    ({"model": "tiny", "top_k": -2}, "top_k"),
+    ({"model": "tiny", "min_p": 0.1}, "min_p"),
+    ({"model": "tiny", "tools": [{"type": "function"}]}, "tools: these models call no tools"),
+    ({"model": "tiny", "store": 5}, "store"),
     ({"model": "tiny", "stop": ["x"] * 17}, "stop"),
     ({"model": "tiny", "logprobs": 21}, "logprobs"),
     ({"model": "tiny", "seed": 2**63}, "seed"),
     ({"model": "tiny", "logit_bias": {"x": 1}}, "logit_bias"),
-    ({"model": "tiny", "suffix": "end"}, "suffix"),
+    ({"model": "tiny", "suffix": "end"}, "suffix: is not there: these models write forwards"),
     ({"model": "tiny", "best_of": 3}, "best_of must be as many as n"),
     ({"model": "tiny", "stream_options": {"include_usage": True}}, "stream_options needs stream"),
     ({"model": "tiny", "tempreature": 1}, "tempreature: this is not known here"),
@@ -243,9 +249,58 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 def test_null_is_as_good_as_nothing(server: Any) -> None:
     names = ("temperature", "top_p", "top_k", "n", "stop", "presence_penalty", "frequency_penalty", "logit_bias")
-    more = ("seed", "stream", "stream_options", "user", "max_tokens", "echo", "logprobs", "best_of", "suffix")
-    body = {"model": "tiny", "prompt": "the sea", "ignore_eos": True, **dict.fromkeys([*names, *more])}
+    more = ("seed", "stream", "stream_options", "user", "max_tokens", "echo", "logprobs", "best_of", "suffix", "tools")
+    body = {"model": "tiny", "prompt": "the sea", "ignore_eos": True, **dict.fromkeys([*names, *more, "unheard_of"])}
     assert server.client.post("/v1/completions", json=body).json()["usage"]["completion_tokens"] == 16
+    right = server.ask(prompt="the sea", max_tokens=20)["choices"]
+    for nothing in ({"stop": ""}, {"stop": ["", "q" * 9]}, {"suffix": ""}, {"top_k": 0}, {"top_k": -1}, {"tools": []}):
+        assert server.ask(prompt="the sea", max_tokens=20, **nothing)["choices"] == right
+    assert server.ask(prompt=None)["choices"] == server.ask(prompt="")["choices"] == server.ask(prompt=[])["choices"]
+
+
+def test_what_clients_and_frameworks_send_along(server: Any) -> None:
+    ignored = {
+        **{"store": False, "metadata": {"a": "b"}, "service_tier": "auto", "user": "me", "safety_identifier": "me"},
+        **{"prompt_cache_key": "x", "parallel_tool_calls": True, "reasoning_effort": "low", "verbosity": "low"},
+        **{"tool_choice": "none", "function_call": "auto", "modalities": ["text"], "min_p": 0, "tools": []},
+        **{"functions": None, "prediction": None, "audio": None, "response_format": {"type": "text"}},
+    }
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        parts = [{"type": "text", "text": "the sea", "cache_control": {"type": "ephemeral"}}]
+        said: list[Any] = [{"role": "user", "content": parts}]
+        plain = client.chat.completions.create(model="tiny", messages=said, temperature=0, max_tokens=8)
+        more = {"model": "tiny", "messages": said, "temperature": 0, "max_tokens": 8, **ignored}
+        assert server.client.post("/v1/chat/completions", json=more).json()["choices"][0]["message"]["content"] == (
+            plain.choices[0].message.content
+        )
+        answer = plain.choices[0].message.model_dump()  # with all that the client's class has, as null
+        again = [*said, answer, {"role": "assistant", "content": None}, {"role": "user", "content": "and the day?"}]
+        assert client.chat.completions.create(model="tiny", messages=again, max_tokens=2).choices
+
+
+def test_a_large_max_tokens_is_no_mistake_where_the_context_ends_before(
+    directory: Path, start: Callable[..., Any]
+) -> None:
+    with start([str(directory)], max_tokens=40, feedback="off") as server:
+        told = server.told("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 8192})
+        assert "max_tokens is 8192, this server writes 40 at the most" in told["message"]
+        assert told["param"] == "max_tokens"
+        ids = [5] * 60
+        answer = server.ask(prompt=ids, max_tokens=8192, ignore_eos=True)
+        assert (answer["choices"][0]["finish_reason"], answer["usage"]["completion_tokens"]) == ("length", 37)
+
+
+def test_a_chats_stop_does_not_stand_in_the_space_before_the_answer(server: Any, tokenizer: Tokenizer) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "the sea"}], "max_tokens": 20, "temperature": 0}
+    [space] = tokenizer.encode(" ")
+    whole = server.client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"]
+    assert whole.strip()
+    cut = whole.partition(whole[2])[0]
+    spaces = {"logit_bias": {str(space): 100}, "max_tokens": 3}
+    stopped = server.client.post("/v1/chat/completions", json=body | {"stop": whole[2]}).json()["choices"][0]
+    assert (stopped["message"]["content"], stopped["finish_reason"]) == (cut, "stop")
+    blank = server.client.post("/v1/chat/completions", json=body | spaces | {"stop": " "}).json()["choices"][0]
+    assert (blank["message"]["content"], blank["finish_reason"]) == ("", "length")
 
 
 @pytest.mark.parametrize(("body", "words"), WRONG)
@@ -278,9 +333,9 @@ def test_chats_that_are_none(server: Any) -> None:
     for change, words in [
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "no pictures"),
         ({"messages": [{"role": "user", "content": "sea " * 200}]}, "context is 96"),
-        ({"tools": []}, "tools: this is not known here"),
+        ({"tools": [{"type": "function"}]}, "tools: these models call no tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"top_logprobs": 2}, "top_logprobs needs logprobs"),
     ]:
@@ -380,7 +435,10 @@ def test_models_come_and_go_with_the_memory(
             assert sum(model.size for model in held.loaded) <= held.memory
             assert held.models[name].engine is not None
         assert len(set(texts.values())) == 3
-        for wrong in ({"prompt": "sea " * 200}, {"max_tokens": 10**6}):  # no model is loaded, and none goes, for these
+        for wrong in (
+            {"prompt": "sea " * 200},
+            {"prompt": ["sea"] * 17, "max_tokens": 2},
+        ):  # no model is loaded, and none goes, for these
             server.told("/v1/completions", {"model": "m1", **wrong})
         loaded = {entry["id"]: entry["loaded"] for entry in server.client.get("/v1/models").json()["data"]}
         assert loaded == {"m0": True, "m1": False, "m2": True}

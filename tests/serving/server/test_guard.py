@@ -55,9 +55,14 @@ def test_a_page_of_an_allowed_site_may_ask(directory: Path, start: Callable[...,
         assert early.status_code == 200
         assert early.headers["access-control-allow-origin"] == "https://good.example"
         assert "authorization" in early.headers["access-control-allow-headers"].lower()
+        for asked in ("authorization, x-stainless-lang,x-stainless-retry-count", "x y, z", "*"):
+            wanted = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": asked}
+            allowed = server.client.options("/v1/completions", headers=wanted).headers["access-control-allow-headers"]
+            assert allowed == (asked if "stainless" in asked else "Authorization, Content-Type")
         late = server.client.post("/v1/completions", json=ASK, headers=origin)
         assert late.status_code == 200
         assert late.headers["access-control-allow-origin"] == "https://good.example"
+        assert "X-Request-Id" in late.headers["access-control-expose-headers"]
         other = server.client.post("/v1/completions", json=ASK, headers={"Origin": "https://good.example.evil"})
         assert other.status_code == 403
 
@@ -98,6 +103,14 @@ def test_the_api_can_be_read(server: Any) -> None:
     assert "<script" not in page
     assert "frequency_penalty" in page
     assert all(path in page for path in described["paths"])
+
+
+def test_head_is_get_without_a_body(server: Any) -> None:
+    for path in ("/", "/health", "/ready", "/v1/models", "/docs", "/static/app.js"):
+        got, head = server.client.get(path), server.client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == got.headers["content-length"]
+    assert server.client.head("/v1/completions").status_code == 405
 
 
 def test_operation(server: Any) -> None:
