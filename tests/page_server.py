@@ -37,6 +37,7 @@ class Reply:
     finish: str = "stop"
     status: int = 200
     message: str = ""
+    code: str | None = None
     retry_after: int | None = None
     ending: str = "done"
     """Or `cut` (the connection ends), `error` (an error in the stream)."""
@@ -146,14 +147,14 @@ class FakeServer:
             self.asked.append((kind, body))
             reply = self.replies.pop(0) if self.replies else Reply()
             if reply.status != 200:
-                return self._error(reply.status, reply.message, reply.retry_after)
+                return self._error(reply.status, reply.message, reply.retry_after, reply.code)
             return StreamingResponse(self._stream(kind, body, reply), media_type="text/event-stream")
 
         return app
 
-    def _error(self, status: int, message: str, retry_after: int | None = None) -> Response:
+    def _error(self, status: int, message: str, retry_after: int | None = None, code: str | None = None) -> Response:
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-        error = {"message": message, "type": "error", "param": None, "code": None}
+        error = {"message": message, "type": "error", "param": None, "code": code}
         return JSONResponse({"error": error}, status, headers)
 
     async def _stream(self, kind: str, body: dict[str, Any], reply: Reply) -> AsyncIterator[bytes]:

@@ -25,7 +25,7 @@ function statsText({ stats = {}, state, finish, settings, tokens, edited }, want
   const words = [];
   if (state === "stopped") words.push("Stopped");
   if (finish === "length" && state === "done")
-    words.push(settings?.max_tokens === stats.tokens ? "Reached the longest answer" : "Reached its limit");
+    words.push(settings?.max_tokens === stats.tokens ? "Reached the longest answer" : "Reached the end of its context");
   if (stats.first !== undefined) words.push(`${(stats.first / 1000).toFixed(2)} s to first token`);
   if (stats.rate !== undefined) words.push(`${stats.rate.toFixed(stats.rate < 100 ? 1 : 0)} tokens/s`);
   if (stats.tokens !== undefined) words.push(`${stats.tokens} ${stats.tokens === 1 ? "token" : "tokens"}`);
@@ -196,7 +196,7 @@ export class AnswerView {
       const written = lead ? element("span", { class: "written" }, lead.text) : null;
       this.body.replaceChildren(
         isText
-          ? element("div", { class: "passage", dir: "auto" }, ...[written, this.view.element].filter(Boolean))
+          ? element("div", { class: "passage" }, ...[written, this.view.element].filter(Boolean))
           : this.view.element,
       );
     }

@@ -189,13 +189,15 @@ class App {
   #sides() {
     const chosen = this.#chosen().map(({ model, settings }) => ({
       model,
-      settings: parameters({ ...settings, max_tokens: Math.min(settings.max_tokens, this.#most()) }),
+      settings: parameters({ ...settings, max_tokens: Math.min(settings.max_tokens, this.#most(model)) }),
     }));
     return this.preferences.get("compare") ? chosen : chosen.slice(0, 1);
   }
 
-  #most() {
-    return this.info.limits?.max_tokens || MOST_TOKENS;
+  /** The longest answer that a model can be asked for. */
+  #most(model) {
+    const context = this.models.find(({ id }) => id === model)?.context ?? Infinity;
+    return Math.min(this.info.limits?.max_tokens || MOST_TOKENS, context);
   }
 
   /** What the thread has to know to draw itself. @returns {import("./thread.js").Look} */
@@ -243,7 +245,8 @@ class App {
     if (words.length) announce(words.join("\n"));
     this.follow.update();
     const asked = new Set(pieces.map(({ model }) => model));
-    if (this.models.some(({ id, loaded }) => asked.has(id) && !loaded)) this.#refreshModels();
+    const gone = here.some(({ problem }) => problem?.kind === "gone"); // the server has other models now
+    if (gone || this.models.some(({ id, loaded }) => asked.has(id) && !loaded)) this.#refreshModels();
     const locked = here.find(({ problem }) => problem?.kind === "key");
     if (locked && (await this.unlock(this.keyring.key !== null))) this.session.retry(locked);
   }
@@ -260,7 +263,13 @@ class App {
   /** Asks for the server's key. @returns {Promise<boolean>} whether it was given and the server took it */
   async unlock(refused) {
     const given = await askKey(refused);
-    if (!given) return false;
+    if (!given) {
+      if (this.keyring.key === null)
+        this.notices.show("server", "The server wants a key.", [
+          button("Enter the key", { press: () => this.unlock(false) }),
+        ]);
+      return false;
+    }
     this.keyring.set(given.key, given.remember);
     return this.connect();
   }
@@ -301,7 +310,10 @@ class App {
     this.picker.update(models, chosen[0].model);
     at("model-group").hidden = compare;
     this.strip.update(compare, models, chosen);
-    this.settingsPanel.draw(chosen, { most: this.#most(), isText });
+    this.settingsPanel.draw(
+      chosen.map((side) => ({ ...side, most: this.#most(side.model) })),
+      isText,
+    );
     this.composer.update({ busy: session.busy, isText, started, model: chosen[0].model });
     at("compare-toggle").setAttribute("aria-pressed", String(compare));
     at("probabilities-toggle").setAttribute("aria-pressed", String(preferences.get("probabilities")));

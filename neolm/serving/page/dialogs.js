@@ -149,7 +149,7 @@ export const SHORTCUTS = [
   ["Alt + S", "Settings"],
   ["Alt + I", "About the model"],
   ["Alt + /", "This help"],
-  ["← →", "From token to token, where probabilities are shown"],
+  ["← → Home End", "From token to token, where probabilities are shown"],
 ];
 
 /** @param {string} version */
@@ -191,7 +191,13 @@ export function showHelp(version) {
         element("strong", {}, window.location.host),
         " so that the model can read it. Ratings are sent only if you have switched sharing on.",
       ),
-      element("p", { class: "muted" }, `NeoLM ${version}`),
+      element(
+        "p",
+        { class: "muted" },
+        `NeoLM ${version}. Programs can ask this server too: `,
+        element("a", { href: "/docs", target: "_blank", rel: "noopener" }, "its API"),
+        ".",
+      ),
     ],
   });
 }

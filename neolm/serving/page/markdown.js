@@ -38,7 +38,7 @@ function drawTable({ header, sides, rows }, open) {
     const side = sides[column] ? `side-${sides[column]}` : null;
     return element(
       tag,
-      { class: side, scope: tag === "th" ? "col" : null },
+      { class: side, scope: tag === "th" ? "col" : null, dir: "auto" },
       ...inline(text, open && row === rows.length - 1),
     );
   };
@@ -53,8 +53,11 @@ function drawList({ start, items }, open) {
     // A single line is no paragraph of its own in a list.
     const inner = drawBlocks(blocks, open && index === items.length - 1);
     const [first] = blocks;
-    if (first?.type === "paragraph") inner[0].classList.add("tight");
-    return element("li", {}, ...inner);
+    if (first?.type === "paragraph") {
+      inner[0].classList.add("tight");
+      inner[0].removeAttribute("dir"); // it says which way the item goes, its bullet included
+    }
+    return element("li", { dir: "auto" }, ...inner);
   });
   if (start === null) return element("ul", {}, ...drawn);
   return element("ol", { start: start === 1 ? null : String(start) }, ...drawn);
@@ -63,19 +66,19 @@ function drawList({ start, items }, open) {
 function drawBlock(block, open) {
   switch (block.type) {
     case "heading":
-      return element(`h${Math.min(block.level - 1 + HIGHEST, 6)}`, {}, ...inline(block.text, open));
+      return element(`h${Math.min(block.level - 1 + HIGHEST, 6)}`, { dir: "auto" }, ...inline(block.text, open));
     case "code":
       return drawCode(block);
     case "rule":
       return element("hr");
     case "quote":
-      return element("blockquote", {}, ...drawBlocks(block.blocks, open));
+      return element("blockquote", { dir: "auto" }, ...drawBlocks(block.blocks, open));
     case "list":
       return drawList(block, open);
     case "table":
       return drawTable(block, open);
     default:
-      return element("p", {}, ...inline(block.text, open));
+      return element("p", { dir: "auto" }, ...inline(block.text, open));
   }
 }
 
@@ -86,7 +89,7 @@ function drawBlocks(blocks, open) {
 /** A text in Markdown that may still grow. */
 export class MarkdownView {
   constructor() {
-    this.element = element("div", { class: "prose", dir: "auto" });
+    this.element = element("div", { class: "prose" });
     /** @type {{key: string, block: import("./blocks.js").Block, node: HTMLElement}[]} */
     this.drawn = [];
     this.text = "";

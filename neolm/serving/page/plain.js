@@ -5,7 +5,7 @@ import { element } from "./element.js";
 export class PlainView {
   constructor() {
     this.text = document.createTextNode("");
-    this.element = element("span", { class: "continued", dir: "auto" }, this.text);
+    this.element = element("span", { class: "continued" }, this.text);
   }
 
   /** @param {string} text what was there, and more of it */

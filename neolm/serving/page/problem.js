@@ -38,6 +38,7 @@ export class ProblemView {
     if (!problem) return;
     this.words.textContent = explain(problem);
     this.key.hidden = problem.kind !== "key";
+    this.retry.hidden = problem.kind === "context"; // it would be as long again
     this.#wait(Date.now() + (problem.retryAfter ?? 0) * 1000);
   }
 

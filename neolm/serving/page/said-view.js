@@ -11,7 +11,7 @@ export class SaidView {
     Object.assign(this, { piece, context });
     const { actions, conversation } = context;
     const isText = conversation.mode === "completion";
-    this.body = element("div", { class: isText ? "passage said-text" : "said-text", dir: "auto" }, piece.text);
+    this.body = element("div", { class: isText ? "passage said-text" : "said-text" }, piece.text);
     this.versions = new Versions(isText ? "beginning" : "message", actions.show);
     const copy = button("Copy", {
       icon: "copy",

@@ -22,7 +22,8 @@ const KINDS = {
 
 export class ServerError extends Error {
   /**
-   * @param {string} kind "network", "cut", "broken", "key", "busy", "unready", "refused", "gone", "long" or "failed"
+   * @param {string} kind "network", "cut", "broken", "key", "busy", "unready", "refused", "gone", "long", "context" or
+   *   "failed"
    * @param {string} message the server's words, if any
    * @param {number} [retryAfter] seconds
    */
@@ -47,6 +48,7 @@ export function explain({ kind, message }) {
       unready: `The model cannot answer at the moment.${said}`,
       refused: `The server did not take the request.${said}`,
       gone: `The server does not know what was asked for.${said}`,
+      context: `The last message alone is longer than the model can read. Shorten it, and send it again.${said}`,
       long: `This is longer than the server takes.${said}`,
     }[kind] ?? `Something went wrong in the server.${said}`
   );
@@ -54,15 +56,17 @@ export function explain({ kind, message }) {
 
 async function errorOf(response) {
   let message = "";
+  let kind = KINDS[response.status] ?? "failed";
   try {
     const body = await response.json();
+    if (body?.error?.code === "context_length_exceeded") kind = "context";
     if (typeof body?.error?.message === "string") message = body.error.message.slice(0, 1000);
   } catch {
     // A proxy's page, or nothing: the status says enough.
   }
   const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
   return new ServerError(
-    KINDS[response.status] ?? "failed",
+    kind,
     message,
     seconds > 0 ? Math.min(seconds, 3600) : undefined,
   );

@@ -57,16 +57,16 @@ export class SettingsPanel {
   }
 
   /**
-   * @param {{settings: import("./settings.js").Settings}[]} chosen of both sides
-   * @param {{most: number, isText: boolean}} state
+   * @param {{settings: import("./settings.js").Settings, most: number}[]} chosen of both sides
+   * @param {boolean} isText
    */
-  draw(chosen, { most, isText }) {
+  draw(chosen, isText) {
     const { preferences, info, keyring, session } = this.app;
     const compare = preferences.get("compare");
     if (!compare) this.tuned = 0;
     at("side").hidden = !compare;
     this.showSide(String(this.tuned));
-    this.controls.update(chosen[this.tuned].settings, most);
+    this.controls.update(chosen[this.tuned].settings, chosen[this.tuned].most);
     at("formatted").checked = preferences.get("formatted");
     at("consent").checked = preferences.get("consent");
     at("sharing").hidden = !info.feedback;

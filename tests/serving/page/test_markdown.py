@@ -165,7 +165,7 @@ TAGS = {
     "span", "table", "thead", "tbody", "tr", "th", "td", "button", "svg", "path",
 }  # fmt: skip
 ATTRIBUTES = {
-    "class", "href", "target", "rel", "title", "start", "scope", "tabindex", "role", "aria-label", "aria-hidden",
+    "class", "dir", "href", "target", "rel", "title", "start", "scope", "tabindex", "role", "aria-label", "aria-hidden",
     "type", "viewBox", "d",
 }  # fmt: skip
 
@@ -390,3 +390,39 @@ def test_hostile_names_stay_text(new_talk: Any) -> None:
     assert "<script>" in talk.page.get_by_role("dialog").text_content()
     assert talk.page.evaluate("window.hacked ?? null") is None
     assert talk.page.locator("img").count() == 0
+
+
+LEFTMOST = """([selector, one, other]) => {
+    const walker = document.createTreeWalker(document.querySelector(selector), NodeFilter.SHOW_TEXT);
+    const place = word => {
+        walker.currentNode = walker.root;
+        while (walker.nextNode()) {
+            const start = walker.currentNode.data.indexOf(word);
+            if (start < 0) continue;
+            const range = document.createRange();
+            range.setStart(walker.currentNode, start);
+            range.setEnd(walker.currentNode, start + word.length);
+            return range.getBoundingClientRect().left;
+        }
+    };
+    return place(one) < place(other) ? one : other;
+}"""
+
+
+def test_each_line_has_the_direction_of_its_own_writing(talk: Any) -> None:
+    arabic, code, english = "\u0645\u0631\u062d\u0628\u0627 \u064a\u0627", "def f(x): pass", "An English line, at last"
+    talk.mode("chat")
+    talk.server.replies = [Reply([f"{arabic}\n\n```python\n{code}\n```\n\n- {english}\n\n|{arabic}|b|\n|-|-|\n|x|y|"])]
+    talk.say(f"{arabic}\n{english}")
+    for selector in (".turn-answer .prose", ".said-text"):
+        words = arabic.split()
+        assert talk.page.evaluate(LEFTMOST, [selector, *words]) == words[1]  # what comes later stands further left
+        assert talk.page.evaluate(LEFTMOST, [selector, "English", "last"]) == "English"
+    assert talk.page.evaluate(LEFTMOST, [".code", "def", "pass"]) == "def"
+    assert talk.page.evaluate(LEFTMOST, ["table", "x", "y"]) == "x"
+    talk.page.click("#new")
+    talk.mode("completion")
+    talk.server.replies = [Reply([f"\n{code}\n{arabic}"])]
+    talk.say(f"# {arabic}")
+    assert talk.page.evaluate(LEFTMOST, [".passage", "def", "pass"]) == "def"
+    assert talk.page.evaluate(LEFTMOST, [".passage .continued", *arabic.split()]) == arabic.split()[1]

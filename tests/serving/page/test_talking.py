@@ -633,6 +633,52 @@ def test_a_server_that_cannot_be_reached_at_first(new_talk: Any) -> None:
 # ---- the key ----
 
 
+def test_a_key_can_be_given_later(new_talk: Any) -> None:
+    talk = new_talk()
+    talk.server.info["key_required"] = True
+    talk.page.goto(talk.server.url)
+    talk.page.get_by_role("dialog", name="This server wants a key").wait_for()
+    talk.page.keyboard.press("Escape")
+    talk.page.get_by_text("The server wants a key.").wait_for()
+    talk.page.get_by_role("button", name="Enter the key").click()
+    talk.page.get_by_label("Key", exact=True).fill(KEY)
+    talk.page.keyboard.press("Enter")
+    talk.page.wait_for_selector("#model option", state="attached")
+    assert not talk.page.get_by_text("The server wants a key.").is_visible()
+    assert talk.say("Go") == "Hello there."
+
+
+def test_a_server_that_has_other_models_now(talk: Talk) -> None:
+    talk.expected = ("404",)
+    talk.server.models = [model("elk-9m")]
+    talk.server.replies = [Reply(status=404, message="no fox-7m here")]
+    talk.send("Go")
+    talk.wait("no fox-7m here")
+    talk.until("[...document.querySelectorAll('#model option')].some(one => one.textContent.includes('elk-9m'))")
+    talk.page.get_by_role("button", name="Try again").click()
+    talk.wait("Hello there.")
+    assert talk.server.asked[-1][1]["model"] == "elk-9m"
+
+
+def test_a_message_longer_than_the_context_is_not_tried_again(talk: Talk) -> None:
+    talk.expected = ("400",)
+    talk.server.replies = [Reply(status=400, message="it is 911 tokens", code="context_length_exceeded")]
+    talk.send("Go " * 200)
+    talk.wait("longer than the model can read. Shorten it, and send it again. The server says: it is 911 tokens")
+    assert not talk.page.get_by_role("button", name="Try again").is_visible()
+    talk.tool("edit-said").click()
+    talk.page.fill(".turn-said textarea", "Go")
+    talk.page.get_by_role("button", name="Send").first.click()
+    talk.wait("Hello there.")
+
+
+def test_the_longest_answer_is_no_longer_than_the_context(talk: Talk) -> None:
+    talk.server.models = [model("fox-7m", context=300)]
+    talk.reload()
+    talk.page.click("#settings-toggle")
+    assert talk.page.get_attribute("#setting-max_tokens", "max") == "300"
+
+
 @pytest.mark.parametrize("remember", [False, True])
 def test_a_key_is_asked_for_and_kept_where_the_person_says(new_talk: Any, remember: bool) -> None:
     talk = new_talk()
