@@ -20,6 +20,7 @@ from tiny_models import tiny_decoder
 
 from neolm.models.hf import save_model
 from neolm.serving.server.app import create_app
+from neolm.serving.server.connection import Connection
 from neolm.serving.server.feedback import FeedbackStore
 from neolm.serving.server.keys import KeyRing
 from neolm.serving.server.replies import Completion
@@ -69,7 +70,7 @@ def running(models: list[str], key: str | None = None, **fields: Any) -> Iterato
     store = None if settings.feedback in ("off", None) else FeedbackStore(settings.feedback)
     keys = KeyRing(Path(settings.keys) if settings.keys else None)
     service = Service(settings, Shelf(models, settings), keys, store)
-    config = uvicorn.Config(create_app(service), port=0, log_config=None, ws="none", lifespan="on")
+    config = uvicorn.Config(create_app(service), http=Connection, port=0, log_config=None, ws="none", lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -100,11 +100,14 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         tree = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)
+        json.dumps(data, default=str)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "cannot be parsed"
         raise InputError(f"{path}{line}: not valid YAML: {problem}") from None
+    except (RecursionError, TypeError, ValueError) as error:  # circular, too deep, keys that are no names
+        raise InputError(f"{path}: not settings: {str(error) or type(error).__name__}") from None
     if data is None:
         data = {}
     if not isinstance(data, dict):

@@ -50,13 +50,13 @@ def adjust(logits: Tensor, ids: Sequence[int], prompt: int, config: GenerationCo
         seen = torch.zeros(size, dtype=torch.bool)
         seen[[token for token in ids if token < size]] = True
         logits = penalise(logits, seen.to(device), config.repetition_penalty)
-    change = torch.zeros(size)
-    for token, count in Counter(ids[prompt:]).items():
-        if token < size:
-            change[token] -= config.presence_penalty + count * config.frequency_penalty
-    for token, bias in config.logit_bias.items():
-        change[token] += bias
-    return logits + change.to(device)
+    change = np.zeros(size, np.float32)
+    if config.presence_penalty or config.frequency_penalty:
+        counts = np.bincount(np.array([token for token in ids[prompt:] if token < size], np.int64), minlength=size)
+        change -= np.float32(config.presence_penalty) * (counts > 0) + np.float32(config.frequency_penalty) * counts
+    if config.logit_bias:
+        change[list(config.logit_bias)] += np.fromiter(config.logit_bias.values(), np.float32)
+    return logits + torch.from_numpy(change).to(device)
 
 
 def descending(logits: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ What it leaves out: several models, text (`neolm.generation.text` makes it of to
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from neolm.core.errors import InputError, NeoLMError
+from neolm.core.errors import InputError, NeoLMError, NonFiniteError
 from neolm.generation.batch import check_bias, check_prompts
 from neolm.generation.config import GenerationConfig
 from neolm.generation.pages import Pages, Span, page_bytes, page_dtype, pages_for
@@ -185,7 +186,10 @@ class Engine:
         for request, span in chosen:
             self.scheduler.was_read(request, len(span.ids))
         for request, token in zip(due, tokens, strict=True):
-            self._give(request, token)
+            if isinstance(token, Token):
+                self._give(request, token)
+            else:
+                self._end(request, token)
 
     def _score(self, request: Request, span: Span, logits: Tensor) -> None:
         """Note the scores of the prompt's tokens that follow those of `span`; its logits are (tokens, V)."""
@@ -203,8 +207,8 @@ class Engine:
             return torch.cat([self.reader.read(self.pages, [span]) for span in spans])
         return self.reader.read(self.pages, spans)
 
-    def _choose(self, logits: Tensor, requests: Sequence[Request]) -> list[Token]:
-        """The next token of each request; those with the same settings are drawn together."""
+    def _choose(self, logits: Tensor, requests: Sequence[Request]) -> list[Token | str]:
+        """The next token of each request, or why there is none; those with the same settings are drawn together."""
         groups: dict[tuple[object, ...], list[int]] = {}
         adjusted = logits
         for row, request in enumerate(requests):
@@ -214,14 +218,18 @@ class Engine:
             if adjusts(config):
                 adjusted = logits.clone() if adjusted is logits else adjusted
                 adjusted[row] = adjust(logits[row], request.ids, request.prompt, config)
-        tokens = [0] * len(requests)
+        tokens: list[int | str] = [0] * len(requests)
         for rows in groups.values():
             streams = [requests[row].stream for row in rows]
             part = adjusted if len(rows) == len(requests) else adjusted[rows]
-            for row, token in zip(rows, choose(part, requests[rows[0]].config, streams).tolist(), strict=True):
+            for row, token in zip(rows, _chosen(part, requests[rows[0]].config, streams), strict=True):
                 tokens[row] = token
         return [
-            Token(token) if request.logprobs is None else _judged(token, own.log_softmax(-1), request.logprobs)
+            token
+            if isinstance(token, str)
+            else Token(token)
+            if request.logprobs is None
+            else _judged(token, own.log_softmax(-1), request.logprobs)
             for token, request, own in zip(tokens, requests, logits, strict=True)
         ]
 
@@ -301,6 +309,16 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _chosen(logits: Tensor, config: GenerationConfig, streams: Sequence[random.Random]) -> Sequence[int | str]:
+    """A token for each row of logits (B, V), or why there is none: one's broken numbers are not the others' end."""
+    try:
+        return list(choose(logits, config, streams).tolist())
+    except NonFiniteError as error:  # nothing has been drawn yet
+        if len(streams) == 1:
+            return [str(error)]
+    return [_chosen(row[None], config, [stream])[0] for row, stream in zip(logits, streams, strict=True)]
 
 
 def _judged(token: int, logprobs: Tensor, alternatives: int) -> Token:

@@ -115,7 +115,7 @@ class OwnTemplate:
             raise TemplateError(reason)
 
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=["jinja2.ext.loopcontrols"]
         )
         environment.globals["raise_exception"] = refuse
         environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
@@ -130,6 +130,7 @@ class OwnTemplate:
         """See `ChatTemplate`. Special tokens are the template's to give: in a message they are plain text."""
         from jinja2 import TemplateError
 
+        broken = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
         said: dict[str, str] = {}  # messages that spell a special token, by what stands for them meanwhile
         turns = []
         for message in messages:
@@ -141,7 +142,7 @@ class OwnTemplate:
             turns.append({"role": message.role, "content": text})
         try:
             rendered = self._template.render(messages=turns, add_generation_prompt=True, **self._special)
-        except (TemplateError, TypeError, ValueError, LookupError, RecursionError, OverflowError) as error:
+        except broken as error:
             raise InputError(f"messages: the model's chat template does not take them ({error})") from None
         if not said:
             return self._tokenizer.encode(rendered, special=True)

@@ -420,3 +420,16 @@ def test_a_bias_for_no_token_is_refused(make: Callable[..., Decoder]) -> None:
     engine = engine_of(make("gpt2"), vocab_size=310)
     with pytest.raises(InputError, match=r"^logit_bias: token 310 is not one of 0 to 309$"):
         engine.submit([1], GenerationConfig(logit_bias={310: 1.0}), Log())
+
+
+def test_ones_broken_numbers_are_not_the_others_end(model: Decoder) -> None:
+    configs = [SHORT, GenerationConfig(max_new_tokens=8, repetition_penalty=1e-40), GenerationConfig(max_new_tokens=8)]
+    prompts = [[3, 4], [5, 6, 7], [8]]
+    listeners = [Listener() for _ in configs]
+    with engine_of(model) as engine:
+        for prompt, config, listener in zip(prompts, configs, listeners, strict=True):
+            engine.submit(prompt, config, listener)
+        tokens = [list(listener) for listener in listeners]
+    for number in (0, 2):
+        assert tokens[number] == generate_ids(model, [prompts[number]], configs[number])[0]
+    assert "not finite" in str(listeners[1].why)

@@ -62,6 +62,7 @@ class Asking:
     later_stop: tuple[str, ...] = ()  # ends an answer too, but not in the space that it begins with
     prompt_tokens: int = field(init=False)
     completion_tokens: int = 0
+    written: int = 0  # tokens, those included that nobody read
 
     def __post_init__(self) -> None:
         self.prompt_tokens = sum(max(1, len(prompt)) for prompt in self.prompts)
@@ -83,6 +84,14 @@ class Asking:
             words = f"max_tokens is {self.config.max_new_tokens}, this server writes {settings.max_tokens} at the most"
             raise ApiError(400, words, "max_tokens", "invalid_value")
         answers = len(self.prompts) * self.samples
+        if answers > settings.queue:
+            words = f"{answers} texts are asked for, {settings.queue} may wait at a time"
+            raise ApiError(400, words, "prompt", "invalid_value")
+        if self.echo is not None and self.logprobs is not None:
+            scores = self.samples * sum(map(len, self.prompts)) * (1 + self.logprobs)
+            if scores > settings.scores:
+                words = f"{scores:,} log-probabilities of prompts are asked for, {settings.scores:,} may be"
+                raise ApiError(400, words, "logprobs", "invalid_value")
         if self.config.max_new_tokens > 1 and answers > settings.choices:
             param = "n" if self.samples > 1 else "prompt"
             raise ApiError(400, f"{answers} answers are asked for, {settings.choices} may be", param, "invalid_value")
@@ -129,7 +138,8 @@ class Asking:
                         first = False
                 if choice.over:
                     continue
-                piece = choice.take(event)
+                # The scores of a whole prompt take their time, and others wait for the loop.
+                piece = await asyncio.to_thread(choice.take, event) if isinstance(event, Scored) else choice.take(event)
                 if piece is not None and piece.finish is not None:
                     requests[number].cancel()
                     left -= 1
@@ -141,9 +151,9 @@ class Asking:
             for request in requests:
                 request.cancel()
             read = self.prompt_tokens if len(requests) == len(choices) else 0  # else it was refused
-            client.give_back(self.reserved - read - self.completion_tokens)
+            client.give_back(self.reserved - read - self.written)
             measures.tokens.labels(name, "prompt").inc(read)
-            measures.tokens.labels(name, "completion").inc(self.completion_tokens)
+            measures.tokens.labels(name, "completion").inc(self.written)
 
     def _submit(
         self,
@@ -152,7 +162,8 @@ class Asking:
         loop: asyncio.AbstractEventLoop,
         events: asyncio.Queue[tuple[int, Event]],
     ) -> Request:
-        def deliver(event: Event) -> None:
+        def deliver(event: Event) -> None:  # in the engine's thread, the only one that counts
+            self.written += isinstance(event, Token)
             loop.call_soon_threadsafe(events.put_nowait, (choice.number, event))
 
         try:

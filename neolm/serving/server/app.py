@@ -141,7 +141,7 @@ def _add_operation(app: FastAPI, service: Service) -> None:
         found = [service.shelf.models.get(answer.model) for answer in body.answers]
         digests = await asyncio.to_thread(lambda: {model.name: model.digest for model in found if model is not None})
         try:
-            return Kept(id=await asyncio.to_thread(store.keep, body, digests, client.name))
+            return Kept(id=await store.keep_soon(body, digests, client.name))
         except FeedbackError as error:
             service.journal.event("feedback", error=str(error))
             raise ApiError(503, "the database does not take feedback now", None, "feedback_failed", 30) from None

@@ -80,7 +80,9 @@ async def _whole(
         async for piece in pieces:
             if piece is not None:
                 form.add(piece)
-    return JSONResponse(form.whole(asked))
+    # Scores can be many megabytes, and others wait for the loop.
+    body = await asyncio.to_thread(lambda: JSONResponse(form.whole(asked)).body)
+    return Response(body, media_type="application/json")
 
 
 async def _stream(request: Request, form: Form, asked: Asking, pieces: AsyncGenerator[Piece | None, None]) -> Response:

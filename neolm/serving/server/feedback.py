@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -83,6 +86,10 @@ class Kept(Shape):
     id: int
 
 
+_PATIENCE = 5  # seconds for a database to answer
+_WAITING = 16  # judgements that may wait for it
+
+
 class FeedbackError(NeoLMError):
     """The database does not answer."""
 
@@ -106,13 +113,23 @@ class FeedbackStore:
         """
         try:
             self.url = sql.make_url(url)
-            self._engine = sql.create_engine(self.url, pool_pre_ping=True)
+            self._engine = sql.create_engine(self.url, pool_pre_ping=True, connect_args=self._patience())
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             raise InputError(
                 f"feedback: '{_shown(url)}' is not a database that can be used here ({_reason(error)}); "
                 "sqlite:////path/to/file.sqlite is one, postgresql+psycopg://user@host/name another"
             ) from None
-        self._ready = False
+        self._ready: object = None  # what was prepared
+        self._preparing = threading.Lock()
+        # Threads of its own: a database that does not answer holds up nobody but feedback.
+        self._threads = ThreadPoolExecutor(2, "neolm-feedback")
+        self._waiting = 0
+
+    def _patience(self) -> dict[str, Any]:
+        """How long the driver waits, in its own words, where they are known."""
+        if self.url.get_backend_name() == "sqlite":
+            return {"timeout": _PATIENCE}
+        return {"connect_timeout": _PATIENCE} if self.url.get_driver_name().startswith("psycopg") else {}
 
     @property
     def place(self) -> str:
@@ -146,6 +163,27 @@ class FeedbackStore:
         except (SQLAlchemyError, OSError) as error:
             raise FeedbackError(f"feedback: {self.place} does not take it ({_reason(error)})") from error
 
+    async def keep_soon(self, feedback: Feedback, digests: Mapping[str, str], client: str) -> int:
+        """`keep` in a thread of the store's own.
+
+        Raises:
+            FeedbackError: as `keep`, or the database takes too long.
+        """
+        if self._waiting >= _WAITING:
+            raise FeedbackError(f"feedback: {self.place} is slow; {self._waiting} wait already")
+        self._waiting += 1
+        kept = asyncio.get_running_loop().run_in_executor(self._threads, self.keep, feedback, digests, client)
+        kept.add_done_callback(self._one_less)
+        try:
+            return await asyncio.wait_for(asyncio.shield(kept), 3 * _PATIENCE)
+        except TimeoutError:
+            raise FeedbackError(f"feedback: {self.place} does not answer") from None
+
+    def _one_less(self, kept: asyncio.Future[int]) -> None:
+        self._waiting -= 1
+        if not kept.cancelled():
+            kept.exception()  # whoever asked may have left
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """All that is kept, in its order.
 
@@ -166,19 +204,39 @@ class FeedbackStore:
 
     def close(self) -> None:
         """Let go of connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._engine.dispose()
 
     def _prepare(self) -> None:
-        if self._ready:
-            return
+        with self._preparing:
+            if self._ready is None or self._ready != self._there():
+                self._engine.dispose()  # connections to a file that is no longer there
+                self._make()
+                self._ready = self._there()
+
+    def _there(self) -> object:
+        """Which file SQLite's database is now; anything but None where it is no file."""
+        database = self.url.database or ":memory:"
+        if self.url.get_backend_name() != "sqlite" or database.startswith((":memory:", "file:")):
+            return database
+        try:
+            state = Path(database).stat()
+        except FileNotFoundError:
+            return None
+        return state.st_dev, state.st_ino
+
+    def _make(self) -> None:
         database = self.url.database or ":memory:"
         if self.url.get_backend_name() == "sqlite" and not database.startswith((":memory:", "file:")):
             Path(database).parent.mkdir(parents=True, exist_ok=True)
             Path(database).touch(mode=0o600)  # what people wrote is not for everybody on the machine
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # readers do not wait for a writer
-        _metadata.create_all(self._engine)
-        self._ready = True
+        try:
+            _metadata.create_all(self._engine)
+        except SQLAlchemyError:
+            if not sql.inspect(self._engine).has_table(_table.name):  # else another server was faster
+                raise
 
 
 def preferences(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,6 @@ import asyncio
 import re
 import time
 import uuid
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -37,6 +36,9 @@ HEADERS = {
 }
 OPEN = ("/", "/health", "/ready", "/openapi.json", "/docs", "/api/info", "/favicon.ico")  # need no key
 _NAMES = re.compile(r"[\w-]+(, *[\w-]+)*", re.ASCII)
+HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+_GRACE = 5.0  # seconds in which an answer whose time is over can be ended properly
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -60,13 +62,15 @@ class Guard:
                 return
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send, self._cors)
-        if scope["method"] == "HEAD":  # as GET; the server below sends no body
-            scope = {**scope, "method": "GET"}
         state = scope.setdefault("state", {})
+        exchange = _Exchange(scope, send, self._cors, self._settings)
         state["request_id"] = exchange.id
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        if method == "HEAD":  # as GET; the server below sends no body
+            scope = {**scope, "method": "GET"}
         try:
-            if scope["method"] == "OPTIONS" and exchange.from_allowed:
+            self._know(scope, exchange)
+            if method == "OPTIONS" and exchange.from_allowed:
                 await _preflight(scope, receive, exchange.send)
                 return
             state["client"] = self._admit(scope, exchange)
@@ -82,12 +86,12 @@ class Guard:
                 await self._refuse(sorry, scope, receive, exchange)
         finally:
             path = getattr(scope.get("route"), "path", None) or "other"
-            self._measures.requests.labels(scope["method"], path, str(exchange.status or 499)).inc()
+            self._measures.requests.labels(method, path, str(exchange.status or 499)).inc()
             self._measures.seconds.labels(path).observe(exchange.seconds)
             client: Client | None = state.get("client")
             self._journal.request(
                 exchange.id,
-                scope["method"],
+                method,
                 path if path != "other" else "-",
                 exchange.status or 499,
                 exchange.seconds,
@@ -95,19 +99,30 @@ class Guard:
                 state.get("facts", {}),
             )
 
+    def _know(self, scope: Scope, exchange: _Exchange) -> None:
+        """Whether there is room for it, and it means this server.
+
+        Raises:
+            ApiError: 421 or 503.
+        """
+        if len(scope["state"].get("connections", ())) > self._settings.connections and scope["path"] != "/health":
+            raise ApiError(503, "too many connections are open", None, "too_many_connections", 5)
+        host = HOST.fullmatch(exchange.headers.get("host", ""))
+        name = host["name"].strip("[]").lower() if host else ""
+        if not (self._any_name and host) and name not in self._names:
+            raise ApiError(421, "this server does not answer to that name; --hosts adds names", None, "unknown_host")
+
     def _admit(self, scope: Scope, exchange: _Exchange) -> Client | None:
         """Who asks, if the request may be here at all.
 
         Raises:
-            ApiError: 401, 403, 415 or 421.
+            ApiError: 401, 403 or 415.
         """
         headers = exchange.headers
-        if not self._known(headers.get("host", "")):
-            raise ApiError(421, "this server does not answer to that name; --hosts adds names", None, "unknown_host")
         origin = headers.get("origin")
         if origin is not None and not exchange.from_allowed:
-            own = f"{scope.get('scheme', 'http')}://{headers.get('host', '')}"
-            if urlsplit(origin).netloc.lower() != urlsplit(own).netloc.lower():
+            _, _, place = origin.partition("://")
+            if not HOST.fullmatch(place) or place.lower() != headers.get("host", "").lower():
                 raise ApiError(403, "pages of other sites may not ask here", None, "foreign_origin")
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -120,10 +135,6 @@ class Guard:
         if scope["method"] == "POST":
             client.enter()
         return client
-
-    def _known(self, host: str) -> bool:
-        name = urlsplit(f"//{host}").hostname if host else None
-        return self._any_name or (name or "").lower() in self._names
 
     async def _body(self, scope: Scope, receive: Receive) -> Receive:
         """The body as one message, whole, before anything is done with it.
@@ -165,20 +176,22 @@ class Guard:
 
     async def _refuse(self, error: ApiError, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
         if exchange.status is None:
-            headers = error.headers | ({"Connection": "close"} if error.status in (408, 413) else {})
+            headers = error.headers | ({"Connection": "close"} if error.status in (408, 413, 503) else {})
             await JSONResponse(error.body, error.status, headers)(scope, receive, exchange.send)
 
 
 class _Exchange:
     """A request and how it is answered."""
 
-    def __init__(self, scope: Scope, send: Send, cors: set[str]) -> None:
+    def __init__(self, scope: Scope, send: Send, cors: set[str], settings: ServeConfig) -> None:
         self.id = f"req-{uuid.uuid4().hex}"
         self.status: int | None = None
         self.headers = Headers(scope=scope)
         origin = self.headers.get("origin", "").lower()
         self.from_allowed = origin in cors
         self._origin, self._send, self._began = self.headers.get("origin", ""), send, time.monotonic()
+        self._abort = scope["state"].get("abort")
+        self._patience, self._end = settings.body_seconds, self._began + settings.request_seconds
 
     @property
     def seconds(self) -> float:
@@ -198,7 +211,13 @@ class _Exchange:
                 headers["Cross-Origin-Resource-Policy"] = "cross-origin"
                 headers["Access-Control-Expose-Headers"] = "Retry-After, X-Request-Id"
                 headers.append("Vary", "Origin")
-        await self._send(message)
+        patience = max(0.0, min(self._patience, self._end + _GRACE - time.monotonic()))
+        try:
+            async with asyncio.timeout(patience):
+                await self._send(message)
+        except TimeoutError:  # it does not read what it asked for
+            if self._abort is not None:
+                self._abort()
 
 
 async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:

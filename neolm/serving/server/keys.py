@@ -18,6 +18,7 @@ from pydantic import Field
 from neolm.core.config import Config, Unit, load_config
 from neolm.core.errors import InputError
 from neolm.core.files import storage_errors, write_json
+from neolm.core.progress import say
 from neolm.serving.server.failure import ApiError
 
 _MARK = "nlm-"
@@ -165,6 +166,7 @@ class KeyRing:
         self._anyone = Client(None, clock)
         self._clients: dict[str, tuple[KeyEntry, Client]] = {}
         self._seen: tuple[int, int] | None = None
+        self._trouble = ""  # what was wrong with the file and has been said
         if path is not None:
             self._read(path)
             if not self._clients:
@@ -195,10 +197,14 @@ class KeyRing:
     def _look_again(self, path: Path) -> None:
         try:
             state = path.stat()
-            if (state.st_mtime_ns, state.st_ino) != self._seen:
+            seen = (state.st_mtime_ns, state.st_ino)
+            if seen != self._seen and state.st_size:  # an empty one is being written
+                self._seen = seen
                 self._read(path)
-        except (OSError, InputError):  # being written, or gone: what was read last holds
-            return
+        except (OSError, InputError) as error:  # what was read last holds
+            if str(error) != self._trouble:
+                say(f"serve: the keys are those read before: {error}")
+            self._trouble = str(error)
 
     def _read(self, path: Path) -> None:
         state = path.stat() if path.exists() else None
@@ -207,5 +213,5 @@ class KeyRing:
             before = self._clients.get(entry.sha256)
             client = before[1] if before and before[0] == entry else Client(entry, self._clock)
             known[entry.sha256] = (entry, client)
-        self._clients = known
+        self._clients, self._trouble = known, ""
         self._seen = (state.st_mtime_ns, state.st_ino) if state else None

@@ -16,8 +16,10 @@ import uvicorn
 from neolm.core.errors import InputError
 from neolm.core.progress import gibibytes, say
 from neolm.serving.server.app import create_app
+from neolm.serving.server.connection import Connection
 from neolm.serving.server.feedback import FeedbackStore, default_url
 from neolm.serving.server.guard import LOOPBACK
+from neolm.serving.server.journal import Journal
 from neolm.serving.server.keys import KeyRing
 from neolm.serving.server.service import Service
 from neolm.serving.server.settings import ServeConfig
@@ -40,14 +42,16 @@ def serve(models: Sequence[str], settings: ServeConfig) -> None:
     shelf = Shelf(models, settings)
     service = Service(settings, shelf, keys, store)
     listening = _listen(settings)
-    for name in ("uvicorn", "uvicorn.error"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _allow_files(settings.connections + 256)
+    logger = logging.getLogger("uvicorn.error")
+    logger.handlers, logger.propagate = [_ToJournal(service.journal)], False
+    logger.setLevel(logging.WARNING)
     config = uvicorn.Config(
         create_app(service),
+        http=Connection,
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=settings.connections,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds) + 3),
         lifespan="on",
@@ -62,6 +66,18 @@ def serve(models: Sequence[str], settings: ServeConfig) -> None:
             signal.signal(number, handler)
         listening.close()
     say("serve: stopped")
+
+
+def _allow_files(count: int) -> None:
+    """Let this process have so many files open, connections among them, as far as the system allows."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def loopback(host: str) -> bool:
@@ -86,6 +102,7 @@ def _listen(settings: ServeConfig) -> socket.socket:
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
+            listening.listen(2048)  # now, so that a second server is told
         except (OSError, OverflowError):
             listening.close()
             raise
@@ -96,6 +113,20 @@ def _listen(settings: ServeConfig) -> socket.socket:
         ) from None
     listening.set_inheritable(True)
     return listening
+
+
+class _ToJournal(logging.Handler):
+    """What the server below says goes where all else is said, a line each."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it."""
+        error = record.exc_info[1] if record.exc_info else None
+        words = record.getMessage().strip()
+        self._journal.event("connection", message=words, **({"error": type(error).__name__} if error else {}))
 
 
 class _Server(uvicorn.Server):

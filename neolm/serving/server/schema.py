@@ -98,7 +98,7 @@ class Sampling(Given):
     """Taken from the logits of tokens that the answer has already."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     """Taken from the logits of tokens for each time that the answer has them."""
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
     """Makes tokens of prompt and answer less likely where above 1. (Not OpenAI's.)"""
     logit_bias: Annotated[dict[Numeral, Bias], Field(max_length=1024)] | None = None
     """Added to the logits of tokens, by id."""
@@ -235,7 +235,7 @@ class TextPart(Given):
 
     type: Literal["text"]
     text: Text
-    cache_control: Annotated[dict[Text, Any], Field(max_length=8)] | None = None
+    cache_control: Annotated[dict[Short, Short], Field(max_length=8)] | None = None
     """Ignored."""
 
 

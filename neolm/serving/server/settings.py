@@ -25,7 +25,7 @@ class ServeConfig(Config):
     keys: str | None = None
     """File of API keys, which `neolm keys` writes; without it everybody who reaches the server may ask."""
 
-    device: str = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
     """Auto, cpu, cuda, cuda:1 or mps."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of weights; as stored if null."""
@@ -33,11 +33,11 @@ class ServeConfig(Config):
     """Round weights as they are read."""
     strict: bool = False
     """The same bits under any load, at the price of what sharing saves."""
-    memory: Annotated[float, Field(gt=0), Unit("GiB")] | None = None
+    memory: Annotated[float, Field(gt=0, le=2**20), Unit("GiB")] | None = None
     """For all models together, weights and texts under way; 80% of what is free at the start if null."""
     preload: bool = True
     """Load models at the start, in their order, as long as they fit; else when a request names them."""
-    text_memory: Annotated[float, Field(gt=0), Unit("GiB")] = 1.0
+    text_memory: Annotated[float, Field(gt=0, le=2**20), Unit("GiB")] = 1.0
     """Of that, for the texts under way of each model; more if one text needs more."""
 
     feedback: Annotated[str | None, BeforeValidator(lambda value: "off" if value is False else value)] = None
@@ -57,10 +57,12 @@ class ServeConfig(Config):
     """Longest answer that may be asked for."""
     choices: Annotated[int, Field(ge=1)] = 16
     """Most answers to one request, prompts times `n`, unless they are asked for nothing but scores."""
+    scores: Positive = 2**19
+    """Most log-probabilities of prompts in one answer: their tokens times `logprobs` + 1."""
     request_seconds: Annotated[float, Field(gt=0), Unit("s")] = 600.0
-    """Longest that a request may take, loading included."""
+    """Longest that a request may take, loading and sending included."""
     body_seconds: Annotated[float, Field(gt=0), Unit("s")] = 30.0
-    """Longest that a client may take to send its request."""
+    """Longest that a client may take to send its request, or to read a piece of the answer."""
     connections: Positive = 1024
     """Open connections; more are told to come again."""
     shutdown_seconds: Annotated[float, Field(ge=0), Unit("s")] = 30.0

@@ -47,7 +47,8 @@ class Model:
     created: int = field(default_factory=lambda: int(time.time()))
     engine: Engine | None = None
     loading: asyncio.Task[None] | None = None
-    users: int = 0
+    users: int = 0  # requests that want it
+    holders: int = 0  # those of them that have it
     used: float = 0.0
 
     @property
@@ -62,7 +63,13 @@ class Model:
 
     @cached_property
     def digest(self) -> str:
-        """Of the directory: by its manifest, or if it has none by all its files."""
+        """Of the directory: by its manifest, or if it has none by all its files.
+
+        Raises:
+            ApiError: 503, it is gone.
+        """
+        if not self.facts.directory.is_dir():
+            raise ApiError(503, f"the files of {self.name} are gone", None, "model_not_loaded", 30)
         manifest = read_manifest(self.facts.directory)
         return f"sha256:{manifest.digest if manifest is not None else digest_path(self.facts.directory)}"
 
@@ -131,6 +138,8 @@ class Shelf:
         self.preloading = settings.preload
         self._freed = asyncio.Event()  # somebody has stopped using a model
         self._loading = asyncio.Lock()
+        self._pressed: Model | None = None  # it waits until others have room for it
+        self._settled = asyncio.Event()  # nobody does
 
     def _look(self, name: str, place: str) -> Model:
         settings = self._settings
@@ -178,13 +187,19 @@ class Shelf:
         try:
             if model.engine is not None and model.engine.closed:  # it failed, and those it answered have heard of it
                 model.engine = None
-            if model.engine is None:
+            while model.engine is None or (self._pressed is not None and self._pressed is not model):
+                if model.engine is not None:  # somebody waits for room: those who come now stand behind them
+                    await self._settled.wait()
+                    continue
                 if model.loading is None:  # a task of its own: who asked first may leave first
                     model.loading = asyncio.create_task(self._load(model))
                     model.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
                 await asyncio.shield(model.loading)
-            assert model.engine is not None
-            yield model.engine
+            model.holders += 1
+            try:
+                yield model.engine
+            finally:
+                model.holders -= 1
         finally:
             model.users -= 1
             model.used = time.monotonic()
@@ -196,32 +211,54 @@ class Shelf:
             for model in self.models.values():
                 if sum(other.size for other in self.loaded) + model.size > self.memory:
                     continue
-                with suppress(ApiError):  # whoever asks for it is told
+                try:
                     async with self.using(model.name) as engine:
                         await asyncio.to_thread(_warm, engine, model.tokenizer.eos_token_id)
+                except Exception as error:  # whoever asks for it is told again
+                    say(f"serve: {model.name}: {error}")
         finally:
             self.preloading = False
 
     async def _load(self, model: Model) -> None:
         try:
             async with self._loading:
+                await asyncio.to_thread(self._look, model.name, str(model.facts.directory))  # nobody goes for a wreck
                 await self._make_room(model)
                 model.engine = await asyncio.to_thread(self._read, model)
+        except ApiError:
+            raise
         except NeoLMError as error:
-            raise ApiError(503, f"{model.name} cannot be loaded: {error}", None, "model_not_loaded", 30) from None
+            say(f"serve: {model.name} cannot be loaded: {error}")
+            words = f"{model.name} cannot be loaded; the server's log says why"
+            raise ApiError(503, words, None, "model_not_loaded", 30) from None
         finally:
             model.loading = None
 
     async def _make_room(self, model: Model) -> None:
-        """Close models that nobody uses until this one fits, and wait for others if that is not enough."""
+        """Close models that nobody uses until this one fits, and wait for others if that is not enough.
+
+        Raises:
+            ApiError: 503, meanwhile nobody wants it any more.
+        """
+        try:
+            await self._press(model)
+        finally:
+            self._pressed = None
+            self._settled.set()
+
+    async def _press(self, model: Model) -> None:
         while sum(other.size for other in self.loaded) + model.size > self.memory:
-            idle = sorted((other for other in self.loaded if not other.users), key=lambda other: other.used)
+            if not model.users:
+                raise ApiError(503, f"nobody waits for {model.name} any more", None, "model_not_loaded", 30)
+            idle = sorted((other for other in self.loaded if not other.holders), key=lambda other: other.used)
             if idle:
                 engine, idle[0].engine = idle[0].engine, None
                 assert engine is not None
                 say(f"serve: {idle[0].name} makes room for {model.name}")
                 await asyncio.to_thread(engine.close)
             else:
+                self._pressed = model
+                self._settled.clear()
                 self._freed.clear()
                 await self._freed.wait()
 

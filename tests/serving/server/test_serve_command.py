@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +97,9 @@ def test_mistakes_are_one_line(neolm_: Callable[..., tuple[int, str, str]], dire
             ([directory, "--port", 70000], "port"),
             ([directory, "--set", "quue=5"], "did you mean 'queue'"),
             ([directory, "--feedback", "what"], "is not a database"),
+            ([directory, "--device", "meta"], "device"),
+            ([directory, "--set", "memory=1e308"], "memory"),
+            ([directory, "--set", "text_memory=1e308"], "text_memory"),
             ([directory, "--quantize", "int5"], "quantize"),
         ]
         for arguments, words in cases:
@@ -118,9 +125,40 @@ def test_told_twice_it_ends_at_once(tmp_path: Path, write: Callable[..., Path]) 
     with served(write(tmp_path / "tiny", context=4096), "--feedback", "off") as (process, url):
         body = {"model": "tiny", "prompt": "the", "max_tokens": 4000, "ignore_eos": True, "stream": True}
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as answer:
-            next(answer.iter_lines())
+            lines = answer.iter_lines()  # kept: without it the answer would be over
+            next(lines)
             process.send_signal(signal.SIGTERM)
             assert process.stderr is not None
             assert any("serve: stopping" in line for line in process.stderr)
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=5) == 128 + signal.SIGINT
+
+
+def test_two_servers_at_once_on_one_port(directory: Path) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    command = [sys.executable, "-m", "neolm", "serve", str(directory), "--feedback", "off", "--port", port]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        deadline = time.monotonic() + 60
+        while all(process.poll() is None for process in both):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        [loser] = [process for process in both if process.poll() is not None]
+        assert loser.stderr is not None
+        assert loser.returncode == 2
+        assert "cannot listen on 127.0.0.1" in loser.stderr.read()
+        [winner] = [process for process in both if process is not loser]
+        for _ in range(600):
+            with contextlib.suppress(httpx.TransportError):
+                assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+                break
+            time.sleep(0.05)
+        assert winner.poll() is None
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+            assert process.stderr is not None
+            process.stderr.close()

@@ -1,0 +1,224 @@
+"""Clients, files and databases that do harm, by intent or not: what they may not do to others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from neolm.serving.server import connection
+from neolm.serving.server.keys import new_key
+
+HEAD = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+Start = Callable[..., Any]
+Write = Callable[..., Path]
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def connect(server: Any) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=30)
+
+
+def request(body: dict[str, Any]) -> bytes:
+    raw = json.dumps(body)
+    return f"{HEAD}Content-Length: {len(raw)}\r\n\r\n{raw}".encode()
+
+
+def test_a_client_who_never_reads_is_let_go(tmp_path: Path, start: Start, write: Write) -> None:
+    places = [str(write(tmp_path / name, context=4096)) for name in ("a", "b")]
+    with start(places, memory=0.02, body_seconds=0.5, feedback="off", max_tokens=4096) as server:
+        server.ask(model="a", prompt="x", max_tokens=1)
+        body = {"model": "a", "prompt": "x", "n": 4, "logprobs": 20, "stream": True}
+        with connect(server) as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            slow.sendall(request(body | {"max_tokens": 4000, "ignore_eos": True}))
+            until(lambda: server.service.shelf.models["a"].engine.running > 0)
+            assert server.ask(model="b", prompt="x", max_tokens=1)["choices"]  # which needs the memory of the other
+            until(lambda: server.service.shelf.models["a"].users == 0)
+
+
+def test_idle_connections_lock_nobody_out(directory: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 1.0)
+    with start([str(directory)], connections=5, feedback="off") as server:
+        idle = [connect(server) for _ in range(6)]
+        for one in idle[:3]:
+            one.sendall(HEAD.encode()[:30])
+        until(lambda: server.client.get("/v1/models").status_code == 503)
+        refused = server.client.get("/v1/models")
+        assert refused.json()["error"]["code"] == "too_many_connections"
+        assert refused.headers["retry-after"] == "5"
+        assert server.client.get("/health").status_code == 200
+        until(lambda: server.client.get("/v1/models").status_code == 200)
+        for one in idle:
+            assert one.recv(1) == b""
+            one.close()
+        with connect(server) as again:  # the time begins anew with each request of a connection
+            for _ in range(4):
+                again.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                received = b""
+                while not received.endswith(b'"ok"}'):
+                    received += again.recv(65536)
+                assert received.startswith(b"HTTP/1.1 200")
+                time.sleep(0.4)
+
+
+def test_hosts_and_origins_that_are_none(server: Any) -> None:
+    hosts = ("[", "[::1", "evil@127.0.0.1", "127.0.0.1/evil", "localhost:abc", "127.0.0.1, evil", "")
+    for host in hosts:
+        assert server.client.get("/health", headers={"Host": host}).status_code == 421, host
+    for origin in ("http://[", "null", "http://", "http://x@localhost", "localhost", "://"):
+        answer = server.client.get("/health", headers={"Origin": origin})
+        assert answer.status_code == 403, origin
+    assert server.client.get("/health", headers={"Host": "[::1]:80"}).status_code == 200
+
+
+def test_methods_do_not_fill_the_metrics(server: Any) -> None:
+    for number in range(5):
+        with connect(server) as one:
+            one.sendall(f"M{number} / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            assert one.recv(12) == b"HTTP/1.1 405"
+    page = server.client.get("/metrics").text
+    assert 'method="other"' in page
+    assert 'method="M' not in page
+
+
+def test_too_many_texts_and_scores_are_refused(directory: Path, start: Start) -> None:
+    with start([str(directory)], queue=20, scores=100, feedback="off") as server:
+        told = server.told("/v1/completions", {"model": "tiny", "prompt": ["x"] * 7, "n": 3, "max_tokens": 1})
+        assert "21 texts are asked for, 20 may wait" in told["message"]
+        body = {"model": "tiny", "prompt": [[5] * 20] * 2, "max_tokens": 0, "echo": True}
+        assert server.client.post("/v1/completions", json=body | {"logprobs": 1}).status_code == 200
+        told = server.told("/v1/completions", body | {"logprobs": 2})
+        assert (told["param"], "120 log-probabilities" in told["message"]) == ("logprobs", True)
+
+
+def test_tokens_that_nobody_read_are_counted(tmp_path: Path, start: Start, write: Write) -> None:
+    directory, file = write(tmp_path / "long", context=4096), tmp_path / "keys.json"
+    key = new_key(file, "alice", None, 10_000)
+    with start([str(directory)], key=key, keys=str(file), feedback="off") as server:
+        engine_of = server.service.shelf.models["long"]
+        body = {"model": "long", "prompt": "x", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+        with server.client.stream("POST", "/v1/completions", json=body) as answer:
+            next(answer.iter_lines())
+            [under_way] = list(engine_of.engine.scheduler.writing)
+        until(lambda: under_way.ended is not None)
+        until(lambda: engine_of.users == 0)
+        client = server.service.keys.client(f"Bearer {key}")
+        used = 10_000 - client._tokens._left
+        assert used == pytest.approx(len(under_way.ids), abs=200)  # what has come back meanwhile, 167 a second
+        assert used < 4001
+
+
+def test_a_slow_database_holds_up_feedback_only(
+    directory: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start([str(directory)], feedback=f"sqlite:///{tmp_path / 'f.sqlite'}") as server:
+        gate = threading.Event()
+        keep = server.service.feedback.keep
+
+        def slow(*said: Any) -> int:
+            assert gate.wait(60)
+            return int(keep(*said))
+
+        monkeypatch.setattr(server.service.feedback, "keep", slow)
+        said = {"consent": True, "kind": "rating", "mode": "completion", "prompt": "x", "rating": "up"}
+        said["answers"] = [{"model": "tiny", "text": "y"}]
+        with ThreadPoolExecutor(20) as pool:
+            asked = [pool.submit(httpx.post, f"{server.url}/api/feedback", json=said, timeout=60) for _ in range(20)]
+            until(lambda: sum(one.done() for one in asked) == 4)
+            assert server.ask(prompt="the sea", max_tokens=3)["choices"]
+            gate.set()
+            codes = sorted(one.result().status_code for one in asked)
+        assert codes == [201] * 16 + [503] * 4
+
+
+def test_a_database_file_that_is_deleted_is_made_again(directory: Path, tmp_path: Path, start: Start) -> None:
+    place = tmp_path / "f.sqlite"
+    with start([str(directory)], feedback=f"sqlite:///{place}") as server:
+        said = {"consent": True, "kind": "rating", "mode": "completion", "prompt": "x", "rating": "up"}
+        said["answers"] = [{"model": "tiny", "text": "y"}]
+        with ThreadPoolExecutor(6) as pool:  # the first of all at once
+            kept = list(pool.map(lambda _: server.client.post("/api/feedback", json=said), range(6)))
+        assert [one.status_code for one in kept] == [201] * 6
+        for path in tmp_path.glob("f.sqlite*"):
+            path.unlink()
+        assert server.client.post("/api/feedback", json=said).json() == {"id": 1}
+        assert len(list(server.service.feedback.rows())) == 1
+
+
+def test_a_key_file_that_breaks_is_said_and_changes_nothing(
+    directory: Path, tmp_path: Path, start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys.json"
+    key = new_key(file, "alice", None, None)
+    whole = file.read_text()
+    with start([str(directory)], key=key, keys=str(file), feedback="off") as server:
+        for broken in ("", '{"keys": [{"name": "a b"}]}', "&a [*a]", "2020-01-01: x", "[" * 2000):
+            file.write_text(broken)
+            for _ in range(2):
+                assert server.client.get("/v1/models").status_code == 200
+            said = capfd.readouterr().err
+            assert said.count("the keys are those read before") == (1 if broken else 0), (broken, said)
+        file.write_text(whole.replace("alice", "bob"))
+        assert server.client.get("/v1/models").status_code == 200
+        assert server.service.keys.client(f"Bearer {key}").name == "bob"
+
+
+def test_who_waits_for_room_gets_it(tmp_path: Path, start: Start, write: Write) -> None:
+    places = [str(write(tmp_path / name)) for name in ("a", "b")]
+    with start(places, memory=0.015, feedback="off") as server:
+        over = threading.Event()
+
+        def keep_busy(number: int) -> int:
+            count = 0
+            while not over.is_set():
+                server.ask(model="a", prompt=f"x{number}", max_tokens=30)
+                count += 1
+            return count
+
+        with ThreadPoolExecutor(3) as pool:
+            busy = [pool.submit(keep_busy, number) for number in range(3)]
+            until(lambda: server.service.shelf.models["a"].holders > 0)
+            try:
+                for _ in range(3):
+                    assert server.ask(model="b", prompt="x", max_tokens=3)["usage"]["completion_tokens"] == 3
+            finally:
+                over.set()
+            assert all(one.result() > 0 for one in busy)
+
+
+def test_nobody_makes_room_for_who_has_left_or_cannot_come(tmp_path: Path, start: Start, write: Write) -> None:
+    places = [str(write(tmp_path / name, context=4096)) for name in ("a", "b", "c")]
+    with start(places, memory=0.015, feedback="off") as server:
+        models = server.service.shelf.models
+        long = {"model": "a", "prompt": "x", "max_tokens": 4000, "n": 16, "ignore_eos": True, "stream": True}
+        with server.client.stream("POST", "/v1/completions", json=long) as answer:
+            lines = answer.iter_lines()  # kept: without it the answer would be over
+            next(lines)
+            with connect(server) as leaving:
+                leaving.sendall(request({"model": "b", "prompt": "x"}))
+                until(lambda: models["b"].users == 1)
+            until(lambda: models["b"].users == 0)
+            assert models["a"].holders == 1
+        until(lambda: models["a"].users == 0 and models["b"].loading is None)
+        assert (models["a"].engine is not None, models["b"].engine) == (True, None)
+        shutil.rmtree(tmp_path / "c")
+        assert server.told("/v1/completions", {"model": "c", "prompt": "x"}, 503)["code"] == "model_not_loaded"
+        assert models["a"].engine is not None
+        assert server.client.get("/api/models/c").status_code == 503
+        assert server.ask(model="b", prompt="x", max_tokens=2)["choices"]
