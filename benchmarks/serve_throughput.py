@@ -87,7 +87,8 @@ def measure(shape: Shape, machine: Machine, texts: list[str], arguments: argpars
                     row = result.setdefault(str(clients), {"speed": [], "waits": []})
                     if clients:
                         row["speed"].append(answer["tokens"] / answer["seconds"])
-                    row["waits"].append(statistics.median(answer["waits"]))
+                    if answer["waits"]:  # none, where all is answered before anybody could ask again
+                        row["waits"].append(statistics.median(answer["waits"]))
                     note(f"  {worker.name}, {clients}: {answer['tokens'] / answer['seconds']:.0f} tokens/s")
 
                 for who in contestants(shape, place, arguments.llama_server, own):
@@ -117,7 +118,9 @@ def section(name: str, result: dict[str, Any], arguments: argparse.Namespace) ->
                     spread(row["speed"]),
                     ratio(row["speed"], compared) if compared and who != "transformers" else "",
                     f"{spread([1000 * wait for wait in row['waits']])} "
-                    f"({statistics.median(row['waits']) / statistics.median(measured['0']['waits']):.1f} x)",
+                    f"({statistics.median(row['waits']) / statistics.median(measured['0']['waits']):.1f} x)"
+                    if row["waits"]
+                    else "not asked",
                 )
             )
     header = ("", "clients", "tokens/s together", "to transformers", "first token of a short question, ms (to idle)")
