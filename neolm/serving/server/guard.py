@@ -110,7 +110,9 @@ class Guard:
         host = HOST.fullmatch(exchange.headers.get("host", ""))
         name = host["name"].strip("[]").lower() if host else ""
         if not (self._any_name and host) and name not in self._names:
-            raise ApiError(421, "this server does not answer to that name; --hosts adds names", None, "unknown_host")
+            raise ApiError(
+                421, "this server does not answer to that name; its setting `hosts` adds names", None, "unknown_host"
+            )
 
     def _admit(self, scope: Scope, exchange: _Exchange) -> Client | None:
         """Who asks, if the request may be here at all.
