@@ -67,6 +67,12 @@ def test_idle_connections_lock_nobody_out(directory: Path, start: Start, monkeyp
         for one in idle:
             assert one.recv(1) == b""
             one.close()
+        with connect(server) as slow:  # whose head is complete has other times
+            head, _, body = request({"model": "tiny", "prompt": "x", "max_tokens": 1}).partition(b"\r\n\r\n")
+            slow.sendall(head + b"\r\n\r\n")
+            time.sleep(1.5)
+            slow.sendall(body)
+            assert slow.recv(12) == b"HTTP/1.1 200"
         with connect(server) as again:  # the time begins anew with each request of a connection
             for _ in range(4):
                 again.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
