@@ -105,7 +105,7 @@ def feedback_export(
 ) -> None:
     """Write preferences: prompt, chosen, rejected."""
     with _extra("serve"):
-        from neolm.serving.server.feedback import export
+        from neolm.serving.server.preferences import export
 
     print(f"{export(source, target, single)} lines", file=sys.stderr)
     print(target)

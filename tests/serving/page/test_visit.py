@@ -15,7 +15,7 @@ from talk import PHONE, WIDE, Talk
 import neolm
 from neolm.generation.batch import generate_ids
 from neolm.generation.config import GenerationConfig
-from neolm.serving.server.feedback import export
+from neolm.serving.server.preferences import export
 
 pytestmark = pytest.mark.xdist_group("page")
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from neolm.core.errors import InputError
-from neolm.serving.server.feedback import Feedback, FeedbackError, FeedbackStore, export
+from neolm.serving.server.feedback import Feedback, FeedbackError, FeedbackStore
+from neolm.serving.server.preferences import export
 
 PROMPT = [{"role": "user", "content": "What is the sea?"}]
 
