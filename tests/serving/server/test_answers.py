@@ -27,6 +27,7 @@ from neolm.models.decoder import Decoder
 from neolm.models.hf import load_model
 from neolm.serving.server import shelf
 from neolm.serving.server.replies import ChatCompletion
+from neolm.tokenizer.chat import Message, PlainTemplate
 from neolm.tokenizer.tokenizer import Tokenizer
 
 PROMPTS = ["the sea", "User: What is the", "def main():", "the clocks were striking thirteen", ""]
@@ -170,6 +171,8 @@ def test_what_is_too_long_is_cut_if_asked(server: Any, model: Decoder, tokenizer
     body = {"model": "tiny", "messages": turns, "max_tokens": 9, "temperature": 0}
     cut = server.client.post("/v1/chat/completions", json=body | {"truncate_prompt_tokens": 60}).json()
     assert cut["usage"]["prompt_tokens"] <= 60
+    whole = len(PlainTemplate(tokenizer).encode([Message(turn["role"], turn["content"]) for turn in turns]))  # type: ignore[arg-type]
+    assert cut["usage"]["left_out_tokens"] == whole - cut["usage"]["prompt_tokens"] > 0
     for dropped in (2, 4, 6):
         fewer = server.client.post("/v1/chat/completions", json=body | {"messages": [turns[0], *turns[1 + dropped :]]})
         if fewer.json()["usage"]["prompt_tokens"] == cut["usage"]["prompt_tokens"]:
