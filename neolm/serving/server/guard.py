@@ -68,6 +68,9 @@ class Guard:
         method = scope["method"] if scope["method"] in METHODS else "other"
         if method == "HEAD":  # as GET; the server below sends no body
             scope = {**scope, "method": "GET"}
+        if "://" in scope["path"] and not scope["path"].startswith("/"):  # a target in absolute form, as for proxies
+            path = f"/{scope['path'].partition('://')[2].partition('/')[2]}"
+            scope = {**scope, "path": path, "raw_path": path.encode()}
         try:
             self._know(scope, exchange)
             if method == "OPTIONS" and exchange.from_allowed:

@@ -113,6 +113,12 @@ def test_head_is_get_without_a_body(server: Any) -> None:
     assert server.client.head("/v1/completions").status_code == 405
 
 
+def test_targets_in_absolute_form(server: Any) -> None:
+    for target, status in [("http://localhost/health", 200), ("http://localhost", 200), ("http://x/v1/none", 404)]:
+        answer = raw(server, f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        assert answer.startswith(f"HTTP/1.1 {status}".encode()), target
+
+
 def test_operation(server: Any) -> None:
     assert server.client.get("/health").json() == {"status": "ok"}
     assert server.client.get("/ready").json() == {"status": "ready"}
