@@ -45,9 +45,7 @@ class Answer(Shape):
 
     model: Annotated[Text, Field(max_length=512)]
     text: Annotated[Text, Field(max_length=2**18)]
-    settings: Annotated[
-        dict[Annotated[Text, Field(max_length=64)], Setting], Field(default_factory=dict, max_length=32)
-    ]
+    settings: Annotated[dict[Key, Setting], Field(default_factory=dict, max_length=32)]
 
 
 class Feedback(Shape):
@@ -184,9 +182,8 @@ class FeedbackStore:
         Raises:
             InputError: there is nothing of the kind.
         """
-        database = self.url.database
-        if self.url.get_backend_name() == "sqlite" and database and not Path(database).is_file():
-            raise InputError(f"feedback: {database}: no such file; nothing was kept there")
+        if self._file is not None and not self._file.is_file():
+            raise InputError(f"feedback: {self._file}: no such file; nothing was kept there")
         try:
             with self._engine.connect() as connection:
                 if not sql.inspect(connection).has_table(_table.name):
@@ -208,22 +205,27 @@ class FeedbackStore:
                 self._make()
                 self._ready = self._there()
 
-    def _there(self) -> object:
-        """Which file SQLite's database is now; anything but None where it is no file."""
+    @property
+    def _file(self) -> Path | None:
+        """Where SQLite's database lies; None for all others, and for one in memory."""
         database = self.url.database or ":memory:"
-        if self.url.get_backend_name() != "sqlite" or database.startswith((":memory:", "file:")):
-            return database
+        own = self.url.get_backend_name() == "sqlite" and not database.startswith((":memory:", "file:"))
+        return Path(database) if own else None
+
+    def _there(self) -> object:
+        """Which file it is now, None if it is gone; the URL where it is no file."""
+        if self._file is None:
+            return self.url
         try:
-            state = Path(database).stat()
+            state = self._file.stat()
         except FileNotFoundError:
             return None
         return state.st_dev, state.st_ino
 
     def _make(self) -> None:
-        database = self.url.database or ":memory:"
-        if self.url.get_backend_name() == "sqlite" and not database.startswith((":memory:", "file:")):
-            Path(database).parent.mkdir(parents=True, exist_ok=True)
-            Path(database).touch(mode=0o600)  # what people wrote is not for everybody on the machine
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.touch(mode=0o600)  # what people wrote is not for everybody on the machine
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # readers do not wait for a writer
         try:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 import pytest
 
 from neolm.core.errors import InputError
+from neolm.serving.server import feedback
 from neolm.serving.server.feedback import Feedback, FeedbackError, FeedbackStore
 from neolm.serving.server.preferences import export
 
@@ -182,3 +186,16 @@ def test_databases_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(FeedbackError) as failed:
         FeedbackStore("postgresql+psycopg://me:secret@127.0.0.1:1/x").keep(Feedback.model_validate(choice()), {}, "x")
     assert "secret" not in str(failed.value)
+
+
+def test_a_database_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("psycopg", reason="needs psycopg")
+    monkeypatch.setattr(feedback, "_PATIENCE", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/none"
+        began, end = time.monotonic(), threading.Timer(20, silent.close)  # so that this fails, and does not hang
+        end.start()
+        with pytest.raises(FeedbackError, match="does not take it"):
+            FeedbackStore(url).keep(Feedback.model_validate(choice()), {}, "x")
+        end.cancel()
+        assert time.monotonic() - began < 15
