@@ -113,6 +113,7 @@ class App {
         panel: at(`${name}-panel`),
         toggle: at(`${name}-toggle`),
         rest: [centre, at(`${other}-panel`)],
+        escape: name === "settings",
         kept: () => preferences.get(`${name}Open`),
         keep: (open) => preferences.set(`${name}Open`, open),
       });
@@ -156,7 +157,10 @@ class App {
     at("card").addEventListener("click", () => this.#showCard());
     at("help").addEventListener("click", () => showHelp(this.info.version));
     listen({
-      Escape: () => session.stop(),
+      Escape: () => {
+        if (session.busy) session.stop();
+        else if (this.settings.open) this.settings.close();
+      },
       KeyN: () => this.begin(),
       KeyR: () => {
         const leaf = session.conversation.leaf();

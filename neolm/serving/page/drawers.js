@@ -7,18 +7,19 @@ const NARROW = window.matchMedia("(max-width: 60rem)");
 
 export class Drawer {
   /**
-   * @param {{panel: HTMLElement, toggle: HTMLButtonElement, rest: HTMLElement[], kept: () => boolean,
-   *   keep: (open: boolean) => void}} parts `kept` is whether it is open on a wide screen
+   * @param {{panel: HTMLElement, toggle: HTMLButtonElement, rest: HTMLElement[], escape: boolean,
+   *   kept: () => boolean, keep: (open: boolean) => void}} parts `escape` is whether Esc also closes a column;
+   *   `kept` is whether it is open on a wide screen
    */
   constructor(parts) {
     Object.assign(this, parts, { over: false });
     this.toggle.addEventListener("click", () => this.flip());
     this.panel.querySelector(".drawer-close").addEventListener("click", () => this.close());
     this.panel.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.over && !event.defaultPrevented && !document.querySelector(":popover-open")) {
-        event.stopPropagation();
-        this.close();
-      }
+      if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
+      if (document.querySelector(":popover-open") || !(this.over || this.escape)) return;
+      event.stopPropagation();
+      this.close();
     });
     document.getElementById("shade").addEventListener("click", () => this.over && this.close());
     NARROW.addEventListener("change", () => {
@@ -45,7 +46,8 @@ export class Drawer {
   }
 
   close() {
-    const focused = this.panel.contains(document.activeElement);
+    const { activeElement } = document;
+    const focused = this.panel.contains(activeElement) || activeElement === document.body;
     if (NARROW.matches) this.over = false;
     else this.keep(false);
     this.draw();

@@ -172,6 +172,36 @@ def test_tab_reaches_everything_in_the_order_it_is_read(talk: Talk) -> None:
     assert places == sorted(places)
 
 
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_escape_closes_settings_and_returns_the_focus_to_its_button(new_talk: Any, size: dict[str, int]) -> None:
+    talk = new_talk(viewport=size).open()
+    panel = talk.page.locator("#settings-panel")
+    for focused in ("#setting-temperature", "#setting-stop", "#settings-panel .drawer-close"):
+        talk.page.click("#settings-toggle")
+        talk.page.focus(focused)
+        talk.page.keyboard.press("Escape")
+        assert panel.is_hidden(), focused
+        assert talk.page.evaluate("document.activeElement.id") == "settings-toggle", focused
+    assert talk.page.locator("#list-panel").is_visible() is (size is WIDE)
+
+
+def test_escape_outside_settings_stops_the_answer_first_and_then_closes_them(talk: Talk) -> None:
+    gate = threading.Event()
+    talk.server.replies = [Reply(["Once", " never"], gate=gate)]
+    talk.page.click("#settings-toggle")
+    talk.send("Go")
+    talk.wait("Once")
+    panel = talk.page.locator("#settings-panel")
+    talk.page.keyboard.press("Escape")
+    talk.done()
+    gate.set()
+    assert talk.answers() == ["Once"]
+    assert panel.is_visible()
+    talk.page.keyboard.press("Escape")
+    assert panel.is_hidden()
+    assert talk.page.evaluate("document.activeElement.id") == "message"
+
+
 def test_dialogs_keep_the_focus_and_give_it_back(talk: Talk) -> None:
     talk.page.focus("#help")
     talk.page.keyboard.press("Enter")
