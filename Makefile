@@ -30,7 +30,6 @@ lint: $(VENV)/.neolm-dev
 	$(RUN) ruff check --quiet .
 	$(RUN) ruff format --quiet --check .
 	$(RUN) mypy
-	"$(VENV)/bin/python" "$(VENV)/bin/lint-imports"
 
 # A stamp is newer than pyproject.toml and names this directory: a moved or copied checkout is set up anew.
 $(VENV)/.neolm-%: pyproject.toml $(VENV)/.made-for
@@ -45,4 +44,4 @@ $(VENV)/.made-for: FORCE
 FORCE:
 
 clean:
-	rm -rf "$(VENV)" build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf "$(VENV)" build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

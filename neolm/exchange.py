@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,13 @@ def _copy(
     if target.resolve() == source.resolve():
         raise InputError(f"{target}: source and target are the same directory")
     stage = Stage(name, "models", target, {"source": input_from(source, target.resolve().parent)}, settings)
-    if stage.current() is not None:
-        say(f"{name}: up to date")
-        return target
 
     def make(directory: Path) -> dict[str, Any]:
         config = write(source, directory, settings["dtype"], settings["quantize"])
         return {"parameters": count_parameters(config), "family": config.family}
 
-    manifest = stage.build(make, config_file=False)
-    say(f"{name}: {manifest.counts['family']} of {count(manifest.counts['parameters'])} parameters in {target}")
+    def summary(counts: Mapping[str, Any]) -> str:
+        return f"{counts['family']} of {count(counts['parameters'])} parameters in {target}"
+
+    stage.ensure(make, summary, config_file=False)
     return target

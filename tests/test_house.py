@@ -1,6 +1,7 @@
-"""Rules of the house that import-linter cannot say, and the promises of the package as a whole."""
+"""Rules for the imports and sizes of the code, and promises of the package as a whole."""
 
 import ast
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -9,29 +10,66 @@ from pathlib import Path
 import pytest
 
 import neolm
-from neolm.core.artifact import ROOMS
+from neolm.core import artifact
+from neolm.rooms import ROOMS, closure
 
 PACKAGE = Path(neolm.__file__).parent
 
 
-def imported(path: Path) -> set[str]:
+def imported(node: ast.AST) -> set[str]:
+    """The modules that are imported anywhere below `node`, except for type checking."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.Import):
+            names |= {alias.name for alias in child.names}
+        elif isinstance(child, ast.ImportFrom) and child.module:
+            names.add(child.module)
+        names |= imported(child)
     return names
 
 
-def test_models_know_nothing_of_other_processes() -> None:
-    for path in (PACKAGE / "models").glob("*.py"):
-        assert not {name for name in imported(path) if name.startswith("torch.distributed")}, path
+def imports_of(folder: Path) -> set[str]:
+    return set().union(*(imported(ast.parse(path.read_text(encoding="utf-8"))) for path in folder.rglob("*.py")))
 
 
-def test_every_room_is_in_the_order_that_decides_what_is_stale() -> None:
+def test_the_table_of_rooms_is_what_the_code_imports() -> None:
     rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert rooms == set(ROOMS)
+    for room, dependencies in ROOMS.items():
+        packages = {name.split(".")[1] for name in imports_of(PACKAGE / room) if name.startswith("neolm.")}
+        allowed = {room, "rooms"} if room == "core" else {room}
+        assert packages - allowed == set(dependencies), room
+
+
+def test_the_rooms_have_an_order() -> None:
+    assert all(room not in closure(dependency) for room, needs in ROOMS.items() for dependency in needs)
+
+
+def test_what_some_rooms_never_see() -> None:
+    assert closure("models") == {"core", "kernels", "models"}
+    assert not {"data", "corpus", "training"} & set(ROOMS["generation"])
+    assert all("training" not in closure(room) for room in ("evaluation", "serving"))
+    assert not {name for name in imports_of(PACKAGE / "models") if name.startswith("torch.distributed")}
+    assert not {name for name in imports_of(PACKAGE) if name.partition(".")[0] == "transformers"}
+
+
+def test_a_code_digest_covers_the_room_and_what_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "neolm"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(artifact.neolm, "__file__", str(package / "__init__.py"))
+
+    def digests() -> dict[str, str]:
+        return {room: artifact.code_digest.__wrapped__(room) for room in ROOMS}
+
+    before = digests()
+    for changed, file in (("training", "loop.py"), ("models", "config.py")):
+        with (package / changed / file).open("a", encoding="utf-8") as source:
+            source.write("# a comment\n")
+        after = digests()
+        assert {room for room in ROOMS if after[room] != before[room]} == {r for r in ROOMS if changed in closure(r)}
+        before = after
 
 
 def test_no_file_or_function_hides_a_second_noun() -> None:

@@ -1,11 +1,11 @@
-"""A stage is a directory: its files, `config.json`, and `manifest.json` written last.
+"""A stage is a directory: its files, `config.json`, and `manifest.json`, which is written last.
 
-A directory without a manifest does not exist as an artefact. Stages that are cheap to repeat are built beside
-their place and renamed into it, so that a reader sees the old artefact or the new one, never half of one.
-Training is built in place, because it resumes; its manifest too comes last.
+A directory without a manifest is not an artefact. A stage is built in a temporary directory and renamed into place, so
+that a reader finds the old artefact or the new one, never half of one. A stage that resumes is built in place
+(`neolm.core.resumable`); its manifest is written last too.
 
-The manifest says what went in (paths and digests), what came out (digests), under which settings, by which
-code, where, when, how long and with how much energy. `chain` follows it back to raw text.
+The manifest records the inputs (paths and digests), the outputs (digests), the settings, the code version, the
+environment, the start, the duration and the energy. `chain` follows the inputs back to the raw text.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import neolm
 from neolm.core.device import environment
@@ -36,23 +36,44 @@ from neolm.core.files import (
     sync_directory,
     write_json,
 )
+from neolm.core.progress import say
+from neolm.rooms import closure
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+RECIPE, PENDING_RECIPE = "recipe.yaml", ".recipe.yaml"
 CODE_CHANGED = "the code changed"
-FEEDS_TRAINING = ("corpus", "tokenizer", "shards")
-WRITTEN_BY_OTHERS = ("tensorboard/", "wandb/")  # folders that are no output: their owners go on writing there
-
-# The rooms in the order of the import contract: a room's results depend on its own code and on all before it.
-ROOMS = ("core", "corpus", "tokenizer", "data", "kernels", "models", "generation", "training", "evaluation", "serving")
+WRITTEN_BY_OTHERS = ("tensorboard/", "wandb/")  # folders that other software keeps writing to; they are no outputs
 
 
 @dataclass(frozen=True)
 class Input:
-    """What a stage reads: where it lies and the digest of its content."""
+    """Something that a stage reads: its path and the digest of its content.
+
+    `stamp` identifies a version of raw files without reading them (names, sizes, modification times). It is empty for
+    artefacts, whose manifest holds the digest.
+    """
 
     path: str
     digest: str
+    stamp: str = ""
+
+
+class RawInput(Protocol):
+    """Raw files outside of any artefact. They can be large, or gone by the time that the stage is up to date."""
+
+    @property
+    def path(self) -> str:
+        """Where they are."""
+        ...
+
+    def stamp(self) -> str | None:
+        """Digest of the names, sizes and modification times of the files; None if they are no longer there."""
+        ...
+
+    def digest(self) -> str:
+        """Digest of the contents of the files; reads all of them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -80,63 +101,107 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Stage:
-    """What is to be built where, from which inputs, under which settings, by which room's code."""
+    """One step of a run: where it is built, from which inputs, with which settings, by the code of which room."""
 
     name: str
     room: str
     directory: Path
-    inputs: Mapping[str, Input]
+    inputs: Mapping[str, Input | RawInput]
     config: Mapping[str, Any]
 
-    def current(self) -> Manifest | None:
-        """The manifest that is there, if it is of this very stage: same inputs, settings and code, files in place.
+    def ensure(
+        self,
+        make: Callable[[Path], Mapping[str, Any]],
+        summary: Callable[[Mapping[str, Any]], str] | None = None,
+        config_file: bool = True,
+    ) -> Manifest:
+        """Return the manifest of the finished stage; build the stage first if it is missing or out of date.
 
-        What a training was started from is kept as it is: new code alone does not remake it.
+        Args:
+            make: Writes the files into the given directory and returns the counts of the manifest.
+            summary: Turns the counts into one line, which is printed after a build.
+            config_file: Write `config.json`; False for directories with a `config.json` in another format.
+        """
+        manifest = self.current()
+        if manifest is not None:
+            say(f"{self.name}: up to date")
+            return manifest
+        manifest = self.build(make, config_file)
+        if summary is not None:
+            say(f"{self.name}: {summary(manifest.counts)}")
+        return manifest
+
+    def current(self) -> Manifest | None:
+        """The manifest in the directory if inputs, settings and code are unchanged and all files are in place.
+
+        A stage that a later, resumable stage was started from is kept as it is: changed code alone does not rebuild it.
 
         Raises:
-            InputError: other inputs or settings would remake what a training was started from.
+            InputError: other inputs or settings would rebuild a stage that a later stage was started from.
         """
         manifest = read_manifest(self.directory)
         if manifest is None or not _outputs_in_place(self.directory, manifest):
             return None
         changes = self.changes(manifest)
-        training = self.directory.parent / "pretrain"
-        if changes and self.name in FEEDS_TRAINING and (training / "config.json").is_file():
-            if changes == [CODE_CHANGED]:
-                return manifest
-            raise InputError(
-                f"{self.directory} would change ({'; '.join(changes[:3])}), but {training} was trained from it: "
-                f"give another output=DIR, or remove {training} to start again"
-            )
-        return None if changes else manifest
+        if not changes:
+            return manifest
+        dependent = _started_from(self.directory)
+        if dependent is None:
+            return None
+        if changes == [CODE_CHANGED]:
+            return manifest
+        raise InputError(
+            f"{self.directory} would change ({'; '.join(changes[:3])}), but {dependent} was started from it. "
+            f"Choose another output=DIR, or delete {dependent} to start again"
+        )
 
-    def changes(self, manifest: Mapping[str, Any] | Manifest) -> list[str]:
-        """What differs between `manifest` and this stage, in words; empty if nothing does."""
-        old = manifest if isinstance(manifest, Manifest) else _manifest_from(dict(manifest))
-        found = [f"{key}: {a!r} -> {b!r}" for key, a, b in differences(old.config, jsonable(self.config))]
+    def changes(self, manifest: Manifest) -> list[str]:
+        """The differences between `manifest` and this stage, one phrase each; empty if there are none."""
+        found = [f"{key}: {a!r} -> {b!r}" for key, a, b in differences(manifest.config, jsonable(self.config))]
         found += [
             f"input {name} changed"
-            for name in sorted({*old.inputs, *self.inputs})
-            if digest_of_input(old.inputs.get(name)) != digest_of_input(self.inputs.get(name))
+            for name in sorted({*manifest.inputs, *self.inputs})
+            if self._input_changed(name, manifest.inputs.get(name))
         ]
-        if old.code.get("digest") != code_digest(self.room):
+        if manifest.code.get("digest") != code_digest(self.room):
             found.append(CODE_CHANGED)
         return found
 
+    def _input_changed(self, name: str, recorded: Input | None) -> bool:
+        """Whether an input differs from what the manifest records. Raw files are read only if their stamp differs."""
+        own = self.inputs.get(name)
+        if own is None or recorded is None:
+            return own is not recorded
+        if isinstance(own, Input):
+            return own.digest != recorded.digest
+        stamp = own.stamp()
+        if stamp is None:
+            say(f"{self.name}: {own.path} is no longer there; {self.directory}, which was built from it, is used")
+            return False
+        return stamp != recorded.stamp and own.digest() != recorded.digest
+
+    def recorded_inputs(self) -> dict[str, Input]:
+        """The inputs with their digests, as a manifest holds them."""
+        return {
+            name: value if isinstance(value, Input) else Input(value.path, value.digest(), value.stamp() or "")
+            for name, value in self.inputs.items()
+        }
+
     def build(self, make: Callable[[Path], Mapping[str, Any]], config_file: bool = True) -> Manifest:
-        """Call `make(directory)`, which writes the files and returns counts, then put the result in its place."""
+        """Call `make(directory)`, which writes the files and returns the counts, and move the result into place."""
         clock = Clock()
+        adopt_recipe(self.directory.parent)
         partial = self.directory.with_name(f".{self.directory.name}.partial")
         with storage_errors(self.directory):
             remove(partial)
             try:
                 partial.mkdir(parents=True)
             except FileNotFoundError:  # as in /proc
-                raise InputError(f"{self.directory}: no directory can be made there") from None
+                raise InputError(f"{self.directory}: a directory cannot be created there") from None
         try:
             with storage_errors(self.directory):
-                counts = make(partial)
-                manifest = self.seal(partial, counts, clock, config_file)
+                known = replace(self, inputs=self.recorded_inputs())  # digests of the inputs as they are now
+                manifest = known.seal(partial, make(partial), clock, config_file)
                 self._swap(partial)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -152,20 +217,20 @@ class Stage:
         config_file: bool = True,
         energy: Mapping[str, Any] | None = None,
     ) -> Manifest:
-        """Write `config.json` (unless the directory has one of its own kind) and, last, the manifest.
+        """Write `config.json` (if `config_file`) and, last, the manifest.
 
-        `energy` is stated in place of the clock's: `kwh` and `method` of work that took several sessions.
+        `energy` (`kwh` and `method`) replaces the clock's own measurement for work that was done in several runs.
         """
         if config_file:
             write_json(directory / "config.json", self.config)
         files = sorted(p for p in directory.rglob("*") if p.is_file() and not p.name.startswith("."))
-        # Of a checkpoint its record is enough: it holds the digests of the rest.
+        # The record of a checkpoint is enough: it holds the digests of the tensor files.
         files = [p for p in files if p.name != MANIFEST and (p.parent == directory or p.suffix != ".safetensors")]
         names = {p.relative_to(directory).as_posix(): p for p in files}
         names = {name: path for name, path in names.items() if not name.startswith(WRITTEN_BY_OTHERS)}
         manifest = Manifest(
             stage=self.name,
-            inputs=dict(self.inputs),
+            inputs=self.recorded_inputs(),
             outputs={name: digest_file(path) for name, path in names.items()},
             sizes={name: path.stat().st_size for name, path in names.items()},
             config=jsonable(self.config),
@@ -190,7 +255,7 @@ class Stage:
 
 
 class Clock:
-    """When something started, how many seconds ago that was, and the energy used since."""
+    """Start time, elapsed seconds and energy used since the start."""
 
     def __init__(self) -> None:
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -211,21 +276,63 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 
 def _manifest_from(data: dict[str, Any]) -> Manifest:
-    inputs = {name: Input(**value) for name, value in data.pop("inputs").items()}
-    return Manifest(inputs=inputs, **data)
+    return Manifest(inputs=inputs_from(data.pop("inputs")), **data)
 
 
-def input_from(path: Path, relative_to: Path) -> Input:
-    """`path` as an input of a stage under `relative_to`: an artefact by its manifest, anything else by content."""
-    manifest = read_manifest(path) if path.is_dir() else None
-    digest = manifest.digest if manifest else digest_path(path)
+def inputs_from(data: Mapping[str, Any]) -> dict[str, Input]:
+    """The inputs that a manifest or a started stage recorded as JSON."""
+    return {name: Input(**value) for name, value in data.items()}
+
+
+def started_settings(directory: Path) -> dict[str, Any]:
+    """What a resumable stage recorded when it was started: its settings and `inputs`; empty if it was not started."""
+    try:
+        found = dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found.get("inputs"), dict) else {}
+
+
+def _started_from(directory: Path) -> Path | None:
+    """A resumable stage of the same run that was started from `directory`, directly or through other stages."""
+    for config in directory.parent.glob("*/config.json"):
+        inputs = inputs_from(started_settings(config.parent).get("inputs", {}))
+        places = [(config.parent.parent / value.path).resolve() for value in inputs.values()]
+        if any(directory.resolve() in (place, *(link for link, _ in chain(place))) for place in places):
+            return config.parent
+    return None
+
+
+@dataclass(frozen=True)
+class RawFiles:
+    """A file or folder outside of any artefact, as the input of a stage."""
+
+    path: str
+    location: Path
+
+    def stamp(self) -> str | None:
+        """Digest of names, sizes and modification times; None if nothing is there."""
+        if not self.location.exists():
+            return None
+        files = [self.location] if self.location.is_file() else sorted(self.location.rglob("*"))
+        statuses = {path.relative_to(self.location).as_posix(): path.stat() for path in files if path.is_file()}
+        return digest_json({name: (status.st_size, status.st_mtime_ns) for name, status in statuses.items()})
+
+    def digest(self) -> str:
+        """Digest of the contents."""
+        return digest_path(self.location)
+
+
+def input_from(path: Path, relative_to: Path) -> Input | RawFiles:
+    """`path` as an input of a stage under `relative_to`: an artefact by its manifest, or raw files."""
     inside = path.resolve().is_relative_to(relative_to.resolve())
     shown = os.path.relpath(path.resolve(), relative_to.resolve()) if inside else str(path.resolve())
-    return Input(shown, digest)
+    manifest = read_manifest(path) if path.is_dir() else None
+    return Input(shown, manifest.digest) if manifest else RawFiles(shown, path)
 
 
 def chain(directory: Path) -> list[tuple[Path, Manifest]]:
-    """The artefact in `directory` and all it was made from, each once and before what it was made from."""
+    """The artefact in `directory` followed by all artefacts that it was built from, each listed once."""
     found: dict[Path, Manifest] = {}
 
     def visit(place: Path) -> None:
@@ -246,7 +353,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def differences_among(mappings: Sequence[Mapping[str, Any]], prefix: str = "") -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """`(dotted key, its value in each)` wherever not all of the nested mappings agree; None for what one has not."""
+    """`(dotted key, value in each mapping)` wherever nested mappings disagree; None where a mapping lacks the key."""
     for key in dict.fromkeys(key for mapping in mappings for key in mapping):
         values = tuple(mapping.get(key) for mapping in mappings)
         nested = [value for value in values if isinstance(value, Mapping)]
@@ -256,23 +363,17 @@ def differences_among(mappings: Sequence[Mapping[str, Any]], prefix: str = "") -
             yield f"{prefix}{key}", values
 
 
-def digest_of_input(value: Input | None) -> str | None:
-    """The digest of an input that may be missing."""
-    return value.digest if value else None
-
-
 @cache
 def code_digest(room: str) -> str:
-    """SHA-256 of the source of `room` and of every room it may import: what its results can depend on."""
+    """SHA-256 of the source of `room` and of every room that it depends on, without their command-line functions."""
     package = Path(neolm.__file__).parent
-    rooms = ROOMS[: ROOMS.index(room) + 1]
-    files = sorted(p for name in rooms for p in (package / name).rglob("*.py"))
+    files = sorted(p for name in closure(room) for p in (package / name).rglob("*.py") if p.name != "commands.py")
     return digest_json({p.relative_to(package).as_posix(): digest_file(p) for p in files})
 
 
 @cache
 def code_version(room: str) -> dict[str, str]:
-    """Package version, git commit where there is one, and the digest of the code that `room` depends on."""
+    """Package version, git commit (in a checkout), and the digest of the code that `room` depends on."""
     version = {"version": neolm.__version__, "digest": code_digest(room)}
     root = Path(neolm.__file__).parents[1]
     if (root / ".git").exists():
@@ -284,8 +385,15 @@ def code_version(room: str) -> dict[str, str]:
     return version
 
 
+def adopt_recipe(output: Path) -> None:
+    """Make a pending recipe (`.recipe.yaml`) the recipe of the run in `output`: one of its stages is being built."""
+    pending = output / PENDING_RECIPE
+    if pending.is_file():
+        pending.replace(output / RECIPE)
+
+
 def _outputs_in_place(directory: Path, manifest: Manifest) -> bool:
-    """Whether every output still has its recorded size (content is checked by `verify`)."""
+    """Whether every output still has its recorded size (`verify` checks the contents)."""
     return all(
         (directory / name).is_file() and (directory / name).stat().st_size == size
         for name, size in manifest.sizes.items()
@@ -293,21 +401,21 @@ def _outputs_in_place(directory: Path, manifest: Manifest) -> bool:
 
 
 def verify(directory: Path) -> list[str]:
-    """The names of outputs in `directory` that are missing or whose content is not what the manifest recorded."""
+    """Names of the outputs in `directory` that are missing or differ from the manifest."""
     manifest = read_manifest(directory)
     if manifest is None:
-        raise InputError(f"{directory}: no manifest.json, so this is not a finished artefact of NeoLM")
+        raise InputError(f"{directory}: there is no manifest.json, so this is not a finished stage of NeoLM")
     paths = {name: directory / name for name in manifest.outputs}
     return [n for n, path in paths.items() if not path.is_file() or digest_file(path) != manifest.outputs[n]]
 
 
 def require(directory: Path, stage: str, made_by: str) -> Manifest:
-    """The manifest of `directory`, which must be a finished `stage`.
+    """Return the manifest of `directory`, which must hold the finished stage `stage`.
 
     Raises:
-        NeoLMError: there is none; the message names the command that makes it.
+        NeoLMError: it does not; the message names the command that builds the stage.
     """
     manifest = read_manifest(directory)
     if manifest is None or manifest.stage != stage:
-        raise NeoLMError(f"{directory}: no finished {stage} here; `neolm {made_by}` makes it")
+        raise NeoLMError(f"{directory}: there is no finished {stage}. Build it with `neolm {made_by}`")
     return manifest

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import Input, Manifest, Stage
+from neolm.core.artifact import Manifest, Stage
 from neolm.core.errors import InputError
-from neolm.core.progress import count, say, task
+from neolm.core.progress import count, task
 from neolm.corpus.config import CorpusConfig
-from neolm.corpus.sources import Raw, find_files
+from neolm.corpus.sources import Raw, RawText
 
 
 def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
@@ -23,21 +23,9 @@ def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
     Raises:
         InputError: the raw text is missing, cannot be read, or nothing of it is kept.
     """
-    raw = find_files(config, output)
-    inputs = {"raw": Input(str(raw.location.resolve()), raw.digest())}
-    stage = Stage("corpus", "corpus", output / "corpus", inputs, config.model_dump())
-    manifest = stage.current()
-    if manifest is not None:
-        say("corpus: up to date")
-        return manifest
-    manifest = stage.build(lambda directory: _build(directory, raw, config))
-    say(_summary(manifest.counts))
-    if manifest.counts["validation"]["documents"] == 0:
-        say(
-            "corpus: this is one document, so there is none to validate on; "
-            "corpus.split_characters=10000 cuts it into parts"
-        )
-    return manifest
+    raw = RawText(config, output)
+    stage = Stage("corpus", "corpus", output / "corpus", {"raw": raw}, config.model_dump())
+    return stage.ensure(lambda directory: _build(directory, raw.found, config), _summary)
 
 
 def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
@@ -103,7 +91,7 @@ def _summary(counts: Mapping[str, Any]) -> str:
     """One line: what was read, kept and dropped."""
     read, kept = counts["read"], counts["kept"]
     line = (
-        f"corpus: {kept['documents']:,} of {read['documents']:,} documents kept, {count(kept['bytes'])} bytes "
+        f"{kept['documents']:,} of {read['documents']:,} documents kept, {count(kept['bytes'])} bytes "
         f"({counts['train']['documents']:,} train, {counts['validation']['documents']:,} validation)"
     )
     rejected = {reason: value["documents"] for reason, value in counts["rejected"].items()}
@@ -111,4 +99,9 @@ def _summary(counts: Mapping[str, Any]) -> str:
         line += "; rejected: " + ", ".join(f"{reason} {number:,}" for reason, number in rejected.items())
     if counts["ignored_files"]:
         line += f"; {counts['ignored_files']:,} files of other kinds ignored"
+    if counts["validation"]["documents"] == 0:
+        line += (
+            "\ncorpus: this is one document, so there is none to validate on; "
+            "corpus.split_characters=10000 cuts it into parts"
+        )
     return line

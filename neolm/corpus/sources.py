@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sysconfig
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from neolm.core.errors import InputError
@@ -29,6 +30,14 @@ class RawFile:
     name: str
     kind: str
     size: int
+    modified: int
+    """Modification time in nanoseconds."""
+
+    @classmethod
+    def at(cls, path: Path, name: str, kind: str) -> RawFile:
+        """The file at `path`."""
+        status = path.stat()
+        return cls(str(path.resolve()), name, kind, status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -39,9 +48,38 @@ class Raw:
     files: tuple[RawFile, ...]
     ignored: int
 
+
+@dataclass(frozen=True)
+class RawText:
+    """The raw text of a corpus as the input of a stage: files are listed and read only when that is needed."""
+
+    config: CorpusConfig
+    output: Path
+
+    @cached_property
+    def found(self) -> Raw:
+        """The files of the corpus. Raises InputError if there are none."""
+        return find_files(self.config, self.output)
+
+    @property
+    def path(self) -> str:
+        """The file or folder, absolute."""
+        return str((_library_root() if self.config.path is None else Path(self.config.path).expanduser()).resolve())
+
+    def stamp(self) -> str | None:
+        """Digest of names, sizes and modification times; None if the files are no longer there."""
+        try:
+            return digest_json({file.name: (file.size, file.modified) for file in self.found.files})
+        except InputError:
+            return None
+
     def digest(self) -> str:
-        """SHA-256 over the names and the contents of the files; a file that cannot be read counts as such."""
-        return digest_json({file.name: _digest(file) for file in self.files})
+        """SHA-256 over names and contents; an unreadable file counts as unreadable."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        return digest_json({file.name: _digest(file) for file in self.found.files})
 
 
 def find_files(config: CorpusConfig, output: Path) -> Raw:
@@ -66,9 +104,9 @@ def find_files(config: CorpusConfig, output: Path) -> Raw:
 
 
 def _standard_library(output: Path) -> Raw:
-    root = Path(sysconfig.get_path("stdlib"))
+    root = _library_root()
     found = [
-        RawFile(str(root / name), name, "topics" if name == TOPICS else "text", (root / name).stat().st_size)
+        RawFile.at(root / name, name, "topics" if name == TOPICS else "text")
         for name in _names_below(root, output, skip=_NOT_STDLIB)
         if name.endswith(".py")
     ]
@@ -78,6 +116,10 @@ def _standard_library(output: Path) -> Raw:
             "use another interpreter, or your own text: corpus.source=files corpus.path=FILE_OR_FOLDER"
         )
     return Raw(root, tuple(found), 0)
+
+
+def _library_root() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
 
 
 def _single_file(path: Path) -> Raw:
@@ -91,7 +133,7 @@ def _single_file(path: Path) -> Raw:
     with path.open("rb") as file:
         if not file.read(1):
             raise InputError(f"corpus.path: {path} is empty; give a file with text in it")
-    return Raw(path, (RawFile(str(path.resolve()), path.name, kind, path.stat().st_size),), 0)
+    return Raw(path, (RawFile.at(path, path.name, kind),), 0)
 
 
 def _folder(path: Path, output: Path) -> Raw:
@@ -102,7 +144,7 @@ def _folder(path: Path, output: Path) -> Raw:
         if kind is None or not file.is_file():
             ignored += 1
         else:
-            found.append(RawFile(str(file.resolve()), name, kind, file.stat().st_size))
+            found.append(RawFile.at(file, name, kind))
     if not found:
         seen = f"{ignored} of other kinds" if ignored else "no files at all"
         raise InputError(f"corpus.path: {path} holds no text to read ({seen}); supported: {SUPPORTED}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.artifact import Manifest, Stage, input_from, require
-from neolm.core.progress import count, say
+from neolm.core.progress import count
 from neolm.corpus.documents import Split, read_documents
 from neolm.data.shards import write_shards
 from neolm.tokenizer.tokenizer import load_tokenizer
@@ -27,10 +27,6 @@ def build_shards(output: Path) -> Manifest:
         inputs={"corpus": input_from(corpus, output), "tokenizer": input_from(tokenizer_directory, output)},
         config={"vocab_size": tokenizer.size, "eos_token_id": tokenizer.eos_token_id},
     )
-    current = stage.current()
-    if current is not None:
-        say("shards: up to date")
-        return current
 
     def make(directory: Path) -> Mapping[str, Any]:
         return {
@@ -40,8 +36,10 @@ def build_shards(output: Path) -> Manifest:
             for split in SPLITS
         }
 
-    manifest = stage.build(make)
-    train = manifest.counts["train"]
+    return stage.ensure(make, _summary)
+
+
+def _summary(counts: Mapping[str, Any]) -> str:
+    train = counts["train"]
     ratio = train["bytes"] / max(train["tokens"], 1)
-    say(f"shards: {count(train['tokens'])} tokens to train on, {ratio:.2f} bytes each")
-    return manifest
+    return f"{count(train['tokens'])} tokens to train on, {ratio:.2f} bytes each"

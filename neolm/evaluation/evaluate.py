@@ -209,11 +209,7 @@ def evaluate_stage(output: Path, config: EvaluateConfig) -> Manifest:
     """
     inputs = {name: input_from(output / name, output) for name in ("model", "corpus")}
     stage = Stage("evaluation", "evaluation", output / "evaluation", inputs, config.model_dump())
-    found = stage.current()
-    if found is not None:
-        say("evaluation: up to date")
-        return found
-    return stage.build(lambda directory: _build(directory, output, config))
+    return stage.ensure(lambda directory: _build(directory, output, config))
 
 
 def _build(directory: Path, output: Path, config: EvaluateConfig) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.artifact import Manifest, Stage, input_from, require
-from neolm.core.progress import count, say, task
+from neolm.core.progress import count, task
 from neolm.corpus.documents import read_documents
 from neolm.tokenizer.config import TokenizerConfig
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer, train_tokenizer
@@ -18,14 +18,8 @@ def build_tokenizer(output: Path, config: TokenizerConfig) -> Manifest:
     corpus = output / "corpus"
     counts = require(corpus, "corpus", "corpus build RECIPE").counts["train"]
     source = Path(config.path).expanduser() if config.path else None
-    if source is not None:
-        load_tokenizer(source)  # a wrong path is an error before anything is written
     inputs = {"corpus": input_from(corpus, output)} if source is None else {"tokenizer": input_from(source, output)}
     stage = Stage("tokenizer", "tokenizer", output / "tokenizer", inputs, config.model_dump())
-    current = stage.current()
-    if current is not None:
-        say("tokenizer: up to date")
-        return current
 
     def make(directory: Path) -> Mapping[str, Any]:
         if source is not None:
@@ -37,9 +31,7 @@ def build_tokenizer(output: Path, config: TokenizerConfig) -> Manifest:
         tokenizer.save(directory)
         return {"tokens": tokenizer.size, "every": every}
 
-    manifest = stage.build(make)
-    say(f"tokenizer: {count(manifest.counts['tokens'])} tokens")
-    return manifest
+    return stage.ensure(make, lambda counts: f"{count(counts['tokens'])} tokens")
 
 
 def _training_texts(corpus: Path, every: int, advance: Any) -> Iterator[str]:

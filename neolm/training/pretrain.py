@@ -15,23 +15,14 @@ from typing import Any
 
 import torch
 
-from neolm.core.artifact import (
-    CODE_CHANGED,
-    Clock,
-    Input,
-    Manifest,
-    Stage,
-    differences,
-    input_from,
-    read_manifest,
-    require,
-)
+from neolm.core.artifact import Manifest, Stage, input_from, require
 from neolm.core.chart import Line, line_chart
 from neolm.core.device import choose_compile, choose_device, choose_precision, matrix_ceiling, peak_memory
-from neolm.core.errors import InputError, NeoLMError
-from neolm.core.files import storage_errors, write_json, write_text
+from neolm.core.errors import NeoLMError
+from neolm.core.files import write_text
 from neolm.core.metrics import read_metrics
 from neolm.core.progress import count, duration, say
+from neolm.core.resumable import Finished, ResumableStage
 from neolm.data.batches import TrainingBatches, validation_batches
 from neolm.data.shards import TokenShards
 from neolm.models.config import DecoderConfig, ModelConfig
@@ -48,7 +39,7 @@ from neolm.training.state import Progress, load_weights
 from neolm.training.trackers import open_trackers, require_packages
 
 # Settings that may differ when a run goes on: they move no number of the model beyond rounding.
-FREE_SETTINGS = {
+FREE_SETTINGS = frozenset(
     f"pretrain.{key}"
     for key in (
         "micro_batch_size",
@@ -65,51 +56,29 @@ FREE_SETTINGS = {
         "track",
         "final",
     )
-}
+)
 
 
 def pretrain(output: Path, model: ModelConfig, config: PretrainConfig, seed: int) -> Manifest:
     """Train on `output/shards` into `output/pretrain`, resuming what is unfinished, unless that is done."""
     architecture = _architecture(output, model, config)
-    stage = _stage(output, architecture, config, seed)
-    finished = read_manifest(stage.directory)
-    if finished is not None and not _conflicts(stage, finished.config, finished.inputs):
-        if CODE_CHANGED in stage.changes(finished):
-            say("pretrain: the code has changed since this run; it is kept (give output=DIR for a new one)")
-        else:
-            say("pretrain: up to date")
-        return finished
-    _refuse_other_run(stage)
-    clock = Clock()
+    settings = {"model": architecture.model_dump(), "pretrain": config.model_dump(), "seed": seed}
+    inputs = {name: input_from(output / name, output) for name in ("shards", "tokenizer")}
+    stage = ResumableStage(
+        "pretrain", "training", output / "pretrain", inputs, json.loads(json.dumps(settings)), FREE_SETTINGS
+    )
+    return stage.resume(lambda: _train(stage, output, architecture, config, seed))
+
+
+def _train(
+    stage: ResumableStage, output: Path, architecture: DecoderConfig, config: PretrainConfig, seed: int
+) -> Finished:
     training = _prepare(stage, output, architecture, config, seed)
     progress = train(training)
-    metrics = read_metrics(stage.directory / "metrics.jsonl")
-    write_text(stage.directory / "loss.svg", loss_curve(metrics))
-    manifest = stage.seal(
-        stage.directory, _counts(training, progress), clock, config_file=False, energy=progress.energy
-    )
+    write_text(stage.directory / "loss.svg", loss_curve(read_metrics(stage.directory / "metrics.jsonl")))
     best = "" if progress.best_loss is None else f", validation loss {progress.best_loss:.4f} at {progress.best_step}"
     say(f"pretrain: {progress.step} steps, {count(progress.tokens)} tokens in {duration(progress.seconds)}{best}")
-    return manifest
-
-
-def _refuse_other_run(stage: Stage) -> None:
-    """Make sure that the stage's directory is empty or holds this very run.
-
-    Raises:
-        InputError: it holds a run with other settings or other data; the message names what differs.
-    """
-    started = _started(stage.directory)
-    if not started:
-        return
-    inputs = {name: Input(**value) for name, value in started.pop("inputs", {}).items()}
-    started.pop("precision", None)
-    conflicts = _conflicts(stage, started, inputs)
-    if conflicts:
-        raise InputError(
-            f"{stage.directory} holds a run with other settings ({'; '.join(conflicts[:3])}): "
-            f"give another output=DIR, or remove {stage.directory} to train again"
-        )
+    return Finished(_counts(training, progress), progress.energy)
 
 
 def build_model(output: Path, config: PretrainConfig) -> Manifest:
@@ -119,10 +88,6 @@ def build_model(output: Path, config: PretrainConfig) -> Manifest:
     stage = Stage(
         "model", "training", output / "model", {"pretrain": input_from(source, output)}, {"final": config.final}
     )
-    current = stage.current()
-    if current is not None:
-        say("model: up to date")
-        return current
 
     def make(directory: Path) -> Mapping[str, Any]:
         checkpoints = source / "checkpoints"
@@ -136,18 +101,9 @@ def build_model(output: Path, config: PretrainConfig) -> Manifest:
         copy_tokenizer(output / "tokenizer", directory)
         return {"parameters": decoder.parameter_count(), "step": chosen.step}
 
-    directory = stage.directory
-    manifest = stage.build(make, config_file=False)
-    say(f"model: {count(manifest.counts['parameters'])} parameters in {directory}")
-    return manifest
-
-
-def _started(directory: Path) -> dict[str, Any]:
-    """What a training wrote down when it began: its settings, `inputs` and `precision`; empty if none has."""
-    try:
-        return dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+    return stage.ensure(
+        make, lambda counts: f"{count(counts['parameters'])} parameters in {stage.directory}", config_file=False
+    )
 
 
 def _architecture(output: Path, model: ModelConfig, config: PretrainConfig) -> DecoderConfig:
@@ -157,21 +113,9 @@ def _architecture(output: Path, model: ModelConfig, config: PretrainConfig) -> D
     return architecture
 
 
-def _stage(output: Path, architecture: DecoderConfig, config: PretrainConfig, seed: int) -> Stage:
-    settings = {"model": architecture.model_dump(), "pretrain": config.model_dump(), "seed": seed}
-    inputs = {name: input_from(output / name, output) for name in ("shards", "tokenizer")}
-    return Stage("pretrain", "training", output / "pretrain", inputs, json.loads(json.dumps(settings)))
-
-
-def _conflicts(stage: Stage, config: Mapping[str, Any], inputs: Mapping[str, Input]) -> list[str]:
-    """What of an earlier run in the directory makes it another run than this stage; the code apart."""
-    changes = [change for change in differences(config, stage.config) if change[0] not in FREE_SETTINGS]
-    found = [f"{key}: {old!r}, now {new!r}" for key, old, new in changes]
-    changed = [name for name, value in inputs.items() if value.digest != stage.inputs[name].digest]
-    return found + [f"{name} changed" for name in changed]
-
-
-def _prepare(stage: Stage, output: Path, architecture: DecoderConfig, config: PretrainConfig, seed: int) -> Training:
+def _prepare(
+    stage: ResumableStage, output: Path, architecture: DecoderConfig, config: PretrainConfig, seed: int
+) -> Training:
     require_packages(config.track)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
@@ -188,13 +132,9 @@ def _prepare(stage: Stage, output: Path, architecture: DecoderConfig, config: Pr
     )
     if not validation:
         say(f"there is no validation loss: the held-out text is shorter than {config.sequence_length} tokens")
-    with storage_errors(stage.directory):
-        stage.directory.mkdir(parents=True, exist_ok=True)
-    began = _started(stage.directory).get("precision", precision.value)
+    began = stage.start(precision=precision.value)["precision"]
     if began != precision.value:
         say(f"this training began in {began}; on this machine it goes on in {precision.value}, so not bit for bit")
-    inputs = {name: asdict(value) for name, value in stage.inputs.items()}
-    write_json(stage.directory / "config.json", {**stage.config, "inputs": inputs, "precision": began})
     torch.manual_seed(seed)
     model = Decoder(architecture).initialise(seed)
     ceiling = matrix_ceiling(device.value, getattr(torch, precision.value))

@@ -61,7 +61,7 @@ def test_a_built_stage_is_current_and_its_manifest_complete(tmp_path: Path) -> N
         {"config": {"size": 3, "parts": {"a": 2}}},
         {"inputs": {"raw": Input("raw.txt", "abd")}},
         {"inputs": {}},
-        {"room": "corpus"},
+        {"room": "models"},
     ],
 )
 def test_another_input_setting_or_code_makes_it_stale(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -72,6 +72,34 @@ def test_another_input_setting_or_code_makes_it_stale(tmp_path: Path, changes: d
 def test_a_moved_input_with_the_same_content_is_the_same(tmp_path: Path) -> None:
     stage(tmp_path / "corpus").build(make)
     assert stage(tmp_path / "corpus", inputs={"raw": Input("elsewhere.txt", "abc")}).current() is not None
+
+
+def test_raw_files_are_read_again_only_when_names_sizes_or_times_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "raw.txt"
+    raw.write_text("text")
+
+    def built() -> Stage:
+        return stage(tmp_path / "run" / "corpus", inputs={"raw": input_from(raw, tmp_path / "run")})
+
+    built().ensure(make)
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "digest_path", lambda path: pytest.fail("the raw text was read"))
+        assert built().current() is not None
+    os.utime(raw, (1, 1))
+    assert built().current() is not None  # another time, the same content
+    raw.write_text("more text")
+    assert built().current() is None
+    raw.unlink()
+    assert built().current() is not None
+    assert f"{raw} is no longer there" in capsys.readouterr().err
+
+
+def test_ensure_builds_once_and_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        stage(tmp_path / "corpus").ensure(make, lambda counts: f"{counts['documents']} document")
+    assert capsys.readouterr().err == "corpus: 1 document\ncorpus: up to date\n"
 
 
 def test_a_missing_or_shortened_output_makes_it_stale(tmp_path: Path) -> None:
@@ -134,8 +162,8 @@ def test_what_a_training_came_from_is_not_remade_under_it(tmp_path: Path, monkey
     built = stage(tmp_path / "corpus").build(make)
     write_json(tmp_path / "pretrain.json", {})
     (tmp_path / "pretrain").mkdir()
-    write_json(tmp_path / "pretrain" / "config.json", {})
-    with pytest.raises(InputError, match=r"would change \(size: 3 -> 4\).*was trained from it"):
+    write_json(tmp_path / "pretrain" / "config.json", {"inputs": {"shards": {"path": "corpus", "digest": "abc"}}})
+    with pytest.raises(InputError, match=r"would change \(size: 3 -> 4\).*was started from it"):
         stage(tmp_path / "corpus", config={"size": 4, "parts": {"a": 1}}).current()
     monkeypatch.setattr(artifact, "code_digest", lambda room: "new code")
     assert stage(tmp_path / "corpus").current() == built  # new code alone keeps it
@@ -226,5 +254,5 @@ def test_what_a_disk_says_is_one_clear_line(tmp_path: Path, number: int, kind: t
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc, where nobody can make a directory")
 def test_a_place_where_nothing_can_be_made(tmp_path: Path) -> None:
     stage = Stage("export", "models", Path("/proc/neolm-nothing"), {}, {})
-    with pytest.raises(InputError, match="no directory can be made there"):
+    with pytest.raises(InputError, match="a directory cannot be created there"):
         stage.build(lambda directory: {})

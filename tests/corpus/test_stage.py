@@ -73,7 +73,7 @@ def test_output_with_glob_characters(build, raw, tmp_path):
 
 
 def test_documents_of_no_corpus(tmp_path):
-    with pytest.raises(NeoLMError, match="no finished corpus here; `neolm corpus build` makes it"):
+    with pytest.raises(NeoLMError, match=r"there is no finished corpus\. Build it with `neolm corpus build`"):
         next(read_documents(tmp_path, "train"))
 
 
