@@ -305,7 +305,7 @@ def test_another_run_in_the_directory_is_not_overwritten(finished: Path, neolm_:
     weights = (finished / "model" / "model.safetensors").read_bytes()
     base = ["run", "text", f"corpus.path={text_folder}", f"output={finished}", *SMALL]
     refused(neolm_(*base, "pretrain.lr=1e-5"), "pretrain.learning_rate", "another output=DIR")
-    refused(neolm_(*base, "corpus.min_characters=77"), "min_characters", "was trained from it")
+    refused(neolm_(*base, "corpus.min_characters=77"), "min_characters", "was started from it")
     refused(neolm_(*base, "seed=9"), "seed")
     assert (finished / "model" / "model.safetensors").read_bytes() == weights
     assert neolm_(*base)[0] == 0
