@@ -16,15 +16,15 @@ from protocol import Channel, Gate
 from validation import validation_loss
 
 from neolm.core.device import Choice, choose_compile
-from neolm.data.ahead import Ahead
 from neolm.data.batches import Batch, TrainingBatches
+from neolm.data.prefetch import Prefetcher
 from neolm.data.shards import TokenShards
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.training.config import PretrainConfig
-from neolm.training.job import Training
 from neolm.training.loop import train
 from neolm.training.losses import causal_language_modelling
+from neolm.training.run import Training
 
 
 def main() -> None:
@@ -59,16 +59,16 @@ def build_model(shape: Mapping[str, Any], more: Mapping[str, Any], seed: int) ->
 def time_waiting() -> Callable[[], float]:
     """Seconds that the loop has spent waiting for its data so far: what the returned function says."""
     waited = 0.0
-    read = Ahead.batch
+    read = Prefetcher.batch
 
-    def timed(self: Ahead, step: int) -> Batch:
+    def timed(self: Prefetcher, step: int) -> Batch:
         nonlocal waited
         began = time.perf_counter()
         batch = read(self, step)
         waited += time.perf_counter() - began
         return batch
 
-    Ahead.batch = timed
+    Prefetcher.batch = timed
     return lambda: waited
 
 

@@ -121,6 +121,19 @@ def step_of(directory: Path) -> int:
     return int(directory.name.rpartition("-")[2])
 
 
+def best_step_of(directory: Path) -> int | None:
+    """Step of the best checkpoint that the record of a step checkpoint names; None without one or if it is damaged."""
+    try:
+        return json.loads((directory / RECORD).read_text(encoding="utf-8"))["state"].get("best_step")  # type: ignore[no-any-return]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def checkpoint_path(root: Path, kind: str, step: int) -> Path:
+    """Directory of a finished checkpoint."""
+    return root / f"{kind}-{step:08d}"
+
+
 def partial_path(directory: Path) -> Path:
     """Where a checkpoint lies before it has its name."""
     return directory.with_name(f".{directory.name}.partial")

@@ -25,9 +25,18 @@ from torch.distributed.checkpoint.planner import SavePlan
 
 from neolm.core.files import digest_file, jsonable, remove, storage_errors, sync_directory
 from neolm.core.progress import say
-from neolm.training.checkpoint import discard, discard_remains, named_checkpoints, partial_path, step_of, write_record
-from neolm.training.ranks import Ranks
+from neolm.training.checkpoint import (
+    best_step_of,
+    checkpoint_path,
+    discard,
+    discard_remains,
+    named_checkpoints,
+    partial_path,
+    step_of,
+    write_record,
+)
 from neolm.training.tensor_files import local_tensor, plan_pieces, share_pieces, write_pieces
+from neolm.training.world import World
 
 Parts = dict[str, dict[str, Tensor]]
 
@@ -35,14 +44,15 @@ Parts = dict[str, dict[str, Tensor]]
 class CheckpointWriter:
     """Writes checkpoints below `root`, one at a time; used as a context, it is not left before the last is on disk.
 
-    Of kind `step` the last `keep` are kept, and those at multiples of `keep_every`; of kind `best` the last one.
+    Of kind `step` the last `keep` are kept, and those at multiples of `keep_every`; of kind `best` the last one, and
+    those that are the `best_step` of a step checkpoint on disk.
     With several processes, each of them makes a writer and calls it alike.
     """
 
     def __init__(self, root: Path, *, keep: int, keep_every: int | None = None, asynchronous: bool = True) -> None:
         assert keep >= 1
         self._root, self._keep, self._keep_every = root, keep, keep_every
-        self._ranks = Ranks()
+        self._ranks = World()
         self._thread = ThreadPoolExecutor(1, "checkpoint") if asynchronous else None
         self._pending: dict[str, Future[None]] = {}
         self._room: dict[str, Parts] = {}
@@ -60,7 +70,7 @@ class CheckpointWriter:
             StorageError: the disk is full, now or in the save before; older checkpoints are as they were.
         """
         self._wait(kind)
-        final = self._root / f"{kind}-{state['step']:08d}"
+        final = checkpoint_path(self._root, kind, state["step"])
         plans = {part: plan_pieces(tensors) for part, tensors in parts.items()}
         state = jsonable(state)
         if self._thread is None:
@@ -157,13 +167,17 @@ class CheckpointWriter:
                 discard(final)
             partial.rename(final)
             sync_directory(self._root)
-            self._prune(final.name.rpartition("-")[0])
+            self._prune()
         return [None] * len(digests)
 
-    def _prune(self, kind: str) -> None:
-        keep = self._keep if kind == "step" else 1
-        for directory in named_checkpoints(self._root, kind)[:-keep]:
-            if kind != "step" or self._keep_every is None or step_of(directory) % self._keep_every:
+    def _prune(self) -> None:
+        """Remove old checkpoints. A run that resumes from a step checkpoint needs the best one that it names."""
+        for directory in named_checkpoints(self._root, "step")[: -self._keep]:
+            if self._keep_every is None or step_of(directory) % self._keep_every:
+                discard(directory)
+        needed = {best_step_of(directory) for directory in named_checkpoints(self._root, "step")}
+        for directory in named_checkpoints(self._root, "best")[:-1]:
+            if step_of(directory) not in needed:
                 discard(directory)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from neolm.core.device import peak_memory
 from neolm.core.energy import EnergyMeter
 from neolm.core.progress import Task, count, say
-from neolm.training.job import Outcome, Training
 from neolm.training.metrics import MetricsLog
+from neolm.training.run import Outcome, Training
 from neolm.training.state import TrainingState
 
 

@@ -16,18 +16,18 @@ import torch
 from neolm.core.device import forget_peak_memory, keep_freed_memory
 from neolm.core.errors import InterruptedRun
 from neolm.core.progress import say, task
-from neolm.data.ahead import Ahead
 from neolm.data.batches import Batch
+from neolm.data.prefetch import Prefetcher
 from neolm.models.decoder import Decoder
-from neolm.training.checkpoint import discard_after, last_checkpoint
+from neolm.training.checkpoint import checkpoint_path, discard_after, last_checkpoint
 from neolm.training.checkpoint_writer import CheckpointWriter
 from neolm.training.diagnosis import explain_non_finite
 from neolm.training.interruption import interruptible
-from neolm.training.job import Outcome, Training
 from neolm.training.journal import Journal
 from neolm.training.metrics import MetricsLog
 from neolm.training.numerics import numerics
 from neolm.training.recompute import recompute_blocks
+from neolm.training.run import Outcome, Training
 from neolm.training.state import Progress, TrainingState, weights_of
 
 
@@ -53,7 +53,7 @@ def train(training: Training) -> Progress:
         progress = state.progress
         log = MetricsLog(training.directory / "metrics.jsonl", progress.step, training.trackers(progress.step))
         stack.enter_context(closing(log))
-        batches = stack.enter_context(closing(Ahead(training.data.batch, total)))
+        batches = stack.enter_context(closing(Prefetcher(training.data.batch, total)))
         writer = stack.enter_context(_writer(training))
         bar = stack.enter_context(task("Training", total, "steps", start=progress.step))
         interrupted = stack.enter_context(interruptible())
@@ -184,6 +184,13 @@ def _resume(training: Training, state: TrainingState) -> None:
     if checkpoint is None:
         return
     state.restore(checkpoint)
+    progress = state.progress
+    if (
+        progress.best_step is not None
+        and not checkpoint_path(training.checkpoints, "best", progress.best_step).is_dir()
+    ):
+        say(f"the best checkpoint, of step {progress.best_step}, is missing; the best of the next validations is kept")
+        progress.best_loss = progress.best_step = None
     if step < training.config.total_steps:
         say(f"resuming at step {step} of {training.config.total_steps}, from {checkpoint.directory}")
 

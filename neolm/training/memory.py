@@ -18,8 +18,8 @@ from neolm.models.config import DecoderConfig
 from neolm.training.activations import BlockActivations, Passes, block_activations
 from neolm.training.config import PretrainConfig
 from neolm.training.losses import CHUNK_ELEMENTS, CHUNK_ROWS
-from neolm.training.muon import TOGETHER, iteration_type
-from neolm.training.precision import TOGETHER as IN_TURN
+from neolm.training.muon import MAX_STACKED_ELEMENTS, iteration_type
+from neolm.training.precision import MAX_BUCKET_ELEMENTS
 
 # Python, torch and the libraries that both load, in bytes: resident once a first small step is done, measured on Linux.
 FRAMEWORK = 400 * 2**20
@@ -275,7 +275,8 @@ def _gather(step: _Step) -> Moment:
 def _update(step: _Step) -> Moment:
     """The optimisers move the first of the masters, whose gradients are in float32."""
     work = _muon(step) if step.config.optimiser == "muon" else 0
-    widened = 0 if step.gradients == 4 * step.parameters else 4 * min(step.parameters, max(IN_TURN, step.table))
+    bucket = min(step.parameters, max(MAX_BUCKET_ELEMENTS, step.table))
+    widened = 0 if step.gradients == 4 * step.parameters else 4 * bucket
     return step.moment("the optimiser's step", step.gradients + widened, work=work)
 
 
@@ -288,7 +289,7 @@ def _muon(step: _Step) -> int:
         shapes.append((model.vocab_size, C, 1))
     most = 0
     for rows, columns, count in shapes:
-        together = min(count, max(1, TOGETHER // (rows * columns)))
+        together = min(count, max(1, MAX_STACKED_ELEMENTS // (rows * columns)))
         most = max(most, together * (2 * (4 + item) * rows * columns + 2 * item * min(rows, columns) ** 2))
     return most
 

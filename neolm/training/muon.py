@@ -23,7 +23,7 @@ from neolm.core.device import choose_precision
 
 A, B, C = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5
-TOGETHER = 2**22  # elements of the matrices that are taken at once; larger ones gain nothing from company
+MAX_STACKED_ELEMENTS = 2**22  # of the matrices in one batched product; larger matrices gain nothing from batching
 
 
 class Muon(torch.optim.Optimizer):
@@ -84,6 +84,6 @@ def _alike(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
         groups.setdefault((p.shape, p.device), []).append(p)
     found = []
     for group in groups.values():
-        size = max(1, TOGETHER // group[0].numel())
+        size = max(1, MAX_STACKED_ELEMENTS // group[0].numel())
         found += [group[start : start + size] for start in range(0, len(group), size)]
     return found

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neolm.models.decoder import Decoder
 
-TOGETHER = 2**26  # numbers that the masters get as gradients at one time, if no single one has more
+MAX_BUCKET_ELEMENTS = 2**26  # of a gradient bucket; a larger parameter is a bucket by itself
 
 
 class WorkingCopy:
@@ -91,10 +91,10 @@ def _take_gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 
 def _buckets(parameters: list[Tensor]) -> Iterator[list[int]]:
-    """The parameters' places in turn, so many together as have `TOGETHER` numbers, at least one."""
+    """The parameters' places in turn, so many together as have `MAX_BUCKET_ELEMENTS` numbers, at least one."""
     members, size = list[int](), 0
     for number, parameter in enumerate(parameters):
-        if members and size + parameter.numel() > TOGETHER:
+        if members and size + parameter.numel() > MAX_BUCKET_ELEMENTS:
             yield members
             members, size = [], 0
         members.append(number)

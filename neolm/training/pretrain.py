@@ -29,12 +29,13 @@ from neolm.models.config import DecoderConfig, ModelConfig
 from neolm.models.decoder import Decoder
 from neolm.models.hf import hf_config, save_model
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
-from neolm.training.checkpoint import last_checkpoint
+from neolm.training.checkpoint import Checkpoint, last_checkpoint
 from neolm.training.config import PretrainConfig
 from neolm.training.fit import require_fit
-from neolm.training.job import Training
 from neolm.training.loop import train
 from neolm.training.losses import causal_language_modelling
+from neolm.training.numerics import numerics
+from neolm.training.run import Training
 from neolm.training.state import Progress, load_weights
 from neolm.training.trackers import open_trackers, require_packages
 
@@ -90,11 +91,7 @@ def build_model(output: Path, config: PretrainConfig) -> Manifest:
     )
 
     def make(directory: Path) -> Mapping[str, Any]:
-        checkpoints = source / "checkpoints"
-        best = last_checkpoint(checkpoints, "best") if config.final == "best" else None
-        chosen = best or last_checkpoint(checkpoints, "step")
-        if chosen is None:
-            raise NeoLMError(f"{checkpoints}: no whole checkpoint is left to make a model of")
+        chosen = _final_checkpoint(source / "checkpoints", config.final, trained.counts["best_step"])
         decoder = Decoder(DecoderConfig.model_validate_json(json.dumps(trained.config["model"])))
         load_weights(decoder, chosen, "average" if config.final == "average" else "weights")
         save_model(decoder, directory)
@@ -104,6 +101,19 @@ def build_model(output: Path, config: PretrainConfig) -> Manifest:
     return stage.ensure(
         make, lambda counts: f"{count(counts['parameters'])} parameters in {stage.directory}", config_file=False
     )
+
+
+def _final_checkpoint(checkpoints: Path, final: str, best_step: int | None) -> Checkpoint:
+    """The checkpoint that becomes the model."""
+    best = last_checkpoint(checkpoints, "best") if final == "best" else None
+    chosen = best or last_checkpoint(checkpoints, "step")
+    if chosen is None:
+        raise NeoLMError(f"{checkpoints}: there is no intact checkpoint to build a model from")
+    if final == "best" and chosen.step != best_step:
+        lost = f"the best checkpoint, of step {best_step}, is missing or damaged"
+        reason = "no validation loss was measured" if best_step is None else lost
+        say(f"model: {reason}: the weights of step {chosen.step} are used")
+    return chosen
 
 
 def _architecture(output: Path, model: ModelConfig, config: PretrainConfig) -> DecoderConfig:
@@ -137,7 +147,8 @@ def _prepare(
         say(f"this training began in {began}; on this machine it goes on in {precision.value}, so not bit for bit")
     torch.manual_seed(seed)
     model = Decoder(architecture).initialise(seed)
-    ceiling = matrix_ceiling(device.value, getattr(torch, precision.value))
+    with numerics(config.deterministic, config.tf32):
+        ceiling = matrix_ceiling(device.value, getattr(torch, precision.value))
     say(f"device: {device}; precision: {precision}; matrix ceiling {ceiling / 1e9:,.0f} GFLOP/s")
     say(f"torch.compile: {compiled}")
     epochs = config.total_examples / batches.examples

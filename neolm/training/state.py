@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from neolm.models.decoder import Decoder
-from neolm.training.average import Average
 from neolm.training.checkpoint import Checkpoint, random_state, restore_random_state
 from neolm.training.config import PretrainConfig
+from neolm.training.ema import ExponentialMovingAverage
 from neolm.training.loss_scale import LossScale
 from neolm.training.optimiser import build_optimisers, optimiser_tensors, restore_optimisers
 from neolm.training.precision import WorkingCopy
@@ -49,7 +49,7 @@ class TrainingState:
         self.model = model
         self.weights = WorkingCopy(model, dtype)
         self.optimisers = build_optimisers(model, config)
-        self.average = Average(model, config.ema_decay) if config.ema_decay is not None else None
+        self.average = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay is not None else None
         self.scale = (
             LossScale(config.loss_scale, config.loss_scale_window, config.loss_scale_hysteresis)
             if dtype == torch.float16

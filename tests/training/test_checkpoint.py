@@ -87,6 +87,17 @@ def test_multiples_of_keep_every_are_kept_for_good(tmp_path: Path) -> None:
     assert names(tmp_path) == ["best-00000065", *kept]
 
 
+def test_the_best_checkpoint_that_a_step_checkpoint_names_is_kept(tmp_path: Path) -> None:
+    for best in (3, 7):
+        save(tmp_path, best, kind="best")
+    save(tmp_path, 10, best_step=7)
+    for best in (11, 13):
+        save(tmp_path, best, kind="best")
+    assert names(tmp_path) == ["best-00000007", "best-00000013", "step-00000010"]
+    save(tmp_path, 20, best_step=13, keep=1)
+    assert names(tmp_path) == ["best-00000013", "step-00000020"]
+
+
 def test_a_part_may_be_empty_and_state_holds_what_json_holds(tmp_path: Path) -> None:
     state = {"step": 3, "best_loss": 0.1 + 0.2, "best_step": None, "nested": {"a": [1, 2.5, "ü"]}}
     with CheckpointWriter(tmp_path, keep=1) as writer:
@@ -432,7 +443,7 @@ known = {"best": 0, "step": 0}
 def save(writer, step):
     parts = {"weights": {"w": torch.full((5000,), float(step))}, "optimiser": {"m": torch.full((9,), float(step))}}
     for kind in ("best", "step"):
-        writer.save(kind, parts, {"step": step})
+        writer.save(kind, parts, {"step": step, "best_step": step})
 
 def child(action):
     if not (process := os.fork()):
@@ -448,6 +459,8 @@ def check(most):
         for part in ("weights", "optimiser") if found else ():
             assert all((tensor == step).all() for tensor in found.tensors(part).values()), (kind, step)
         known[kind] = step
+        if kind == "step" and found:
+            assert (root / f"best-{found.state['best_step']:08d}" / "checkpoint.json").is_file(), found
     for directory in root.glob("[bs]*"):  # half removed, it has its name no longer
         assert len([path for path in directory.rglob("*") if path.is_file()]) == 3, directory
 

@@ -24,11 +24,11 @@ from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.training.checkpoint import last_checkpoint
 from neolm.training.config import PretrainConfig
-from neolm.training.job import Training
 from neolm.training.loop import train
 from neolm.training.loss_scale import LossScale
 from neolm.training.losses import Loss, causal_language_modelling
 from neolm.training.recompute import recompute_blocks
+from neolm.training.run import Training
 from neolm.training.spikes import SpikeFilter
 from neolm.training.state import Progress, load_weights
 
@@ -221,6 +221,31 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(tmp_path: Path
     best = last_checkpoint(run.checkpoints, "best")
     assert best is not None
     assert best.step == min(measured, key=lambda step: measured[step]) == progress.best_step
+
+
+def test_the_best_checkpoint_survives_a_kill_before_the_next_step_checkpoint(tmp_path: Path) -> None:
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    run = training(tmp_path, dropout=0.0, validate_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(run, objective=at_step(7, kill)))
+    assert {path.name for path in run.checkpoints.iterdir()} == {"best-00000004", "best-00000006", "step-00000004"}
+    worse = Counting().batch(1)
+    worse = Batch(worse.inputs, (worse.inputs + V // 2) % V)  # not what the model learns
+    progress = train(replace(training(tmp_path, dropout=0.0, validate_every=2), validation=[worse]))
+    best = last_checkpoint(run.checkpoints, "best")
+    assert best is not None
+    assert progress.best_step == best.step == 4
+
+
+def test_a_missing_best_checkpoint_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(training(tmp_path, steps=4))
+    shutil.rmtree(tmp_path / "checkpoints" / "best-00000004")
+    progress = train(training(tmp_path, steps=8))
+    assert "the best checkpoint, of step 4, is missing" in capsys.readouterr().err
+    assert progress.best_step == 8
+    assert (tmp_path / "checkpoints" / "best-00000008").is_dir()
 
 
 def test_a_nan_is_reported_with_step_documents_and_layer(tmp_path: Path) -> None:

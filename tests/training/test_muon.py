@@ -16,7 +16,7 @@ def parameters() -> list[torch.nn.Parameter]:
 
 @pytest.mark.parametrize("together", [1, 2**22])
 def test_it_moves_as_torchs_own(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
-    monkeypatch.setattr(muon, "TOGETHER", together)
+    monkeypatch.setattr(muon, "MAX_STACKED_ELEMENTS", together)
     ours, theirs = parameters(), parameters()
     mine = Muon(ours, lr=0.02, weight_decay=0.3, momentum=0.9)
     reference = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.3, momentum=0.9, adjust_lr_fn="match_rms_adamw")

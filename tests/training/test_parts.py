@@ -106,7 +106,7 @@ def test_norms_biases_and_embeddings_do_not_decay() -> None:
 def test_gradients_are_divided_by_the_count_and_clipped_to_the_global_norm(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, parts: int, together: int
 ) -> None:
-    monkeypatch.setattr(precision, "TOGETHER", together)
+    monkeypatch.setattr(precision, "MAX_BUCKET_ELEMENTS", together)
     for clip in (None, 0.5, 1e9):
         weights = WorkingCopy(tiny(), dtype)
         weights.refresh()
@@ -150,7 +150,7 @@ def test_an_update_in_parts_is_the_same_update(
 ) -> None:
     results = []
     for together in (1, 2**26):
-        monkeypatch.setattr(precision, "TOGETHER", together)
+        monkeypatch.setattr(precision, "MAX_BUCKET_ELEMENTS", together)
         weights = WorkingCopy(tiny(), dtype)
         optimisers = build_optimisers(weights.model, PretrainConfig(steps=1, optimiser=optimiser))
         for seed in range(3):

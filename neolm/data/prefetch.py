@@ -1,4 +1,4 @@
-"""The next batch is read while the step at hand is computed, so that training never waits for a disk."""
+"""Read the next batch in a thread while the current step runs, so that training does not wait for the disk."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from neolm.data.batches import Batch
 
 
-class Ahead:
-    """Calls `read(step)` for the step after the one asked for, in a thread of its own, up to step `last`."""
+class Prefetcher:
+    """Calls `read(step)` for the next step in a background thread, up to step `last`."""
 
     def __init__(self, read: Callable[[int], Batch], last: int) -> None:
         self._read, self._last = read, last
@@ -17,7 +17,7 @@ class Ahead:
         self._next: tuple[int, Future[Batch]] | None = None
 
     def batch(self, step: int) -> Batch:
-        """The batch of `step`; what reading raised is raised here."""
+        """Return the batch of `step`; an exception of `read` is raised here."""
         prepared = self._next
         found = prepared[1] if prepared and prepared[0] == step else self._pool.submit(self._read, step)
         batch = found.result()
@@ -25,5 +25,5 @@ class Ahead:
         return batch
 
     def close(self) -> None:
-        """End the thread, once it has read what it is reading."""
+        """Stop the thread after the read in progress."""
         self._pool.shutdown(cancel_futures=True)

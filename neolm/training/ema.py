@@ -1,7 +1,7 @@
-"""An exponential average of the weights over the steps (Polyak & Juditsky 1992), kept beside them in float32.
+"""Exponential moving average (EMA) of the weights over the steps (Polyak & Juditsky 1992), in float32.
 
-average += (1 - d) (weights - average), with d = min(decay, (1 + step) / (10 + step)), so that the first steps, whose
-weights are worth little, are forgotten soon (the rule of TensorFlow's ExponentialMovingAverage).
+average += (1 - d) (weights - average), with d = min(decay, (1 + step) / (10 + step)), so that the weights of the first
+steps lose their influence soon (the rule of TensorFlow's ExponentialMovingAverage).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 
-class Average:
-    """The average of `model`'s parameters."""
+class ExponentialMovingAverage:
+    """EMA of the parameters of `model`."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -23,13 +23,13 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights as they are after `step`."""
+        """Update the average with the weights after `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self._values.values()), list(self._parameters.values()), 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the averaged weights within the block, and its own after it; nothing is copied."""
+        """Swap the averaged weights into the model inside the `with` block; no tensor is copied."""
         self._exchange()
         try:
             yield
@@ -41,11 +41,11 @@ class Average:
             parameter.data, self._values[name] = self._values[name], parameter.data
 
     def tensors(self) -> dict[str, Tensor]:
-        """The average by the parameters' names."""
+        """The averaged weights by parameter name."""
         return self._values
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+        """Restore the result of `tensors`."""
         for name, value in self._values.items():
             value.copy_(tensors[name])

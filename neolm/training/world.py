@@ -19,7 +19,7 @@ class _Failure:
     error: Exception
 
 
-class Ranks:
+class World:
     """A process's place among those of its run, and what they agree on.
 
     They talk over a gloo group of their own, so that a thread may do so while another trains. With a process group,
