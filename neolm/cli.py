@@ -159,7 +159,7 @@ def compare(
 
     A table, the settings that differ, and one HTML page with their curves.
     """
-    from neolm.evaluation.comparison.command import compare_runs
+    from neolm.report.compare import compare_runs
 
     print(compare_runs(runs, output))
 

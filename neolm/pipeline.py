@@ -73,6 +73,6 @@ def _evaluate(output: Path, recipe: Recipe) -> None:
 
 
 def _report(output: Path, recipe: Recipe) -> None:
-    from neolm.evaluation.report.report import build_report
+    from neolm.report.run_report import build_report
 
     say(f"report: {build_report(output)}")

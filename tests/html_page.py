@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from neolm.evaluation.report.markup import VOID
+from neolm.report.markup import VOID
 
 
 class Page(HTMLParser):

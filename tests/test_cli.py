@@ -72,7 +72,6 @@ def test_the_whole_line_leaves_what_the_design_promises(finished: Path) -> None:
         "tokenizer/tokenizer.json",
         "pretrain/metrics.jsonl",
         "pretrain/checkpoints",
-        "pretrain/loss.svg",
         "model/config.json",
         "model/model.safetensors",
         "model/tokenizer.json",
@@ -93,6 +92,23 @@ def test_again_everything_is_up_to_date(finished: Path, neolm_: Run, text_folder
     for stage in ("corpus", "tokenizer", "shards", "pretrain", "model", "evaluation"):
         assert f"{stage}: up to date" in said
     assert (finished / "pretrain" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda model, target: ("generate", model, "The ", "--max-new-tokens", 4),
+        lambda model, target: ("tokenizer", "encode", model, "The sea"),
+        lambda model, target: ("evaluate", model, "--set", "max_bytes=500", "--set", "baselines=false"),
+        lambda model, target: ("export", model, target),
+    ],
+)
+def test_a_run_stands_for_its_model(
+    finished: Path, neolm_: Run, tmp_path: Path, command: Callable[[Path, Path], tuple[object, ...]]
+) -> None:
+    of_run, of_model = (neolm_(*command(place, tmp_path / "copy")) for place in (finished, finished / "model"))
+    assert of_run[0] == 0, of_run[2]
+    assert of_run[1] == of_model[1]
 
 
 def test_the_resolved_recipe_runs_the_same(finished: Path, neolm_: Run) -> None:

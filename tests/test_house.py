@@ -50,7 +50,7 @@ def test_the_rooms_have_an_order() -> None:
 def test_what_some_rooms_never_see() -> None:
     assert closure("models") == {"core", "kernels", "models"}
     assert not {"data", "corpus", "training"} & set(ROOMS["generation"])
-    assert all("training" not in closure(room) for room in ("evaluation", "serving"))
+    assert all("training" not in closure(room) for room in ("evaluation", "report", "serving"))
     assert not {name for name in imports_of(PACKAGE / "models") if name.startswith("torch.distributed")}
     assert not {name for name in imports_of(PACKAGE) if name.partition(".")[0] == "transformers"}
 

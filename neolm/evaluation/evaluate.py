@@ -220,7 +220,7 @@ def _build(directory: Path, output: Path, config: EvaluateConfig) -> dict[str, A
 
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
-    model = load_model(output / "model", device.value, precision.value)
+    model = load_model(output / "model", device.value, precision.value, config.quantize)
     tokenizer = load_tokenizer(output / "model")
     result = evaluate(
         model,

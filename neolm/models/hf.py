@@ -164,14 +164,19 @@ def state_tensors(model: Decoder, dtype: torch.dtype | None = None) -> Iterator[
 
 
 def model_directory(path: str | Path) -> Path:
-    """The directory `path`; if there is none and it is a hub id, the downloaded snapshot of that repository.
+    """The model directory that `path` names.
+
+    Args:
+        path: A model directory, the output directory of a run (its `model/` is used), or a hub id (it is downloaded).
 
     Raises:
-        InputError: neither.
+        InputError: no such directory, or the hub id cannot be fetched.
     """
     directory = Path(path)
     if directory.is_dir():
-        return directory
+        model = directory / "model"
+        is_run = (model / CONFIG_FILE).is_file() and not (directory / CONFIG_FILE).is_file()
+        return model if is_run else directory
     if directory.exists():
         raise InputError(f"{path}: this is a file; give the model's directory")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)):

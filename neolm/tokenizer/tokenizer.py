@@ -152,7 +152,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, total: int | None = N
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a model directory, a tokenizer directory or a `tokenizer.json`.
+    """The tokenizer of a model directory, a tokenizer directory, a run's output directory or a `tokenizer.json`.
 
     Raises:
         InputError: nothing there that is a tokenizer.
@@ -160,6 +160,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     place = Path(path)
     if not place.exists():
         raise InputError(f"{place}: no such tokenizer file or directory")
+    if (place / "tokenizer" / "tokenizer.json").is_file() and not (place / "tokenizer.json").is_file():
+        place /= "tokenizer"  # of a run
     directory, file = (place, place / "tokenizer.json") if place.is_dir() else (place.parent, place)
     if file.is_file():
         try:

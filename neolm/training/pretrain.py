@@ -16,11 +16,8 @@ from typing import Any
 import torch
 
 from neolm.core.artifact import Manifest, Stage, input_from, require
-from neolm.core.chart import Line, line_chart
 from neolm.core.device import choose_compile, choose_device, choose_precision, matrix_ceiling, peak_memory
 from neolm.core.errors import NeoLMError
-from neolm.core.files import write_text
-from neolm.core.metrics import read_metrics
 from neolm.core.progress import count, duration, say
 from neolm.core.resumable import Finished, ResumableStage
 from neolm.data.batches import TrainingBatches, validation_batches
@@ -76,7 +73,6 @@ def _train(
 ) -> Finished:
     training = _prepare(stage, output, architecture, config, seed)
     progress = train(training)
-    write_text(stage.directory / "loss.svg", loss_curve(read_metrics(stage.directory / "metrics.jsonl")))
     best = "" if progress.best_loss is None else f", validation loss {progress.best_loss:.4f} at {progress.best_step}"
     say(f"pretrain: {progress.step} steps, {count(progress.tokens)} tokens in {duration(progress.seconds)}{best}")
     return Finished(_counts(training, progress), progress.energy)
@@ -194,11 +190,3 @@ def _counts(training: Training, progress: Progress) -> dict[str, Any]:
         "precision": asdict(training.precision),
         "compile": asdict(training.compile),
     }
-
-
-def loss_curve(metrics: list[dict[str, Any]]) -> str:
-    """Training and validation loss over steps, as an SVG picture."""
-    training = [(row["step"], row["loss"]) for row in metrics if "loss" in row]
-    validation = [(row["step"], row["validation_loss"]) for row in metrics if "validation_loss" in row]
-    lines = [Line("training", training, smooth=True), Line("validation", validation, dots=True)]
-    return line_chart(lines, x_label="step", y_label="loss, nats per token")

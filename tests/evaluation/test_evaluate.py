@@ -19,7 +19,7 @@ from neolm.corpus.documents import read_documents
 from neolm.evaluation.config import EvaluateConfig
 from neolm.evaluation.evaluate import choose_documents, evaluate, evaluate_stage
 from neolm.models.decoder import Decoder
-from neolm.models.hf import save_model
+from neolm.models.hf import load_model, save_model
 from neolm.tokenizer.tokenizer import Tokenizer
 from tests.conftest import sample_text
 
@@ -157,6 +157,21 @@ def test_the_stage_is_built_and_then_up_to_date(run_directory: Path, capfd: pyte
     assert read_manifest(place) == again
 
 
+def stage_scores(output: Path, **settings: Any) -> dict[str, Any]:
+    evaluate_stage(output, CONFIG.model_copy(update={"device": "cpu", **settings}))
+    found: dict[str, Any] = json.loads((output / "evaluation" / "scores.json").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_the_stage_measures_the_quantized_model(run_directory: Path, tokenizer: Tokenizer, quantize: str) -> None:
+    plain, rounded = stage_scores(run_directory), stage_scores(run_directory, quantize=quantize)
+    held_out = list(read_documents(run_directory / "corpus", "validation"))
+    model = load_model(run_directory / "model", "cpu", "float32", quantize)
+    assert rounded["loss"]["value"] != plain["loss"]["value"]
+    assert rounded["loss"] == evaluate(model, tokenizer, held_out, CONFIG)["loss"]
+
+
 def test_an_unknown_device_is_one_clear_line(run_directory: Path) -> None:
     with pytest.raises(InputError, match="device 'abacus'"):
         evaluate_stage(run_directory, EvaluateConfig(device="abacus"))
@@ -165,8 +180,7 @@ def test_an_unknown_device_is_one_clear_line(run_directory: Path) -> None:
 def test_bfloat16_is_near(run_directory: Path) -> None:
     loss = {}
     for precision in ("float32", "bfloat16"):
-        evaluate_stage(run_directory, CONFIG.model_copy(update={"device": "cpu", "precision": precision}))
-        scores = json.loads((run_directory / "evaluation" / "scores.json").read_text(encoding="utf-8"))
+        scores = stage_scores(run_directory, precision=precision)
         assert scores["settings"]["precision"] == precision
         loss[precision] = scores["loss"]["value"]
     assert loss["bfloat16"] == pytest.approx(loss["float32"], rel=0.02)

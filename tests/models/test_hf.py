@@ -125,6 +125,14 @@ def test_a_hub_id_fetches_safetensors_before_pickles(directory, tmp_path, monkey
     assert {"pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"} <= set(asked[-1])
 
 
+def test_the_output_directory_of_a_run_stands_for_its_model(directory, tmp_path):
+    shutil.copytree(directory, tmp_path / "run" / "model")
+    assert model_directory(tmp_path / "run") == tmp_path / "run" / "model"
+    assert model_directory(tmp_path / "run" / "model") == tmp_path / "run" / "model"
+    shutil.copytree(directory, tmp_path / "run" / "model" / "model")  # a model directory is never searched
+    assert model_directory(tmp_path / "run" / "model") == tmp_path / "run" / "model"
+
+
 def test_no_weights(directory):
     (directory / "model.safetensors").rename(directory / "model.ckpt")
     refused(directory, r"no weights here .*model\.ckpt cannot be read")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from neolm.evaluation.report.figure import missing, paragraph, section
-from neolm.evaluation.report.markup import Html, element
-from neolm.evaluation.report.run_files import Run
+from neolm.report.figure import missing, paragraph, section
+from neolm.report.markup import Html, element
+from neolm.report.run_files import Run
 
 
 def samples_section(run: Run) -> Html:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from neolm.core.artifact import differences_among
-from neolm.evaluation.comparison.training_run import TrainingRun
+from neolm.report.training_run import TrainingRun
 
 
 def differing_settings(runs: Sequence[TrainingRun]) -> list[tuple[str, list[str]]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from neolm.core.energy import how_known
 from neolm.core.progress import count, duration
-from neolm.evaluation.report.figure import data_size, energy_amount, plural
-from neolm.evaluation.report.markup import Html, Node, element, together
-from neolm.evaluation.report.run_files import Run
-from neolm.evaluation.report.scores import ABOUT, against, baseline, model_score
+from neolm.report.figure import data_size, energy_amount, plural
+from neolm.report.markup import Html, Node, element, together
+from neolm.report.run_files import Run
+from neolm.report.scores import ABOUT, against, baseline, model_score
 
 
 def headline(run: Run) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from neolm.core.bars import Bar, bar_chart
 from neolm.core.progress import count
-from neolm.evaluation.report.figure import data_size, figure, missing, paragraph, section
-from neolm.evaluation.report.markup import Html, Node, element, pairs, table, together
-from neolm.evaluation.report.run_files import Run
+from neolm.report.bars import Bar, bar_chart
+from neolm.report.figure import data_size, figure, missing, paragraph, section
+from neolm.report.markup import Html, Node, element, pairs, table, together
+from neolm.report.run_files import Run
 
 
 @dataclass(frozen=True)

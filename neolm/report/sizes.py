@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from neolm.core.progress import count, duration
-from neolm.evaluation.report.figure import data_size, missing, section
-from neolm.evaluation.report.headline import passes
-from neolm.evaluation.report.markup import Html, element, pairs
-from neolm.evaluation.report.run_files import Run
+from neolm.report.figure import data_size, missing, section
+from neolm.report.headline import passes
+from neolm.report.markup import Html, element, pairs
+from neolm.report.run_files import Run
 
 
 def sizes_section(run: Run) -> Html:

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from neolm.core.svg import CHARACTER, NARROW, clipped, picture, scale, shown, text, toned
-from neolm.core.ticks import log_ticks, nice_ticks, tick_label
+from neolm.report.svg import CHARACTER, NARROW, clipped, picture, scale, shown, text, toned
+from neolm.report.ticks import log_ticks, nice_ticks, tick_label
 
 Point = tuple[float, float]
 

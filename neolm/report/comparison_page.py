@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neolm.core.chart import Line, Point, line_chart
 from neolm.core.metrics import points
-from neolm.core.svg import swatch
-from neolm.evaluation.comparison.differing import caution, differing_settings
-from neolm.evaluation.comparison.measures import MEASURES, Measure
-from neolm.evaluation.comparison.training_run import TrainingRun
-from neolm.evaluation.report.curves import GRADIENT_NORM, LEARNING_RATE, MEMORY, THROUGHPUT, Curve, charts, small_figure
-from neolm.evaluation.report.document import document
-from neolm.evaluation.report.figure import figure, missing, paragraph, section
-from neolm.evaluation.report.markup import Html, Node, element, table, together
+from neolm.report.chart import Line, Point, line_chart
+from neolm.report.curves import GRADIENT_NORM, LEARNING_RATE, MEMORY, THROUGHPUT, Curve, charts, small_figure
+from neolm.report.differing import caution, differing_settings
+from neolm.report.document import document
+from neolm.report.figure import figure, missing, paragraph, section
+from neolm.report.markup import Html, Node, element, table, together
+from neolm.report.measures import MEASURES, Measure
+from neolm.report.svg import swatch
+from neolm.report.training_run import TrainingRun
 
 Runs = Sequence[TrainingRun]
 

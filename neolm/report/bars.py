@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from neolm.core.svg import CHARACTER, NARROW, clipped, picture, scale, shown, text
+from neolm.report.svg import CHARACTER, NARROW, clipped, picture, scale, shown, text
 
 
 @dataclass(frozen=True)

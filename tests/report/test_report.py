@@ -6,8 +6,8 @@ import pytest
 from html_page import Page
 
 from neolm.core.artifact import Clock, Input, Stage, input_from
-from neolm.evaluation.report.markup import Html, element
-from neolm.evaluation.report.report import build_report
+from neolm.report.markup import Html, element
+from neolm.report.run_report import build_report
 
 HOSTILE = "<script>alert('&')</script>"
 SECTIONS = ["loss", "scores", "samples", "corpus", "stability", "sizes", "commands", "lineage"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 
-from neolm.evaluation.report.figure import code, paragraph, section
-from neolm.evaluation.report.markup import Html, element
-from neolm.evaluation.report.run_files import Run
+from neolm.report.figure import code, paragraph, section
+from neolm.report.markup import Html, element
+from neolm.report.run_files import Run
 
 
 def commands_section(run: Run) -> Html:

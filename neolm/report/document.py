@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 
 import neolm
-from neolm.evaluation.report.markup import Html, Node, element
+from neolm.report.markup import Html, Node, element
 
 GENERATOR = "NeoLM"
 
@@ -27,4 +27,4 @@ def document(title: str, *body: Node, made_from: str, script: bool = False) -> s
 
 
 def _resource(name: str) -> Html:
-    return Html((files("neolm.evaluation.report") / name).read_text(encoding="utf-8"))
+    return Html((files("neolm.report") / name).read_text(encoding="utf-8"))

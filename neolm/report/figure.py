@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from neolm.evaluation.report.markup import Html, Node, element
+from neolm.report.markup import Html, Node, element
 
 WIDE, HALF, NARROW = 860, 420, 360  # pixels: of the page, of half of it, of a phone; the style sheet shows one of two
 

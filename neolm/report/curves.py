@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neolm.core.chart import Line, Marks, Point, line_chart
 from neolm.core.metrics import points
-from neolm.evaluation.report.figure import HALF, figure
-from neolm.evaluation.report.markup import Html, Node, element
+from neolm.report.chart import Line, Marks, Point, line_chart
+from neolm.report.figure import HALF, figure
+from neolm.report.markup import Html, Node, element
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from html_page import Page
 
 import neolm.cli
 from neolm.core.artifact import Clock, Stage
-from neolm.evaluation.comparison.training_run import read_training_runs
 from neolm.models.config import decoder_config
 from neolm.models.decoder import count_parameters
+from neolm.report.training_run import read_training_runs
 
 SHAPE = decoder_config("gpt-neo", vocab_size=50, hidden_size=8, num_layers=1, num_heads=2, max_position_embeddings=8)
 ENERGY = {"kwh": 0.0421, "method": "measured by RAPL (package-0), without GPUs"}

@@ -9,11 +9,11 @@ from pathlib import Path
 from neolm.core.errors import InputError
 from neolm.core.files import write_text
 from neolm.core.progress import table
-from neolm.evaluation.comparison.differing import caution, differing_settings
-from neolm.evaluation.comparison.measures import measured
-from neolm.evaluation.comparison.page import comparison_page
-from neolm.evaluation.comparison.training_run import TrainingRun, read_training_runs
-from neolm.evaluation.report.document import GENERATOR
+from neolm.report.comparison_page import comparison_page
+from neolm.report.differing import caution, differing_settings
+from neolm.report.document import GENERATOR
+from neolm.report.measures import measured
+from neolm.report.training_run import TrainingRun, read_training_runs
 
 
 def compare_runs(places: Sequence[Path], output: Path) -> str:

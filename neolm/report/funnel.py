@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from neolm.core.bars import Bar, bar_chart
-from neolm.evaluation.report.figure import data_size, figure, missing, paragraph, plural, section
-from neolm.evaluation.report.markup import Html, Node
-from neolm.evaluation.report.run_files import Run
+from neolm.report.bars import Bar, bar_chart
+from neolm.report.figure import data_size, figure, missing, paragraph, plural, section
+from neolm.report.markup import Html, Node
+from neolm.report.run_files import Run
 
 REASONS = {
     "empty": "empty",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from statistics import median
 
-from neolm.core.chart import Line, Marks
 from neolm.core.metrics import points
 from neolm.core.progress import count
-from neolm.evaluation.report.curves import GRADIENT_NORM, LEARNING_RATE, MEMORY, THROUGHPUT, Curve, charts, small_figure
-from neolm.evaluation.report.figure import missing, paragraph, plural, section
-from neolm.evaluation.report.markup import Html
-from neolm.evaluation.report.run_files import Run
+from neolm.report.chart import Line, Marks
+from neolm.report.curves import GRADIENT_NORM, LEARNING_RATE, MEMORY, THROUGHPUT, Curve, charts, small_figure
+from neolm.report.figure import missing, paragraph, plural, section
+from neolm.report.markup import Html
+from neolm.report.run_files import Run
 
 TITLE = "Speed and stability"
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neolm.core.bars import Bar, bar_chart
-from neolm.core.chart import Line, Marks, line_chart, smoothed, thinned
-from neolm.core.svg import DARK, DASHES, LIGHT, TONES, shown, swatch
-from neolm.core.ticks import log_ticks, nice_ticks, tick_label
+from neolm.report.bars import Bar, bar_chart
+from neolm.report.chart import Line, Marks, line_chart, smoothed, thinned
+from neolm.report.svg import DARK, DASHES, LIGHT, TONES, shown, swatch
+from neolm.report.ticks import log_ticks, nice_ticks, tick_label
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 numbers = st.floats(-1e12, 1e12, allow_nan=False)

@@ -9,18 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from neolm.core.files import write_text
-from neolm.evaluation.report.commands import commands_section
-from neolm.evaluation.report.document import document
-from neolm.evaluation.report.funnel import funnel_section
-from neolm.evaluation.report.headline import header, headline
-from neolm.evaluation.report.lineage import lineage_section
-from neolm.evaluation.report.loss import loss_section
-from neolm.evaluation.report.markup import element
-from neolm.evaluation.report.run_files import Run, read_run
-from neolm.evaluation.report.samples import samples_section
-from neolm.evaluation.report.scores import scores_section
-from neolm.evaluation.report.sizes import sizes_section
-from neolm.evaluation.report.stability import stability_section
+from neolm.report.document import document
+from neolm.report.funnel import funnel_section
+from neolm.report.headline import header, headline
+from neolm.report.lineage import lineage_section
+from neolm.report.loss import loss_section
+from neolm.report.markup import element
+from neolm.report.next_steps import commands_section
+from neolm.report.run_files import Run, read_run
+from neolm.report.samples import samples_section
+from neolm.report.scores import scores_section
+from neolm.report.sizes import sizes_section
+from neolm.report.stability import stability_section
 
 
 def build_report(output: Path) -> Path:

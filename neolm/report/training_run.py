@@ -11,9 +11,9 @@ from statistics import median
 from typing import Any
 
 from neolm.core.artifact import Manifest, read_manifest
-from neolm.core.chart import Point, steady
 from neolm.core.errors import InputError
 from neolm.core.metrics import points, read_metrics
+from neolm.report.chart import Point, steady
 
 DIGITS = 12  # of a digest that are shown
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from neolm.core.artifact import Manifest
 from neolm.core.progress import count, duration
-from neolm.evaluation.report.figure import code, data_size, missing, paragraph, section
-from neolm.evaluation.report.markup import Html, Node, element, pairs, table, together
-from neolm.evaluation.report.run_files import Run
+from neolm.report.figure import code, data_size, missing, paragraph, section
+from neolm.report.markup import Html, Node, element, pairs, table, together
+from neolm.report.run_files import Run
 
 SHORT = 12  # digits of a digest that are shown; all of them are in the manifest
 

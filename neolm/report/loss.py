@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from neolm.core.chart import Line, line_chart
 from neolm.core.metrics import points
-from neolm.evaluation.report.figure import figure, missing, paragraph, section
-from neolm.evaluation.report.markup import Html
-from neolm.evaluation.report.run_files import Run
+from neolm.report.chart import Line, line_chart
+from neolm.report.figure import figure, missing, paragraph, section
+from neolm.report.markup import Html
+from neolm.report.run_files import Run
 
 
 def loss_section(run: Run) -> Html:

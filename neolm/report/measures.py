@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from neolm.core.energy import how_known
 from neolm.core.progress import count, duration
-from neolm.evaluation.comparison.training_run import TrainingRun
-from neolm.evaluation.report.figure import energy_amount
+from neolm.report.figure import energy_amount
+from neolm.report.training_run import TrainingRun
 
 NONE = "\u2013"
 
