@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from neolm.models.attention import Attention, KeyValueCache, rotary_table
 from neolm.models.config import DecoderConfig
 from neolm.models.gelu import gelu_tanh
+from neolm.models.heads import LanguageModelHead
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -88,7 +89,7 @@ class Decoder(nn.Module):
         self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = LanguageModelHead(config.hidden_size, config.vocab_size)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
 
@@ -99,8 +100,10 @@ class Decoder(nn.Module):
         positions: Tensor | None = None,
         cache: KeyValueCache | None = None,
         logits: bool = True,
-    ) -> Tensor:
-        """Logits (B, T, V) of the token after each of `ids` (B, T).
+        labels: Tensor | None = None,
+        z_loss: float = 0.0,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (B, T, V) of the token after each of `ids` (B, T), or the loss of predicting `labels`.
 
         Args:
             ids: Token ids.
@@ -108,7 +111,10 @@ class Decoder(nn.Module):
                 needs none, since attention is causal.
             positions: (T) or (B, T), each token's position; None: 0, 1, ... from the left.
             cache: Keys and values of earlier tokens; then `positions` must be given.
-            logits: False returns the final hidden states (B, T, C), for losses that never hold all logits.
+            logits: False returns the final hidden states (B, T, C), before the head.
+            labels: (B, T), the token after each of `ids`, -100 where it does not count. With them the result is a pair
+                of sums over the tokens, in float32: the loss to minimise, and the cross-entropy in nats.
+            z_loss: Weight of log^2 of the softmax's denominator in the loss to minimise.
         """
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)
@@ -122,7 +128,7 @@ class Decoder(nn.Module):
         for block in self.blocks:
             x = block(x, angles, attention_mask, cache)
         x = self.norm(x)
-        return self.head(x) if logits else x  # type: ignore[no-any-return]
+        return self.head(x, labels, z_loss) if logits else x  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def initialise(self, seed: int) -> Decoder:

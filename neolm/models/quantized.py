@@ -21,7 +21,9 @@ from neolm.core.errors import InputError
 from neolm.kernels.linear import linear
 from neolm.kernels.packing import BLOCK, Packed, pack, packed_shapes, unpack_rows, widen
 from neolm.kernels.products import INT4, INT8
+from neolm.models.cross_entropy import linear_cross_entropy
 from neolm.models.decoder import Decoder
+from neolm.models.heads import LanguageModelHead
 
 BITS = {"int8": 8, "int4": 4}
 _FEW = 4  # rows of activations for which widening weights does not pay
@@ -80,6 +82,20 @@ class QuantizedLinear(nn.Module):
                 parts.append(torch.addmm(self.bias[first:end].to(dtype), short, wide))
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return y.to(x.dtype).view(*x.shape[:-1], -1)
+
+
+class QuantizedHead(QuantizedLinear):
+    """`LanguageModelHead` with packed weights; a loss has gradients for the hidden states only."""
+
+    def forward(  # type: ignore[override]
+        self, hidden: Tensor, labels: Tensor | None = None, z_loss: float = 0.0
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """(..., C) to logits (..., V); with `labels` (...), the two sums of `linear_cross_entropy`."""
+        if labels is None:
+            return super().forward(hidden)
+        dtype = product_dtype(hidden)
+        weight = widen(self.packed, 0, self.out_features, dtype).t()  # (V, C)
+        return linear_cross_entropy(hidden.flatten(0, -2).to(dtype), weight, labels.flatten(), z_loss)
 
 
 class QuantizedEmbedding(nn.Module):
@@ -142,7 +158,8 @@ def prepare_quantized(model: Decoder, bits: int) -> None:
     for name, layer in [*model.named_modules()]:
         if isinstance(layer, nn.Linear):
             parent, _, kind = name.rpartition(".")
-            empty = QuantizedLinear(bits, layer.out_features, layer.in_features, layer.bias)
+            layer_type = QuantizedHead if isinstance(layer, LanguageModelHead) else QuantizedLinear
+            empty = layer_type(bits, layer.out_features, layer.in_features, layer.bias)
             setattr(model.get_submodule(parent), kind, empty)
     if model.config.tie_embeddings:
         model.embedding = QuantizedEmbedding(model)  # type: ignore[assignment]

@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from neolm.models.config import DecoderConfig
+from neolm.models.cross_entropy import CHUNK_ELEMENTS, CHUNK_ROWS
 from neolm.training.activations import BlockActivations, Passes, block_activations
 from neolm.training.config import PretrainConfig
-from neolm.training.losses import CHUNK_ELEMENTS, CHUNK_ROWS
 from neolm.training.muon import MAX_STACKED_ELEMENTS, iteration_type
 from neolm.training.precision import MAX_BUCKET_ELEMENTS
 

@@ -100,6 +100,16 @@ def test_loading_rounds_as_rounding_the_loaded_does(family: str, form: str, tmp_
     assert loaded.quantized == {"int8": 8, "int4": 4}[form]
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gpt-neox"])
+def test_the_loss_of_a_quantised_model_is_that_of_its_logits(family: str) -> None:
+    model = quantize(build(family), "int8")
+    ids = torch.randint(0, model.config.vocab_size, (2, 9), generator=torch.Generator().manual_seed(0))
+    total, entropy = model(ids, labels=ids, z_loss=0.1)
+    expected = torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.flatten(), reduction="sum")
+    torch.testing.assert_close(entropy, expected, atol=0, rtol=0.01)
+    assert total > entropy
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_quantised_model_survives_its_files(family: str, tmp_path: Path) -> None:
     model = quantize(build(family), "int4")

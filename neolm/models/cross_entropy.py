@@ -1,0 +1,101 @@
+"""Output layer and cross-entropy in one function, which never holds the logits of the whole batch.
+
+The rows are processed in chunks. The gradients are computed in the forward pass, while a chunk's logits exist.
+
+Shapes: N rows (B x T), R rows of a chunk, C channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100  # a label that does not count, as in `torch.nn.functional.cross_entropy`
+
+# A chunk holds 8 MiB of float32 logits, which stay in a CPU's cache, or at least CHUNK_ROWS rows, so that the products,
+# which read the whole weight for each chunk, are not bound by memory.
+CHUNK_ELEMENTS = 2**21
+CHUNK_ROWS = 512
+PRODUCT_ROWS = 2048
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Sums over rows of the cross-entropy of softmax(hidden @ weight.T) at `labels`, with and without z-loss.
+
+    Args:
+        hidden: (N, C), any floating type; the products are computed in it, softmax and sums in float32.
+        weight: (V, C), of the same type.
+        labels: (N) int64 in 0 ... V-1, or `IGNORED`.
+        z_loss: Weight of log^2 of the softmax's denominator.
+
+    Returns:
+        Two float32 scalars: cross-entropy plus z-loss, which is differentiable, and the cross-entropy, which is not.
+    """
+    return _LinearCrossEntropy.apply(hidden, weight, labels, z_loss)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+        N, V = len(labels), len(weight)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        entropy = torch.zeros_like(total)
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // V)
+        # Checked on a CPU only: on a GPU the check would wait for the device.
+        all_count = labels.device.type == "cpu" and bool((labels != IGNORED).all())
+        for start in range(0, N, rows):
+            chunk = slice(start, min(start + rows, N))
+            counted = (labels[chunk] != IGNORED).unsqueeze(1)  # (R, 1)
+            target = labels[chunk].clamp(min=0).unsqueeze(1)
+            logits = hidden[chunk] @ weight.t()  # (R, V)
+            probability = torch.softmax(logits, dim=-1, dtype=torch.float32)
+            # log Z from the likeliest token, whose probability is at least 1/V: no second pass of exponentials
+            log_z = logits.amax(dim=-1, keepdim=True) - probability.amax(dim=-1, keepdim=True).log()  # (R, 1)
+            here = (log_z - logits.gather(1, target)).where(counted, 0).sum()
+            entropy += here
+            total += here + z_loss * log_z.square().where(counted, 0).sum() if z_loss else here
+            if grad_hidden is None and grad_weight is None:
+                continue
+            # d / d logits = softmax - one-hot of the target, + 2 z log Z softmax; 0 for ignored rows
+            grad = probability
+            if z_loss or not all_count:
+                grad *= counted * (1 + 2 * z_loss * log_z)
+            grad.scatter_add_(1, target, -counted.to(grad.dtype))
+            grad = grad.to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad, weight, out=grad_hidden[chunk])
+            if grad_weight is not None:
+                _add_product(grad_weight, grad.t(), hidden[chunk])
+            del logits, probability, grad  # otherwise they are alive while the next chunk's are computed
+        if grad_weight is not None and weight.dtype != torch.float16:
+            grad_weight = grad_weight.to(weight.dtype)  # float16 could overflow here: the sum is not scaled yet
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        ctx.mark_non_differentiable(entropy)
+        return total, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        upstream, _ = grads
+        # In place: a copy of the weight's gradient would be as large as the embedding.
+        grad_hidden, grad_weight = (None if g is None else g.mul_(upstream.to(g.dtype)) for g in ctx.saved_tensors)
+        return grad_hidden, None if grad_weight is None else grad_weight.to(ctx.weight_dtype), None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b to `total`, with the sum in float32 whatever the type of the factors."""
+    if a.dtype == torch.float16 and not a.is_cuda:
+        a, b = a.float(), b.float()
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    elif a.dtype == torch.float16:  # the product alone can overflow float16
+        total.add_(torch.mm(a, b, out_dtype=torch.float32))
+    else:  # a CPU widens what it adds, so it adds in parts that fit its cache
+        rows = PRODUCT_ROWS if total.device.type == "cpu" else len(total)
+        for part, factor in zip(torch.split(total, rows), torch.split(a, rows), strict=True):
+            part.add_(factor @ b)

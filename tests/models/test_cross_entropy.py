@@ -1,0 +1,132 @@
+"""The cross-entropy with its output layer against PyTorch's, in value and gradient."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from neolm.models import cross_entropy
+from neolm.models.config import decoder_config
+from neolm.models.cross_entropy import IGNORED, linear_cross_entropy
+from neolm.models.decoder import Decoder
+
+
+def inputs(rows: int, channels: int, classes: int, ignored: float = 0.2) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(rows * 1000 + classes)
+    hidden = torch.randn(rows, channels, generator=generator, dtype=torch.float32, requires_grad=True)
+    weight = torch.randn(classes, channels, generator=generator, requires_grad=True)
+    labels = torch.randint(0, classes, (rows,), generator=generator)
+    labels[torch.rand(rows, generator=generator) < ignored] = IGNORED
+    return hidden, weight, labels
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 8), st.integers(2, 30), st.integers(1, 200), st.integers(1, 9), st.floats(0, 0.5)
+)
+def test_it_is_the_cross_entropy_and_z_loss_in_value_and_gradient(
+    rows: int, channels: int, classes: int, chunk: int, chunk_rows: int, z: float
+) -> None:
+    hidden, weight, labels = inputs(rows, channels, classes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cross_entropy, "CHUNK_ELEMENTS", chunk)
+        patch.setattr(cross_entropy, "CHUNK_ROWS", chunk_rows)
+        ours, entropy = linear_cross_entropy(hidden, weight, labels, z)
+        grads = torch.autograd.grad(ours * 0.7, [hidden, weight])
+    logits = hidden @ weight.t()
+    theirs = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    both = theirs + z * logits.logsumexp(1)[labels != IGNORED].square().sum()
+    expected = torch.autograd.grad(both * 0.7, [hidden, weight])
+    torch.testing.assert_close(entropy, theirs.detach(), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(ours, both, atol=1e-4, rtol=1e-5)
+    assert ours.requires_grad
+    assert not entropy.requires_grad
+    for a, b in zip(grads, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_logits_far_apart_lose_nothing() -> None:
+    hidden = torch.tensor([[80.0], [-80.0], [0.0]])
+    weight = torch.tensor([[1.0], [-1.0]])
+    _, entropy = linear_cross_entropy(hidden, weight, torch.tensor([1, 1, 0]))
+    assert entropy.item() == pytest.approx(160 + 0 + math.log(2))
+
+
+def test_every_target_masked_is_a_finite_loss_of_zero_weight() -> None:
+    hidden, weight, labels = inputs(6, 4, 5)
+    labels.fill_(IGNORED)
+    total, _ = linear_cross_entropy(hidden, weight, labels, z_loss=0.1)
+    grads = torch.autograd.grad(total, [hidden, weight])
+    assert total.item() == 0.0
+    assert all(g.abs().max() == 0 for g in grads)
+
+
+def test_without_gradients_nothing_is_kept() -> None:
+    hidden, weight, labels = inputs(6, 4, 5)
+    with torch.no_grad():
+        total, _ = linear_cross_entropy(hidden, weight, labels)
+    assert not total.requires_grad
+    only, _ = linear_cross_entropy(hidden.detach(), weight, labels)
+    assert torch.autograd.grad(only, weight)[0].shape == weight.shape
+
+
+def test_half_precision_is_summed_in_full() -> None:
+    hidden, weight, labels = inputs(200, 16, 50, ignored=0)
+    exact, _ = linear_cross_entropy(hidden, weight, labels)
+    half, _ = linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), labels)
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(exact.item(), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
+)
+@pytest.mark.parametrize("rows", [4096, 16])
+def test_float16_gradients_are_scaled_before_they_are_rounded(rows: int, device: str) -> None:
+    """The gradient of 4,096 like rows exceeds float16's 65,504 until the loss scale is applied; that of 16 does not."""
+    hidden = torch.full((rows, 4), 64.0, dtype=torch.float16, device=device)
+    weight = torch.zeros(8, 4, dtype=torch.float16, device=device, requires_grad=True)
+    total, _ = linear_cross_entropy(hidden, weight, torch.zeros(rows, dtype=torch.int64, device=device))
+    (total / rows).backward()
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float16
+    torch.testing.assert_close(weight.grad[0].cpu(), torch.full((4,), 64 * (1 / 8 - 1), dtype=torch.float16))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_with_labels_returns_its_loss(tied: bool) -> None:
+    config = decoder_config(
+        "gpt-neo",
+        vocab_size=50,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        max_position_embeddings=12,
+        window_size=4,
+        tie_embeddings=tied,
+    )
+    model = Decoder(config).initialise(0)
+    ids = torch.randint(0, 50, (3, 12), generator=torch.Generator().manual_seed(0))
+    labels = ids.roll(-1, 1)
+    labels[:, -1] = IGNORED
+    total, entropy = model(ids, labels=labels, z_loss=0.01)
+    expected_total, expected = linear_cross_entropy(
+        model(ids, logits=False).flatten(0, 1), model.head.weight, labels.flatten(), 0.01
+    )
+    assert (total, entropy) == (expected_total, expected)
+    total.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_hooks_of_the_head_run_when_the_loss_is_computed() -> None:
+    config = decoder_config("gpt2", vocab_size=50, hidden_size=16, num_layers=1, num_heads=2)
+    model = Decoder(config).initialise(0)
+    calls: list[str] = []
+    model.head.register_forward_pre_hook(lambda *_: calls.append("forward"))
+    model.head.register_full_backward_hook(lambda *_: calls.append("backward"))
+    total, _ = model(torch.zeros(1, 4, dtype=torch.int64), labels=torch.zeros(1, 4, dtype=torch.int64))
+    total.backward()
+    assert calls == ["forward", "backward"]
