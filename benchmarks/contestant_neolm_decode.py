@@ -11,7 +11,7 @@ from random_models import HF
 
 from neolm.generation.batch import Batch
 from neolm.generation.config import GenerationConfig
-from neolm.generation.sampling import prompt_streams
+from neolm.generation.sampling import prompt_generators
 from neolm.models.hf import load_model
 
 
@@ -22,7 +22,7 @@ def main() -> None:
 
     def generate(prompts: list[list[int]], tokens: int, stamp: Callable[[], None]) -> list[int]:
         config = GenerationConfig(max_new_tokens=tokens, ignore_eos=True)
-        streams = dict(enumerate(prompt_streams(prompts, seed=1)))
+        streams = dict(enumerate(prompt_generators(prompts, seed=1)))
         batch = Batch(model, dict(enumerate(prompts)), config, streams)
         ids = []
         while batch.live:

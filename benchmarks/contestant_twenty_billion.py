@@ -8,8 +8,8 @@ import torch
 from protocol import Channel, leave, peak_memory
 
 from neolm.generation.batch import next_logits
-from neolm.generation.pages import DecoderCache
-from neolm.generation.reader import reader_for
+from neolm.generation.kv_cache import BatchCache
+from neolm.generation.model_runner import model_runner_for
 from neolm.models.hf import load_model
 
 PROMPT = 16
@@ -24,8 +24,8 @@ def main() -> None:
     weights = sum(tensor.nbytes for tensor in tensors)
     # A token reads every weight once, but only one row of an embedding that is not the head.
     read = weights if model.config.tie_embeddings else weights - model.embedding.weight.nbytes
-    reader = reader_for(model)
-    cache = DecoderCache(model, 1, model.config.max_position_embeddings)
+    reader = model_runner_for(model)
+    cache = BatchCache(model, 1, model.config.max_position_embeddings)
     ids = torch.randint(0, 50_000, (PROMPT,), generator=torch.Generator().manual_seed(0)).tolist()
 
     def write() -> float:

@@ -25,7 +25,7 @@ from workers import note
 from neolm.core.device import matrix_ceiling
 from neolm.generation.batch import Batch
 from neolm.generation.config import GenerationConfig
-from neolm.generation.sampling import prompt_streams
+from neolm.generation.sampling import prompt_generators
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.models.hf import hf_config
@@ -108,13 +108,13 @@ def neolm(shape: Shape) -> tuple[Generate, Decoder]:
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.02)
-    from neolm.generation.reader import reader_for
+    from neolm.generation.model_runner import model_runner_for
 
-    reader = reader_for(model)
+    reader = model_runner_for(model)
 
     def generate(prompts: list[list[int]], tokens: int) -> float:
         settings = GenerationConfig(max_new_tokens=tokens, ignore_eos=True)
-        streams = dict(enumerate(prompt_streams(prompts, seed=1)))
+        streams = dict(enumerate(prompt_generators(prompts, seed=1)))
         torch.cuda.synchronize()
         began = time.perf_counter()
         batch = Batch(model, dict(enumerate(prompts)), settings, streams)

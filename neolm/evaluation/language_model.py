@@ -20,7 +20,7 @@ from neolm.evaluation.perplexity import document_scores
 from neolm.evaluation.windows import Window, score_windows
 from neolm.generation.batch import batches
 from neolm.generation.config import GenerationConfig, generation_config
-from neolm.generation.generate import check_tokenizer, pieces
+from neolm.generation.generate import check_tokenizer, text_deltas
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
 
@@ -107,7 +107,7 @@ class DecoderLanguageModel:
         prompts = [ids[-keep:] for ids in self.tokenizer.encode_batch(contexts)]
         texts: list[list[str]] = [[] for _ in contexts]
         for batch in batches(self.model, prompts, config, self.tokenizer.eos_token_id, self.tokenizer.size):
-            for row, piece in pieces(batch, self.tokenizer, config.stop):
+            for row, piece in text_deltas(batch, self.tokenizer, config.stop):
                 texts[row].append(piece)
         return ["".join(parts) for parts in texts]
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neolm.generation.reader import evaluating
+from neolm.generation.model_runner import evaluating
 from neolm.models.decoder import Decoder
 
 LOGITS_TOGETHER = 2**23  # float32 logits held at once: 32 MiB

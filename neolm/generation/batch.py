@@ -27,16 +27,16 @@ from torch import Tensor
 
 from neolm.core.errors import InputError
 from neolm.generation.config import GenerationConfig
-from neolm.generation.pages import DecoderCache
-from neolm.generation.reader import Reader, cache_for, reader_for
-from neolm.generation.sampling import adjust, adjusts, choose, prompt_streams
-from neolm.generation.speculative import TOGETHER, Draft, Pace, Proposer, proposers
+from neolm.generation.kv_cache import BatchCache
+from neolm.generation.model_runner import ModelRunner, cache_for, model_runner_for
+from neolm.generation.sampling import apply_penalties, has_penalties, prompt_generators, sample
+from neolm.generation.speculative import MAX_SPECULATIVE_TOKENS, Draft, Pace, Proposer, proposers
 from neolm.models.decoder import Decoder
 
-End = Literal["end of text", "length", "context", "stop"]
+FinishReason = Literal["end of text", "length", "context", "stop"]
 
 # Prompts times their longest extent that are decoded together: bounds the memory of the cache and of the prefill.
-TOKENS_TOGETHER = 32_768
+MAX_BATCH_TOKENS = 32_768
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Row:
     number: int
     ids: list[int]  # the prompt and what followed it
     left: int  # tokens that it may still get
-    limit: End  # what ends it then
+    limit: FinishReason  # what ends it then
     stream: random.Random
     proposer: Proposer | None
     pace: Pace = field(default_factory=Pace)
@@ -71,9 +71,9 @@ class Batch:
         streams: Mapping[int, random.Random],
         eos_token_id: int | None = None,
         vocab_size: int | None = None,
-        cache: DecoderCache | None = None,
+        cache: BatchCache | None = None,
         proposers: Mapping[int, Proposer] | None = None,
-        reader: Reader | None = None,
+        reader: ModelRunner | None = None,
     ) -> None:
         """Take checked prompts (`check_prompts`) and where the draws of each come from.
 
@@ -91,22 +91,22 @@ class Batch:
         self.model, self.config = model, config
         self.vocab_size = vocab_size or model.config.vocab_size
         self.ids = {number: list(ids) for number, ids in prompts.items()}
-        self.ends: dict[int, End] = {}
+        self.ends: dict[int, FinishReason] = {}
         self.reads = self.proposed = self.accepted = 0
         self._eos = None if config.ignore_eos else eos_token_id
         context = model.config.max_position_embeddings
         extent = max((min(len(ids) + config.max_new_tokens - 1, context) for ids in prompts.values()), default=0)
-        self.reader = reader or reader_for(model)
+        self.reader = reader or model_runner_for(model)
         self.cache = cache or cache_for(self.reader, len(prompts), extent)
         self._rows: list[Row] = []
         for number, ids in self.ids.items():
             room = context - len(ids) + 1
-            limit: End = "length" if config.max_new_tokens <= room else "context"
+            limit: FinishReason = "length" if config.max_new_tokens <= room else "context"
             left = min(config.max_new_tokens, room)
             self._rows.append(Row(number, ids, left, limit, streams[number], (proposers or {}).get(number)))
         self._logits = torch.empty(0)  # those read last, row by row  # (sum of 1 + proposed, V)
         self._prompts = {number: len(ids) for number, ids in prompts.items()}
-        check_bias(config, self.vocab_size)
+        check_logit_bias(config, self.vocab_size)
         if config.max_new_tokens == 0:
             self.ends, self._rows = dict.fromkeys(prompts, "length"), []
 
@@ -129,12 +129,12 @@ class Batch:
         ready = [(index, row) for index, row in enumerate(self._rows) if row.ready]
         places = [row.first + row.right for _, row in ready]
         logits = self._logits if len(places) == len(self._logits) else self._logits[places]  # (B, V)
-        if adjusts(self.config):
+        if has_penalties(self.config):
             pairs = zip(logits, ready, strict=True)
             logits = torch.stack(
-                [adjust(own, row.ids, self._prompts[row.number], self.config) for own, (_, row) in pairs]
+                [apply_penalties(own, row.ids, self._prompts[row.number], self.config) for own, (_, row) in pairs]
             )
-        tokens = choose(logits, self.config, [row.stream for _, row in ready]).tolist()
+        tokens = sample(logits, self.config, [row.stream for _, row in ready]).tolist()
         for (index, row), token in zip(ready, tokens, strict=True):
             self._judge(index, row, token)
         given = []
@@ -167,8 +167,8 @@ class Batch:
         """What `row` may go on with, as far as it is worth reading and no bit of the logits depends on it."""
         if row.proposer is None:
             return []
-        # A reader computes more than `few` tokens in another way, as it does a prompt; the last token is never read.
-        room = min(self.reader.few - unread, row.left - 1, TOGETHER // len(self._rows) - 1)
+        # Longer spans are computed in another way, as a prompt is; the last token is never read.
+        room = min(self.reader.max_decode_tokens - unread, row.left - 1, MAX_SPECULATIVE_TOKENS // len(self._rows) - 1)
         most = min(room, row.pace.next()) if room > 0 else 0
         return row.proposer.propose(row.ids, most) if most > 0 else []
 
@@ -183,7 +183,7 @@ class Batch:
             row.pace.learn(len(row.proposed), row.right)
             self.cache.rewind(index, len(row.ids))
 
-    def end(self, number: int, why: End = "stop") -> None:
+    def end(self, number: int, why: FinishReason = "stop") -> None:
         """Take a row out of the batch, unless it has ended already. The last row's cache keeps what its ids say."""
         index = next((index for index, row in enumerate(self._rows) if row.number == number), None)
         if index is None:
@@ -199,16 +199,16 @@ class Batch:
 
 
 def next_logits(
-    reader: Reader, cache: DecoderCache, rows: Sequence[Sequence[int]], wanted: Sequence[int] | None = None
+    reader: ModelRunner, cache: BatchCache, rows: Sequence[Sequence[int]], wanted: Sequence[int] | None = None
 ) -> Tensor:
     """Read what `cache` does not hold yet of each row's ids; fp32 logits (B, V) of the token that comes next.
 
-    With `wanted` for each row: those after its last so many ids, row by row (sum of wanted, V).
+    With `num_logits` for each row: those after its last so many ids, row by row (sum of wanted, V).
     """
     spans = cache.spans(rows)
     if wanted is not None:
-        spans = [replace(span, wanted=count) for span, count in zip(spans, wanted, strict=True)]
-    logits = reader.read(cache.pages, spans)
+        spans = [replace(span, num_logits=count) for span, count in zip(spans, wanted, strict=True)]
+    logits = reader.run(cache.pages, spans)
     cache.lengths = [len(ids) for ids in rows]
     return logits
 
@@ -239,7 +239,7 @@ def check_prompts(model: Decoder, prompts: Sequence[Sequence[int]], eos_token_id
     return checked
 
 
-def check_bias(config: GenerationConfig, vocab_size: int) -> None:
+def check_logit_bias(config: GenerationConfig, vocab_size: int) -> None:
     """Refuse a bias for tokens that cannot be chosen.
 
     Raises:
@@ -263,11 +263,11 @@ def batches(
         InputError: see `check_prompts`, and `proposers` on the draft.
     """
     checked = check_prompts(model, prompts, eos_token_id)
-    streams = dict(enumerate(prompt_streams(checked, config.seed)))
+    streams = dict(enumerate(prompt_generators(checked, config.seed)))
     waiting = sorted(range(len(checked)), key=lambda number: len(checked[number]))
     while waiting:
         longest = len(checked[waiting[-1]]) + config.max_new_tokens
-        together = max(1, TOKENS_TOGETHER // min(longest, model.config.max_position_embeddings))
+        together = max(1, MAX_BATCH_TOKENS // min(longest, model.config.max_position_embeddings))
         rows, waiting = sorted(waiting[-together:]), waiting[:-together]
         taken = {row: checked[row] for row in rows}
         guesses = proposers(draft, taken, streams, config, vocab_size or model.config.vocab_size)

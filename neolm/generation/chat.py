@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator, Sequence
 from neolm.core.errors import InputError
 from neolm.generation.batch import Batch
 from neolm.generation.config import GenerationConfig
-from neolm.generation.generate import check_tokenizer, pieces
-from neolm.generation.pages import DecoderCache
-from neolm.generation.sampling import prompt_streams
+from neolm.generation.generate import check_tokenizer, text_deltas
+from neolm.generation.kv_cache import BatchCache
+from neolm.generation.sampling import prompt_generators
 from neolm.generation.speculative import Draft, proposers
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.chat import ChatTemplate, Message, PlainTemplate, without_oldest
@@ -53,11 +53,11 @@ class Session:
         self.notice = ""
         self.messages: list[Message] = []
         self._text: list[int] = []  # token ids of the text that `raw` goes on with
-        self._cache: DecoderCache | None = None
+        self._cache: BatchCache | None = None
         self._held: list[int] = []  # token ids that the cache holds
 
     def say(self, text: str) -> Generator[str, None, None]:
-        """Answer `text`, or in raw mode continue it (an empty one: go on with the last); the answer in pieces.
+        """Answer `text`, or in raw mode continue it (an empty one: go on with the last); the answer in parts.
 
         An answer that is left early stays in the conversation as far as it came.
 
@@ -104,23 +104,23 @@ class Session:
     def _decode(self, ids: list[int], stop: Sequence[str]) -> Generator[str, None, None]:
         cache = self._cache_for(ids)
         self._cache, self._held = None, []  # an interrupted step leaves the cache torn: kept only if all goes well
-        prompts, streams = {0: ids}, dict(enumerate(prompt_streams([ids], self.config.seed)))
+        prompts, streams = {0: ids}, dict(enumerate(prompt_generators([ids], self.config.seed)))
         vocabulary, eos = self.tokenizer.size, self.tokenizer.eos_token_id
         guesses = proposers(self.draft, prompts, streams, self.config, vocabulary)
         batch = Batch(self.model, prompts, self.config, streams, eos, vocabulary, cache, guesses)
         try:
-            for _, piece in pieces(batch, self.tokenizer, stop):
+            for _, piece in text_deltas(batch, self.tokenizer, stop):
                 yield piece
         finally:
             self._text = batch.ids[0]
         self._cache, self._held = batch.cache, self._text[: batch.cache.lengths[0]]
 
-    def _cache_for(self, ids: Sequence[int]) -> DecoderCache:
+    def _cache_for(self, ids: Sequence[int]) -> BatchCache:
         """The cache with what it holds of the beginning of `ids`, or a new one."""
         same = next((n for n, (a, b) in enumerate(zip(self._held, ids, strict=False)) if a != b), len(self._held))
         same = min(same, len(ids) - 1)  # the last token is always read: its logits are wanted
         if self._cache is None:
-            return DecoderCache(self.model, 1, self._context)
+            return BatchCache(self.model, 1, self._context)
         self._cache.rewind(0, same)
         return self._cache
 

@@ -1,4 +1,4 @@
-"""Prompts in, continuations out: `generate` for whole texts, `stream` for pieces as they come.
+"""Prompts in, continuations out: `generate` for whole texts, `stream` for parts of a text as they come.
 
 Shapes appear one level down, in `neolm.generation.batch`.
 """
@@ -82,7 +82,7 @@ def continuations(
     """What `generate` returns, for settings that are already checked."""
     texts: list[list[str]] = [[] for _ in prompts]
     for batch in _text_batches(model, tokenizer, prompts, config, draft):
-        for row, piece in pieces(batch, tokenizer, config.stop):
+        for row, piece in text_deltas(batch, tokenizer, config.stop):
             texts[row].append(piece)
     return ["".join(parts) for parts in texts]
 
@@ -90,7 +90,7 @@ def continuations(
 def stream(
     model: Decoder, tokenizer: Tokenizer, prompt: str, config: GenerationConfig | None = None, draft: Draft = None
 ) -> Iterator[str]:
-    """What `generate` returns for one prompt, in pieces as soon as they are certain.
+    """What `generate` returns for one prompt, part by part as soon as each is certain.
 
     Prompt and draft are checked at the call, not at the first piece. The iterator may be left at any time.
 
@@ -99,10 +99,10 @@ def stream(
     """
     config = config or GenerationConfig()
     [batch] = _text_batches(model, tokenizer, [prompt], config, draft)
-    return (piece for _, piece in pieces(batch, tokenizer, config.stop))
+    return (piece for _, piece in text_deltas(batch, tokenizer, config.stop))
 
 
-def pieces(batch: Batch, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> Iterator[tuple[int, str]]:
+def text_deltas(batch: Batch, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> Iterator[tuple[int, str]]:
     """Decode `batch` to its end: (row, text) as soon as a text is certain; a row ends at its first stop string."""
     texts = {row: TextStream(stop) for row in batch.live}
     while batch.live:

@@ -33,13 +33,13 @@ def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def adjusts(config: GenerationConfig) -> bool:
-    """Whether `adjust` changes anything."""
+def has_penalties(config: GenerationConfig) -> bool:
+    """Whether `apply_penalties` changes anything."""
     penalties = config.repetition_penalty != 1 or config.presence_penalty or config.frequency_penalty
     return bool(penalties or config.logit_bias)
 
 
-def adjust(logits: Tensor, ids: Sequence[int], prompt: int, config: GenerationConfig) -> Tensor:
+def apply_penalties(logits: Tensor, ids: Sequence[int], prompt: int, config: GenerationConfig) -> Tensor:
     """Logits (V) as the text so far and the settings change them, anew; of `ids` the first `prompt` are the prompt.
 
     First the repetition penalty, which knows the whole text, then presence and frequency penalties, which know the
@@ -113,7 +113,7 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(reached, target.unsqueeze(1), right=True).squeeze(1)
 
 
-def choose(logits: Tensor, config: GenerationConfig, streams: Sequence[random.Random]) -> Tensor:
+def sample(logits: Tensor, config: GenerationConfig, streams: Sequence[random.Random]) -> Tensor:
     """The next token (B) of each row of logits (B, V); greedy at temperature 0 and for top_k = 1.
 
     Raises:
@@ -135,7 +135,7 @@ def choose(logits: Tensor, config: GenerationConfig, streams: Sequence[random.Ra
     return draw(distribution(logits, config), uniforms)
 
 
-def prompt_streams(prompts: Sequence[Sequence[int]], seed: int | None) -> list[random.Random]:
+def prompt_generators(prompts: Sequence[Sequence[int]], seed: int | None) -> list[random.Random]:
     """A random stream for each prompt (token ids); without a seed from fresh entropy."""
     seed = secrets.randbits(64) if seed is None else seed
     came: Counter[tuple[int, ...]] = Counter()

@@ -28,14 +28,14 @@ import torch
 
 from neolm.core.errors import InputError
 from neolm.generation.config import GenerationConfig
-from neolm.generation.reader import FEW, Reader, cache_for, reader_for
-from neolm.generation.sampling import adjust, adjusts, choose
+from neolm.generation.model_runner import MAX_DECODE_TOKENS, ModelRunner, cache_for, model_runner_for
+from neolm.generation.sampling import apply_penalties, has_penalties, sample
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
 
 Draft = Decoder | Literal["lookup"] | None  # who proposes: a smaller model, the text itself, nobody
 
-TOGETHER = 64  # tokens that all rows together read in one step; with more, the processor is busy without guesses
+MAX_SPECULATIVE_TOKENS = 64  # of all rows in one step; with more, the processor is busy without guesses
 FIRST = 4  # tokens proposed at first
 LONGEST_PAUSE = 15  # steps without a proposal
 
@@ -67,7 +67,7 @@ class Pace:
 
     def learn(self, proposed: int, right: int) -> None:
         """Take in that `right` of so many proposed tokens were right."""
-        self._most = min(max(self._most, 2 * proposed), FEW) if right == proposed else right + 1
+        self._most = min(max(self._most, 2 * proposed), MAX_DECODE_TOKENS) if right == proposed else right + 1
         self._misses = 0 if right else self._misses + 1
         self._pause = min(2 ** max(self._misses - 1, 0) - 1, LONGEST_PAUSE)
 
@@ -105,7 +105,7 @@ class DraftProposer:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: ModelRunner,
         config: GenerationConfig,
         stream: random.Random,
         capacity: int,
@@ -149,11 +149,11 @@ class DraftProposer:
         """So many tokens after `ids`, of which the cache holds the beginning."""
         text, stream, config = list(ids), copy.copy(self._stream), self._config
         for _ in range(count):
-            logits = self._reader.read(self._cache.pages, self._cache.spans([text]))[:, : self._vocab_size]  # (1, V)
+            logits = self._reader.run(self._cache.pages, self._cache.spans([text]))[:, : self._vocab_size]  # (1, V)
             self._cache.lengths[0] = len(text)
-            if adjusts(config):
-                logits = adjust(logits[0], text, self._prompt, config).unsqueeze(0)
-            text += choose(logits, config, [stream]).tolist()
+            if has_penalties(config):
+                logits = apply_penalties(logits[0], text, self._prompt, config).unsqueeze(0)
+            text += sample(logits, config, [stream]).tolist()
         return text[len(ids) :]
 
 
@@ -187,7 +187,7 @@ def proposers(
             f"the draft embeds {draft.config.vocab_size} tokens, the text may have {vocab_size}: "
             "a draft needs the model's own vocabulary"
         )
-    reader, more = reader_for(draft), config.max_new_tokens - 1
+    reader, more = model_runner_for(draft), config.max_new_tokens - 1
     return {
         row: DraftProposer(reader, config, streams[row], len(ids) + more, vocab_size, len(ids))
         for row, ids in prompts.items()

@@ -33,7 +33,7 @@ from neolm.kernels.lanes import (
 )
 from neolm.kernels.mathematics import FAST, exp, to_bf16
 
-PAGE = LANES  # tokens
+BLOCK_SIZE = LANES  # tokens
 
 
 def _read(builder: Builder, address: Value, index: Value, bits: int) -> Value:
@@ -51,7 +51,7 @@ def _scores_tile(bits: int) -> Any:
             new = []
             for n, value in enumerate(sums):
                 one = builder.add(channel, number(n))
-                key = _read(builder, keys, builder.mul(one, number(PAGE)), bits)
+                key = _read(builder, keys, builder.mul(one, number(BLOCK_SIZE)), bits)
                 query = splat(builder, load(builder, q, builder.mul(one, number(4)), F32))
                 new.append(multiply_add(builder, key, query, value))
             return new
@@ -113,16 +113,16 @@ def store_key_and_value(key: Any, value: Any, keys: int, values: int, slot: int,
     """Put a token's key and value (D) of one head into `slot` of the page and head at these addresses."""
     d = key.size
     if bits == 32:
-        k32 = carray(as_pointer(keys), d * PAGE, np.float32)
+        k32 = carray(as_pointer(keys), d * BLOCK_SIZE, np.float32)
         v32 = carray(as_pointer(values + 4 * slot * padded(d)), d, np.float32)
         for i in range(d):
-            k32[i * PAGE + slot] = key[i]
+            k32[i * BLOCK_SIZE + slot] = key[i]
             v32[i] = value[i]
     else:
-        k16 = carray(as_pointer(keys), d * PAGE, np.uint16)
+        k16 = carray(as_pointer(keys), d * BLOCK_SIZE, np.uint16)
         v16 = carray(as_pointer(values + 2 * slot * padded(d)), d, np.uint16)
         for i in range(d):
-            k16[i * PAGE + slot] = to_bf16(key[i])
+            k16[i * BLOCK_SIZE + slot] = to_bf16(key[i])
             v16[i] = to_bf16(value[i])
 
 
@@ -155,9 +155,9 @@ def attend(
         shares: Room for a number a token, and 32 more.
         result: (D padded to 16), overwritten.
     """
-    d, start = q.size, first // PAGE * PAGE
-    for at in range(start, end, PAGE):
-        address = keys + table[at // PAGE] * page_bytes
+    d, start = q.size, first // BLOCK_SIZE * BLOCK_SIZE
+    for at in range(start, end, BLOCK_SIZE):
+        address = keys + table[at // BLOCK_SIZE] * page_bytes
         if bits == 32:
             _scores_fp32(q.ctypes.data, address, d, shares.ctypes.data + 4 * (at - start))
         else:
@@ -171,9 +171,9 @@ def attend(
         seen[i] = exp(seen[i] - largest)
         total += seen[i]
     result[:] = 0
-    for at in range(start, end, PAGE):
-        address = values + table[at // PAGE] * value_bytes
-        low, high = max(first - at, 0), min(end - at, PAGE)
+    for at in range(start, end, BLOCK_SIZE):
+        address = values + table[at // BLOCK_SIZE] * value_bytes
+        low, high = max(first - at, 0), min(end - at, BLOCK_SIZE)
         share = shares.ctypes.data + 4 * (at - start)
         if bits == 32:
             _weigh_fp32(share, address, padded(d), low, high, result.ctypes.data)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neolm.kernels.compiled import compiled
-from neolm.kernels.packing import BLOCK
+from neolm.kernels.packing import PANEL
 from neolm.kernels.products import FORMAT, INPUTS, OUTPUTS, multiply, prepare, prepared_bytes, share
 from neolm.kernels.team import meet, team
 
@@ -19,7 +19,7 @@ def linear(weights: NDArray[np.int64], x: Tensor) -> Tensor:
     """X W^T (M, N), fp32, without a bias, for X (M, K) in fp32 and a row of the table of weights (`products`)."""
     rows = len(x)
     prepared = np.empty((rows, prepared_bytes(int(weights[INPUTS]))), np.uint8)
-    y = np.empty((rows, -(-int(weights[OUTPUTS]) // BLOCK) * BLOCK), np.float32)
+    y = np.empty((rows, -(-int(weights[OUTPUTS]) // PANEL) * PANEL), np.float32)
     team().run(_linear, weights, x.detach().contiguous().numpy(), prepared, y)
     return torch.from_numpy(y)[:, : int(weights[OUTPUTS])]
 

@@ -39,7 +39,7 @@ from neolm.kernels.mathematics import FAST
 from neolm.kernels.team import team
 
 GROUP = 64  # inputs that share a scale
-BLOCK = 16  # outputs side by side
+PANEL = 16  # outputs side by side
 _ROWS_AT_ONCE = 4096  # widened to fp32 together
 
 # Smaller scales than the largest weight asks for: they clip it and are finer for all others. Tried in this order.
@@ -60,8 +60,8 @@ class Packed:
 
 def packed_shapes(bits: int, outputs: int, inputs: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shapes of `values` and `scales`."""
-    blocks, groups = -(-outputs // BLOCK), -(-inputs // GROUP)
-    return (blocks, groups, GROUP * bits // 32, BLOCK, 4), (blocks, groups, BLOCK)
+    blocks, groups = -(-outputs // PANEL), -(-inputs // GROUP)
+    return (blocks, groups, GROUP * bits // 32, PANEL, 4), (blocks, groups, PANEL)
 
 
 def pack(weight: Tensor, bits: int) -> Packed:
@@ -73,9 +73,9 @@ def pack(weight: Tensor, bits: int) -> Packed:
     padded = scale_shape[1] * GROUP
     for start in range(0, outputs, _ROWS_AT_ONCE):
         rows = weight[start : start + _ROWS_AT_ONCE]
-        wide = torch.zeros(-(-rows.shape[0] // BLOCK) * BLOCK, padded)
+        wide = torch.zeros(-(-rows.shape[0] // PANEL) * PANEL, padded)
         wide[: rows.shape[0], :inputs] = rows
-        first, end = start // BLOCK, start // BLOCK + wide.shape[0] // BLOCK
+        first, end = start // PANEL, start // PANEL + wide.shape[0] // PANEL
         steps = np.empty(scales[first:end].shape, np.float32)
         shrinking = _SHRINKING if bits == 4 else _WHOLE
         team().run(_pack, wide.numpy(), bits, shrinking, values[first:end].numpy(), steps)
@@ -91,7 +91,7 @@ def unpack(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def unpack_rows(packed: Packed, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Some rows (R) of the matrix, (R, K)."""
-    block, row = rows // BLOCK, rows % BLOCK
+    block, row = rows // PANEL, rows % PANEL
     wide = _wide(packed.values[block, :, :, row], packed.scales[block, :, row], packed.bits)
     return wide[:, : packed.inputs].to(dtype)
 
@@ -106,12 +106,12 @@ def _wide(values: Tensor, scales: Tensor, bits: int) -> Tensor:
 
 def widen(packed: Packed, first: int, end: int, dtype: torch.dtype) -> Tensor:
     """Outputs `first` (a multiple of 16) to `end` of the transposed matrix, (K, outputs), to multiply with."""
-    blocks = slice(first // BLOCK, -(-end // BLOCK))
+    blocks = slice(first // PANEL, -(-end // PANEL))
     values, scales = packed.values[blocks], packed.scales[blocks]
     if values.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32):
         part = Packed(packed.bits, end - first, packed.inputs, values, scales)
         return unpack(part, dtype).t()
-    wide = torch.empty(values.shape[1] * GROUP, values.shape[0] * BLOCK, dtype=dtype)
+    wide = torch.empty(values.shape[1] * GROUP, values.shape[0] * PANEL, dtype=dtype)
     target = wide.view(torch.uint16) if dtype == torch.bfloat16 else wide
     team().run(_widen, values.numpy(), scales.view(torch.uint16).numpy(), target.numpy())
     return wide[: packed.inputs, : end - first]
@@ -142,9 +142,9 @@ def _pack(rank: int, size: int, shared: Any, rows: Any, bits: int, shrinking: An
     middle = 1 << (bits - 1)
     low, high = np.float32(-middle), np.float32(middle - 1)
     for block in range(rank, values.shape[0], size):
-        for r in range(BLOCK):
+        for r in range(PANEL):
             for g in range(values.shape[1]):
-                group = rows[block * BLOCK + r, g * GROUP : (g + 1) * GROUP]
+                group = rows[block * PANEL + r, g * GROUP : (g + 1) * GROUP]
                 largest = np.float32(0)
                 for k in range(GROUP):
                     if abs(group[k]) > abs(largest):
@@ -200,7 +200,7 @@ def _widen(rank: int, size: int, shared: Any, values: Any, scales: Any, wide: An
     for block in range(rank, values.shape[0], size):
         for g in range(values.shape[1]):
             words, factors = values[block, g].ctypes.data, scales[block, g].ctypes.data
-            target = wide.ctypes.data + g * GROUP * stride + block * BLOCK * wide.itemsize
+            target = wide.ctypes.data + g * GROUP * stride + block * PANEL * wide.itemsize
             if values.shape[2] == GROUP // 4:
                 if short:
                     _widen_8_short(words, factors, target, stride)

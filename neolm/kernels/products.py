@@ -36,7 +36,7 @@ from neolm.kernels.lanes import (
     store,
 )
 from neolm.kernels.mathematics import FAST, to_bf16
-from neolm.kernels.packing import BLOCK, GROUP
+from neolm.kernels.packing import GROUP, PANEL
 from neolm.kernels.tiles import packed_tile, plain_tile
 
 FORMAT, VALUES, SCALES, BIAS, OUTPUTS, INPUTS = range(6)
@@ -175,7 +175,7 @@ def _walker(unit: int, tile: int, columns: int, make: Any) -> Any:
         first: int,
         end: int,
     ) -> None:
-        scale_stride = 2 * BLOCK * (-(-k // GROUP))
+        scale_stride = 2 * PANEL * (-(-k // GROUP))
         n = first
         while n < end:
             width, column = unit, 0
@@ -201,18 +201,18 @@ def _walker(unit: int, tile: int, columns: int, make: Any) -> Any:
 _fp32 = _walker(1, *((4, 8) if WIDE else (2, 2)), lambda outputs, columns: plain_tile(32, outputs, columns))
 _bf16 = _walker(1, *((4, 8) if WIDE else (2, 2)), lambda outputs, columns: plain_tile(16, outputs, columns))
 _int8 = _walker(
-    BLOCK, *((32, 4) if WIDE else (16, 2)), lambda outputs, columns: packed_tile(8, outputs // BLOCK, columns)
+    PANEL, *((32, 4) if WIDE else (16, 2)), lambda outputs, columns: packed_tile(8, outputs // PANEL, columns)
 )
 _int4 = _walker(
-    BLOCK, *((16, 8) if WIDE else (16, 2)), lambda outputs, columns: packed_tile(4, outputs // BLOCK, columns)
+    PANEL, *((16, 8) if WIDE else (16, 2)), lambda outputs, columns: packed_tile(4, outputs // PANEL, columns)
 )
 
 
 @njit
 def share(outputs: int, rank: int, size: int) -> tuple[int, int]:
     """The outputs, from and to, that thread `rank` of `size` computes: whole blocks, as even as can be."""
-    blocks = -(-outputs // (2 * BLOCK))
-    first, end = blocks * rank // size * 2 * BLOCK, blocks * (rank + 1) // size * 2 * BLOCK
+    blocks = -(-outputs // (2 * PANEL))
+    first, end = blocks * rank // size * 2 * PANEL, blocks * (rank + 1) // size * 2 * PANEL
     return min(first, outputs), min(end, outputs)
 
 
@@ -237,6 +237,6 @@ def multiply(weights: Any, x: int, x_stride: int, m: int, y: int, y_stride: int,
     elif kind == BF16:
         _bf16(w, 2 * k, 0, k, x, x_stride, m, y, y_stride, first, end)
     elif kind == INT8:
-        _int8(w, groups * GROUP * BLOCK, scales, k, x, x_stride, m, y, y_stride, first, end)
+        _int8(w, groups * GROUP * PANEL, scales, k, x, x_stride, m, y, y_stride, first, end)
     else:
-        _int4(w, groups * GROUP * BLOCK // 2, scales, k, x, x_stride, m, y, y_stride, first, end)
+        _int4(w, groups * GROUP * PANEL // 2, scales, k, x, x_stride, m, y, y_stride, first, end)

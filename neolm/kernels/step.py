@@ -17,11 +17,11 @@ import numpy as np
 from numba import carray, njit
 from numpy.typing import NDArray
 
-from neolm.kernels.attention import PAGE, attend, padded, store_key_and_value
+from neolm.kernels.attention import BLOCK_SIZE, attend, padded, store_key_and_value
 from neolm.kernels.compiled import compiled
 from neolm.kernels.lanes import as_pointer
 from neolm.kernels.mathematics import FAST, activate, as_float, from_half, layer_norm
-from neolm.kernels.packing import BLOCK, GROUP
+from neolm.kernels.packing import GROUP, PANEL
 from neolm.kernels.products import (
     BF16,
     BIAS,
@@ -241,17 +241,17 @@ def _read_row(weights: Any, row: int, target: Any, add: bool) -> None:
             target[i] += as_float(np.int32(np.uint32(short[i]) << np.uint32(16)))
     else:
         groups, bits = -(-k // GROUP), 8 if kind == INT8 else 4
-        block, r = row // BLOCK, row % BLOCK
-        piece = GROUP * BLOCK * bits // 8
+        block, r = row // PANEL, row % PANEL
+        piece = GROUP * PANEL * bits // 8
         values = carray(as_pointer(address + block * groups * piece), groups * piece, np.uint8)
-        scales = carray(as_pointer(weights[SCALES] + 2 * BLOCK * groups * block), groups * BLOCK, np.uint16)
+        scales = carray(as_pointer(weights[SCALES] + 2 * PANEL * groups * block), groups * PANEL, np.uint16)
         for i in range(k):
             g, j = i // GROUP, i % GROUP
             if bits == 8:
                 q = np.int32(values[g * piece + j // 4 * 64 + 4 * r + j % 4]) - 128
             else:
                 q = np.int32((values[g * piece + j // 8 * 64 + 4 * r + j % 4] >> (4 * (j // 4 % 2))) & 15) - 8
-            target[i] += np.float32(q) * from_half(scales[g * BLOCK + r])
+            target[i] += np.float32(q) * from_half(scales[g * PANEL + r])
 
 
 @njit(inline="always")
@@ -295,10 +295,10 @@ def _remember(
         for i in range(D):
             q[i] *= shape.scales[layer]
         number = pages.bits // 8
-        page = tables[tokens[m, 2], position // PAGE]
-        keys = pages.addresses[layer, 0] + number * PAGE * D * (page * H + h)
-        values = pages.addresses[layer, 1] + number * PAGE * padded(D) * (page * H + h)
-        store_key_and_value(k, v, keys, values, position % PAGE, pages.bits)
+        page = tables[tokens[m, 2], position // BLOCK_SIZE]
+        keys = pages.addresses[layer, 0] + number * BLOCK_SIZE * D * (page * H + h)
+        values = pages.addresses[layer, 1] + number * BLOCK_SIZE * padded(D) * (page * H + h)
+        store_key_and_value(k, v, keys, values, position % BLOCK_SIZE, pages.bits)
 
 
 @njit(fastmath=FAST)
@@ -312,9 +312,9 @@ def _attention(
         m, h = item // H, item % H
         end = tokens[m, 1] + 1
         first = max(0, end - window) if window else 0
-        keys = pages.addresses[layer, 0] + number * PAGE * D * h
-        values = pages.addresses[layer, 1] + number * PAGE * padded(D) * h
-        page_bytes, value_bytes = number * PAGE * D * H, number * PAGE * padded(D) * H
+        keys = pages.addresses[layer, 0] + number * BLOCK_SIZE * D * h
+        values = pages.addresses[layer, 1] + number * BLOCK_SIZE * padded(D) * h
+        page_bytes, value_bytes = number * BLOCK_SIZE * D * H, number * BLOCK_SIZE * padded(D) * H
         q = space.wide[m, h * D : (h + 1) * D]
         attend(q, tables[tokens[m, 2]], first, end, keys, values, page_bytes, value_bytes, pages.bits, shares, result)
         space.attended[m, h * D : (h + 1) * D] = result[:D]

@@ -43,7 +43,7 @@ from neolm.kernels.lanes import (
     total,
     totals,
 )
-from neolm.kernels.packing import BLOCK, GROUP
+from neolm.kernels.packing import GROUP, PANEL
 
 PIECE = 64  # bytes that meet in one register
 
@@ -190,7 +190,7 @@ class _Group:
 
     def scale(self, block: int) -> Value:
         """The scales of 16 outputs."""
-        at = self.builder.mul(self.number, number(2 * BLOCK))
+        at = self.builder.mul(self.number, number(2 * PANEL))
         return self.builder.fpext(load(self.builder, self.scales[block], at, lanes(F16), 2), lanes(F32))
 
     def add_by_bytes(self, sums: list[Value]) -> list[Value]:
@@ -252,7 +252,7 @@ def packed_tile(bits: int, blocks: int, columns: int) -> Any:
     def tile(builder: Builder, on: Operands) -> None:
         groups = builder.sdiv(builder.add(on.k, number(GROUP - 1)), number(GROUP))
         weights = _strided(builder, on.w, on.w_stride, blocks)
-        factors = _strided(builder, on.scales, builder.mul(groups, number(2 * BLOCK)), blocks)
+        factors = _strided(builder, on.scales, builder.mul(groups, number(2 * PANEL)), blocks)
         inputs = _strided(builder, on.x, on.x_stride, columns)
         padded = builder.mul(groups, number(GROUP))
 
@@ -263,6 +263,6 @@ def packed_tile(bits: int, blocks: int, columns: int) -> Any:
         sums = loop(builder, groups, 1, [constant(F32, 0.0)] * (blocks * columns), add)
         for i, sum in enumerate(sums):
             row = builder.mul(on.y_stride, number(i % columns))
-            store(builder, on.y, builder.add(row, number(4 * BLOCK * (i // columns))), sum)
+            store(builder, on.y, builder.add(row, number(4 * PANEL * (i // columns))), sum)
 
     return _of_operands(tile)

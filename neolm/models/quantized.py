@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from neolm.core.device import choose_precision
 from neolm.core.errors import InputError
 from neolm.kernels.linear import linear
-from neolm.kernels.packing import BLOCK, Packed, pack, packed_shapes, unpack_rows, widen
+from neolm.kernels.packing import PANEL, Packed, pack, packed_shapes, unpack_rows, widen
 from neolm.kernels.products import INT4, INT8
 from neolm.models.cross_entropy import linear_cross_entropy
 from neolm.models.decoder import Decoder
@@ -71,7 +71,7 @@ class QuantizedLinear(nn.Module):
         short = x.flatten(0, -2).to(dtype)  # (M, inputs)
         step = self.out_features
         if x.device.type == "cpu":
-            step = max(BLOCK, _WIDENED // self.in_features // BLOCK * BLOCK)
+            step = max(PANEL, _WIDENED // self.in_features // PANEL * PANEL)
         parts = []
         for first in range(0, self.out_features, step):
             end = min(first + step, self.out_features)

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from neolm.core.errors import InputError, NeoLMError, NonFiniteError
-from neolm.generation.batch import check_bias, check_prompts
+from neolm.generation.batch import check_logit_bias, check_prompts
 from neolm.generation.config import GenerationConfig
-from neolm.generation.pages import Pages, Span, page_bytes, page_dtype, pages_for
-from neolm.generation.reader import reader_for
-from neolm.generation.sampling import adjust, adjusts, choose, prompt_streams
+from neolm.generation.kv_cache import KVCache, Span, block_bytes, blocks_for, kv_cache_dtype
+from neolm.generation.model_runner import model_runner_for
+from neolm.generation.sampling import apply_penalties, has_penalties, prompt_generators, sample
 from neolm.models.decoder import Decoder
 from neolm.serving.page_keeper import PageKeeper
 from neolm.serving.request import Ended, Event, RefusedError, Request, Scored, Token, total_tokens
@@ -69,15 +69,15 @@ class Engine:
         self.model, self.eos_token_id = model, eos_token_id
         self.vocab_size = vocab_size or model.config.vocab_size
         self.context, self._queue, self.strict = model.config.max_position_embeddings, queue, strict
-        self.reader = reader_for(model)
-        dtype = page_dtype(model)
-        each, count = page_bytes(model.config, dtype), memory // page_bytes(model.config, dtype)
-        if count < pages_for(self.context):
+        self.reader = model_runner_for(model)
+        dtype = kv_cache_dtype(model)
+        each, count = block_bytes(model.config, dtype), memory // block_bytes(model.config, dtype)
+        if count < blocks_for(self.context):
             raise InputError(
                 f"memory: {memory / 2**20:,.0f} MiB hold {count * 16:,} tokens of this model, less than its context; "
-                f"give it at least {pages_for(self.context) * each / 2**20:,.0f} MiB"
+                f"give it at least {blocks_for(self.context) * each / 2**20:,.0f} MiB"
             )
-        self.pages = Pages(model.config, count, dtype, model.device)
+        self.pages = KVCache(model.config, count, dtype, model.device)
         # A GPU has room for many prompts at once; a CPU is busy with one, and whoever is first should hear at once.
         self._together = model.device.type != "cpu" and not strict
         chunk = chunk or (64 if model.device.type == "cpu" else 4096)
@@ -122,13 +122,13 @@ class Engine:
             score_prompt: Tell the prompt's tokens with theirs, too, in one `Scored` before all others.
 
         Raises:
-            InputError: as `neolm.generation.batch.check_prompts` and `check_bias`.
+            InputError: as `neolm.generation.batch.check_prompts` and `check_logit_bias`.
             RefusedError: too many wait already, or the engine is closed.
         """
         [prompt] = check_prompts(self.model, [ids], self.eos_token_id)
-        check_bias(config, self.vocab_size)
+        check_logit_bias(config, self.vocab_size)
         limit, why = total_tokens(prompt, config, self.context)
-        stream = prompt_streams([prompt] * (index + 1), config.seed)[index]
+        stream = prompt_generators([prompt] * (index + 1), config.seed)[index]
         scores: list[Token] | None = [] if score_prompt else None
         request = Request(prompt, config, stream, limit, why, deliver, logprobs, scores)
         with self._changed:
@@ -171,13 +171,13 @@ class Engine:
             logits = self._logits([span for _, span in chosen])[:, : self.vocab_size]
             due: list[Request] = []
             last: list[int] = []  # their rows of the logits
-            rows = accumulate((span.wanted for _, span in chosen), initial=0)
+            rows = accumulate((span.num_logits for _, span in chosen), initial=0)
             for (request, span), row in zip(chosen, rows, strict=False):
                 if request.scores is not None and span.start < request.prompt:
-                    self._score(request, span, logits[row : row + span.wanted])
+                    self._score(request, span, logits[row : row + span.num_logits])
                 if span.start + len(span.ids) == len(request.ids):
                     due.append(request)
-                    last.append(row + span.wanted - 1)
+                    last.append(row + span.num_logits - 1)
             tokens = self._choose(logits if len(last) == len(logits) else logits[last], due) if due else []
         except NeoLMError as error:
             for request, _ in chosen:
@@ -204,8 +204,8 @@ class Engine:
 
     def _logits(self, spans: list[Span]) -> Tensor:
         if self.strict and self.model.device.type != "cpu":
-            return torch.cat([self.reader.read(self.pages, [span]) for span in spans])
-        return self.reader.read(self.pages, spans)
+            return torch.cat([self.reader.run(self.pages, [span]) for span in spans])
+        return self.reader.run(self.pages, spans)
 
     def _choose(self, logits: Tensor, requests: Sequence[Request]) -> list[Token | str]:
         """The next token of each request, or why there is none; those with the same settings are drawn together."""
@@ -215,9 +215,9 @@ class Engine:
             config = request.config
             settings = (config.temperature, config.top_k, config.top_p)
             groups.setdefault((0.0,) if config.temperature == 0 else settings, []).append(row)
-            if adjusts(config):
+            if has_penalties(config):
                 adjusted = logits.clone() if adjusted is logits else adjusted
-                adjusted[row] = adjust(logits[row], request.ids, request.prompt, config)
+                adjusted[row] = apply_penalties(logits[row], request.ids, request.prompt, config)
         tokens: list[int | str] = [0] * len(requests)
         for rows in groups.values():
             streams = [requests[row].stream for row in rows]
@@ -314,7 +314,7 @@ class Engine:
 def _chosen(logits: Tensor, config: GenerationConfig, streams: Sequence[random.Random]) -> Sequence[int | str]:
     """A token for each row of logits (B, V), or why there is none: one's broken numbers are not the others' end."""
     try:
-        return list(choose(logits, config, streams).tolist())
+        return list(sample(logits, config, streams).tolist())
     except NonFiniteError as error:  # nothing has been drawn yet
         if len(streams) == 1:
             return [str(error)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
-from neolm.kernels.attention import PAGE
+from neolm.kernels.attention import BLOCK_SIZE
 
 Key = tuple[int, tuple[int, ...]]  # serial number of the page before (0: none), and the page's tokens
 
@@ -32,7 +32,7 @@ class PageKeeper:
         """Pages that may be promised."""
         return len(self._blank) + len(self._idle) - self.reserved
 
-    def find(self, ids: Sequence[int], whole: int = PAGE) -> tuple[list[int], int]:
+    def find(self, ids: Sequence[int], whole: int = BLOCK_SIZE) -> tuple[list[int], int]:
         """Take a hold of the pages of the longest known beginning of `ids`, but not of all of it.
 
         Returns them and the serial number of the last; together they hold a multiple of `whole` tokens.
@@ -40,14 +40,14 @@ class PageKeeper:
         pages: list[int] = []
         serial = 0
         serials = [0]
-        for start in range(0, (len(ids) - 1) // PAGE * PAGE, PAGE):
-            page = self._found.get((serial, tuple(ids[start : start + PAGE])))
+        for start in range(0, (len(ids) - 1) // BLOCK_SIZE * BLOCK_SIZE, BLOCK_SIZE):
+            page = self._found.get((serial, tuple(ids[start : start + BLOCK_SIZE])))
             if page is None:
                 break
             serial = self._keys[page][1]
             serials.append(serial)
             pages.append(page)
-        del pages[len(pages) * PAGE // whole * whole // PAGE :]
+        del pages[len(pages) * BLOCK_SIZE // whole * whole // BLOCK_SIZE :]
         for page in pages:
             self._users[page] += 1
             self._idle.pop(page, None)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from neolm.core.errors import NeoLMError
-from neolm.generation.batch import End
+from neolm.generation.batch import FinishReason
 from neolm.generation.config import GenerationConfig
-from neolm.generation.pages import Table
+from neolm.generation.kv_cache import BlockTable
 
 _numbers = itertools.count(1)
 
@@ -41,7 +41,7 @@ class Scored:
 class Ended:
     """The last thing a request is told: why no more tokens come."""
 
-    why: End | str  # a str: cancelled, or the error's text
+    why: FinishReason | str  # a str: cancelled, or the error's text
 
 
 Event = Token | Scored | Ended
@@ -55,13 +55,13 @@ class Request:
     config: GenerationConfig
     stream: random.Random
     limit: int  # `ids` may grow to this length
-    end_at_limit: End
+    end_at_limit: FinishReason
     deliver: Callable[[Event], None]
     logprobs: int | None = None  # alternatives that are told with each token; None: no probabilities either
     scores: list[Token] | None = None  # of the prompt as it is read; None: not asked for
     number: int = field(default_factory=lambda: next(_numbers))
     pages: list[int] = field(default_factory=list)
-    table: Table = field(default_factory=lambda: np.zeros(0, np.int64))
+    table: BlockTable = field(default_factory=lambda: np.zeros(0, np.int64))
     held: int = 0  # tokens whose keys and values are in the pages
     known: int = 0  # of its pages, those that others may find
     serial: int = 0  # of the last of them, in the page keeper's count
@@ -115,7 +115,7 @@ class RefusedError(NeoLMError):
     exit_code = 1
 
 
-def total_tokens(prompt: Sequence[int], config: GenerationConfig, context: int) -> tuple[int, End]:
+def total_tokens(prompt: Sequence[int], config: GenerationConfig, context: int) -> tuple[int, FinishReason]:
     """How long the text may become, and what ends it then; the last token is never read, so it may be one more."""
     longest = len(prompt) + config.max_new_tokens
     return (longest, "length") if longest <= context + 1 else (context + 1, "context")

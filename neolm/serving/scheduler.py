@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from neolm.generation.pages import Span, pages_for
-from neolm.kernels.attention import PAGE
+from neolm.generation.kv_cache import Span, blocks_for
+from neolm.kernels.attention import BLOCK_SIZE
 from neolm.serving.page_keeper import PageKeeper
 from neolm.serving.request import Request
 
@@ -53,17 +53,17 @@ class Scheduler:
     def _admit(self, request: Request) -> bool:
         """Promise `request` the pages that it may need, beside those that hold its beginning already."""
         if request.scores is None:
-            pages, serial = self.keeper.find(request.ids, self.chunk if self.strict else PAGE)
+            pages, serial = self.keeper.find(request.ids, self.chunk if self.strict else BLOCK_SIZE)
         else:  # each token is to be judged, so each is read
             pages, serial = [], 0
-        needed = pages_for(request.readable) - len(pages)
+        needed = blocks_for(request.readable) - len(pages)
         if needed > self.keeper.free:
             self.keeper.release(pages)
             return False
         self.keeper.reserved += needed
         request.pages, request.serial = pages, serial
-        request.known, request.held = len(pages), len(pages) * PAGE
-        request.table = np.zeros(pages_for(request.readable), np.int64)
+        request.known, request.held = len(pages), len(pages) * BLOCK_SIZE
+        request.table = np.zeros(blocks_for(request.readable), np.int64)
         request.table[: len(pages)] = pages
         self.reading.append(request)
         return True
@@ -106,7 +106,7 @@ class Scheduler:
 
     def _span(self, request: Request, count: int) -> Span:
         end = request.held + count
-        while len(request.pages) * PAGE < end:
+        while len(request.pages) * BLOCK_SIZE < end:
             page = self.keeper.take()
             request.table[len(request.pages)] = page
             request.pages.append(page)
@@ -124,9 +124,9 @@ class Scheduler:
         findable = request.held
         if self.strict:  # nor is a judged prompt, whose pieces may be shorter
             findable = request.prompt // self.chunk * self.chunk if request.scores is None else 0
-        while (request.known + 1) * PAGE <= min(request.held, findable):
-            start = request.known * PAGE
-            tokens = request.ids[start : start + PAGE]
+        while (request.known + 1) * BLOCK_SIZE <= min(request.held, findable):
+            start = request.known * BLOCK_SIZE
+            tokens = request.ids[start : start + BLOCK_SIZE]
             request.serial = self.keeper.remember(request.pages[request.known], request.serial, tokens)
             request.known += 1
 

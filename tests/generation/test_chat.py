@@ -11,7 +11,7 @@ from neolm.core.errors import InputError
 from neolm.generation.chat import Session, converse
 from neolm.generation.config import GenerationConfig
 from neolm.generation.generate import generate
-from neolm.generation.kernel_reader import KernelReader
+from neolm.generation.kernel_runner import KernelRunner
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.chat import STOP, Message, PlainTemplate
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -60,13 +60,13 @@ def test_each_answer_is_what_a_fresh_model_says_to_the_whole_conversation(model:
 
 def test_a_turn_reads_only_what_is_new(long: Decoder, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    read = KernelReader.read
+    read = KernelRunner.run
 
-    def counting(self: KernelReader, pages: Any, spans: Any) -> Any:
+    def counting(self: KernelRunner, pages: Any, spans: Any) -> Any:
         widths.extend(len(span.ids) for span in spans)
         return read(self, pages, spans)
 
-    monkeypatch.setattr(KernelReader, "read", counting)
+    monkeypatch.setattr(KernelRunner, "run", counting)
     session = Session(long, tokenizer, GenerationConfig(max_new_tokens=3))
     list(session.say("What is the sea, and what is the water?"))
     first, answered = widths[0], len(widths) - 1
@@ -140,7 +140,7 @@ def test_an_interrupt_in_the_model_leaves_no_torn_cache(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(KernelReader, "read", interrupt)
+        patch.setattr(KernelRunner, "run", interrupt)
         assert "(stopped)" in talk(session, "day")
     assert session.messages[-1] == Message("assistant", "")
 
@@ -148,7 +148,7 @@ def test_an_interrupt_in_the_model_leaves_no_torn_cache(
     raw = Session(neo, tokenizer, GenerationConfig(max_new_tokens=1), raw=True)
     list(raw.say(text))
     with monkeypatch.context() as patch:
-        patch.setattr(KernelReader, "read", interrupt)
+        patch.setattr(KernelRunner, "run", interrupt)
         with pytest.raises(KeyboardInterrupt):
             list(raw.say(text + ", and the clocks were striking thirteen."))  # half read: the window has moved on
     raw.config = SHORT

@@ -14,8 +14,8 @@ from neolm.generation import batch as batch_module
 from neolm.generation.batch import Batch, batches, generate_ids
 from neolm.generation.config import GenerationConfig
 from neolm.generation.generate import generate, stream
-from neolm.generation.kernel_reader import KernelReader
-from neolm.generation.sampling import penalise, prompt_streams
+from neolm.generation.kernel_runner import KernelRunner
+from neolm.generation.sampling import penalise, prompt_generators
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
 
@@ -62,7 +62,7 @@ def test_many_prompts_go_through_in_several_batches(
 ) -> None:
     prompts = PROMPTS * 3
     expected = generate(neo, tokenizer, prompts, temperature=1.0, seed=1, max_new_tokens=10)
-    monkeypatch.setattr(batch_module, "TOKENS_TOGETHER", 100)
+    monkeypatch.setattr(batch_module, "MAX_BATCH_TOKENS", 100)
     config = GenerationConfig(max_new_tokens=10)
     assert len(list(batches(neo, tokenizer.encode_batch(prompts), config, 0))) > 3
     assert generate(neo, tokenizer, prompts, temperature=1.0, seed=1, max_new_tokens=10) == expected
@@ -139,7 +139,7 @@ def test_why_a_row_ended(neo: Decoder, tokenizer: Tokenizer) -> None:
     def ends(eos_token_id: int | None, count: int) -> dict[int, str]:
         model: Any = Scripted(neo, script)
         config = GenerationConfig(max_new_tokens=count)
-        batch = Batch(model, {7: [5]}, config, {7: prompt_streams([[5]], 0)[0]}, eos_token_id)
+        batch = Batch(model, {7: [5]}, config, {7: prompt_generators([[5]], 0)[0]}, eos_token_id)
         while batch.live:
             batch.step()
         return batch.ends  # type: ignore[return-value]
@@ -271,7 +271,7 @@ def test_an_interrupt_in_the_middle_of_a_stream(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(KernelReader, "read", interrupt)
+        patch.setattr(KernelRunner, "run", interrupt)
         with pytest.raises(KeyboardInterrupt):
             list(answer)
     assert model.training

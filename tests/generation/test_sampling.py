@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neolm.core.errors import NonFiniteError
 from neolm.generation.config import GenerationConfig
-from neolm.generation.sampling import choose, distribution, draw, keep_top_k, keep_top_p, penalise, prompt_streams
+from neolm.generation.sampling import distribution, draw, keep_top_k, keep_top_p, penalise, prompt_generators, sample
 
 # Few distinct values on purpose: ties are where cutting goes wrong.
 values = st.one_of(st.integers(-3, 3).map(float), st.floats(-30, 30, width=32))
@@ -110,7 +110,7 @@ def test_a_draw_inverts_the_distribution_and_never_takes_the_impossible(weights:
 
 def test_draws_have_the_frequencies_of_the_distribution() -> None:
     probabilities = torch.tensor([[0.5, 0.0, 0.3, 0.2]]).expand(20_000, 4)
-    [stream] = prompt_streams([[1]], seed=0)
+    [stream] = prompt_generators([[1]], seed=0)
     uniforms = torch.tensor([stream.random() for _ in range(20_000)], dtype=torch.float64)
     counts = Counter(draw(probabilities, uniforms).tolist())
     assert counts[1] == 0
@@ -119,16 +119,16 @@ def test_draws_have_the_frequencies_of_the_distribution() -> None:
 
 
 def test_streams_belong_to_seed_prompt_and_occurrence() -> None:
-    first = [stream.random() for stream in prompt_streams([[1, 2], [3], [1, 2]], seed=5)]
-    again = [stream.random() for stream in prompt_streams([[3], [1, 2]], seed=5)]
+    first = [stream.random() for stream in prompt_generators([[1, 2], [3], [1, 2]], seed=5)]
+    again = [stream.random() for stream in prompt_generators([[3], [1, 2]], seed=5)]
     assert again == [first[1], first[0]]
     assert len(set(first)) == 3
-    assert [stream.random() for stream in prompt_streams([[1, 2]], seed=6)] != first[:1]
-    assert prompt_streams([[1]], None)[0].random() != prompt_streams([[1]], None)[0].random()
+    assert [stream.random() for stream in prompt_generators([[1, 2]], seed=6)] != first[:1]
+    assert prompt_generators([[1]], None)[0].random() != prompt_generators([[1]], None)[0].random()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_logits_that_are_not_finite_are_reported(bad: float) -> None:
     logits: Tensor = torch.tensor([[0.0, bad, 1.0]])
     with pytest.raises(NonFiniteError, match="not finite"):
-        choose(logits, config(0.0), prompt_streams([[1]], 0))
+        sample(logits, config(0.0), prompt_generators([[1]], 0))

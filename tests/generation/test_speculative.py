@@ -20,10 +20,10 @@ from neolm.core.errors import InputError
 from neolm.generation.batch import Batch, generate_ids
 from neolm.generation.chat import Session
 from neolm.generation.config import GenerationConfig
-from neolm.generation.generate import generate, pieces, stream
-from neolm.generation.kernel_reader import KernelReader
-from neolm.generation.reader import Reader, TorchReader
-from neolm.generation.sampling import prompt_streams
+from neolm.generation.generate import generate, stream, text_deltas
+from neolm.generation.kernel_runner import KernelRunner
+from neolm.generation.model_runner import ModelRunner, TorchRunner
+from neolm.generation.sampling import prompt_generators
 from neolm.generation.speculative import LookupProposer, Pace, Proposer, check_vocabulary, proposers
 from neolm.models.decoder import Decoder
 from neolm.models.hf import save_model
@@ -61,10 +61,10 @@ def make_batch(
     config: GenerationConfig,
     guesses: Any = None,
     eos: int | None = None,
-    reader: Reader | None = None,
+    reader: ModelRunner | None = None,
 ) -> Batch:
     """`guesses`: proposers by row, or what `proposers` makes some of."""
-    rows, streams = dict(enumerate(prompts)), dict(enumerate(prompt_streams(prompts, config.seed)))
+    rows, streams = dict(enumerate(prompts)), dict(enumerate(prompt_generators(prompts, config.seed)))
     if not isinstance(guesses, Mapping):
         guesses = proposers(guesses, rows, streams, config, VOCABULARY)
     return Batch(model, rows, config, streams, eos, VOCABULARY, proposers=guesses, reader=reader)
@@ -76,9 +76,9 @@ def finish(batch: Batch) -> Batch:
     return batch
 
 
-def exact_torch(model: Decoder) -> TorchReader:
+def exact_torch(model: Decoder) -> TorchRunner:
     """In torch several tokens are rounded otherwise than one: to compare drawn tokens without luck, float64."""
-    return TorchReader(copy.deepcopy(model).double())
+    return TorchRunner(copy.deepcopy(model).double())
 
 
 def random_ids(length: int, seed: int = 0) -> list[int]:
@@ -118,7 +118,9 @@ def test_no_guess_right_or_wrong_changes_a_token(make: Callable[..., Decoder], d
     """Any prompts, any settings, ends of text, the context's end; guesses of which any may be wrong; both readers."""
     family = data.draw(st.sampled_from(["gpt2", "gpt-neo", "gpt-neox", "gpt-neox-sequential"]))
     model = make(family, context=48)
-    kind = data.draw(st.sampled_from([exact_torch, lambda model: KernelReader(model, few=5), KernelReader]))
+    kind = data.draw(
+        st.sampled_from([exact_torch, lambda model: KernelRunner(model, max_decode_tokens=5), KernelRunner])
+    )
     prompts = [random_ids(data.draw(st.integers(1, 47)), seed) for seed in range(data.draw(st.integers(1, 4)))]
     config = GenerationConfig(
         max_new_tokens=data.draw(st.sampled_from([1, 2, 7, 60])),
@@ -152,10 +154,10 @@ def test_rounded_weights_too(make: Callable[..., Decoder], form: str, fields: di
         assert generate_ids(model, prompts, config, vocab_size=VOCABULARY, draft=guesser) == expected
 
 
-@pytest.mark.parametrize("reader", [KernelReader, TorchReader])
+@pytest.mark.parametrize("reader", [KernelRunner, TorchRunner])
 @pytest.mark.parametrize("fields", SETTINGS[:4])
 def test_a_draft_that_is_the_model_itself_is_always_right(
-    model: Decoder, fields: dict[str, Any], reader: Callable[[Decoder], Reader]
+    model: Decoder, fields: dict[str, Any], reader: Callable[[Decoder], ModelRunner]
 ) -> None:
     """Also where tokens are drawn, since it draws with the same numbers."""
     config = GenerationConfig(max_new_tokens=49, **fields)
@@ -233,7 +235,7 @@ def test_a_prompt_is_read_as_without_a_draft(neo: Decoder) -> None:
     plain = finish(make_batch(neo, [random_ids(30)], GenerationConfig(max_new_tokens=10)))
     for few in (29, 30, 31, 33):
         guesser = Prompter(plain.ids[0])
-        config, reader = GenerationConfig(max_new_tokens=10), KernelReader(neo, few=few)
+        config, reader = GenerationConfig(max_new_tokens=10), KernelRunner(neo, max_decode_tokens=few)
         batch = make_batch(neo, [random_ids(30)], config, {0: guesser}, reader=reader)
         batch.step()
         assert guesser.asked == [few - 30] * (few > 30)
@@ -282,9 +284,9 @@ def test_a_stop_string_takes_back_what_was_read_beyond_it(model: Decoder, tokeni
     for place in (6, 11, 17):
         stop = text[place : place + 2]
         plain = make_batch(model, [prompt], config)
-        shown = list(pieces(plain, tokenizer, [stop]))
+        shown = list(text_deltas(plain, tokenizer, [stop]))
         batch = make_batch(model, [prompt], config, {0: Prompter(finish(make_batch(model, [prompt], config)).ids[0])})
-        assert list(pieces(batch, tokenizer, [stop])) == shown
+        assert list(text_deltas(batch, tokenizer, [stop])) == shown
         assert (batch.ids, batch.ends) == (plain.ids, plain.ends)
         assert batch.reads < plain.reads
         assert batch.cache.lengths[0] <= len(batch.ids[0])

@@ -104,7 +104,7 @@ def test_on_a_processor_without_products_of_bytes_and_bfloat16(tmp_path: Path) -
     script = "from neolm.kernels.lanes import *; assert not (WIDE or HAS_DOT_BYTES or HAS_DOT_BF16)"
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)
     here = Path(__file__)
-    tests = [here, here.parents[1] / "generation" / "test_readers.py"]
+    tests = [here, here.parents[1] / "generation" / "test_model_runners.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from neolm.core.errors import InputError
 from neolm.generation.batch import generate_ids
 from neolm.generation.config import GenerationConfig
-from neolm.generation.kernel_reader import KernelReader
-from neolm.generation.pages import page_bytes, page_dtype
-from neolm.generation.reader import TorchReader
+from neolm.generation.kernel_runner import KernelRunner
+from neolm.generation.kv_cache import block_bytes, kv_cache_dtype
+from neolm.generation.model_runner import TorchRunner
 from neolm.models.decoder import Decoder
 from neolm.models.quantized import quantize
 from neolm.serving import scheduler as scheduling
@@ -29,7 +29,7 @@ SHORT = GenerationConfig(max_new_tokens=12)
 
 
 def engine_of(model: Decoder, pages: int = 64, **more: Any) -> Engine:
-    return Engine(model, memory=pages * page_bytes(model.config, page_dtype(model)), **more)
+    return Engine(model, memory=pages * block_bytes(model.config, kv_cache_dtype(model)), **more)
 
 
 class Log(list[Event]):
@@ -71,7 +71,9 @@ def test_each_text_is_what_it_is_alone(make: Callable[..., Decoder], data: st.Da
         vocab_size=310,
         strict=data.draw(st.booleans()),
     )
-    engine.reader = data.draw(st.sampled_from([engine.reader, KernelReader(model, few=8), TorchReader(model)]))
+    engine.reader = data.draw(
+        st.sampled_from([engine.reader, KernelRunner(model, max_decode_tokens=8), TorchRunner(model)])
+    )
     shared = prompt_of(40, seed=99)
     asked: list[tuple[list[int], GenerationConfig, Log, Request]] = []
     for number in range(data.draw(st.integers(1, 8))):
@@ -111,7 +113,9 @@ def test_strictly_the_same_bits_under_any_load(make: Callable[..., Decoder], for
 
     def serve(prompts: dict[int, list[int]], steps_between: int) -> dict[int, list[int]]:
         engine = engine_of(model, pages=100, chunk=32, strict=True)
-        engine.reader = KernelReader(model, few=20)  # whole pieces by torch, short ones by the kernels: other bits
+        engine.reader = KernelRunner(
+            model, max_decode_tokens=20
+        )  # whole pieces by torch, short ones by the kernels: other bits
         choose = engine._choose
 
         def watch(logits: torch.Tensor, requests: list[Request]) -> list[int]:
@@ -250,7 +254,7 @@ def test_broken_weights_end_the_requests_and_not_the_engine(make: Callable[..., 
     model = copy.deepcopy(make("gpt-neo"))
     good = model.norm.weight.detach().clone()
     engine = engine_of(model)
-    engine.reader = TorchReader(model)  # sees weights as they are now
+    engine.reader = TorchRunner(model)  # sees weights as they are now
     with torch.no_grad():
         model.norm.weight.fill_(float("nan"))
     broken, fine = Log(), Log()

@@ -11,9 +11,9 @@ import torch
 
 from neolm.generation.batch import generate_ids, next_logits
 from neolm.generation.config import GenerationConfig
-from neolm.generation.graph_reader import GraphReader
-from neolm.generation.pages import DecoderCache
-from neolm.generation.reader import reader_for
+from neolm.generation.cuda_graph_runner import CudaGraphRunner
+from neolm.generation.kv_cache import BatchCache
+from neolm.generation.model_runner import model_runner_for
 from neolm.models.decoder import Decoder
 from neolm.models.quantized import quantize
 from neolm.serving.engine import Engine
@@ -29,11 +29,11 @@ def prompt_of(length: int, seed: int = 0) -> list[int]:
 @pytest.mark.parametrize("family", ["gpt2", "gpt-neo", "gpt-neox"])
 def test_graphs_compute_what_the_forward_pass_computes(make: Callable[..., Decoder], family: str) -> None:
     model = copy.deepcopy(make(family)).cuda()
-    reader = reader_for(model)
-    assert isinstance(reader, GraphReader)
+    reader = model_runner_for(model)
+    assert isinstance(reader, CudaGraphRunner)
     rows = [prompt_of(96, seed) for seed in range(3)]
     held = [40, 1, 17]
-    cache = DecoderCache(model, 3, 96)
+    cache = BatchCache(model, 3, 96)
     with torch.inference_mode():
         expected = [model(torch.tensor([ids], device="cuda"))[0] for ids in rows]
     while max(held) <= 96:

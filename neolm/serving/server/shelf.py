@@ -23,7 +23,7 @@ from neolm.core.files import digest_path
 from neolm.core.progress import gibibytes, say
 from neolm.generation.config import generation_config
 from neolm.generation.generate import check_tokenizer
-from neolm.generation.pages import page_bytes, pages_for
+from neolm.generation.kv_cache import block_bytes, blocks_for
 from neolm.models.hf import ModelFacts, load_model, model_facts
 from neolm.serving.engine import Engine
 from neolm.serving.request import Listener, RefusedError
@@ -148,7 +148,7 @@ class Shelf:
         if tokenizer.size > facts.config.vocab_size:
             raise InputError(f"{place}: the tokenizer has more tokens than the model embeds")
         # Rounded models keep keys and values in half as many bits, which is not known before they are loaded.
-        context = pages_for(facts.config.max_position_embeddings) * page_bytes(facts.config, torch.float32)
+        context = blocks_for(facts.config.max_position_embeddings) * block_bytes(facts.config, torch.float32)
         return Model(
             name,
             facts,

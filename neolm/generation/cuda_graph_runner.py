@@ -2,7 +2,7 @@
 
 A step in which every text has one new token has always the same operations, only other numbers. So it is captured once
 for each size (texts, pages of the longest; both rounded up) and replayed. Texts that fill up a size read a page that is
-nobody's. All other steps are `TorchReader`'s.
+nobody's. All other steps are `TorchRunner`'s.
 
 Shapes: B texts, C channels, V vocabulary.
 """
@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neolm.generation.pages import DecoderCache, Pages, Span, page_dtype, pages_for
-from neolm.generation.reader import FEW, CachedStep, TorchReader, evaluating
+from neolm.generation.kv_cache import BatchCache, KVCache, Span, blocks_for, kv_cache_dtype
+from neolm.generation.model_runner import MAX_DECODE_TOKENS, CachedStep, TorchRunner, evaluating
 from neolm.models.decoder import Decoder
 
-MOST = 64  # texts in one graph
+MAX_CAPTURE_SIZE = 64  # texts in one graph
 
 
 @dataclass
@@ -35,23 +35,23 @@ class _Graph:
     replay: Callable[[], None]
 
 
-class GraphReader:
-    """Reads as `TorchReader` does, one token a text faster; the model's parameters must stay where they are.
+class CudaGraphRunner:
+    """Reads as `TorchRunner` does, one token a text faster; the model's parameters must stay where they are.
 
     Graphs are bound to the pages that they were captured with. So the reader keeps pages of its own to lend, and is
-    itself kept as long as its model is there (`graph_reader_of`).
+    itself kept as long as its model is there (`cuda_graph_runner_of`).
     """
 
-    few = FEW
+    max_decode_tokens = MAX_DECODE_TOKENS
 
     def __init__(self, model: Decoder) -> None:
         self._model = weakref.ref(model)
         self.place = model.norm.weight.data_ptr()
         self._graphs: dict[tuple[int, int], _Graph] = {}
-        self._bound: weakref.ref[Pages] | None = None  # the pages that the graphs were captured with
+        self._bound: weakref.ref[KVCache] | None = None  # the pages that the graphs were captured with
         self._memory: Any = None  # of what is computed on the way
-        self._own: Pages | None = None
-        self._borrower: weakref.ref[DecoderCache] | None = None
+        self._own: KVCache | None = None
+        self._borrower: weakref.ref[BatchCache] | None = None
 
     @property
     def model(self) -> Decoder:
@@ -60,42 +60,42 @@ class GraphReader:
         assert model is not None
         return model
 
-    def cache(self, rows: int, capacity: int) -> DecoderCache:
+    def cache(self, rows: int, capacity: int) -> BatchCache:
         """A cache in the reader's own pages, if nobody has them."""
-        count = rows * pages_for(capacity)
+        count = rows * blocks_for(capacity)
         if self._borrower is not None and self._borrower() is not None:
-            return DecoderCache(self.model, rows, capacity)
+            return BatchCache(self.model, rows, capacity)
         if self._own is None or self._own.spare < count:
             self._own = None  # its memory goes before more is taken
-            self._own = Pages(self.model.config, _round_up(count), page_dtype(self.model), self.model.device)
-        cache = DecoderCache(self.model, rows, capacity, self._own)
+            self._own = KVCache(self.model.config, _round_up(count), kv_cache_dtype(self.model), self.model.device)
+        cache = BatchCache(self.model, rows, capacity, self._own)
         self._borrower = weakref.ref(cache)
         return cache
 
     @torch.inference_mode()
-    def read(self, pages: Pages, spans: Sequence[Span]) -> Tensor:
-        """See `neolm.generation.reader.Reader`."""
-        if any(len(span.ids) != 1 or span.wanted != 1 for span in spans) or len(spans) > MOST:
-            return TorchReader(self.model).read(pages, spans)
+    def run(self, pages: KVCache, spans: Sequence[Span]) -> Tensor:
+        """See `neolm.generation.model_runner.ModelRunner`."""
+        if any(len(span.ids) != 1 or span.num_logits != 1 for span in spans) or len(spans) > MAX_CAPTURE_SIZE:
+            return TorchRunner(self.model).run(pages, spans)
         if self._bound is None or self._bound() is not pages:
             self._graphs.clear()
             self._memory = None  # it ended with the last of its graphs
             self._bound = weakref.ref(pages)
-        used = max(pages_for(span.start + 1) for span in spans)
-        size = _round_up(len(spans)), min(_round_up(used), pages_for(self.model.config.max_position_embeddings))
+        used = max(blocks_for(span.start + 1) for span in spans)
+        size = _round_up(len(spans)), min(_round_up(used), blocks_for(self.model.config.max_position_embeddings))
         graph = self._graphs.get(size) or self._capture(pages, size)
         ids, starts = torch.zeros(2, size[0], 1, dtype=torch.int64)
         tables = torch.full((size[0], size[1]), pages.spare, dtype=torch.int64)
         for row, span in enumerate(spans):
             ids[row], starts[row] = span.ids[0], span.start
-            own = span.table[: pages_for(span.start + 1)]
+            own = span.block_table[: blocks_for(span.start + 1)]
             tables[row, : len(own)] = torch.from_numpy(own)
         for target, source in ((graph.ids, ids), (graph.starts, starts), (graph.tables, tables)):
             target.copy_(source, non_blocking=True)
         graph.replay()
         return graph.logits[: len(spans)].clone()
 
-    def _capture(self, pages: Pages, size: tuple[int, int]) -> _Graph:
+    def _capture(self, pages: KVCache, size: tuple[int, int]) -> _Graph:
         """A graph for this many texts and pages, all of which lie in the page that is nobody's meanwhile."""
         model, device = self.model, self.model.device
         ids, starts = torch.zeros(2, size[0], 1, dtype=torch.int64, device=device)
@@ -131,15 +131,15 @@ class GraphReader:
         return captured.replay
 
 
-_readers: weakref.WeakKeyDictionary[Decoder, GraphReader] = weakref.WeakKeyDictionary()
+_readers: weakref.WeakKeyDictionary[Decoder, CudaGraphRunner] = weakref.WeakKeyDictionary()
 
 
-def graph_reader_of(model: Decoder) -> GraphReader:
+def cuda_graph_runner_of(model: Decoder) -> CudaGraphRunner:
     """The model's reader, the same as long as its parameters lie where they lay."""
     place = model.norm.weight.data_ptr()
     reader = _readers.get(model)
     if reader is None or reader.place != place:
-        reader = _readers[model] = GraphReader(model)
+        reader = _readers[model] = CudaGraphRunner(model)
     return reader
 
 

@@ -17,27 +17,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neolm.kernels.attention import PAGE, padded
+from neolm.kernels.attention import BLOCK_SIZE, padded
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
 
-Table = NDArray[np.int64]
+BlockTable = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Span:
     """New tokens of one text, which read what its pages hold of the tokens before them.
 
-    `ids` are at positions `start`, `start` + 1, ...; the logits that follow the last `wanted` of them are asked for.
+    `ids` are at positions `start`, `start` + 1, ...; the logits of the last `num_logits` of them are returned.
     """
 
     ids: Sequence[int]
     start: int
-    table: Table
-    wanted: int = 1
+    block_table: BlockTable
+    num_logits: int = 1
 
 
-class Pages:
+class KVCache:
     """The keys and values in `count` pages and a spare one, layer by layer.
 
     On a CPU as the kernels read them, (N, H, D, 16) and (N, H, 16, P); elsewhere token by token, (N, 16, H, D), so that
@@ -49,9 +49,9 @@ class Pages:
         self.dtype, self.head_size = dtype, D
         self.spare = count  # a page that is nobody's
         self._for_kernels = device.type == "cpu"
-        shapes = [(count + 1, PAGE, H, D)] * 2
+        shapes = [(count + 1, BLOCK_SIZE, H, D)] * 2
         if self._for_kernels:
-            shapes = [(count + 1, H, D, PAGE), (count + 1, H, PAGE, padded(D))]
+            shapes = [(count + 1, H, D, BLOCK_SIZE), (count + 1, H, BLOCK_SIZE, padded(D))]
         # Zeros, not empty: a masked key weighs 0, and 0 x NaN is NaN. On a CPU memory comes when it is written to.
         self.keys, self.values = (
             [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)] for shape in shapes
@@ -82,18 +82,18 @@ class Pages:
         return keys.flatten(1, 2).transpose(1, 2), values.flatten(1, 2).transpose(1, 2)
 
 
-def page_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
+def block_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
     """Memory of one page in all layers."""
     channels = config.num_heads * (config.head_size + padded(config.head_size))  # without padding but on a CPU
-    return int(config.num_layers * channels * PAGE * dtype.itemsize)
+    return int(config.num_layers * channels * BLOCK_SIZE * dtype.itemsize)
 
 
-def pages_for(tokens: int) -> int:
-    """Pages that hold so many tokens."""
-    return -(-tokens // PAGE)
+def blocks_for(tokens: int) -> int:
+    """Number of blocks that hold so many tokens."""
+    return -(-tokens // BLOCK_SIZE)
 
 
-def page_dtype(model: Decoder) -> torch.dtype:
+def kv_cache_dtype(model: Decoder) -> torch.dtype:
     """fp32 for a model whose weights are; half as many bits for all others."""
     dtype = model.dtype
     if model.device.type == "cpu" and (model.quantized or dtype == torch.float16):
@@ -101,17 +101,17 @@ def page_dtype(model: Decoder) -> torch.dtype:
     return torch.float32 if dtype == torch.float64 else dtype
 
 
-class DecoderCache:
-    """Pages of its own for up to `capacity` tokens in each of `rows` texts; `lengths` are the tokens held."""
+class BatchCache:
+    """Blocks for up to `capacity` tokens in each of `rows` texts; `lengths` are the tokens held."""
 
-    def __init__(self, model: Decoder, rows: int, capacity: int, pages: Pages | None = None) -> None:
+    def __init__(self, model: Decoder, rows: int, capacity: int, pages: KVCache | None = None) -> None:
         """Take new pages, or those of `pages`, which nobody else may use meanwhile; there must be enough of them."""
         self.lengths = [0] * rows
         self.capacity = capacity
-        each = pages_for(capacity)
-        self.pages = pages or Pages(model.config, rows * each, page_dtype(model), model.device)
+        each = blocks_for(capacity)
+        self.pages = pages or KVCache(model.config, rows * each, kv_cache_dtype(model), model.device)
         assert self.pages.spare >= rows * each
-        self._tables: list[Table] = [np.arange(row * each, (row + 1) * each) for row in range(rows)]
+        self._tables: list[BlockTable] = [np.arange(row * each, (row + 1) * each) for row in range(rows)]
 
     def spans(self, rows: Sequence[Sequence[int]]) -> list[Span]:
         """What is to be read so that each row's ids are held; they are more than those held."""

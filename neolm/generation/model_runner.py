@@ -1,7 +1,7 @@
 """A model reads new tokens of several texts, keeps their keys and values in pages, and says what comes next.
 
-`reader_for` chooses: on a CPU compiled kernels (`neolm.generation.kernel_reader`), on a GPU captured graphs
-(`neolm.generation.graph_reader`), elsewhere the model as torch runs it, here.
+`model_runner_for` chooses: on a CPU compiled kernels (`neolm.generation.kernel_runner`), on a GPU captured graphs
+(`neolm.generation.cuda_graph_runner`), elsewhere the model as torch runs it, here.
 
 Shapes: B spans, T tokens of the longest, S keys, H heads, D head size, C channels, V vocabulary.
 """
@@ -16,58 +16,58 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neolm.generation.pages import DecoderCache, Pages, Span, pages_for
-from neolm.kernels.attention import PAGE
+from neolm.generation.kv_cache import BatchCache, KVCache, Span, blocks_for
+from neolm.kernels.attention import BLOCK_SIZE
 from neolm.models.decoder import Decoder
 
-FEW = 32  # tokens
+MAX_DECODE_TOKENS = 32  # tokens
 
 
-class Reader(Protocol):
-    """A model that reads; spans of up to `few` tokens all in the same way, longer ones maybe as prompts."""
+class ModelRunner(Protocol):
+    """Runs a model; spans of more than `max_decode_tokens` tokens may be computed in another way, as prompts."""
 
-    few: int
+    max_decode_tokens: int
 
     @property
     def model(self) -> Decoder:
         """Who reads."""
         ...
 
-    def read(self, pages: Pages, spans: Sequence[Span]) -> Tensor:
-        """Read `spans` into `pages`; fp32 logits (sum of `wanted`, V), span by span."""
+    def run(self, pages: KVCache, spans: Sequence[Span]) -> Tensor:
+        """Read `spans` into `pages`; fp32 logits (sum of `num_logits`, V), span by span."""
         ...
 
 
-def reader_for(model: Decoder) -> Reader:
+def model_runner_for(model: Decoder) -> ModelRunner:
     """The fastest reader of `model`, as it is now: change its weights in place or ask anew."""
-    from neolm.generation.graph_reader import graph_reader_of
-    from neolm.generation.kernel_reader import KernelReader, why_not
+    from neolm.generation.cuda_graph_runner import cuda_graph_runner_of
+    from neolm.generation.kernel_runner import KernelRunner, why_not
 
     if model.device.type == "cuda":
-        return graph_reader_of(model)
-    return TorchReader(model) if why_not(model) else KernelReader(model)
+        return cuda_graph_runner_of(model)
+    return TorchRunner(model) if why_not(model) else KernelRunner(model)
 
 
-def cache_for(reader: Reader, rows: int, capacity: int) -> DecoderCache:
+def cache_for(reader: ModelRunner, rows: int, capacity: int) -> BatchCache:
     """A cache for up to `capacity` tokens in each of `rows` texts, where `reader` reads fastest."""
-    from neolm.generation.graph_reader import GraphReader
+    from neolm.generation.cuda_graph_runner import CudaGraphRunner
 
-    if isinstance(reader, GraphReader):
+    if isinstance(reader, CudaGraphRunner):
         return reader.cache(rows, capacity)
-    return DecoderCache(reader.model, rows, capacity)
+    return BatchCache(reader.model, rows, capacity)
 
 
-class TorchReader:
+class TorchRunner:
     """Reads with the model's own forward pass, on any device."""
 
-    few = FEW
+    max_decode_tokens = MAX_DECODE_TOKENS
 
     def __init__(self, model: Decoder) -> None:
         self.model = model
 
     @torch.inference_mode()
-    def read(self, pages: Pages, spans: Sequence[Span]) -> Tensor:
-        """See `Reader`. All spans together, padded on the right, which causal attention never sees."""
+    def run(self, pages: KVCache, spans: Sequence[Span]) -> Tensor:
+        """See `ModelRunner`. All spans together, padded on the right, which causal attention never sees."""
         device, width = self.model.device, max(len(span.ids) for span in spans)
         ids = torch.tensor([[*span.ids, *[0] * (width - len(span.ids))] for span in spans], device=device)  # (B, T)
         step = step_of(pages, spans, device)
@@ -76,7 +76,7 @@ class TorchReader:
         positions = positions[0] if len(spans) == 1 else positions
         with evaluating(self.model):
             hidden = self.model(ids, positions=positions, cache=step, logits=False)
-            rows = [(row, len(span.ids) - n) for row, span in enumerate(spans) for n in range(span.wanted, 0, -1)]
+            rows = [(row, len(span.ids) - n) for row, span in enumerate(spans) for n in range(span.num_logits, 0, -1)]
             if not rows:
                 return torch.empty(0, self.model.config.vocab_size, device=device)
             row, place = (torch.tensor(column, device=device) for column in zip(*rows, strict=True))
@@ -91,7 +91,7 @@ class CachedStep:
     """
 
     def __init__(
-        self, pages: Pages, starts: Tensor, tables: Tensor, counts: Tensor | None = None, width: int = 1
+        self, pages: KVCache, starts: Tensor, tables: Tensor, counts: Tensor | None = None, width: int = 1
     ) -> None:
         """Prepare for the new tokens.
 
@@ -111,7 +111,7 @@ class CachedStep:
         else:
             self.row, self.index = (indices < counts).nonzero(as_tuple=True)
         position = self.positions[self.row, self.index]
-        self.page, self.slot = tables[self.row, position // PAGE], position % PAGE
+        self.page, self.slot = tables[self.row, position // BLOCK_SIZE], position % BLOCK_SIZE
         self._seen: dict[int | None, tuple[Tensor, Tensor]] = {}
 
     def update(
@@ -138,12 +138,12 @@ class CachedStep:
             width, count = self.positions.shape[1], self.tables.shape[1]
             oldest = torch.zeros_like(self.starts)
             if window:
-                oldest = (self.starts - window + 1).clamp(min=0) // PAGE
-                count = min(count, pages_for(window + width) + 1)
+                oldest = (self.starts - window + 1).clamp(min=0) // BLOCK_SIZE
+                count = min(count, blocks_for(window + width) + 1)
             place = oldest + torch.arange(count, device=self.starts.device)  # (B, n)
             tables = self.tables.gather(1, place.clamp(max=self.tables.shape[1] - 1))
-            slots = torch.arange(PAGE, device=self.starts.device)
-            keys = (place.unsqueeze(-1) * PAGE + slots).flatten(1)  # (B, S)
+            slots = torch.arange(BLOCK_SIZE, device=self.starts.device)
+            keys = (place.unsqueeze(-1) * BLOCK_SIZE + slots).flatten(1)  # (B, S)
             distance = self.positions.unsqueeze(2) - keys.unsqueeze(1)  # (B, T, S)
             visible = (distance >= 0) & (distance < window) if window else distance >= 0
             self._seen[window] = tables, visible.unsqueeze(1)
@@ -161,13 +161,13 @@ class FreshStep(CachedStep):
         return keys, values, None
 
 
-def step_of(pages: Pages, spans: Sequence[Span], device: torch.device) -> CachedStep:
+def step_of(pages: KVCache, spans: Sequence[Span], device: torch.device) -> CachedStep:
     """The step in which `spans` are read."""
     counts = [len(span.ids) for span in spans]
     starts = [span.start for span in spans]
-    tables = np.zeros((len(spans), pages_for(max(map(sum, zip(starts, counts, strict=True))))), np.int64)
+    tables = np.zeros((len(spans), blocks_for(max(map(sum, zip(starts, counts, strict=True))))), np.int64)
     for row, span in zip(tables, spans, strict=True):
-        own = span.table[: pages_for(span.start + len(span.ids))]
+        own = span.block_table[: blocks_for(span.start + len(span.ids))]
         row[: len(own)] = own
     first, many = (torch.tensor(column, device=device).unsqueeze(1) for column in (starts, counts))
     kind = CachedStep if any(starts) else FreshStep

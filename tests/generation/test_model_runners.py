@@ -14,24 +14,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neolm.generation import kernel_reader
+from neolm.generation import kernel_runner
 from neolm.generation.batch import next_logits
-from neolm.generation.graph_reader import GraphReader
-from neolm.generation.kernel_reader import TOGETHER, KernelReader, few_tokens, why_not
-from neolm.generation.pages import DecoderCache, Pages, Span, page_bytes, page_dtype
-from neolm.generation.reader import Reader, TorchReader, reader_for, step_of
-from neolm.kernels.attention import PAGE
+from neolm.generation.cuda_graph_runner import CudaGraphRunner
+from neolm.generation.kernel_runner import MAX_KERNEL_TOKENS, KernelRunner, longest_decode, why_not
+from neolm.generation.kv_cache import BatchCache, KVCache, Span, block_bytes, kv_cache_dtype
+from neolm.generation.model_runner import ModelRunner, TorchRunner, model_runner_for, step_of
+from neolm.kernels.attention import BLOCK_SIZE
 from neolm.kernels.team import team
 from neolm.models.attention import KeyValueCache
 from neolm.models.decoder import Decoder
 from neolm.models.quantized import quantize
 
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
-READERS: dict[str, Callable[[Decoder], Reader]] = {
-    "torch": TorchReader,
-    "graphs": GraphReader,
-    "kernels": lambda model: KernelReader(model, few=64),
-    "both": lambda model: KernelReader(model, few=4),
+READERS: dict[str, Callable[[Decoder], ModelRunner]] = {
+    "torch": TorchRunner,
+    "graphs": CudaGraphRunner,
+    "kernels": lambda model: KernelRunner(model, max_decode_tokens=64),
+    "both": lambda model: KernelRunner(model, max_decode_tokens=4),
 }
 
 
@@ -45,21 +45,23 @@ def full(model: Decoder, ids: list[int]) -> torch.Tensor:
 
 
 @pytest.fixture(params=READERS)
-def read(request: pytest.FixtureRequest) -> Callable[[Decoder], Reader]:
+def read(request: pytest.FixtureRequest) -> Callable[[Decoder], ModelRunner]:
     return READERS[request.param]
 
 
 def test_what_attention_sees_is_a_cache(neo: Decoder) -> None:
-    cache = DecoderCache(neo, 1, 4)
+    cache = BatchCache(neo, 1, 4)
     step: KeyValueCache = step_of(cache.pages, cache.spans([[1, 2]]), neo.device)
     assert step
 
 
 @pytest.mark.parametrize("start", [1, 8, 9, 30])
-def test_token_by_token_to_the_context_limit(model: Decoder, start: int, read: Callable[[Decoder], Reader]) -> None:
+def test_token_by_token_to_the_context_limit(
+    model: Decoder, start: int, read: Callable[[Decoder], ModelRunner]
+) -> None:
     ids, reader = random_ids(64), read(model)
     expected = full(model, ids)
-    cache = DecoderCache(model, 1, 64)
+    cache = BatchCache(model, 1, 64)
     for length in range(start, 65):
         logits = next_logits(reader, cache, [ids[:length]])
         torch.testing.assert_close(logits[0], expected[length - 1], **CLOSE)
@@ -68,11 +70,11 @@ def test_token_by_token_to_the_context_limit(model: Decoder, start: int, read: C
 
 @pytest.mark.parametrize("cuts", [[20, 40, 64], [3, 5, 6, 30, 31, 47], [8, 16, 24], [7, 64], [1, 9, 18]])
 def test_continuing_in_chunks_equals_one_prefill(
-    model: Decoder, cuts: list[int], read: Callable[[Decoder], Reader]
+    model: Decoder, cuts: list[int], read: Callable[[Decoder], ModelRunner]
 ) -> None:
     ids, reader = random_ids(64, seed=1), read(model)
     expected = full(model, ids)
-    cache = DecoderCache(model, 1, 64)
+    cache = BatchCache(model, 1, 64)
     for cut in cuts:
         torch.testing.assert_close(next_logits(reader, cache, [ids[:cut]])[0], expected[cut - 1], **CLOSE)
 
@@ -91,7 +93,7 @@ def test_ragged_rows_compute_what_they_compute_alone(make: Callable[..., Decoder
     rows = [random_ids(32, seed) for seed in range(data.draw(st.integers(1, 4)))]
     expected = [full(model, ids) for ids in rows]
     held = [0] * len(rows)
-    cache = DecoderCache(model, len(rows), 32)
+    cache = BatchCache(model, len(rows), 32)
     while rows and max(held) < 32:
         most = data.draw(st.sampled_from([1, 1, 12, 32]))
         held = [n + data.draw(st.integers(1, min(most, 32 - n))) for n in held]
@@ -112,14 +114,14 @@ def test_ragged_rows_compute_what_they_compute_alone(make: Callable[..., Decoder
 
 
 def test_pages_may_lie_anywhere_and_logits_of_several_tokens_may_be_asked_for(
-    model: Decoder, read: Callable[[Decoder], Reader]
+    model: Decoder, read: Callable[[Decoder], ModelRunner]
 ) -> None:
     ids = [random_ids(40, seed=5), random_ids(23, seed=6)]
-    pages = Pages(model.config, 9, torch.float32, model.device)
+    pages = KVCache(model.config, 9, torch.float32, model.device)
     tables = [np.array([7, 2, 5]), np.array([0, 8, 0])]
     reader = read(model)
-    reader.read(pages, [Span(ids[0][:30], 0, tables[0], 0), Span(ids[1][:5], 0, tables[1], 0)])
-    logits = reader.read(pages, [Span(ids[0][30:], 30, tables[0], 10), Span(ids[1][5:], 5, tables[1], 2)])
+    reader.run(pages, [Span(ids[0][:30], 0, tables[0], 0), Span(ids[1][:5], 0, tables[1], 0)])
+    logits = reader.run(pages, [Span(ids[0][30:], 30, tables[0], 10), Span(ids[1][5:], 5, tables[1], 2)])
     expected = torch.cat([full(model, ids[0])[30:], full(model, ids[1])[-2:]])
     torch.testing.assert_close(logits, expected, **CLOSE)
 
@@ -129,13 +131,13 @@ def test_company_changes_no_bit(make: Callable[..., Decoder], form: str) -> None
     """Alone, among many, in one piece or in several: the kernels give the same logits."""
     model = copy.deepcopy(make("gpt-neo", context=64, hidden_size=96))
     model = quantize(model, form) if form.startswith("int") else model.to(getattr(torch, form))
-    reader = KernelReader(model, few=32)
+    reader = KernelRunner(model, max_decode_tokens=32)
     rows = [random_ids(20 + n, seed=n) for n in range(11)]
-    cache = DecoderCache(model, 11, 64)
+    cache = BatchCache(model, 11, 64)
     next_logits(reader, cache, [ids[:-3] for ids in rows])
     together = next_logits(reader, cache, rows)
     for ids, expected in zip(rows, together, strict=True):
-        alone = DecoderCache(model, 1, 64)
+        alone = BatchCache(model, 1, 64)
         for cut in (5, 6, len(ids)):
             logits = next_logits(reader, alone, [ids[:cut]])
         assert torch.equal(logits[0], expected)
@@ -152,10 +154,10 @@ def test_threads_change_no_bit(
     rows = [random_ids(12 + n, seed=n) for n in range(5)]
     found = []
     for size in (1, 2, 3):
-        monkeypatch.setattr(kernel_reader, "team", lambda size=size: team(size))
-        reader = KernelReader(model, few=32)
+        monkeypatch.setattr(kernel_runner, "team", lambda size=size: team(size))
+        reader = KernelRunner(model, max_decode_tokens=32)
         for _ in range(1 if size == 1 else 8):  # a race shows now and then
-            cache = DecoderCache(model, 5, 64)
+            cache = BatchCache(model, 5, 64)
             next_logits(reader, cache, [ids[:-2] for ids in rows])
             found.append(next_logits(reader, cache, rows))
     assert all(torch.equal(logits, found[0]) for logits in found)
@@ -163,33 +165,33 @@ def test_threads_change_no_bit(
 
 def test_which_reader_reads_does_not_depend_on_the_moment(make: Callable[..., Decoder]) -> None:
     model = make("gpt2")
-    assert {few_tokens(model) for _ in range(5)} == {32}
-    assert few_tokens(quantize(copy.deepcopy(model), "int8")) in (32, 128)
+    assert {longest_decode(model) for _ in range(5)} == {32}
+    assert longest_decode(quantize(copy.deepcopy(model), "int8")) in (32, 128)
     state = torch.get_rng_state()
-    KernelReader(model)
+    KernelRunner(model)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_long_span_in_parts(make: Callable[..., Decoder]) -> None:
     model = make("gpt-neox", context=256)
-    reader = KernelReader(model, few=200)
+    reader = KernelRunner(model, max_decode_tokens=200)
     ids = random_ids(180)
-    logits = reader.read(DecoderCache(model, 1, 256).pages, [Span(ids, 0, np.arange(16), 70)])
+    logits = reader.run(BatchCache(model, 1, 256).pages, [Span(ids, 0, np.arange(16), 70)])
     torch.testing.assert_close(logits, full(model, ids)[-70:], rtol=0.0, atol=1e-4)
 
 
 def test_more_tokens_than_the_kernels_take_at_once(neo: Decoder) -> None:
-    reader = KernelReader(neo, few=30)
+    reader = KernelRunner(neo, max_decode_tokens=30)
     rows = [random_ids(27, seed=n) for n in range(7)]
-    assert sum(map(len, rows)) > 2 * TOGETHER
-    logits = next_logits(reader, DecoderCache(neo, 7, 64), rows)
+    assert sum(map(len, rows)) > 2 * MAX_KERNEL_TOKENS
+    logits = next_logits(reader, BatchCache(neo, 7, 64), rows)
     expected = torch.stack([full(neo, ids)[-1] for ids in rows])
     torch.testing.assert_close(logits, expected, **CLOSE)
 
 
 def test_taking_tokens_back(model: Decoder) -> None:
     ids, other = random_ids(40, seed=2), random_ids(40, seed=3)
-    cache, reader = DecoderCache(model, 1, 64), reader_for(model)
+    cache, reader = BatchCache(model, 1, 64), model_runner_for(model)
     next_logits(reader, cache, [ids])
     cache.rewind(0, 4)
     mixed = ids[:4] + other[4:]
@@ -203,7 +205,7 @@ def test_bfloat16_decoding_is_as_near_to_fp32_as_bfloat16_itself(make: Callable[
     model = make("gpt-neo")
     half = copy.deepcopy(model).bfloat16()
     ids = random_ids(40)
-    cache = DecoderCache(half, 1, 64)
+    cache = BatchCache(half, 1, 64)
     expected, uncached = full(model, ids), full(half, ids).float()
     read = READERS[reader](half)
     decoded = torch.stack([next_logits(read, cache, [ids[:length]])[0] for length in range(1, 41)])
@@ -214,14 +216,14 @@ def test_bfloat16_decoding_is_as_near_to_fp32_as_bfloat16_itself(make: Callable[
 def test_what_the_kernels_cannot_run_goes_to_torch(make: Callable[..., Decoder]) -> None:
     model = make("gpt2")
     assert why_not(model) is None
-    assert isinstance(reader_for(copy.deepcopy(model).double()), TorchReader)
+    assert isinstance(model_runner_for(copy.deepcopy(model).double()), TorchRunner)
     odd = make("gpt2", hidden_size=9, num_heads=3, intermediate_size=7)
-    assert isinstance(reader_for(odd), KernelReader)
+    assert isinstance(model_runner_for(odd), KernelRunner)
     assert "odd width" in str(why_not(copy.deepcopy(odd).bfloat16()))
 
 
 def test_a_page_is_as_large_as_said(neo: Decoder) -> None:
-    pages = Pages(neo.config, 3, torch.bfloat16, neo.device)
+    pages = KVCache(neo.config, 3, torch.bfloat16, neo.device)
     held = sum(tensor.nbytes for tensor in (*pages.keys, *pages.values))
-    assert held == 4 * page_bytes(neo.config, torch.bfloat16)
-    assert (PAGE, page_dtype(neo)) == (16, torch.float32)
+    assert held == 4 * block_bytes(neo.config, torch.bfloat16)
+    assert (BLOCK_SIZE, kv_cache_dtype(neo)) == (16, torch.float32)

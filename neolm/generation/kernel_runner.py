@@ -1,6 +1,6 @@
 """A model that reads few tokens through the compiled kernels, and many through torch's matrix products.
 
-A span of up to `few` tokens goes through `neolm.kernels.step`, several spans together; no bit of its logits depends on
+Spans of up to `max_decode_tokens` tokens go through `neolm.kernels.step` together; no bit of their logits depends on
 the others. A longer one, a prompt, is worth torch's products, which run at the processor's full speed when they have
 enough rows; it is read alone, so that it too gets what it gets alone.
 
@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from neolm.generation.pages import Pages, Span, pages_for
-from neolm.generation.reader import FEW, TorchReader
+from neolm.generation.kv_cache import KVCache, Span, blocks_for
+from neolm.generation.model_runner import MAX_DECODE_TOKENS, TorchRunner
 from neolm.kernels import products, step
 from neolm.kernels.attention import padded
 from neolm.kernels.lanes import FEATURES
@@ -28,7 +28,7 @@ from neolm.models.attention import rotary_table
 from neolm.models.decoder import Decoder
 from neolm.models.quantized import QuantizedEmbedding, QuantizedLinear
 
-TOGETHER = 64  # tokens in one step of the kernels
+MAX_KERNEL_TOKENS = 64  # tokens in one step of the kernels
 _KINDS = {torch.float32: products.FP32, torch.bfloat16: products.BF16}
 _ALIASES = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
 
@@ -49,44 +49,44 @@ def why_not(model: Decoder) -> str | None:
     return None
 
 
-class KernelReader:
+class KernelRunner:
     """Reads with compiled kernels; keeps addresses of the model's weights, which must stay where they are."""
 
-    def __init__(self, model: Decoder, few: int | None = None) -> None:
-        """Take the model; `few` None: `few_tokens`."""
+    def __init__(self, model: Decoder, max_decode_tokens: int | None = None) -> None:
+        """Take the model; `max_decode_tokens` None: `longest_decode`."""
         assert why_not(model) is None
-        self.model, self.few = model, few_tokens(model) if few is None else few
-        self._torch = TorchReader(model)
+        self.model, self.max_decode_tokens = model, max_decode_tokens or longest_decode(model)
+        self._torch = TorchRunner(model)
         self._kept: list[Any] = []  # what the addresses point to
         self._shape, self._weights = _shape(model), self._collect(model)
         C = model.config.hidden_size
         widest = max(3 * C, model.config.mlp_size)
         context = model.config.max_position_embeddings
         self._space = step.Space(
-            stream=np.empty((TOGETHER, C), np.float32),
-            branch=np.empty((TOGETHER, C), np.float32),
-            normed=np.empty((TOGETHER, C), np.float32),
-            wide=np.empty((TOGETHER, padded(widest) + 16), np.float32),
-            attended=np.empty((TOGETHER, C), np.float32),
-            prepared=_aligned(TOGETHER, products.prepared_bytes(max(C, model.config.mlp_size))),
+            stream=np.empty((MAX_KERNEL_TOKENS, C), np.float32),
+            branch=np.empty((MAX_KERNEL_TOKENS, C), np.float32),
+            normed=np.empty((MAX_KERNEL_TOKENS, C), np.float32),
+            wide=np.empty((MAX_KERNEL_TOKENS, padded(widest) + 16), np.float32),
+            attended=np.empty((MAX_KERNEL_TOKENS, C), np.float32),
+            prepared=_aligned(MAX_KERNEL_TOKENS, products.prepared_bytes(max(C, model.config.mlp_size))),
             shares=np.empty((team().size, padded(context) + 32 + padded(model.config.head_size)), np.float32),
         )
 
-    def read(self, pages: Pages, spans: Sequence[Span]) -> Tensor:
-        """See `neolm.generation.reader.Reader`."""
+    def run(self, pages: KVCache, spans: Sequence[Span]) -> Tensor:
+        """See `neolm.generation.model_runner.ModelRunner`."""
         results: list[Tensor | None] = [None] * len(spans)
         together: list[int] = []
-        room = TOGETHER
+        room = MAX_KERNEL_TOKENS
         for number, span in enumerate(spans):
-            if len(span.ids) > self.few:
-                results[number] = self._torch.read(pages, [span])
+            if len(span.ids) > self.max_decode_tokens:
+                results[number] = self._torch.run(pages, [span])
                 continue
-            if len(span.ids) > TOGETHER:
+            if len(span.ids) > MAX_KERNEL_TOKENS:
                 results[number] = self._read_in_parts(pages, span)
                 continue
             if len(span.ids) > room:
                 self._read_few(pages, spans, together, results)
-                together, room = [], TOGETHER
+                together, room = [], MAX_KERNEL_TOKENS
             together.append(number)
             room -= len(span.ids)
         if together and len(together) == len(spans):  # no copy in the usual case
@@ -95,35 +95,35 @@ class KernelReader:
             self._read_few(pages, spans, together, results)
         return torch.cat([result for result in results if result is not None])
 
-    def _read_in_parts(self, pages: Pages, span: Span) -> Tensor:
+    def _read_in_parts(self, pages: KVCache, span: Span) -> Tensor:
         """A span of more tokens than the kernels take at once."""
         logits = []
-        for at in range(0, len(span.ids), TOGETHER):
-            ids = span.ids[at : at + TOGETHER]
-            wanted = max(0, min(len(ids), at + len(ids) - (len(span.ids) - span.wanted)))
-            logits.append(self._step(pages, [Span(ids, span.start + at, span.table, wanted)]))
+        for at in range(0, len(span.ids), MAX_KERNEL_TOKENS):
+            ids = span.ids[at : at + MAX_KERNEL_TOKENS]
+            wanted = max(0, min(len(ids), at + len(ids) - (len(span.ids) - span.num_logits)))
+            logits.append(self._step(pages, [Span(ids, span.start + at, span.block_table, wanted)]))
         return torch.cat(logits)
 
     def _read_few(
-        self, pages: Pages, spans: Sequence[Span], numbers: Sequence[int], results: list[Tensor | None]
+        self, pages: KVCache, spans: Sequence[Span], numbers: Sequence[int], results: list[Tensor | None]
     ) -> None:
         logits = self._step(pages, [spans[number] for number in numbers])
         for number, rows in zip(
-            numbers, torch.split(logits, [spans[number].wanted for number in numbers]), strict=True
+            numbers, torch.split(logits, [spans[number].num_logits for number in numbers]), strict=True
         ):
             results[number] = rows
 
-    def _step(self, pages: Pages, spans: Sequence[Span]) -> Tensor:
+    def _step(self, pages: KVCache, spans: Sequence[Span]) -> Tensor:
         """One run of the kernels."""
-        columns = max(pages_for(span.start + len(span.ids)) for span in spans)
+        columns = max(blocks_for(span.start + len(span.ids)) for span in spans)
         tables = np.zeros((len(spans), columns), np.int64)
         tokens: list[tuple[int, int, int]] = []
         wanted: list[int] = []
         for row, span in enumerate(spans):
-            own = span.table[:columns]
+            own = span.block_table[:columns]
             tables[row, : len(own)] = own
             tokens += [(token, span.start + n, row) for n, token in enumerate(span.ids)]
-            wanted += range(len(tokens) - span.wanted, len(tokens))
+            wanted += range(len(tokens) - span.num_logits, len(tokens))
         V = self.model.config.vocab_size
         logits = np.empty((len(wanted), padded(V) + 16), np.float32)  # anew, since callers keep it
         places = step.Pages(pages.addresses, 8 * pages.dtype.itemsize)
@@ -177,14 +177,14 @@ class KernelReader:
         return [_KINDS[weight.dtype], weight.data_ptr(), 0, at, *weight.shape]
 
 
-def few_tokens(model: Decoder) -> int:
+def longest_decode(model: Decoder) -> int:
     """The most tokens of a span for which the kernels are faster than torch (measured: docs/log.md).
 
     Packed weights are widened for torch, which takes as long as 128 tokens in the kernels; with AMX torch makes up
     for it. The rule looks at the model and the processor only: were it measured anew at each start, the same seed
     could give another text, since the two differ in the last bit.
     """
-    return 128 if model.quantized and "amx-bf16" not in FEATURES else FEW
+    return 128 if model.quantized and "amx-bf16" not in FEATURES else MAX_DECODE_TOKENS
 
 
 def _shape(model: Decoder) -> step.Shape:
