@@ -20,10 +20,10 @@ from neolm.models.decoder import Decoder
 from neolm.models.hf import hf_config
 from neolm.recipe import Recipe, load_recipe
 from neolm.training.accelerators import ACCELERATORS, Accelerator
-from neolm.training.config import PretrainConfig
 from neolm.training.fit import Room, misfit, room_on
 from neolm.training.memory import FRAMEWORK, PARTS, host_memory, moments, peak, state_memory
 from neolm.training.plan import PF_DAY, Assumptions, Device, Plan, make_plan
+from neolm.training.pretrain_config import PretrainConfig
 
 Row = tuple[str, str, str]
 

@@ -18,7 +18,7 @@ from neolm.corpus.config import CorpusConfig
 from neolm.evaluation.config import EvaluateConfig
 from neolm.models.config import ModelConfig
 from neolm.tokenizer.config import TokenizerConfig
-from neolm.training.config import PretrainConfig
+from neolm.training.pretrain_config import PretrainConfig
 
 
 class Recipe(Config):

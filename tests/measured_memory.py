@@ -21,9 +21,9 @@ from neolm.core.device import Choice
 from neolm.data.batches import Batch
 from neolm.models.config import DecoderConfig, decoder_config
 from neolm.models.decoder import Decoder
-from neolm.training.config import PretrainConfig
 from neolm.training.loop import train
 from neolm.training.losses import causal_language_modelling
+from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.run import Training
 
 

@@ -15,8 +15,8 @@ from neolm.core.device import free_memory
 from neolm.core.errors import InputError
 from neolm.core.progress import gibibytes, say
 from neolm.models.config import DecoderConfig
-from neolm.training.config import PretrainConfig
 from neolm.training.memory import host_memory, peak, state_memory
+from neolm.training.pretrain_config import PretrainConfig
 
 SPARE = 0.2  # of the memory: so much is usually lost between tensors at the most, by measurement on Linux
 

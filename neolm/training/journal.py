@@ -18,7 +18,6 @@ class Journal:
 
     def __init__(self, training: Training, state: TrainingState, bar: Task, log: MetricsLog) -> None:
         self._training, self._state, self._bar, self._log = training, state, bar, log
-        self._flops = training.model.config.flops_per_token(training.config.sequence_length)
         self._meter, self._earlier = EnergyMeter(), state.progress.energy
         self._tokens, self._seconds = 0, 0.0  # since the last row
 
@@ -34,7 +33,7 @@ class Journal:
         kwh, method = self._earlier["kwh"], self._earlier["method"]
         progress.energy = self._meter.as_json(kwh * 3.6e6 + self._meter.joules(), method)
         speed = self._tokens / max(self._seconds, 1e-9)
-        mfu = speed * self._flops / self._training.ceiling if self._training.ceiling else None
+        mfu = speed * self._training.flops_per_token / self._training.ceiling if self._training.ceiling else None
         shown = {"loss": f"{outcome.loss:.3f}", "tok/s": count(speed)}
         self._bar.advance(1, **shown, **({"MFU": f"{mfu:.0%}"} if mfu is not None else {}))
         if outcome.skipped is not None:
@@ -69,7 +68,7 @@ class Journal:
             "mfu": None if mfu is None else round(mfu, 4),
             "memory_bytes": peak_memory(self._training.device.value),
             **outcome.metrics,
-            **({"batch_size": outcome.sequences} if config.batch_ramp_start else {}),
+            **({"batch_size": outcome.sequences} if config.batch_sizes.start else {}),
             **({"loss_scale": scale.value} if scale else {}),
             **({"skipped": outcome.skipped} if outcome.skipped else {}),
         }

@@ -17,9 +17,9 @@ from dataclasses import dataclass, fields
 from neolm.models.config import DecoderConfig
 from neolm.models.cross_entropy import CHUNK_ELEMENTS, CHUNK_ROWS
 from neolm.training.activations import BlockActivations, Passes, block_activations
-from neolm.training.config import PretrainConfig
 from neolm.training.muon import MAX_STACKED_ELEMENTS, iteration_type
 from neolm.training.precision import MAX_BUCKET_ELEMENTS
+from neolm.training.pretrain_config import PretrainConfig
 
 # Python, torch and the libraries that both load, in bytes: resident once a first small step is done, measured on Linux.
 FRAMEWORK = 400 * 2**20

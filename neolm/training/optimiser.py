@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from neolm.core.errors import InputError
-from neolm.training.config import PretrainConfig
+from neolm.training.config import TrainConfig
 from neolm.training.muon import Muon
 
 LATE = 2**24  # the largest counter that float32 holds exactly: it stays there, and 0.999999^LATE is below 1e-7
 
 
-def build_optimisers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+def build_optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """The optimisers of `model`'s parameters, each parameter in one of them, with weight decay or without.
 
     Raises:

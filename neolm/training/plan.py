@@ -16,7 +16,7 @@ from pydantic import Field
 
 from neolm.core.config import Config, Unit, validate
 from neolm.models.config import DecoderConfig
-from neolm.training.config import PretrainConfig
+from neolm.training.pretrain_config import PretrainConfig
 
 PF_DAY = 1e15 * 86400  # a petaFLOP/s for a day
 

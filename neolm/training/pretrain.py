@@ -27,34 +27,14 @@ from neolm.models.decoder import Decoder
 from neolm.models.hf import hf_config, save_model
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 from neolm.training.checkpoint import Checkpoint, last_checkpoint
-from neolm.training.config import PretrainConfig
 from neolm.training.fit import require_fit
 from neolm.training.loop import train
 from neolm.training.losses import causal_language_modelling
 from neolm.training.numerics import numerics
+from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.run import Training
 from neolm.training.state import Progress, load_weights
 from neolm.training.trackers import open_trackers, require_packages
-
-# Settings that may differ when a run goes on: they move no number of the model beyond rounding.
-FREE_SETTINGS = frozenset(
-    f"pretrain.{key}"
-    for key in (
-        "micro_batch_size",
-        "activation_checkpointing",
-        "device",
-        "compile",
-        "tf32",
-        "deterministic",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "keep_every",
-        "asynchronous_checkpoints",
-        "log_every",
-        "track",
-        "final",
-    )
-)
 
 
 def pretrain(output: Path, model: ModelConfig, config: PretrainConfig, seed: int) -> Manifest:
@@ -62,8 +42,9 @@ def pretrain(output: Path, model: ModelConfig, config: PretrainConfig, seed: int
     architecture = _architecture(output, model, config)
     settings = {"model": architecture.model_dump(), "pretrain": config.model_dump(), "seed": seed}
     inputs = {name: input_from(output / name, output) for name in ("shards", "tokenizer")}
+    changeable = frozenset(f"pretrain.{name}" for name in config.changeable())
     stage = ResumableStage(
-        "pretrain", "training", output / "pretrain", inputs, json.loads(json.dumps(settings)), FREE_SETTINGS
+        "pretrain", "training", output / "pretrain", inputs, json.loads(json.dumps(settings)), changeable
     )
     return stage.resume(lambda: _train(stage, output, architecture, config, seed))
 
@@ -162,15 +143,15 @@ def _prepare(
         device=device,
         precision=precision,
         compile=compiled,
+        flops_per_token=architecture.flops_per_token(config.sequence_length),
         ceiling=ceiling,
         trackers=partial(open_trackers, config.track, stage.directory, stage.config),
     )
 
 
 def _counts(training: Training, progress: Progress) -> dict[str, Any]:
-    config, model = training.config, training.model
+    model = training.model
     speed = progress.tokens / max(progress.seconds, 1e-9)
-    flops = model.config.flops_per_token(config.sequence_length)
     return {
         "parameters": model.parameter_count(),
         "non_embedding_parameters": model.parameter_count(embeddings=False),
@@ -179,8 +160,8 @@ def _counts(training: Training, progress: Progress) -> dict[str, Any]:
         "tokens": progress.tokens,
         "training_seconds": round(progress.seconds, 1),
         "tokens_per_second": round(speed, 1),
-        "flops": flops * progress.tokens,
-        "mfu": round(speed * flops / training.ceiling, 4) if training.ceiling else None,
+        "flops": training.flops_per_token * progress.tokens,
+        "mfu": round(speed * training.flops_per_token / training.ceiling, 4) if training.ceiling else None,
         "data_wait_share": round(progress.data_seconds / max(progress.seconds, 1e-9), 5),
         "peak_memory_bytes": peak_memory(training.device.value),
         "matrix_ceiling_flops": training.ceiling,

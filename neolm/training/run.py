@@ -10,7 +10,7 @@ from typing import Protocol
 from neolm.core.device import Choice
 from neolm.data.batches import Batch
 from neolm.models.decoder import Decoder
-from neolm.training.config import PretrainConfig
+from neolm.training.config import TrainConfig
 from neolm.training.losses import Objective
 from neolm.training.trackers import Tracker
 
@@ -37,11 +37,13 @@ class Training:
     objective: Objective
     data: TrainingData
     validation: Sequence[Batch]
-    config: PretrainConfig
+    config: TrainConfig
     directory: Path
     device: Choice
     precision: Choice
     compile: Choice = NOT_COMPILED
+    flops_per_token: float = 0.0
+    """FLOPs of a forward and a backward pass."""
     ceiling: float = 0.0
     """FLOP/s of this machine's matrix products, against which MFU is measured; 0: unknown."""
     trackers: Callable[[int], Sequence[Tracker]] = lambda resume_at: ()

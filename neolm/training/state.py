@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from neolm.models.decoder import Decoder
 from neolm.training.checkpoint import Checkpoint, random_state, restore_random_state
-from neolm.training.config import PretrainConfig
+from neolm.training.config import TrainConfig
 from neolm.training.ema import ExponentialMovingAverage
 from neolm.training.loss_scale import LossScale
 from neolm.training.optimiser import build_optimisers, optimiser_tensors, restore_optimisers
@@ -45,7 +45,7 @@ class Progress:
 class TrainingState:
     """The state of a training of `model`, whose passes run in `dtype`."""
 
-    def __init__(self, model: Decoder, config: PretrainConfig, dtype: torch.dtype) -> None:
+    def __init__(self, model: Decoder, config: TrainConfig, dtype: torch.dtype) -> None:
         self.model = model
         self.weights = WorkingCopy(model, dtype)
         self.optimisers = build_optimisers(model, config)

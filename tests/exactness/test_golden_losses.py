@@ -18,10 +18,10 @@ from neolm.data.batches import TrainingBatches
 from neolm.data.shards import TokenShards
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
-from neolm.training.config import PretrainConfig
 from neolm.training.loop import train
 from neolm.training.losses import causal_language_modelling
 from neolm.training.metrics import read_metrics
+from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.run import Training
 
 VOCABULARY, SEQUENCE = 96, 48

@@ -10,9 +10,9 @@ from neolm.core.errors import InputError
 from neolm.models.config import decoder_config
 from neolm.models.presets import preset
 from neolm.training import fit
-from neolm.training.config import PretrainConfig
 from neolm.training.fit import Room, misfit, require_fit, room_on
 from neolm.training.memory import peak
+from neolm.training.pretrain_config import PretrainConfig
 
 GIB = 2**30
 GPT2 = decoder_config(**preset("gpt2"))

@@ -23,10 +23,10 @@ from neolm.data.batches import IGNORED, Batch
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.training.checkpoint import last_checkpoint
-from neolm.training.config import PretrainConfig
 from neolm.training.loop import train
 from neolm.training.loss_scale import LossScale
 from neolm.training.losses import Loss, causal_language_modelling
+from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.recompute import recompute_blocks
 from neolm.training.run import Training
 from neolm.training.spikes import SpikeFilter
@@ -85,6 +85,7 @@ def training(directory: Path, precision: str = "float32", dropout: float = 0.1, 
         directory=directory,
         device=Choice("cpu", "test"),
         precision=Choice(precision, "test"),
+        flops_per_token=config.flops_per_token(T),
         ceiling=1e11,
     )
 

@@ -12,8 +12,8 @@ from neolm.models.config import decoder_config
 from neolm.models.decoder import Block, count_parameters
 from neolm.models.presets import PRESETS, preset
 from neolm.training.activations import Passes, block_activations
-from neolm.training.config import PretrainConfig
 from neolm.training.memory import host_memory, moments, peak, state_memory
+from neolm.training.pretrain_config import PretrainConfig
 
 
 def case(family: str, precision: str = "float32", model: dict[str, Any] | None = None, **pretrain: Any) -> Case:

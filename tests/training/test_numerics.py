@@ -9,7 +9,7 @@ import torch
 
 from neolm.models.config import ModelConfig
 from neolm.training import pretrain as stage
-from neolm.training.config import PretrainConfig
+from neolm.training.pretrain_config import PretrainConfig
 
 
 def test_the_switches_are_set_before_the_first_product(

@@ -17,10 +17,11 @@ from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.models.quantized import quantize
 from neolm.training import precision
-from neolm.training.config import PretrainConfig
+from neolm.training.config import TrainConfig
 from neolm.training.metrics import MetricsLog
 from neolm.training.optimiser import build_optimisers, kind_of_parameter, optimiser_tensors, restore_optimisers
 from neolm.training.precision import WorkingCopy
+from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.schedule import LearningRate
 
 SHAPES = ("linear", "cosine", "warmup-stable-decay")
@@ -65,6 +66,21 @@ def test_settings_become_a_schedule_in_sequences() -> None:
     assert (gpt3.total, gpt3.warmup, gpt3.fall) == (32, 4, 26)
     with pytest.raises(ValueError, match="either decay_steps or decay_tokens"):
         PretrainConfig(steps=1, decay_steps=1, decay_tokens=1)
+
+
+def test_settings_that_may_differ_when_a_run_is_resumed() -> None:
+    changeable = PretrainConfig.changeable()
+    assert changeable == TrainConfig.changeable()
+    assert {"device", "micro_batch_size", "final", "track"} < changeable
+    assert not changeable & {"steps", "learning_rate", "batch_size", "precision", "ema_decay", "z_loss", "tokens"}
+
+
+def test_a_length_must_be_given() -> None:
+    with pytest.raises(ValueError, match="steps must be given"):
+        TrainConfig()
+    with pytest.raises(ValueError, match="give either steps or tokens"):
+        PretrainConfig(steps=1, tokens=1)
+    assert TrainConfig(steps=3, batch_size=4, warmup_steps=2).learning_rate_at(1) == pytest.approx(3e-4)
 
 
 def tiny() -> Decoder:

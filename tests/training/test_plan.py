@@ -9,8 +9,8 @@ from neolm.models.config import DecoderConfig, decoder_config
 from neolm.models.presets import preset
 from neolm.recipe import load_recipe
 from neolm.training.accelerators import ACCELERATORS
-from neolm.training.config import PretrainConfig
 from neolm.training.plan import PF_DAY, Device, Plan, assumptions, make_plan
+from neolm.training.pretrain_config import PretrainConfig
 
 V100 = Device("V100", 125e12, "", 330, "")
 

@@ -8,7 +8,7 @@ import pytest
 
 from neolm.models.config import ModelConfig
 from neolm.training import pretrain as stage
-from neolm.training.config import PretrainConfig
+from neolm.training.pretrain_config import PretrainConfig
 
 MODEL = ModelConfig(family="gpt2", hidden_size=16, num_layers=1, num_heads=2)
 

@@ -1,0 +1,71 @@
+"""The `pretrain` section of a recipe."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from neolm.core.config import Supersedes, Unit
+from neolm.data.batch_sizes import BatchSizes
+from neolm.training.config import Count, TrainConfig
+
+
+class PretrainConfig(TrainConfig):
+    """`TrainConfig` with lengths in tokens, sequence length, z-loss and the size of the validation."""
+
+    tokens: Annotated[Count | None, Unit("tokens"), Supersedes(("steps",))] = None
+    """Tokens to train on, rounded up to whole steps; takes the place of steps."""
+    sequence_length: Annotated[Count, Unit("tokens")] = 512
+    """Tokens of one training sequence."""
+    batch_ramp_start: Annotated[Count | None, Unit("sequences")] = None
+    """Sequences of the first step, from which the batch grows linearly to batch_size, in multiples of this; null: every
+    batch is full."""
+    batch_ramp_tokens: Annotated[Count | None, Unit("tokens")] = None
+    """Tokens after which the batch has its full size; given with batch_ramp_start."""
+    warmup_tokens: Annotated[Count | None, Unit("tokens")] = None
+    """Tokens over which the learning rate rises; takes the place of warmup_steps."""
+    decay_tokens: Annotated[Count | None, Unit("tokens"), Supersedes(("decay_steps",))] = None
+    """Tokens of the decay; takes the place of decay_steps."""
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared logarithm of the softmax's denominator, which is added to the loss; GPT-Neo used 1e-4."""
+    validation_sequences: Annotated[Count, Unit("sequences")] = 256
+    """Sequences of a validation, evenly spread over the validation split."""
+
+    @model_validator(mode="after")
+    def _consistent_lengths(self) -> Self:
+        if (self.batch_ramp_start is None) != (self.batch_ramp_tokens is None):
+            raise ValueError("batch_ramp_start and batch_ramp_tokens are given together")
+        if self.batch_ramp_start is not None and self.batch_ramp_start > self.batch_size:
+            raise ValueError(f"batch_ramp_start {self.batch_ramp_start} is more than batch_size {self.batch_size}")
+        if self.decay_steps is not None and self.decay_tokens is not None:
+            raise ValueError("give either decay_steps or decay_tokens (set the other to null)")
+        return self
+
+    def _check_length(self) -> None:
+        if (self.steps is None) == (self.tokens is None):
+            raise ValueError("give either steps or tokens (set the other to null)")
+
+    @cached_property
+    def batch_sizes(self) -> BatchSizes:
+        """The examples of each step, with the ramp of the batch."""
+        return BatchSizes(self.batch_size, self.batch_ramp_start or 0, self._sequences(self.batch_ramp_tokens or 0))
+
+    @cached_property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps or self.batch_sizes.steps_for(self._sequences(self.tokens or 0))
+
+    @property
+    def warmup_examples(self) -> int:
+        """Sequences read by the end of the warm-up."""
+        return self._sequences(self.warmup_tokens) if self.warmup_tokens else super().warmup_examples
+
+    @property
+    def decay_examples(self) -> int | None:
+        """Sequences read during the decay of the learning rate; None: the schedule's default."""
+        return self._sequences(self.decay_tokens) if self.decay_tokens else super().decay_examples
+
+    def _sequences(self, tokens: int) -> int:
+        return -(-tokens // self.sequence_length)
