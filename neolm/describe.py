@@ -58,18 +58,13 @@ def _is_section(annotation: object) -> bool:
 
 def presets_table() -> list[tuple[str, ...]]:
     """The published models with their sizes and exact parameter counts."""
-    from neolm.models.config import decoder_config
-    from neolm.models.decoder import count_parameters
     from neolm.models.presets import PRESETS, preset
 
     rows: list[tuple[str, ...]] = [("PRESET", "FAMILY", "LAYERS", "WIDTH", "HEADS", "CONTEXT", "PARAMETERS")]
-    for name in PRESETS:
-        fields = preset(name)
-        family = fields.pop("family")
-        config = decoder_config(family, **fields)
-        parameters = count_parameters(config)
-        sizes = (config.num_layers, config.hidden_size, config.num_heads, config.max_position_embeddings)
-        rows.append((name, family, *map(str, sizes), f"{parameters:,}"))
+    for name, (family, size) in PRESETS.items():
+        context = preset(name)["max_position_embeddings"]
+        sizes = (size.num_layers, size.hidden_size, size.num_heads, context)
+        rows.append((name, family, *map(str, sizes), f"{size.parameters:,}"))
     return rows
 
 

@@ -1,60 +1,27 @@
-"""The shape of a decoder, and the `model` section of a recipe.
-
-The four families are one architecture with different settings (reference: GPT-2, Radford et al. 2019; GPT-3, Brown et
-al. 2020, section 2.1; GPT-Neo, Black et al. 2021; GPT-NeoX-20B, Black et al. 2022, section 2):
-
-| field               | gpt2, gpt3       | gpt-neo                | gpt-neox                        |
-|---------------------|------------------|------------------------|---------------------------------|
-| position_embedding  | learned          | learned                | rotary, on a fraction of a head |
-| attention_layers    | global           | global, local in turn  | global                          |
-| attention_scale     | 1/sqrt(head)     | 1.0                    | 1/sqrt(head)                    |
-| qkv_bias            | yes              | no                     | yes                             |
-| parallel_residual   | no               | no                     | yes                             |
-| tie_embeddings      | yes              | yes                    | no                              |
-| activation          | gelu_new         | gelu_new               | gelu (20B: gelu_fast)           |
-
-GPT-3 alternates dense and locally banded sparse layers of undisclosed sizes; as everywhere, its presets are dense.
-"""
+"""The shape of a decoder, and the `model` section of a recipe."""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from neolm.core.config import Config, Supersedes, Unit
 from neolm.core.errors import InputError
+from neolm.models.families import FAMILIES
 
-Family = Literal["gpt2", "gpt-neo", "gpt-neox"]
 Activation = Literal[
     "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh"
 ]
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
-FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
-    "gpt2": {"max_position_embeddings": 1024},
-    "gpt3": {"max_position_embeddings": 2048},
-    "gpt-neo": {
-        "max_position_embeddings": 2048,
-        "attention_layers": ("global", "local"),
-        "attention_scale": 1.0,
-        "qkv_bias": False,
-    },
-    "gpt-neox": {
-        "max_position_embeddings": 2048,
-        "position_embedding": "rotary",
-        "parallel_residual": True,
-        "tie_embeddings": False,
-        "activation": "gelu",
-    },
-}
-
 
 class DecoderConfig(Config):
     """Everything that determines a decoder's computation. `decoder_config` fills in a family's defaults."""
 
-    family: Family
+    family: Literal["gpt2", "gpt-neo", "gpt-neox"]
     """Whose tensor names, initialisation and config.json keys are used when it is written."""
     vocab_size: Annotated[Positive, Unit("tokens")]
     """Rows of the embedding; at least the tokenizer's size."""
@@ -134,6 +101,16 @@ class DecoderConfig(Config):
         """Channels of each head that are rotated."""
         return int(self.head_size * self.rotary_fraction)
 
+    @property
+    def has_local_layers(self) -> bool:
+        """Whether any block attends within a window only."""
+        return any(self.window(layer) is not None for layer in range(self.num_layers))
+
+    @property
+    def has_standard_scale(self) -> bool:
+        """Whether query-key products are multiplied by 1/sqrt(head size)."""
+        return self.attention_scale is None or math.isclose(self.attention_scale, self.head_size**-0.5)
+
     def window(self, layer: int) -> int | None:
         """The window of block `layer` (from 0) in tokens; None for global attention."""
         kind = self.attention_layers[layer % len(self.attention_layers)]
@@ -162,9 +139,9 @@ def decoder_config(family: str, **fields: Any) -> DecoderConfig:
     Raises:
         InputError: the fields do not fit together.
     """
-    merged = {**FAMILY_DEFAULTS[family], **{k: v for k, v in fields.items() if v is not None}}
+    given = {key: value for key, value in fields.items() if value is not None}
     try:
-        return DecoderConfig(family="gpt2" if family == "gpt3" else family, **merged)  # type: ignore[arg-type]
+        return DecoderConfig(family=FAMILIES[family].name, **{**FAMILIES[family].defaults, **given})  # type: ignore[arg-type]
     except ValueError as error:
         reason = "; ".join(str(item["msg"]).removeprefix("Value error, ") for item in error.errors())  # type: ignore[attr-defined]
         raise InputError(f"model: {reason}") from None

@@ -8,7 +8,6 @@ Shapes: B batch, T time, C channels, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from neolm.models.attention import Attention, KeyValueCache, rotary_table
 from neolm.models.config import DecoderConfig
+from neolm.models.families import FAMILIES
 from neolm.models.gelu import gelu_tanh
 from neolm.models.heads import LanguageModelHead
 
@@ -132,23 +132,13 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed: int) -> Decoder:
-        """Draw new weights from `seed`, as the family documents it; biases 0, norms 1. Returns self.
-
-        GPT-2 and GPT-3: N(0, 0.02), positions N(0, 0.01), layers that feed the residual stream 0.02/sqrt(2L)
-        (openai/gpt-2 src/model.py; paper section 2.3). GPT-Neo: the same, but only the MLP's output is scaled, by
-        1/sqrt(L) (its models/layers.py with scale_by_depth, as in the released configs). GPT-NeoX: N(0, sqrt(2/(5C))),
-        residual layers N(0, 2/(L sqrt(C))) (Black et al. 2022, section 3; Nguyen & Salazar 2019; Wang & Komatsuzaki
-        2021).
-        """
-        h, L = self.config.hidden_size, self.config.num_layers
-        std, position_std = 0.02, 0.01
-        attention_output = mlp_output = 0.02 / math.sqrt(2 * L)
-        if self.config.family == "gpt-neo":
-            attention_output, mlp_output = 0.02, 0.02 / math.sqrt(L)
-        elif self.config.family == "gpt-neox":
-            std = position_std = math.sqrt(2 / (5 * h))
-            attention_output = mlp_output = 2 / (L * math.sqrt(h))
-        special = {"positions": position_std, "attention.output": attention_output, "mlp.contract": mlp_output}
+        """Draw new weights from `seed`, from the family's distributions; biases are 0, norms 1. Returns self."""
+        scales = FAMILIES[self.config.family].initialisation(self.config)
+        special = {
+            "positions": scales.positions,
+            "attention.output": scales.attention_output,
+            "mlp.contract": scales.mlp_output,
+        }
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -156,7 +146,7 @@ class Decoder(nn.Module):
             elif parameter.dim() == 1:
                 parameter.fill_(1.0)
             else:
-                scale = next((value for key, value in special.items() if f"{key}." in name), std)
+                scale = next((value for key, value in special.items() if f"{key}." in name), scales.weights)
                 # Drawn on the CPU in fp32, so that every device and precision starts from the same numbers.
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
         return self

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from neolm.core.errors import InputError
 from neolm.models.config import DecoderConfig
+from neolm.models.families import FAMILIES
 from neolm.models.gguf_file import ENCODINGS, Item, Value, write_gguf
 from neolm.models.gguf_names import hyperparameters, tensor_name, vocabulary
 from neolm.models.hf import _Stored, model_directory
@@ -85,6 +86,8 @@ def _items(stored: _Stored, encoding: str) -> Iterator[Item]:
         InputError: a matrix does not divide into blocks.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in stored.skeleton.named_parameters()}
+    gguf = FAMILIES[stored.config.family].gguf
+    copies_head = stored.config.tie_embeddings and gguf is not None and gguf.needs_head
     for place, names in stored.places:
         shape, read = shapes[place.ours], partial(_read, stored, place, names)
         matrix = len(shape) == 2 and place.ours != "positions.weight"
@@ -97,7 +100,7 @@ def _items(stored: _Stored, encoding: str) -> Iterator[Item]:
         bias = place.ours.replace(".weight", ".bias")
         if ".attention." in place.ours and bias not in shapes:
             yield Item(tensor_name(bias), shape[:1], "float32", partial(torch.zeros, shape[:1]))
-        if place.ours == "embedding.weight" and stored.config.tie_embeddings and stored.config.family == "gpt-neox":
+        if place.ours == "embedding.weight" and copies_head:
             yield Item(tensor_name("head.weight"), shape, encoding, read)
 
 

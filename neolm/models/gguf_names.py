@@ -12,16 +12,15 @@ normalisation to NFC of GPT-NeoX's tokenizer, so text that is not NFC gets other
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from neolm.core.errors import InputError
 from neolm.models.config import DecoderConfig
+from neolm.models.families import FAMILIES
 from neolm.models.gguf_file import Value
 
-ARCHITECTURES = {"gpt2": "gpt2", "gpt-neox": "gptneox"}
 GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 # Our module and llama.cpp's name; `#` stands for the number of the layer.
 NAMES = {
@@ -52,8 +51,12 @@ def hyperparameters(config: DecoderConfig) -> dict[str, Value]:
     Raises:
         InputError: its graph of the family cannot compute this decoder.
     """
+    family = FAMILIES[config.family]
+    gguf = family.gguf
+    if gguf is None:
+        known = " and ".join(dict.fromkeys(other.name for other in FAMILIES.values() if other.gguf))
+        raise InputError(f"gguf: llama.cpp has no {family.name}; only {known} can be written for it")
     _check_expressible(config)
-    name = ARCHITECTURES[config.family]
     keys: dict[str, Value] = {
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
@@ -61,27 +64,21 @@ def hyperparameters(config: DecoderConfig) -> dict[str, Value]:
         "feed_forward_length": config.mlp_size,
         "attention.head_count": config.num_heads,
         "attention.layer_norm_epsilon": config.norm_epsilon,
+        **gguf.keys(config),
     }
-    if config.family == "gpt-neox":
-        keys["use_parallel_residual"] = config.parallel_residual
-        keys["rope.dimension_count"] = config.rotary_size
-        keys["rope.freq_base"] = config.rotary_base
+    name = gguf.architecture
     return {"general.architecture": name} | {f"{name}.{key}": value for key, value in keys.items()}
 
 
 def _check_expressible(config: DecoderConfig) -> None:
-    family = config.family
-    if family not in ARCHITECTURES:
-        raise InputError(f"gguf: llama.cpp has no {family}; only gpt2 (gpt3 too) and gpt-neox can be written for it")
-
     def refuse(field: str, reason: str) -> InputError:
-        return InputError(f"gguf: llama.cpp's {family} has no {field} of {getattr(config, field)}; {reason}")
+        return InputError(f"gguf: llama.cpp's {config.family} has no {field} of {getattr(config, field)}; {reason}")
 
     if config.activation not in GELU:
         raise refuse("activation", "it always computes gelu")
     if config.scale_attention_by_layer:
         raise refuse("scale_attention_by_layer", "it scales all layers alike")
-    if config.attention_scale is not None and not math.isclose(config.attention_scale, config.head_size**-0.5):
+    if not config.has_standard_scale:
         raise refuse("attention_scale", "it always scales by 1/sqrt(head size)")
     if config.position_embedding == "rotary" and config.rotary_size % 2:
         raise refuse("rotary_fraction", f"it turns channels in pairs, and that is {config.rotary_size} of them")

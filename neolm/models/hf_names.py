@@ -1,4 +1,4 @@
-"""The published names and layouts of the families' tensors, as tables, and the way from and to ours.
+"""Published tensors from and to our parameters; the names are tables in `neolm.models.families`.
 
 Four layouts occur. `plain`: as we hold it. `transposed`: GPT-2 stores a linear layer as (in, out). `stacked`: GPT-Neo
 keeps apart the queries, keys and values that we hold as one matrix with rows [all q | all k | all v]. `interleaved`:
@@ -11,81 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from neolm.models.config import DecoderConfig
+from neolm.models.families import FAMILIES
+from neolm.models.families.family import Layout
 
-Layout = Literal["plain", "transposed", "stacked", "interleaved"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Our module and the published one, or three, that hold it; `#` stands for the number of the layer."""
-
-    ours: str
-    theirs: tuple[str, ...]
-    layout: Layout = "plain"
-
-
-@dataclass(frozen=True)
-class Family:
-    """A family's table; the base model's names begin with `prefix` in whole models, and with nothing in bare ones."""
-
-    prefix: str
-    head: str
-    rules: tuple[Rule, ...]
-
-
-HEADS = ("lm_head.weight", "embed_out.weight")
-FAMILIES = {
-    "gpt2": Family(
-        "transformer.",
-        "lm_head",
-        (
-            Rule("embedding", ("wte",)),
-            Rule("positions", ("wpe",)),
-            Rule("blocks.#.attention_norm", ("h.#.ln_1",)),
-            Rule("blocks.#.attention.qkv", ("h.#.attn.c_attn",), "transposed"),
-            Rule("blocks.#.attention.output", ("h.#.attn.c_proj",), "transposed"),
-            Rule("blocks.#.mlp_norm", ("h.#.ln_2",)),
-            Rule("blocks.#.mlp.expand", ("h.#.mlp.c_fc",), "transposed"),
-            Rule("blocks.#.mlp.contract", ("h.#.mlp.c_proj",), "transposed"),
-            Rule("norm", ("ln_f",)),
-        ),
-    ),
-    "gpt-neo": Family(
-        "transformer.",
-        "lm_head",
-        (
-            Rule("embedding", ("wte",)),
-            Rule("positions", ("wpe",)),
-            Rule("blocks.#.attention_norm", ("h.#.ln_1",)),
-            Rule("blocks.#.attention.qkv", tuple(f"h.#.attn.attention.{x}_proj" for x in "qkv"), "stacked"),
-            Rule("blocks.#.attention.output", ("h.#.attn.attention.out_proj",)),
-            Rule("blocks.#.mlp_norm", ("h.#.ln_2",)),
-            Rule("blocks.#.mlp.expand", ("h.#.mlp.c_fc",)),
-            Rule("blocks.#.mlp.contract", ("h.#.mlp.c_proj",)),
-            Rule("norm", ("ln_f",)),
-        ),
-    ),
-    "gpt-neox": Family(
-        "gpt_neox.",
-        "embed_out",
-        (
-            Rule("embedding", ("embed_in",)),
-            Rule("blocks.#.attention_norm", ("layers.#.input_layernorm",)),
-            Rule("blocks.#.attention.qkv", ("layers.#.attention.query_key_value",), "interleaved"),
-            Rule("blocks.#.attention.output", ("layers.#.attention.dense",)),
-            Rule("blocks.#.mlp_norm", ("layers.#.post_attention_layernorm",)),
-            Rule("blocks.#.mlp.expand", ("layers.#.mlp.dense_h_to_4h",)),
-            Rule("blocks.#.mlp.contract", ("layers.#.mlp.dense_4h_to_h",)),
-            Rule("norm", ("final_layer_norm",)),
-        ),
-    ),
-}
+HEADS = {f"{family.head}.weight" for family in FAMILIES.values()}
 # Causal masks and rotary tables that old files carry along.
 _BUFFERS = re.compile(
     r"\.(attn|attention|crossattention)\.(bias|masked_bias)$|rotary_emb\.(inv_freq|cos_cached|sin_cached)$"

@@ -3,46 +3,48 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from neolm.core.errors import InputError
 from neolm.models.attention import attend, causal_mask
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.models.presets import PRESETS, preset
 
 FAMILIES = ["gpt2", "gpt3", "gpt-neo", "gpt-neox"]
-# (with a tied head counted once, without embeddings and head), computed from the published code on `meta`
-COUNTS = {
-    "gpt2": (124439808, 85056000),
-    "gpt2-medium": (354823168, 302311424),
-    "gpt2-large": (774030080, 708390400),
-    "gpt2-xl": (1557611200, 1475561600),
-    "gpt3-small": (125226240, 85056000),
-    "gpt3-medium": (355871744, 302311424),
-    "gpt3-large": (760300032, 679959552),
-    "gpt3-xl": (1315723264, 1208602624),
-    "gpt3-2.7b": (2651553280, 2517652480),
-    "gpt3-6.7b": (6658404352, 6444163072),
-    "gpt3-13b": (12853386240, 12585584640),
-    "gpt3-175b": (174604259328, 173961535488),
-    "gpt-neo-125m": (125198592, 85028352),
-    "gpt-neo-350m": (355798016, 302237696),
-    "gpt-neo-1.3b": (1315575808, 1208455168),
-    "gpt-neo-2.7b": (2651307520, 2517406720),
-    "gpt-neox-20b": (20554567680, 19934859264),
-    "pythia-14m": (14067712, 1189888),
-    "pythia-31m": (30494720, 4739072),
-    "pythia-70m": (70426624, 18915328),
-    "pythia-160m": (162322944, 85056000),
-    "pythia-410m": (405334016, 302311424),
-    "pythia-1b": (1011781632, 805736448),
-    "pythia-1.4b": (1414647808, 1208602624),
-    "pythia-2.8b": (2775208960, 2517652480),
-    "pythia-6.9b": (6857302016, 6444163072),
-    "pythia-12b": (11846072320, 11327027200),
+# Parameters without embeddings and head, computed from the published code on `meta`.
+WITHOUT_EMBEDDINGS = {
+    "gpt2": 85_056_000,
+    "gpt2-medium": 302_311_424,
+    "gpt2-large": 708_390_400,
+    "gpt2-xl": 1_475_561_600,
+    "gpt3-small": 85_056_000,
+    "gpt3-medium": 302_311_424,
+    "gpt3-large": 679_959_552,
+    "gpt3-xl": 1_208_602_624,
+    "gpt3-2.7b": 2_517_652_480,
+    "gpt3-6.7b": 6_444_163_072,
+    "gpt3-13b": 12_585_584_640,
+    "gpt3-175b": 173_961_535_488,
+    "gpt-neo-125m": 85_028_352,
+    "gpt-neo-350m": 302_237_696,
+    "gpt-neo-1.3b": 1_208_455_168,
+    "gpt-neo-2.7b": 2_517_406_720,
+    "gpt-neox-20b": 19_934_859_264,
+    "pythia-14m": 1_189_888,
+    "pythia-31m": 4_739_072,
+    "pythia-70m": 18_915_328,
+    "pythia-160m": 85_056_000,
+    "pythia-410m": 302_311_424,
+    "pythia-1b": 805_736_448,
+    "pythia-1.4b": 1_208_602_624,
+    "pythia-2.8b": 2_517_652_480,
+    "pythia-6.9b": 6_444_163_072,
+    "pythia-12b": 11_327_027_200,
 }
 
 
@@ -163,7 +165,7 @@ def test_initialisation_is_the_family_s(family):
 
 
 def test_every_preset_has_its_counts():
-    assert PRESETS.keys() == COUNTS.keys()
+    assert PRESETS.keys() == WITHOUT_EMBEDDINGS.keys()
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -171,4 +173,19 @@ def test_published_parameter_counts(name):
     fields = preset(name)
     with torch.device("meta"):
         model = Decoder(decoder_config(fields.pop("family"), **fields))
-    assert (model.parameter_count(), model.parameter_count(embeddings=False)) == COUNTS[name]
+    assert model.parameter_count() == PRESETS[name][1].parameters
+    assert model.parameter_count(embeddings=False) == WITHOUT_EMBEDDINGS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("gpt2-smal", "did you mean 'gpt2' or 'gpt2-medium' or 'gpt2-large' or 'gpt2-xl'?"),
+        ("gpt-neo-125", "did you mean 'gpt-neo-125m'?"),
+        ("GTP3-13B", "did you mean 'gpt3-13b'?"),
+        ("llama", "there are gpt2, "),
+    ],
+)
+def test_an_unknown_preset_names_the_nearest(name, hint):
+    with pytest.raises(InputError, match=re.escape(f"unknown preset '{name}'; {hint}")):
+        preset(name)

@@ -1,0 +1,113 @@
+"""The value that describes one published model family, and the parts that it is made of.
+
+The shared machinery reads these values: `neolm.models.config` the defaults, `neolm.models.presets` the sizes,
+`neolm.models.decoder` the initialisation, `neolm.models.hf_config` the keys of `config.json`, `neolm.models.hf_names`
+the names of the tensors, `neolm.models.gguf` the part for llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from neolm.models.config import DecoderConfig
+
+Layout = Literal["plain", "transposed", "stacked", "interleaved"]
+"""How a published tensor holds ours: `neolm.models.hf_names` describes the four layouts."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One published size of a family."""
+
+    name: str
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    parameters: int
+    """Parameters with the published vocabulary; a tied head is counted once."""
+    vocab_size: int = 50257
+    other: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of `DecoderConfig` that differ from the family's defaults."""
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """Standard deviations of the normal distributions that new weights are drawn from."""
+
+    weights: float
+    positions: float
+    attention_output: float
+    mlp_output: float
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of `config.json`: all of `names` are read, the first is written; `default` is used if none is present."""
+
+    field: str
+    names: tuple[str, ...]
+    default: Any
+
+    def read(self, raw: Mapping[str, Any]) -> Any:
+        """Value of the first name that is present."""
+        return next((raw[name] for name in self.names if name in raw), self.default)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One of our modules and the published module (or three of them) with its tensors; `#` is the layer's number."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    layout: Layout = "plain"
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """llama.cpp's implementation of a family."""
+
+    architecture: str
+    keys: Callable[[DecoderConfig], dict[str, Any]] = lambda config: {}
+    """Hyperparameters that only this architecture has."""
+    needs_head: bool = False
+    """Whether a tied head must be written as well."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A published model family: everything that differs between families, as data."""
+
+    name: str
+    """Value of `DecoderConfig.family`."""
+    defaults: Mapping[str, Any]
+    """Fields of `DecoderConfig` in which the family differs from the defaults there, and the published context."""
+    presets: tuple[Preset, ...]
+    initialisation: Callable[[DecoderConfig], Initialisation]
+
+    model_type: str
+    """`model_type` in `config.json`."""
+    architecture: str
+    """Class name in `architectures` in `config.json`."""
+    keys: tuple[Key, ...]
+    fixed: Mapping[str, Any]
+    """Fields of `DecoderConfig` that the published format cannot change."""
+    read: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
+    """(content of `config.json`, fields read by `keys`) to fields that need more than a key. Raises `InputError`."""
+    write: Callable[[DecoderConfig], Mapping[str, Any]]
+    """Entries of `config.json` that need more than a key."""
+    limits: Callable[[DecoderConfig], Iterable[tuple[str, str]]]
+    """Fields that the published format cannot express, each with the reason."""
+
+    prefix: str
+    """Prefix of the published tensor names in whole models; bare models have none."""
+    head: str
+    """Published name of the head's module."""
+    rules: tuple[Rule, ...]
+    gguf: Gguf | None = None
+    """None: llama.cpp does not implement the family."""
+
+
+TOKEN_KEYS = tuple(Key(name, (name,), 50256) for name in ("bos_token_id", "eos_token_id"))  # of GPT-2's tokenizer
