@@ -48,7 +48,8 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Raw text to a trained, measured model and a report."""
     from neolm.pipeline import run as run_recipe
 
-    print(run_recipe(recipe, overrides or []) / "report.html")
+    output = run_recipe(recipe, overrides or [])
+    print(output / "report.html" if (output / "report.html").exists() else output)
 
 
 @corpus_app.command("build")
@@ -285,9 +286,9 @@ def show(
     verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its recorded digest.")] = False,
 ) -> None:
     """What a directory was made from, back to raw text."""
-    from neolm.core.lineage import show_lineage
+    from neolm.show import show as describe
 
-    print(show_lineage(directory, verify))
+    print(describe(directory, verify))
 
 
 @app.command()

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 import neolm
-from neolm.core.config import Config, Setting, settings
+from neolm.core.config import Setting, sections, settings
 from neolm.core.device import (
     choose_device,
     choose_precision,
@@ -43,17 +43,11 @@ def section_settings(name: str) -> list[Setting]:
     section = _SECTIONS.get(name, name)
     found = [setting for setting in every if not section or setting.key.startswith(f"{section}.")]
     if not found:
-        sections = [key for key, field in Recipe.model_fields.items() if _is_section(field.annotation)]
-        near = difflib.get_close_matches(name, sections, n=1, cutoff=0.4)
-        hint = (
-            f"did you mean '{near[0]}'?" if near else f"there are run, serve, presets, recipes, {', '.join(sections)}"
-        )
+        valid = list(sections(Recipe))
+        near = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are run, serve, presets, recipes, {', '.join(valid)}"
         raise InputError(f"config: no section '{name}'; {hint}")
     return found
-
-
-def _is_section(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Config)
 
 
 def presets_table() -> list[tuple[str, ...]]:

@@ -17,8 +17,8 @@ from neolm.core.energy import WATTS_PER_CORE
 from neolm.core.progress import gibibytes
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
-from neolm.models.hf import hf_config
-from neolm.recipe import Recipe, load_recipe
+from neolm.recipe import load_recipe
+from neolm.stages import architecture
 from neolm.training.accelerators import ACCELERATORS, Accelerator
 from neolm.training.fit import Room, misfit, room_on
 from neolm.training.memory import FRAMEWORK, PARTS, host_memory, moments, peak, state_memory
@@ -49,6 +49,7 @@ def dry_run(name: str, overrides: Sequence[str], chosen: Assumptions) -> list[Ro
     """
     recipe = load_recipe(name, overrides)
     model, config = architecture(recipe), recipe.pretrain
+    assert config is not None
     here = _this_machine(config)
     target, device = here, None
     if chosen.accelerator is not None:
@@ -63,19 +64,6 @@ def dry_run(name: str, overrides: Sequence[str], chosen: Assumptions) -> list[Ro
         *((each.title, *_verdict(model, config, each)) for each in dict.fromkeys((target, here))),
         *_cost(plan, device, chosen),
     ]
-
-
-def architecture(recipe: Recipe) -> DecoderConfig:
-    """The decoder that the recipe's run would train."""
-    if recipe.tokenizer.path is None:
-        vocabulary = recipe.tokenizer.vocab_size
-    else:
-        from neolm.tokenizer.tokenizer import load_tokenizer
-
-        vocabulary = load_tokenizer(recipe.tokenizer.path).size
-    model = recipe.model.resolve(vocabulary, recipe.pretrain.sequence_length, None)
-    hf_config(model)  # what could not be written is refused here as there
-    return model
 
 
 def parameters(model: DecoderConfig) -> tuple[int, int]:

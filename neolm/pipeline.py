@@ -1,78 +1,83 @@
-"""The pipeline: the stages of a recipe in order, each skipped when it is up to date."""
+"""Run a recipe: build the stages of the table in order, each unless it is up to date."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from neolm.core.artifact import PENDING_RECIPE, adopt_recipe, read_manifest
+from neolm.core.config import Overrides
+from neolm.core.errors import InputError, SettingError
+from neolm.core.files import remove
 from neolm.core.output import claim_output
-from neolm.core.progress import say
 from neolm.recipe import Recipe, load_recipe, save_recipe
+from neolm.stages import REPORT, STAGES, Action, StageRow
 
-STAGES = ("corpus", "tokenizer", "shards", "pretrain", "model", "evaluation", "report")
 
-
-def run(recipe: str | Path, overrides: Sequence[str] = (), until: str = "report") -> Path:
-    """Run `recipe` (a file or a built-in name) and return its output directory.
+def run(recipe: str | Path | Mapping[str, Any], overrides: Overrides = (), until: str | None = None) -> Path:
+    """Run `recipe` and return its output directory.
 
     Args:
-        recipe: Path of a YAML file, or a built-in recipe such as `quickstart`.
-        overrides: Settings such as `pretrain.steps=100`, stronger than the file's.
-        until: The last of `STAGES` to run.
+        recipe: Path of a YAML file, the name of a built-in recipe such as `quickstart`, or a mapping.
+        overrides: Settings that replace the recipe's: texts such as `pretrain.steps=100`, or a mapping.
+        until: Name of the last stage to build; None builds all of them and the report.
 
     Raises:
-        InputError: the recipe, the data or the output directory cannot be used; nothing was lost.
+        InputError: the recipe, the data or the output directory cannot be used. Nothing was lost.
     """
-    settings = load_recipe(str(recipe), overrides)
+    settings = load_recipe(recipe, overrides)
     output = Path(settings.output).expanduser()
-    with claim_output(output):
-        save_recipe(settings, output / "recipe.yaml")
-        for name in STAGES[: STAGES.index(until) + 1]:
-            _stage(name)(output, settings)
+    settings = settings.complete(tokenizer_exists=read_manifest(output / "tokenizer") is not None)
+    rows = _rows(settings, output, until)
+    with claim_output(output, [*(row.name for row in STAGES), REPORT.name]):
+        try:
+            for row in rows:
+                _attempt(row.check, row, output, settings)
+            save_recipe(settings, output / PENDING_RECIPE)
+            for row in rows:
+                _attempt(row.build, row, output, settings)
+            adopt_recipe(output)
+        finally:
+            remove(output / PENDING_RECIPE)
+        if until is None and (settings.pretrain or settings.evaluate):
+            REPORT.build(output, None, settings)
     return output
 
 
-def _stage(name: str) -> Callable[[Path, Recipe], object]:
-    """The function behind a stage; imported when it runs, so that nothing heavy loads before it is needed."""
-    match name:
-        case "corpus":
-            from neolm.corpus.build import build_corpus
+def _rows(recipe: Recipe, output: Path, until: str | None) -> list[StageRow]:
+    """The stages that the recipe asks for, up to `until`.
 
-            return lambda output, recipe: build_corpus(output, recipe.corpus)
-        case "tokenizer":
-            from neolm.tokenizer.build import build_tokenizer
-
-            return lambda output, recipe: build_tokenizer(output, recipe.tokenizer)
-        case "shards":
-            from neolm.data.build import build_shards
-
-            return lambda output, recipe: build_shards(output)
-        case "pretrain":
-            from neolm.training.pretrain import pretrain
-
-            return lambda output, recipe: pretrain(output, recipe.model, recipe.pretrain, recipe.seed)
-        case "model":
-            from neolm.training.pretrain import build_model
-
-            return lambda output, recipe: build_model(output, recipe.pretrain)
-        case "evaluation":
-            return _evaluate
-        case _:
-            return _report
+    Raises:
+        InputError: a stage needs an earlier one that neither the recipe builds nor `output` has.
+    """
+    names = [row.name for row in STAGES]
+    last = len(STAGES) if until is None else names.index(until) + 1
+    rows = [row for row in STAGES[:last] if getattr(recipe, row.section) is not None or _needs_base(row, recipe)]
+    if not rows:
+        asked = f"the section '{STAGES[last - 1].section}'" if until else "a section"
+        raise InputError(f"recipe: {asked} is missing; sections are {', '.join(_sections())}")
+    built = {row.name for row in rows} | ({"model"} if recipe.base else set())
+    for row in rows:
+        for name in row.inputs:
+            if name not in built and read_manifest(output / name) is None:
+                raise InputError(
+                    f"{row.section}: needs {name}, which is neither a section of the recipe nor finished in {output}. "
+                    f"Add the section '{next(other.section for other in STAGES if other.name == name)}'"
+                )
+    return rows
 
 
-def _evaluate(output: Path, recipe: Recipe) -> None:
-    from neolm.core.artifact import require
-
-    if require(output / "corpus", "corpus", "corpus build RECIPE").counts["validation"]["documents"] == 0:
-        say("evaluation: skipped, there is no validation document")
-        return
-    from neolm.evaluation.evaluate import evaluate_stage
-
-    evaluate_stage(output, recipe.evaluate)
+def _needs_base(row: StageRow, recipe: Recipe) -> bool:
+    return row.name == "tokenizer" and recipe.base is not None and recipe.pretrain is not None
 
 
-def _report(output: Path, recipe: Recipe) -> None:
-    from neolm.report.run_report import build_report
+def _sections() -> list[str]:
+    return list(dict.fromkeys(row.section for row in STAGES))
 
-    say(f"report: {build_report(output)}")
+
+def _attempt(action: Action, row: StageRow, output: Path, recipe: Recipe) -> None:
+    try:
+        action(output, getattr(recipe, row.section), recipe)
+    except SettingError as error:
+        raise error.within(row.section) from None

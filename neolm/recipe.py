@@ -1,17 +1,17 @@
-"""A recipe: one YAML file that names everything a run does, its sections the stages in order."""
+"""A recipe: one YAML file (or a mapping) with everything that a run does. Its sections are the steps, in order."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from neolm.core.config import Config, load_config
+from neolm.core.config import Config, Overrides, load_config
 from neolm.core.errors import InputError
 from neolm.core.files import write_text
 from neolm.corpus.config import CorpusConfig
@@ -22,31 +22,53 @@ from neolm.training.pretrain_config import PretrainConfig
 
 
 class Recipe(Config):
-    """From raw text to a measured model."""
+    """What a run does. Every section is optional; a section reads what the sections before it left in `output`."""
 
     output: Annotated[str, Field(min_length=1)]
     """Directory that the run is built in."""
     seed: Annotated[int, Field(ge=0)] = 1
     """Seed of the initial weights, the order of the data and dropout."""
-    corpus: CorpusConfig = CorpusConfig()
-    """Raw text to documents."""
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    """Documents to a vocabulary."""
-    model: ModelConfig = ModelConfig()
-    """The decoder."""
-    pretrain: PretrainConfig
-    """Its training."""
-    evaluate: EvaluateConfig = EvaluateConfig()
-    """Its measurement."""
+    base: str | None = None
+    """Model to start from, with its tokenizer: a model directory or a hub id. Takes the place of `model` and
+    `tokenizer`; null: start from random weights."""
+    corpus: CorpusConfig | None = None
+    """Build documents from raw text."""
+    tokenizer: TokenizerConfig | None = None
+    """Build a tokenizer from the documents."""
+    model: ModelConfig | None = None
+    """Architecture of a new decoder."""
+    pretrain: PretrainConfig | None = None
+    """Train the decoder on the documents."""
+    evaluate: EvaluateConfig | None = None
+    """Measure the model. A recipe that trains a model measures it with the default settings if this section is missing,
+    and not at all if it is null."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.base is not None and (self.model or self.tokenizer):
+            raise ValueError("base brings its own architecture and tokenizer: remove the sections model and tokenizer")
+        if self.pretrain is not None and self.base is None and self.model is None:
+            raise ValueError("pretrain needs a model: model.preset, model.family with its sizes, or base=MODEL")
+        return self
+
+    def complete(self, tokenizer_exists: bool = False) -> Recipe:
+        """The recipe with default settings for the sections that a training needs and the recipe leaves out."""
+        changes: dict[str, Any] = {}
+        if self.pretrain is not None:
+            if self.tokenizer is None and self.base is None and not tokenizer_exists:
+                changes["tokenizer"] = TokenizerConfig()
+            if "evaluate" not in self.model_fields_set:
+                changes["evaluate"] = EvaluateConfig()
+        return self.model_copy(update=changes)
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in the file `name`, or the built-in one of that name, with `a.b=value` overrides.
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> Recipe:
+    """The recipe in a file, a built-in recipe by its name, or a mapping; with overrides.
 
     Raises:
-        InputError: no such recipe, or it is not valid.
+        InputError: there is no such recipe, or it is not valid.
     """
-    return load_config(Recipe, _find(name), overrides)
+    return load_config(Recipe, source if isinstance(source, Mapping) else _find(str(source)), overrides)
 
 
 def builtin_recipes() -> dict[str, Path]:
@@ -56,8 +78,10 @@ def builtin_recipes() -> dict[str, Path]:
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Write the resolved recipe, every default spelled out."""
-    write_text(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    """Write the recipe with every default spelled out. Sections that the recipe does not have are left out."""
+    data = recipe.model_dump(mode="json")
+    written = {key: value for key, value in data.items() if value is not None or key in recipe.model_fields_set}
+    write_text(path, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
 
 
 def _find(name: str) -> Path:

@@ -162,7 +162,7 @@ def test_show_leads_back_to_the_raw_text(finished: Path, neolm_: Run, text_folde
     places = [printed.index(f"\n{stage}  ") for stage in ("model", "pretrain", "shards", "corpus")]
     assert places == sorted(places)
     assert str(text_folder) in printed
-    assert "every file is as recorded" in printed
+    assert "Every file matches its recorded digest" in printed
 
 
 def test_export_and_import_agree(finished: Path, neolm_: Run, tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_another_run_in_the_directory_is_not_overwritten(finished: Path, neolm_:
 
 
 def test_two_runs_on_one_directory(neolm_: Run, tmp_path: Path, text_folder: Path) -> None:
-    with claim_output(tmp_path / "out"):
+    with claim_output(tmp_path / "out", []):
         result = neolm_("run", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'out'}")
     refused(result, "in use by another run", str(os.getpid()))
 
@@ -391,7 +391,7 @@ def test_prompts_and_settings_of_generation(finished: Path, neolm_: Run) -> None
 
 def test_export_does_not_overwrite_foreign_files(finished: Path, neolm_: Run, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    refused(neolm_("export", finished / "model", tmp_path), "already holds something else")
+    refused(neolm_("export", finished / "model", tmp_path), "already contains other files")
     refused(neolm_("export", finished / "model", finished / "model"), "same directory")
 
 

@@ -5,9 +5,10 @@ import re
 import pytest
 import yaml
 
-from neolm.dry_run import architecture, dry_run
+from neolm.dry_run import dry_run
 from neolm.models.decoder import count_parameters
 from neolm.recipe import builtin_recipes, load_recipe
+from neolm.stages import architecture
 from neolm.training.plan import assumptions
 
 PUBLISHED = [name for name in builtin_recipes() if name.startswith("gpt")]

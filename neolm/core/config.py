@@ -1,8 +1,11 @@
-"""Typed, strict configuration: YAML recipes, command-line overrides, and errors that name the key.
+"""Typed, strict configuration: YAML recipes, overrides, and errors that name the key.
 
-Every room declares its settings as a frozen `Config`; the docstring under a field is its help text and `Unit`
-its unit. Unknown keys, wrong types and values out of range are refused with the key, its place (file and line,
-or the command line) and the nearest valid name.
+Every room declares its settings as a frozen `Config`. The docstring under a field is its help text, `Unit` its unit.
+Unknown keys, wrong types and values out of range are refused with the key, its place (file and line, or the command
+line) and the nearest valid name.
+
+The type of a field decides how a `key=value` override is read: a text field takes the text as it is, any other field
+takes a YAML value.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ class Alias:
 
 @dataclass(frozen=True)
 class Supersedes:
-    """Setting this field on the command line takes back what the file says of `names` (none given: of the section)."""
+    """An override of this field removes the values that the file gives to `names` (without names: to the section)."""
 
     names: tuple[str, ...] = ()
 
@@ -57,7 +60,7 @@ C = TypeVar("C", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `3e-4` as text; this loader reads it as the number that everybody means."""
+    """A loader that reads `3e-4` as a number, as YAML 1.2 does; YAML 1.1 reads it as text."""
 
 
 _Loader.add_implicit_resolver(
@@ -67,19 +70,39 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_config(model: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:
-    """Read `path` (YAML; None: an empty mapping), apply `a.b=value` overrides and validate as `model`.
+Overrides = Sequence[str] | Mapping[str, Any]
+
+
+def load_config(model: type[C], source: Path | Mapping[str, Any] | None, overrides: Overrides = ()) -> C:
+    """Read settings, apply overrides and validate the result as `model`.
+
+    Args:
+        model: The class of the settings.
+        source: A YAML file, a mapping of keys to values, or None for an empty mapping.
+        overrides: `a.b=value` texts from the command line, or a mapping whose keys may be dotted.
 
     Raises:
-        InputError: unreadable file, bad YAML, unknown key, wrong type or value out of range.
+        InputError: unreadable file, invalid YAML, unknown key, wrong type or value out of range.
     """
-    data, lines = _read_yaml(path) if path is not None else ({}, {})
+    data, lines = _read_yaml(source) if isinstance(source, Path) else (dict(source or {}), {})
     data = _canonical(model, data)
-    place = {_canonical_key(model, key): f"{path}:{line}: " for key, line in lines.items()}
-    for override in overrides:
-        key = _apply_override(model, data, override)
-        place[key] = "command line: "
-    return validate(model, data, place, str(path) if path else "")
+    place = {_canonical_key(model, key): f"{source}:{line}: " for key, line in lines.items()}
+    if isinstance(overrides, Mapping):
+        for key, value in _flat(overrides):
+            _set(model, data, key, value)
+    else:
+        for override in overrides:
+            place[_apply_override(model, data, override)] = "command line: "
+    return validate(model, data, place, str(source) if isinstance(source, Path) else "")
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a nested mapping by their dotted keys."""
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def validate(model: type[C], data: Mapping[str, Any], place: Mapping[str, str], source: str = "") -> C:
@@ -125,27 +148,72 @@ def _lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]
 
 def _apply_override(model: type[Config], data: dict[str, Any], override: str) -> str:
     """Write one `a.b=value` into `data`; returns the dotted key."""
-    dotted, equals, raw = override.partition("=")
+    dotted, equals, text = override.partition("=")
     dotted = dotted.strip()
     if not equals or not dotted:
         raise InputError(f"command line: '{override}' is not of the form key=value, such as pretrain.steps=100")
+    section, last = _find_field(model, dotted)
+    field = section.model_fields.get(last)
+    value = _parse(field.annotation, text) if field else text
     try:
-        value = yaml.load(raw, Loader=_Loader)
+        return _set(model, data, dotted, value)
+    except InputError as error:
+        raise InputError(f"command line: {error}") from None
+
+
+def _parse(annotation: Any, text: str) -> Any:
+    """The value of a field that is given as text: YAML would turn `yes`, `#1` or `[old]` into something else."""
+    kinds = list(_alternatives(annotation))
+    if type(None) in kinds and text == "null":
+        return None
+    if any(_is_text(kind) for kind in kinds) and all(_is_text(kind) or kind is type(None) for kind in kinds):
+        return text
+    items = [argument for kind in kinds if typing.get_origin(kind) is tuple for argument in typing.get_args(kind)[:1]]
+    of_text = any(_is_text(inner) for item in items for inner in _alternatives(item))
+    try:
+        value = yaml.load(text, Loader=yaml.BaseLoader if of_text else _Loader)
     except yaml.YAMLError:
-        value = raw  # a path such as `[old] notes.txt` is text, whatever YAML thinks of it
+        value = text
+    if of_text and not isinstance(value, list):
+        return [text] if text else []
+    return value
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """The types that `annotation` allows, without `Annotated` and unions."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from _alternatives(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType):
+        for argument in typing.get_args(annotation):
+            yield from _alternatives(argument)
+    else:
+        yield annotation
+
+
+def _is_text(kind: Any) -> bool:
+    literal = typing.get_origin(kind) is typing.Literal
+    return kind is str or (literal and all(isinstance(value, str) for value in typing.get_args(kind)))
+
+
+def _find_field(model: type[Config], dotted: str) -> tuple[type[Config], str]:
+    """The class that declares the field with this dotted key, and the field's name there."""
     *parents, last = dotted.split(".")
-    target, section = data, model
     for parent in parents:
-        section = _section(section, parent)
-        child = target.setdefault(parent, {})
-        if child is None:
-            child = target[parent] = {}
+        model = _section(model, parent)
+    return model, _aliases(model).get(last, last)
+
+
+def _set(model: type[Config], data: dict[str, Any], dotted: str, value: Any) -> str:
+    """Write `value` into the nested mapping `data`; returns the dotted key without aliases."""
+    parents = dotted.split(".")[:-1]
+    section, last = _find_field(model, dotted)
+    target = data
+    for parent in parents:
+        child = target.get(parent) or {}
         if not isinstance(child, dict):
-            raise InputError(f"command line: {dotted}: '{parent}' is not a section")
-        target = child
-    last = _aliases(section).get(last, last)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and _wants_text(section, last):
-        value = raw.strip()  # output=2024 is a directory, not a number
+            raise InputError(f"{dotted}: '{parent}' is not a section")
+        target[parent] = target = dict(child)
     _supersede(section, last, target)
     target[last] = value
     return ".".join([*parents, last])
@@ -159,23 +227,18 @@ def _supersede(model: type[Config], key: str, section: dict[str, Any]) -> None:
                 section.pop(name, None)
 
 
+def sections(model: type[Config]) -> dict[str, type[Config]]:
+    """The fields of `model` that are sections of their own, with the class of each."""
+    return {
+        name: kind
+        for name, field in model.model_fields.items()
+        for kind in _alternatives(field.annotation)
+        if isinstance(kind, type) and issubclass(kind, Config)
+    }
+
+
 def _section(model: type[Config], name: str) -> type[Config]:
-    field = model.model_fields.get(name)
-    inner = _inner_config(field.annotation) if field else None
-    return inner or Config
-
-
-def _inner_config(annotation: Any) -> type[Config] | None:
-    """The Config class inside `X`, `X | None` or `Annotated[X, ...]`."""
-    for candidate in (annotation, *typing.get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, Config):
-            return candidate
-    return None
-
-
-def _wants_text(model: type[Config], key: str) -> bool:
-    field = model.model_fields.get(key)
-    return field is not None and str in (field.annotation, *typing.get_args(field.annotation))
+    return sections(model).get(name, Config)
 
 
 def _aliases(model: type[Config]) -> dict[str, str]:
@@ -199,10 +262,8 @@ def _canonical(model: type[Config], data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _canonical_key(model: type[Config], dotted: str) -> str:
-    *parents, last = dotted.split(".")
-    for parent in parents:
-        model = _section(model, parent)
-    return ".".join([*parents, _aliases(model).get(last, last)])
+    parents = dotted.split(".")[:-1]
+    return ".".join([*parents, _find_field(model, dotted)[1]])
 
 
 def _explain(model: type[Config], error: ValidationError, place: Mapping[str, str], source: str) -> str:
@@ -233,6 +294,8 @@ def _problem(model: type[Config], location: list[str], item: Any) -> str:
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     given = item.get("input")
     shown = f", not {given!r}" if isinstance(given, (str, int, float, bool)) or given is None else ""
+    if item["type"] == "string_type":
+        return f"must be text{shown}; write it in quotes"
     if item["type"] == "value_error":
         return message
     if item["type"] == "literal_error":
@@ -264,9 +327,8 @@ class Setting:
 def settings(model: type[Config], prefix: str = "") -> Iterator[Setting]:
     """Every key below `model`, depth first, in the order of declaration."""
     for name, field in model.model_fields.items():
-        inner = _inner_config(field.annotation)
-        if inner is not None:
-            yield from settings(inner, f"{prefix}{name}.")
+        if name in sections(model):
+            yield from settings(sections(model)[name], f"{prefix}{name}.")
             continue
         unit = next((mark.name for mark in field.metadata if isinstance(mark, Unit)), "")
         meaning = " ".join((field.description or "").split())

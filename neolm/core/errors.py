@@ -1,22 +1,34 @@
-"""The one small tree of errors that users see.
+"""The errors that users see.
 
-A user sees the message of an error, never its traceback: `neolm.cli` prints it on one line and exits with
-`exit_code`. Broken invariants of our own are assertions, not members of this tree.
+The command line prints the message of an error on one line, without a traceback, and exits with `exit_code`. Broken
+invariants of NeoLM itself are assertions and do not belong here.
 """
 
 from __future__ import annotations
 
 
 class NeoLMError(Exception):
-    """Something failed that is not the user's mistake (exit code 1)."""
+    """A failure that is not the user's mistake (exit code 1)."""
 
     exit_code = 1
 
 
 class InputError(NeoLMError):
-    """The user gave something that cannot work: what, where and how to mend it (exit code 2)."""
+    """The input cannot be used: the message names what, where, and what to do (exit code 2)."""
 
     exit_code = 2
+
+
+class SettingError(InputError):
+    """A setting cannot be used. A room names the bare key; `within` adds the section of the recipe in front."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key, self.problem = key, problem
+
+    def within(self, section: str) -> SettingError:
+        """The same error with the key as `section.key`."""
+        return type(self)(f"{section}.{self.key}", self.problem)
 
 
 class NonFiniteError(NeoLMError):
@@ -24,7 +36,7 @@ class NonFiniteError(NeoLMError):
 
 
 class StorageError(NeoLMError):
-    """The disk refused: full, over quota or read-only. What was saved before stays valid."""
+    """The disk is full, over quota or read-only. Everything that was saved before stays valid."""
 
 
 class InterruptedRun(NeoLMError):  # noqa: N818 - it is what happened, not a fault

@@ -1,44 +1,41 @@
-"""The directory that a run builds in: never somebody else's, and one run's at a time."""
+"""The output directory of a run: refuse directories with other files, and let one run use it at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from neolm.core.artifact import read_manifest
+from neolm.core.artifact import RECIPE, read_manifest
 from neolm.core.errors import InputError
 from neolm.core.files import storage_errors
 
 
-def claim_output(output: Path) -> contextlib.AbstractContextManager[None]:
-    """Make `output` ours: create it, refuse a directory that holds something else, and lock it against a second run.
+@contextlib.contextmanager
+def claim_output(output: Path, names: Collection[str]) -> Iterator[None]:
+    """Create `output` if need be and lock it; directories that stay empty are removed at the end.
+
+    `names` are the files and directories that a run creates: an existing directory with none of them is refused.
 
     Raises:
-        InputError: it holds foreign files, cannot be written, or another run is using it.
+        InputError: the directory contains other files, cannot be written, or is in use by another run.
     """
-    known = {"corpus", "tokenizer", "shards", "pretrain", "model", "evaluation", "report.html", "recipe.yaml"}
     with storage_errors(output):
         if output.exists() and not output.is_dir():
-            raise InputError(f"output: {output} is a file; give a directory")
+            raise InputError(f"output: {output} is a file. Choose a directory")
         entries = {p.name for p in output.iterdir() if not p.name.startswith(".")} if output.exists() else set()
-        if entries and not entries & known:
+        if entries and not entries & {*names, RECIPE}:
             raise InputError(
-                f"output: {output} already holds something else ({', '.join(sorted(entries)[:3])}); "
-                "give an empty or new directory: output=DIR"
+                f"output: {output} already contains other files ({', '.join(sorted(entries)[:3])}). "
+                "Choose an empty or new directory: output=DIR"
             )
+        created = [path for path in (output, *output.parents) if not path.exists()]
         try:
             output.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError:  # what a file system such as /proc says
+        except FileNotFoundError:  # the error of file systems such as /proc
             raise InputError(f"output: {output} cannot be created") from None
-    return _locked(output)
-
-
-@contextlib.contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    with storage_errors(output):
         lock = (output / ".lock").open("a+", encoding="utf-8")
     with lock:
         try:
@@ -46,20 +43,32 @@ def _locked(output: Path) -> Iterator[None]:
         except OSError:
             lock.seek(0)
             raise InputError(
-                f"output: {output} is in use by another run (process {lock.read().strip() or 'unknown'}); "
-                "wait for it, or give another directory: output=DIR"
+                f"output: {output} is in use by another run (process {lock.read().strip() or 'unknown'}). "
+                "Wait until it ends, or choose another directory: output=DIR"
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            _remove_empty(output, created)
+
+
+def _remove_empty(output: Path, created: list[Path]) -> None:
+    """Remove the directories that this run created if it built nothing in them."""
+    if created and {path.name for path in output.iterdir()} <= {".lock"}:
+        (output / ".lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for path in created:
+                path.rmdir()
 
 
 def refuse_foreign(directory: Path) -> None:
-    """Make sure that writing an artefact to `directory` destroys nothing that is not one.
+    """Refuse to write an artefact to `directory` if that would destroy other files.
 
     Raises:
-        InputError: it is a file, or a directory that holds something else.
+        InputError: it is a file, or a directory that contains files but no artefact.
     """
     if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and read_manifest(directory) is None):
-        raise InputError(f"{directory}: already holds something else; give a new or empty directory")
+        raise InputError(f"{directory}: already contains other files. Choose a new or empty directory")

@@ -198,8 +198,8 @@ def _per_document(
     return rows
 
 
-def evaluate_stage(output: Path, config: EvaluateConfig) -> Manifest:
-    """Build `output/evaluation` from `output/model` and `output/corpus`, unless it is up to date.
+def evaluate_stage(output: Path, config: EvaluateConfig, model: Path) -> Manifest:
+    """Build `output/evaluation` from the model directory `model` and `output/corpus`, unless it is up to date.
 
     It holds `scores.json` (what `evaluate` returns), `documents.jsonl` (a line a document) and `samples.json`.
 
@@ -207,12 +207,12 @@ def evaluate_stage(output: Path, config: EvaluateConfig) -> Manifest:
         InputError: nothing to measure on, or settings that do not fit the model or this machine.
         NeoLMError: the corpus or the model is not finished.
     """
-    inputs = {name: input_from(output / name, output) for name in ("model", "corpus")}
+    inputs = {"model": input_from(model, output), "corpus": input_from(output / "corpus", output)}
     stage = Stage("evaluation", "evaluation", output / "evaluation", inputs, config.model_dump())
-    return stage.ensure(lambda directory: _build(directory, output, config))
+    return stage.ensure(lambda directory: _build(directory, output, model, config))
 
 
-def _build(directory: Path, output: Path, config: EvaluateConfig) -> dict[str, Any]:
+def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig) -> dict[str, Any]:
     """Write the files of the stage; returns its counts."""
     from neolm.corpus.documents import read_documents
     from neolm.evaluation.samples import samples
@@ -220,8 +220,8 @@ def _build(directory: Path, output: Path, config: EvaluateConfig) -> dict[str, A
 
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
-    model = load_model(output / "model", device.value, precision.value, config.quantize)
-    tokenizer = load_tokenizer(output / "model")
+    model = load_model(source, device.value, precision.value, config.quantize)
+    tokenizer = load_tokenizer(source)
     result = evaluate(
         model,
         tokenizer,

@@ -15,16 +15,17 @@ from typing import Any
 
 import torch
 
-from neolm.core.artifact import Manifest, Stage, input_from, require
+from neolm.core.artifact import Input, Manifest, RawInput, Stage, input_from, require
 from neolm.core.device import choose_compile, choose_device, choose_precision, matrix_ceiling, peak_memory
-from neolm.core.errors import NeoLMError
+from neolm.core.errors import NeoLMError, SettingError
 from neolm.core.progress import count, duration, say
 from neolm.core.resumable import Finished, ResumableStage
 from neolm.data.batches import TrainingBatches, validation_batches
 from neolm.data.shards import TokenShards
 from neolm.models.config import DecoderConfig, ModelConfig
 from neolm.models.decoder import Decoder
-from neolm.models.hf import hf_config, save_model
+from neolm.models.hf import hf_config, load_model, save_model
+from neolm.models.hf_config import read_config
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 from neolm.training.checkpoint import Checkpoint, last_checkpoint
 from neolm.training.fit import require_fit
@@ -37,22 +38,53 @@ from neolm.training.state import Progress, load_weights
 from neolm.training.trackers import open_trackers, require_packages
 
 
-def pretrain(output: Path, model: ModelConfig, config: PretrainConfig, seed: int) -> Manifest:
-    """Train on `output/shards` into `output/pretrain`, resuming what is unfinished, unless that is done."""
-    architecture = _architecture(output, model, config)
+def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, seed: int) -> Manifest:
+    """Train on `output/shards` into `output/pretrain`; resume what is unfinished; do nothing if it is finished.
+
+    `model` is the architecture of a new model, or the directory of a model to continue from.
+    """
+    tokenizer = load_tokenizer(output / "tokenizer")
+    architecture = resolve_architecture(model, config, tokenizer.size, tokenizer.eos_token_id)
     settings = {"model": architecture.model_dump(), "pretrain": config.model_dump(), "seed": seed}
-    inputs = {name: input_from(output / name, output) for name in ("shards", "tokenizer")}
     changeable = frozenset(f"pretrain.{name}" for name in config.changeable())
+    inputs: dict[str, Input | RawInput] = {name: input_from(output / name, output) for name in ("shards", "tokenizer")}
+    base = model if isinstance(model, Path) else None
+    if base is not None:
+        inputs["base"] = input_from(base, output)
     stage = ResumableStage(
         "pretrain", "training", output / "pretrain", inputs, json.loads(json.dumps(settings)), changeable
     )
-    return stage.resume(lambda: _train(stage, output, architecture, config, seed))
+    return stage.resume(lambda: _train(stage, output, architecture, base, config, seed))
+
+
+def resolve_architecture(
+    model: ModelConfig | Path, config: PretrainConfig, tokenizer_size: int, eos_token_id: int | None
+) -> DecoderConfig:
+    """The decoder to train: a new one for a tokenizer of `tokenizer_size` tokens, or that of a model directory.
+
+    Raises:
+        InputError: unknown preset, or sizes that do not fit together, the tokenizer or the sequence length.
+    """
+    if isinstance(model, ModelConfig):
+        architecture = model.resolve(tokenizer_size, config.sequence_length, eos_token_id)
+        hf_config(architecture)  # an architecture that cannot be written must not be trained
+        return architecture
+    architecture = read_config(model)
+    context = architecture.max_position_embeddings
+    if config.sequence_length > context:
+        raise SettingError("sequence_length", f"{config.sequence_length} is more than the {context} tokens of {model}")
+    return architecture
 
 
 def _train(
-    stage: ResumableStage, output: Path, architecture: DecoderConfig, config: PretrainConfig, seed: int
+    stage: ResumableStage,
+    output: Path,
+    architecture: DecoderConfig,
+    base: Path | None,
+    config: PretrainConfig,
+    seed: int,
 ) -> Finished:
-    training = _prepare(stage, output, architecture, config, seed)
+    training = _prepare(stage, output, architecture, base, config, seed)
     progress = train(training)
     best = "" if progress.best_loss is None else f", validation loss {progress.best_loss:.4f} at {progress.best_step}"
     say(f"pretrain: {progress.step} steps, {count(progress.tokens)} tokens in {duration(progress.seconds)}{best}")
@@ -93,15 +125,13 @@ def _final_checkpoint(checkpoints: Path, final: str, best_step: int | None) -> C
     return chosen
 
 
-def _architecture(output: Path, model: ModelConfig, config: PretrainConfig) -> DecoderConfig:
-    tokenizer = load_tokenizer(output / "tokenizer")
-    architecture = model.resolve(tokenizer.size, config.sequence_length, tokenizer.eos_token_id)
-    hf_config(architecture)  # what cannot be written must not be trained
-    return architecture
-
-
 def _prepare(
-    stage: ResumableStage, output: Path, architecture: DecoderConfig, config: PretrainConfig, seed: int
+    stage: ResumableStage,
+    output: Path,
+    architecture: DecoderConfig,
+    base: Path | None,
+    config: PretrainConfig,
+    seed: int,
 ) -> Training:
     require_packages(config.track)
     device = choose_device(config.device)
@@ -123,7 +153,7 @@ def _prepare(
     if began != precision.value:
         say(f"this training began in {began}; on this machine it goes on in {precision.value}, so not bit for bit")
     torch.manual_seed(seed)
-    model = Decoder(architecture).initialise(seed)
+    model = Decoder(architecture).initialise(seed) if base is None else load_model(base, "cpu", "float32").train()
     with numerics(config.deterministic, config.tf32):
         ceiling = matrix_ceiling(device.value, getattr(torch, precision.value))
     say(f"device: {device}; precision: {precision}; matrix ceiling {ceiling / 1e9:,.0f} GFLOP/s")

@@ -22,8 +22,8 @@ from neolm.core.artifact import (
 )
 from neolm.core.errors import InputError, NeoLMError, StorageError
 from neolm.core.files import digest_path, storage_errors, write_json
-from neolm.core.lineage import show_lineage
 from neolm.core.output import claim_output, refuse_foreign
+from neolm.show import show
 
 
 def stage(directory: Path, **changes: Any) -> Stage:
@@ -174,8 +174,8 @@ def test_verify_names_what_was_altered(tmp_path: Path) -> None:
     assert verify(tmp_path / "corpus") == []
     (tmp_path / "corpus" / "out.txt").write_text("jello")
     assert verify(tmp_path / "corpus") == ["out.txt"]
-    with pytest.raises(InputError, match=r"not as recorded: corpus/out\.txt"):
-        show_lineage(tmp_path / "corpus", check=True)
+    with pytest.raises(InputError, match=r"differ from their manifest: corpus/out\.txt"):
+        show(tmp_path / "corpus", check=True)
 
 
 def test_the_chain_leads_back_to_the_first_stage(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_the_chain_leads_back_to_the_first_stage(tmp_path: Path) -> None:
     later = stage(tmp_path / "shards", name="shards", inputs={"corpus": input_from(tmp_path / "corpus", tmp_path)})
     later.build(make)
     assert [manifest.stage for _, manifest in chain(tmp_path / "shards")] == ["shards", "corpus"]
-    shown = show_lineage(tmp_path)
+    shown = show(tmp_path)
     assert shown.index("shards") < shown.index("raw.txt")
 
 
@@ -199,21 +199,26 @@ def test_the_digest_of_a_folder_sees_names_and_contents(tmp_path: Path) -> None:
     assert len({first, second, digest_path(tmp_path / "a")}) == 3
 
 
+def claim(output: Path) -> None:
+    with claim_output(output, ["corpus"]):
+        pass
+
+
 def test_an_output_with_foreign_files_is_refused_and_untouched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(InputError, match=r"already holds something else \(thesis\.tex\)"):
-        claim_output(tmp_path)
+    with pytest.raises(InputError, match=r"already contains other files \(thesis\.tex\)"):
+        claim(tmp_path)
     with pytest.raises(InputError, match="is a file"):
-        claim_output(tmp_path / "thesis.tex")
+        claim(tmp_path / "thesis.tex")
     with pytest.raises(InputError, match="cannot be written"):
-        claim_output(tmp_path / "thesis.tex" / "run")
-    with pytest.raises(InputError, match="already holds something else"):
+        claim(tmp_path / "thesis.tex" / "run")
+    with pytest.raises(InputError, match="already contains other files"):
         refuse_foreign(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def _hold(output: Path, ready: Any, done: Any) -> None:
-    with claim_output(output):
+    with claim_output(output, []):
         ready.set()
         done.wait(60)
 
@@ -226,13 +231,23 @@ def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
     try:
         assert ready.wait(60)
         said = f"in use by another run \\(process {holder.pid}\\)"
-        with pytest.raises(InputError, match=said), claim_output(tmp_path / "run"):
+        with pytest.raises(InputError, match=said), claim_output(tmp_path / "run", []):
             pass
     finally:
         done.set()
         holder.join(60)
-    with claim_output(tmp_path / "run"):
+    with claim_output(tmp_path / "run", []):
         assert (tmp_path / "run" / ".lock").read_text() == str(os.getpid())
+        (tmp_path / "run" / "corpus").mkdir()
+    assert (tmp_path / "run" / "corpus").is_dir()
+
+
+def test_a_run_that_builds_nothing_leaves_no_directories(tmp_path: Path) -> None:
+    claim(tmp_path / "runs" / "new")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    claim(tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 from pydantic import Field
 
 from neolm.core.config import Alias, Config, Supersedes, Unit, load_config, settings
@@ -17,6 +19,7 @@ class Inner(Config):
     mode: Literal["slow", "quick"] = "slow"
     names: tuple[str, ...] = ("x",)
     limit: float | None = None
+    note: Annotated[str | None, Field(max_length=100)] = None
 
 
 class Outer(Config):
@@ -57,9 +60,50 @@ def test_an_alias_is_the_same_key_in_file_and_override(tmp_path: Path) -> None:
     assert load_config(Outer, path, ["pretrain.lr=1e-5"]).pretrain.learning_rate == 1e-5
 
 
-def test_text_stays_text_even_if_it_looks_like_a_number() -> None:
-    assert load_config(Outer, None, ["output=2024"]).output == "2024"
-    assert load_config(Outer, None, ["output=a: [b"]).output == "a: [b"
+TEXTS = ["2024", "a: [b", "notes #2", "#1 x", "yes", "[old]", "CC BY: 4.0", "-x", " a ", "~", "1e3", "{a}", "'q'"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_fields_take_the_text_as_it_is(text: str) -> None:
+    assert load_config(Outer, None, [f"output={text}"]).output == text
+    config = load_config(Outer, None, ["output=x", f"pretrain.note={text}"])
+    assert config.pretrain.note == text
+
+
+@hypothesis.given(strategies.text())
+def test_any_text_survives_an_override(text: str) -> None:
+    assert load_config(Outer, None, [f"output={text}"]).output == text
+
+
+def test_null_empties_an_optional_text_field() -> None:
+    assert load_config(Outer, None, ["output=x", "pretrain.note=null"]).pretrain.note is None
+    assert load_config(Outer, None, ["output=null"]).output == "null"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("[a, yes, 1.0]", ("a", "yes", "1.0")),
+        ("one", ("one",)),
+        ("# no comment", ("# no comment",)),
+        ("", ()),
+        ("[]", ()),
+    ],
+)
+def test_a_list_of_texts_is_a_list_or_one_text(text: str, names: tuple[str, ...]) -> None:
+    assert load_config(Outer, None, ["output=x", f"pretrain.names={text}"]).pretrain.names == names
+
+
+def test_settings_come_from_a_mapping_too() -> None:
+    overrides = {"pretrain.lr": 0.5, "pretrain": {"steps": 4, "names": ["#"]}}
+    config = load_config(Outer, {"output": "x", "pretrain": {"steps": 2, "mode": "quick"}}, overrides)
+    assert config == Outer(output="x", pretrain=Inner(steps=4, mode="quick", names=("#",), learning_rate=0.5))
+    with pytest.raises(InputError, match=r"^pretrain\.steps: must be greater than 0, not -1$"):
+        load_config(Outer, {"output": "x"}, {"pretrain.steps": -1})
+
+
+def test_a_text_field_in_a_file_asks_for_quotes(tmp_path: Path) -> None:
+    assert "output: must be text, not True; write it in quotes" in message(write(tmp_path, "output: yes\n"))
 
 
 def test_unknown_key_is_named_with_its_line_and_the_nearest_name(tmp_path: Path) -> None:

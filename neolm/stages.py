@@ -1,0 +1,152 @@
+"""The table of stages: what a run can build, from which section of the recipe, out of which earlier stages.
+
+The pipeline, `neolm show`, the report and the protection of started trainings all read this table. Builders import
+their room when they run, so that reading the table loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neolm.core.errors import InputError
+from neolm.recipe import Recipe
+
+Action = Callable[[Path, Any, Recipe], object]
+"""Takes the output directory, the section of the recipe and the whole recipe."""
+
+
+def _no_check(output: Path, config: Any, recipe: Recipe) -> None:
+    """Nothing about this stage can be checked before it is built."""
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """Everything that is known about a stage."""
+
+    name: str
+    """Name of the stage and of its directory (or file) under `output`."""
+    section: str
+    """Section of the recipe that asks for it."""
+    build: Action
+    """Builds the stage under `output`, unless it is up to date."""
+    inputs: tuple[str, ...] = ()
+    """Stages that it reads."""
+    resumable: bool = False
+    """Built in place over several sessions, and never rebuilt by itself."""
+    check: Action = _no_check
+    """Raises InputError for mistakes that the recipe alone shows, before anything is built."""
+    counts: Mapping[str, str] = field(default_factory=dict)
+    """Words for the counts of its manifest, by dotted key; other counts are shown by their key."""
+
+
+def _check_corpus(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.core.artifact import read_manifest
+    from neolm.corpus.sources import RawText
+
+    if read_manifest(output / "corpus") is None:
+        RawText(config, output).found  # noqa: B018 - raises what is wrong with the raw text
+
+
+def _corpus(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.corpus.build import build_corpus
+
+    build_corpus(output, config)
+
+
+def _tokenizer(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.tokenizer.build import build_tokenizer
+    from neolm.tokenizer.config import TokenizerConfig
+
+    build_tokenizer(output, config or TokenizerConfig(path=str(_base(recipe))))
+
+
+def _shards(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.data.build import build_shards
+
+    build_shards(output)
+
+
+def _check_pretrain(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.core.device import choose_compile, choose_device, choose_precision
+    from neolm.training.trackers import require_packages
+
+    architecture(recipe)
+    device = choose_device(config.device).value
+    choose_compile(config.compile, device, choose_precision(config.precision, device).value)
+    require_packages(config.track)
+
+
+def _pretrain(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.training.pretrain import pretrain
+
+    pretrain(output, recipe.model or _base(recipe), config, recipe.seed)
+
+
+def _model(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.training.pretrain import build_model
+
+    build_model(output, config)
+
+
+def _evaluation(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.core.artifact import require
+    from neolm.core.progress import say
+    from neolm.evaluation.evaluate import evaluate_stage
+
+    if require(output / "corpus", "corpus", "corpus build RECIPE").counts["validation"]["documents"] == 0:
+        say("evaluation: skipped, because there is no validation document")
+        return
+    evaluate_stage(output, config, output / "model" if recipe.pretrain or recipe.base is None else _base(recipe))
+
+
+def _report(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.core.progress import say
+    from neolm.report.run_report import build_report
+
+    say(f"report: {build_report(output)}")
+
+
+STAGES = (
+    StageRow(
+        "corpus",
+        "corpus",
+        _corpus,
+        check=_check_corpus,
+        counts={"kept.documents": "documents", "kept.bytes": "bytes", "train.documents": "documents to train on"},
+    ),
+    StageRow("tokenizer", "tokenizer", _tokenizer, ("corpus",), counts={"tokens": "tokens in the vocabulary"}),
+    StageRow("shards", "pretrain", _shards, ("corpus", "tokenizer"), counts={"train.tokens": "tokens to train on"}),
+    StageRow("pretrain", "pretrain", _pretrain, ("shards", "tokenizer"), resumable=True, check=_check_pretrain),
+    StageRow("model", "pretrain", _model, ("pretrain", "tokenizer"), counts={"step": "step of the weights"}),
+    StageRow("evaluation", "evaluate", _evaluation, ("corpus", "model")),
+)
+REPORT = StageRow("report.html", "", _report)
+
+
+def architecture(recipe: Recipe) -> Any:
+    """The `DecoderConfig` that a recipe trains, as far as the recipe alone tells (a learnt vocabulary can be smaller).
+
+    Raises:
+        InputError: there is no such model, or its sizes do not fit together, the tokenizer or the sequence length.
+    """
+    from neolm.tokenizer.config import TokenizerConfig
+    from neolm.tokenizer.tokenizer import load_tokenizer
+    from neolm.training.pretrain import resolve_architecture
+
+    if recipe.pretrain is None:
+        raise InputError("recipe: the section 'pretrain' is missing")
+    path = recipe.tokenizer.path if recipe.tokenizer else recipe.base
+    if path is None and recipe.tokenizer is None and (Path(recipe.output).expanduser() / "tokenizer").is_dir():
+        path = str(Path(recipe.output).expanduser() / "tokenizer")
+    size = load_tokenizer(path).size if path else (recipe.tokenizer or TokenizerConfig()).vocab_size
+    return resolve_architecture(recipe.model or _base(recipe), recipe.pretrain, size, None)
+
+
+def _base(recipe: Recipe) -> Path:
+    from neolm.models.hf import model_directory
+
+    assert recipe.base is not None
+    return model_directory(recipe.base)

@@ -1,0 +1,143 @@
+"""Runs of recipes with few or many sections, refused recipes, and what they leave behind."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from samples import sample_text
+
+import neolm
+from neolm.core.artifact import read_manifest
+from neolm.core.errors import InputError
+from neolm.core.metrics import read_metrics
+from neolm.recipe import load_recipe
+
+Run = Callable[..., tuple[int, str, str]]
+
+TINY = {
+    "tokenizer": {"vocab_size": 300},
+    "model": {"family": "gpt-neo", "hidden_size": 16, "num_layers": 1, "num_heads": 2, "window_size": 8},
+    "pretrain": {"steps": 2, "sequence_length": 16, "batch_size": 2, "device": "cpu", "validation_sequences": 4},
+    "evaluate": {"max_bytes": 500, "sample_tokens": 2, "bootstrap_samples": 100},
+}
+
+
+def corpus_of(folder: Path) -> dict[str, object]:
+    return {"source": "files", "path": str(folder), "validation_fraction": 0.2}
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    folder = tmp_path / "notes #2: [old]"
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"{number}.txt").write_text(sample_text(number), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def trained(texts: Path, tmp_path: Path) -> Path:
+    return neolm.run({"output": str(tmp_path / "run"), "corpus": corpus_of(texts), **TINY})
+
+
+def test_a_recipe_of_output_and_corpus_builds_the_corpus(texts: Path, tmp_path: Path, neolm_: Run) -> None:
+    recipe = tmp_path / "corpus only.yaml"
+    recipe.write_text(yaml.safe_dump({"output": str(tmp_path / "-run"), "corpus": corpus_of(texts)}))
+    code, printed, said = neolm_("corpus", "build", recipe)
+    assert (code, printed) == (0, f"{tmp_path / '-run' / 'corpus'}\n"), said
+    code, printed, said = neolm_("run", recipe)
+    assert (code, printed) == (0, f"{tmp_path / '-run'}\n"), said
+    assert sorted(path.name for path in (tmp_path / "-run").glob("[!.]*")) == ["corpus", "recipe.yaml"]
+
+
+def test_sections_read_what_earlier_runs_left(texts: Path, tmp_path: Path) -> None:
+    output = str(tmp_path / "run")
+    neolm.run({"output": output, "corpus": corpus_of(texts)})
+    neolm.run({"output": output, "tokenizer": TINY["tokenizer"]})
+    neolm.run({"output": output, "model": TINY["model"], "pretrain": TINY["pretrain"], "evaluate": None})
+    assert (tmp_path / "run" / "model" / "manifest.json").is_file()
+    assert not (tmp_path / "run" / "evaluation").exists()
+    neolm.run({"output": output, "evaluate": TINY["evaluate"]})
+    assert (tmp_path / "run" / "evaluation" / "scores.json").is_file()
+
+
+def test_a_stage_without_what_it_reads_is_refused(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    for recipe, message in (
+        ({"pretrain": TINY["pretrain"], "model": TINY["model"]}, "Add the section 'corpus'"),
+        ({"evaluate": TINY["evaluate"]}, "evaluate: needs corpus"),
+        ({"pretrain": TINY["pretrain"]}, "pretrain needs a model"),
+        ({}, "recipe: a section is missing"),
+    ):
+        with pytest.raises(InputError, match=message):
+            neolm.run({"output": str(output), **recipe})
+    assert not output.exists()
+
+
+def test_training_continues_from_a_base_model(trained: Path, texts: Path, tmp_path: Path) -> None:
+    recipe = {"output": str(tmp_path / "more"), "base": str(trained / "model"), "corpus": corpus_of(texts)}
+    more = neolm.run({**recipe, "pretrain": TINY["pretrain"], "evaluate": TINY["evaluate"]})
+    first, later = (read_metrics(run / "pretrain" / "metrics.jsonl")[0]["loss"] for run in (trained, more))
+    assert later < first
+    manifest = read_manifest(more / "pretrain")
+    assert manifest is not None
+    assert manifest.inputs["base"].path == str(trained / "model")
+    own, base = ((run / "tokenizer" / "tokenizer.json").read_bytes() for run in (more, trained))
+    assert own == base
+    assert "base" in load_recipe(more / "recipe.yaml").model_fields_set
+    assert neolm.run(more / "recipe.yaml") == more
+    measured = neolm.run({**recipe, "output": str(tmp_path / "measured"), "evaluate": TINY["evaluate"]})
+    assert (measured / "evaluation" / "scores.json").is_file()
+    assert not (measured / "model").exists()
+    with pytest.raises(InputError, match="base brings its own architecture"):
+        neolm.run({**recipe, "model": TINY["model"], "pretrain": TINY["pretrain"]})
+
+
+def test_the_raw_text_may_be_gone_once_the_corpus_is_built(
+    trained: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(trained / "evaluation")
+    texts.rename(tmp_path / "elsewhere")
+    assert neolm.run(trained / "recipe.yaml") == trained
+    said = capsys.readouterr().err
+    assert f"corpus: {texts} is no longer there" in said
+    assert "pretrain: up to date" in said
+    assert (trained / "evaluation" / "scores.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["pretrain.lr=1e-5", "corpus.min_characters=77", "seed=9", "model.num_heads=3", "tokenizer.vocab_size=301"],
+)
+def test_a_refused_command_changes_nothing(trained: Path, override: str) -> None:
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in trained.rglob("*") if path.is_file() and path.name != ".lock"}
+
+    before = files()
+    with pytest.raises(InputError):
+        neolm.run(trained / "recipe.yaml", [override])
+    assert files() == before
+    neolm.run(trained / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.preset=gpt2-smal", "unknown preset 'gpt2-smal'"),
+        ("model.num_heads=3", "not a multiple of num_heads 3"),
+        ("model.hidden_size=null", "model.hidden_size"),
+        ("model.vocab_size=10", "model.vocab_size"),
+        ("tokenizer.path=nowhere", "nowhere"),
+        ("pretrain.track=[wandb]", "track"),
+        ("corpus.path=nowhere", "corpus.path: nowhere does not exist"),
+    ],
+)
+def test_mistakes_that_the_recipe_shows_are_found_before_anything_is_built(
+    texts: Path, tmp_path: Path, override: str, message: str
+) -> None:
+    recipe = {"output": str(tmp_path / "deep" / "run"), "corpus": corpus_of(texts), **TINY}
+    with pytest.raises(InputError, match=message):
+        neolm.run(recipe, [override])
+    assert not (tmp_path / "deep").exists()
