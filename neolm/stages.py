@@ -99,7 +99,7 @@ def _evaluation(output: Path, config: Any, recipe: Recipe) -> None:
     if require(output / "corpus", "corpus", "corpus build RECIPE").counts["validation"]["documents"] == 0:
         say("evaluation: skipped, because there is no validation document")
         return
-    evaluate_stage(output, config, output / "model" if recipe.pretrain or recipe.base is None else _base(recipe))
+    evaluate_stage(output, config, _base(recipe) if recipe.base and not recipe.pretrain else None)
 
 
 def _report(output: Path, config: Any, recipe: Recipe) -> None:

@@ -198,8 +198,8 @@ def _per_document(
     return rows
 
 
-def evaluate_stage(output: Path, config: EvaluateConfig, model: Path) -> Manifest:
-    """Build `output/evaluation` from the model directory `model` and `output/corpus`, unless it is up to date.
+def evaluate_stage(output: Path, config: EvaluateConfig, model: Path | None = None) -> Manifest:
+    """Build `output/evaluation` from a model (`output/model`) and `output/corpus`, unless it is up to date.
 
     It holds `scores.json` (what `evaluate` returns), `documents.jsonl` (a line a document) and `samples.json`.
 
@@ -207,6 +207,7 @@ def evaluate_stage(output: Path, config: EvaluateConfig, model: Path) -> Manifes
         InputError: nothing to measure on, or settings that do not fit the model or this machine.
         NeoLMError: the corpus or the model is not finished.
     """
+    model = model or output / "model"
     inputs = {"model": input_from(model, output), "corpus": input_from(output / "corpus", output)}
     stage = Stage("evaluation", "evaluation", output / "evaluation", inputs, config.model_dump())
     return stage.ensure(lambda directory: _build(directory, output, model, config))
