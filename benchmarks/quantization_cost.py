@@ -55,9 +55,8 @@ def cost(scores: dict[str, Any], reference: dict[str, Any]) -> dict[str, float |
 
     pairs = [*zip(scores["per_document"], reference["per_document"], strict=True)]
     key = "negative_log_likelihood"
-    above = bootstrap_ratio(
-        [ours[key] - theirs[key] for ours, theirs in pairs], [ours["tokens"] for ours, _ in pairs], DRAWS, CONFIDENCE
-    )
+    nats, tokens = [ours[key] - theirs[key] for ours, theirs in pairs], [ours["tokens"] for ours, _ in pairs]
+    above = bootstrap_ratio(nats, tokens, [ours["parent"] for ours, _ in pairs], DRAWS, CONFIDENCE)
     return above.map(lambda nats: 100 * math.expm1(nats)).as_json()
 
 
@@ -80,6 +79,8 @@ def section(results: dict[str, Any]) -> str:
     """The results as a section of docs/benchmarks.md."""
     model, formats = results["model"], results["formats"]
     one = formats["float32"]
+    data = one["protocols"][one["loss"]["protocol"]]["data"]
+    tokens = sum(row["tokens"] for row in one["per_document"])
     rows = []
     for name, scores in formats.items():
         above = "-" if name == "float32" else interval(scores["cost"], "+.2f", "%")
@@ -88,8 +89,8 @@ def section(results: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"{model['family']}, {model['num_layers']} layers of {model['hidden_size']}, vocabulary "
-            f"{model['vocab_size']:,}, {model['parameters'] / 1e6:,.1f} million parameters; {one['documents']:,} "
-            f"documents of {one['bytes'] / 1e3:,.0f} kB, {one['tokens']:,} tokens; intervals of {CONFIDENCE:.0%} over "
+            f"{model['vocab_size']:,}, {model['parameters'] / 1e6:,.1f} million parameters; {data['documents']:,} "
+            f"documents of {data['bytes'] / 1e3:,.0f} kB, {tokens:,} tokens; intervals of {CONFIDENCE:.0%} over "
             f"documents. NeoLM at revision {results['revision']}.",
             table(["weights", "bits", "perplexity", "bits per byte", "perplexity above float32"], rows),
             f"Made by `{results['command']}`.",

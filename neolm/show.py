@@ -11,6 +11,7 @@ from neolm.core.errors import InputError
 from neolm.core.progress import duration
 from neolm.stages import STAGES
 
+SCORE = {"value", "low", "high"}  # the keys of a score with its interval
 MANY = 8  # a count with more entries than this, such as one per source file, is shown as their number
 
 
@@ -58,13 +59,16 @@ def _leaves(counts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     for key, value in counts.items():
         if isinstance(value, Mapping) and len(value) > MANY:
             yield f"{prefix}{key}", f"{len(value):,} entries"
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and value.keys() != SCORE:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        low, high = value["low"], value["high"]
+        return _shown(value["value"]) + ("" if low is None else f" ({_shown(low)} to {_shown(high)})")
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -14,7 +14,7 @@ from neolm.corpus.config import CorpusConfig
 from neolm.evaluation.config import EvaluateConfig
 
 if TYPE_CHECKING:
-    from neolm.evaluation.evaluate import TextDocument
+    from neolm.evaluation.measurement import TextDocument
 
 
 def evaluate_model(

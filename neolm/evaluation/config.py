@@ -27,7 +27,7 @@ class EvaluateConfig(Config):
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Share of the bootstrap that an interval holds."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Fixes which documents are chosen, the bootstrap and the sampled continuations."""
+    """Seed of the choice of documents, of the bootstrap and of the sampled continuations."""
     baselines: bool = True
     """Also compress the documents with xz, and with zstd and a dictionary from the training text."""
     dictionary_bytes: Annotated[int, Field(ge=1024, le=2**26), Unit("bytes")] = 2**20
@@ -38,8 +38,8 @@ class EvaluateConfig(Config):
     """Type of the weights while measuring; auto: bfloat16 where the hardware multiplies it, less exact."""
     quantize: Literal["int8", "int4"] | None = None
     """Round the weights to 8 or 4 bits and measure what that costs; null: as they are."""
-    prompts: tuple[str, ...] = ("def __init__(self, ", "import os\n", "The ", "Once upon a time")
-    """Beginnings that the model continues, for the report."""
+    prompts: tuple[str, ...] | None = None
+    """Texts that the model continues, for the report; null: the first words of four held-out documents."""
     sample_tokens: Annotated[int, Field(ge=0), Unit("tokens")] = 96
     """Longest continuation of a prompt."""
     temperature: Annotated[float, Field(gt=0)] = 0.8

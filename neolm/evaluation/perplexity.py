@@ -12,7 +12,6 @@ compare. A document is conditioned on the end of text that stands before each do
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ import numpy as np
 
 from neolm.core.errors import InputError, NonFiniteError
 from neolm.core.progress import task
-from neolm.evaluation.bootstrap import Interval, bootstrap_ratio
 from neolm.evaluation.windows import Ids, Window, score_windows, sliding_windows
 from neolm.generation.generate import check_tokenizer
 from neolm.models.decoder import Decoder
@@ -136,32 +134,3 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], raw: Sequence[bytes]) ->
 def has_surrogates(text: str) -> bool:
     """Whether a text has code points that no UTF-8 has."""
     return not text.isascii() and re.search("[\ud800-\udfff]", text) is not None
-
-
-def corpus_scores(
-    scores: Sequence[DocumentScore], samples: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> dict[str, Interval]:
-    """Loss, perplexities and bits per byte of all documents together, with intervals.
-
-    Raises:
-        InputError: no document, or none with text.
-    """
-    if not any(score.bytes for score in scores):
-        raise InputError("evaluation: there is no text to measure on")
-    nats = [score.negative_log_likelihood for score in scores]
-
-    def ratio(per: list[int]) -> Interval:
-        return bootstrap_ratio(nats, per, samples, confidence, seed)
-
-    loss = ratio([score.tokens for score in scores])
-    return {
-        "loss": loss,
-        "token_perplexity": loss.map(_exp),
-        "word_perplexity": ratio([score.words for score in scores]).map(_exp),
-        "bits_per_byte": ratio([score.bytes for score in scores]).map(lambda nats: nats / math.log(2)),
-    }
-
-
-def _exp(x: float) -> float:
-    """exp, infinite where it is beyond a float."""
-    return math.exp(x) if x < 709 else math.inf

@@ -1,22 +1,68 @@
-"""What the model writes after a few prompts: once greedily, once drawn, with a fixed seed."""
+"""Continuations that the model writes: sampled and greedy, with a fixed seed, of given prompts or of held-out text."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
+
+from neolm.evaluation.baselines import spread_sample
 from neolm.evaluation.config import EvaluateConfig
+from neolm.evaluation.measurement import TextDocument, group_of
 from neolm.generation.generate import generate
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
 
+HELD_OUT_PROMPTS = 4
+MAX_PROMPT_CHARACTERS = 60
 
-def samples(model: Decoder, tokenizer: Tokenizer, config: EvaluateConfig) -> list[dict[str, str]]:
-    """`{"prompt", "greedy", "sampled"}` for each of `config.prompts`; those longer than the context are left out."""
+
+def samples(
+    model: Decoder, tokenizer: Tokenizer, config: EvaluateConfig, held_out: Iterable[TextDocument]
+) -> list[dict[str, str]]:
+    """Return `prompt`, `sampled` and `greedy` for each of `config.prompts`, or for first words of held-out documents.
+
+    Prompts from held-out text have the id of their `document` too. Prompts longer than the context are left out.
+    """
     context = model.config.max_position_embeddings
-    prompts = [prompt for prompt in config.prompts if len(tokenizer.encode(prompt)) <= context]
-    greedy = generate(model, tokenizer, prompts, config.sample_tokens)
+    if config.prompts is None:
+        chosen = spread_sample(_whole(held_out), lambda _: 1, HELD_OUT_PROMPTS, lambda d: d.id.encode(), config.seed)
+        prompts = [_shortened(first_words(document.text), tokenizer, context // 2) for document in chosen]
+        rows = [{"prompt": text, "document": document.id} for text, document in zip(prompts, chosen, strict=True)]
+    else:
+        rows = [{"prompt": prompt} for prompt in config.prompts]
+    rows = [row for row in rows if row["prompt"] and len(tokenizer.encode(row["prompt"])) <= context]
+    prompts = [row["prompt"] for row in rows]
     sampled = generate(
         model, tokenizer, prompts, config.sample_tokens, temperature=config.temperature, seed=config.seed
     )
-    return [
-        {"prompt": prompt, "greedy": likeliest, "sampled": drawn}
-        for prompt, likeliest, drawn in zip(prompts, greedy, sampled, strict=True)
-    ]
+    greedy = generate(model, tokenizer, prompts, config.sample_tokens)
+    written = [{"sampled": drawn, "greedy": likeliest} for drawn, likeliest in zip(sampled, greedy, strict=True)]
+    return [row | texts for row, texts in zip(rows, written, strict=True)]
+
+
+def first_words(text: str) -> str:
+    """Return the first words of a text, up to 60 characters and half of the text, without white space at the end.
+
+    White space at the end would be a token of its own, which is rare in training: tokens usually begin with a space.
+    A single word longer than the limit, as in scripts without spaces, is cut.
+    """
+    text = text.strip()
+    limit = min(MAX_PROMPT_CHARACTERS, (len(text) + 1) // 2)
+    found = re.match(rf".{{1,{limit}}}(?!\S)", text, re.DOTALL) if text else None
+    return found.group().rstrip() if found else text[:limit]
+
+
+def _shortened(prompt: str, tokenizer: Tokenizer, tokens: int) -> str:
+    """The prompt without its last words, so that it has at most so many tokens."""
+    while len(tokenizer.encode(prompt)) > tokens and len(words := prompt.rsplit(maxsplit=1)) > 1:
+        prompt = words[0]
+    return prompt
+
+
+def _whole(documents: Iterable[TextDocument]) -> Iterator[TextDocument]:
+    """The first part of each document that has text."""
+    seen: set[str] = set()
+    for document in documents:
+        if group_of(document) not in seen and document.text.strip():
+            seen.add(group_of(document))
+            yield document

@@ -37,6 +37,13 @@ class Run:
         return manifest.config if manifest else {}
 
     @property
+    def protocol(self) -> Mapping[str, Any]:
+        """The data and the settings of the measurement; empty if there is none."""
+        score = self.scores.get("bits_per_byte")
+        found = self.scores.get("protocols", {}).get(score.get("protocol")) if isinstance(score, Mapping) else None
+        return found or {}
+
+    @property
     def model_config(self) -> Mapping[str, Any]:
         """The architecture."""
         found: Mapping[str, Any] = self.config("pretrain").get("model") or {}

@@ -46,7 +46,8 @@ def model_score(scores: Mapping[str, Any]) -> Score | None:
 
 def baseline(scores: Mapping[str, Any], name: str) -> Score | None:
     """A compressor's bits per byte on the same text."""
-    found = scores.get("baselines")
+    own = scores.get("bits_per_byte")
+    found = own.get("baselines") if isinstance(own, Mapping) else None
     return _score(found.get(name)) if isinstance(found, Mapping) else None
 
 
@@ -56,7 +57,7 @@ def against(scores: Mapping[str, Any], name: str) -> tuple[str, float] | None:
     if own is None or other is None:
         return None
     share = own.value / other.value - 1
-    difference = _score(scores["baselines"][name].get("difference"))
+    difference = _score(scores["bits_per_byte"]["baselines"][name].get("difference"))
     if difference and difference.interval and difference.interval[0] <= 0 <= difference.interval[1]:
         return ABOUT, share
     return "more" if share > 0 else "fewer", share
@@ -83,7 +84,7 @@ def scores_section(run: Run) -> Html:
         others.append((*TOGETHER[1:], together_score))
     rows = [_row("this model", "starting from what training left in it", own)]
     rows += [_row(name, what, score) for name, what, score in others]
-    confidence = run.scores.get("settings", {}).get("confidence", 0.95)
+    confidence = run.protocol.get("confidence", 0.95)
     title = "Bits per byte on held-out text, less is better"
     return section(
         "scores",
@@ -110,7 +111,7 @@ def _why_none(run: Run) -> str:
 
 
 def _rivals(run: Run) -> str:
-    found = run.scores["baselines"].get("zstd_dictionary") or {}
+    found = run.scores["bits_per_byte"]["baselines"].get("zstd_dictionary") or {}
     size = found.get("dictionary_bytes")
     dictionary = f"a dictionary of {size / 2**20:.2g} MiB" if size else "a dictionary"
     text = (
@@ -139,10 +140,10 @@ def _verdict(run: Run) -> list[Node]:
 
 def _further(run: Run) -> list[tuple[str, Node]]:
     """The other measures, and what was measured how."""
-    scores, settings = run.scores, run.scores.get("settings", {})
-    available = scores.get("available", {}).get("documents")
+    scores, settings = run.scores, run.protocol
+    data, available = settings.get("data") or {}, (settings.get("available") or {}).get("documents")
     of = f" of the {available:,} held out" if available else ""
-    amount = f"{scores['documents']:,}{of}, {data_size(scores['bytes'])}" if scores.get("documents") else ""
+    amount = f"{data['documents']:,}{of}, {data_size(data['bytes'])}" if data.get("documents") else ""
     how = f"{settings['window']:,} tokens, moved by {settings['stride']:,}" if settings.get("stride") else ""
     return [
         ("Loss, nats per token", _with_interval(scores.get("loss"))),

@@ -41,7 +41,7 @@ def test_memory_is_bounded_and_every_sample_is_drawn(monkeypatch: pytest.MonkeyP
     chooser = np.random.default_rng(0)
     above, below = chooser.random(50), chooser.random(50) + 0.5
     whole = bootstrap_ratio(above, below, samples=2000)
-    monkeypatch.setattr(bootstrap, "DRAWS_TOGETHER", 50 * 7)
+    monkeypatch.setattr(bootstrap, "MAX_DRAWN_INDICES", 50 * 7)
     parts = bootstrap_ratio(above, below, samples=2000)
     # The generator is read in the same order, so the pieces are the whole.
     assert parts == whole
@@ -58,6 +58,22 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
         assert found.high is not None
         hits += found.low <= 2.0 <= found.high
     assert 0.84 <= hits / trials <= 0.95
+
+
+def test_parts_of_one_document_are_drawn_together() -> None:
+    chooser = np.random.default_rng(2)
+    sizes = chooser.lognormal(6, 0.5, 40)
+    bits = sizes * chooser.normal(2.0, 0.4, 40)
+    whole = bootstrap_ratio(bits, sizes)
+    assert bootstrap_ratio(bits, sizes, [str(number) for number in range(40)]) == whole
+    # Each document in five equal parts: the same information, so the same interval.
+    parts, groups = np.repeat(bits / 5, 5), [str(number // 5) for number in range(200)]
+    together = bootstrap_ratio(parts, np.repeat(sizes / 5, 5), groups)
+    assert (together.low, together.high) == pytest.approx((whole.low, whole.high))
+    apart = bootstrap_ratio(parts, np.repeat(sizes / 5, 5))
+    assert apart.high - apart.low < 0.6 * (whole.high - whole.low)  # too narrow
+    assert bootstrap_ratio([1.0, 2.0], [1.0, 1.0], ["book", "book"]) == Interval(1.5, None, None)
+    assert bootstrap_ratio([1.0, 9.0, 2.0], [1.0, 0.0, 1.0], ["a", "a", "b"]) == bootstrap_ratio([1.0, 2.0], [1.0, 1.0])
 
 
 def test_percentiles_go_along_with_an_increasing_function() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,21 @@ from neolm.tokenizer.tokenizer import Tokenizer
 from tests.conftest import sample_text
 
 
+def protocol_of(scores: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = scores["protocols"][scores["loss"]["protocol"]]
+    return found
+
+
 @dataclass(frozen=True)
 class Text:
     id: str
     text: str
     source: str = "here"
+
+
+@dataclass(frozen=True)
+class Part(Text):
+    parent: str = ""
 
 
 DOCUMENTS = [Text(f"d{n}", sample_text(n, 40 + 10 * n), "ab"[n % 2]) for n in range(8)] + [Text("empty", "", "c")]
@@ -48,24 +59,26 @@ def test_the_result_is_json_with_every_number_and_its_interval(result: dict[str,
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     for name in ("loss", "token_perplexity", "bits_per_byte"):
         assert result[name]["low"] <= result[name]["value"] <= result[name]["high"]
+    protocol = protocol_of(result)
+    data = protocol["data"]
     nats = sum(row["negative_log_likelihood"] for row in result["per_document"])
-    assert result["bits_per_byte"]["value"] == pytest.approx(nats / result["bytes"] / math.log(2))
-    assert result["loss"]["value"] == pytest.approx(nats / result["tokens"])
-    assert result["bytes"] == sum(len(document.text.encode()) for document in DOCUMENTS)
-    assert result["documents"] == result["available"]["documents"] == 9
-    assert (result["settings"]["window"], result["settings"]["stride"]) == (32, 16)
-    assert (result["settings"]["device"], result["settings"]["precision"]) == ("cpu", "float32")
+    assert result["bits_per_byte"]["value"] == pytest.approx(nats / data["bytes"] / math.log(2))
+    assert result["loss"]["value"] == pytest.approx(nats / sum(row["tokens"] for row in result["per_document"]))
+    assert data["bytes"] == sum(len(document.text.encode()) for document in DOCUMENTS)
+    assert data["documents"] == data["groups"] == protocol["available"]["documents"] == 9
+    assert (protocol["window"], protocol["stride"]) == (32, 16)
+    assert (protocol["precision"], protocol["quantize"]) == ("float32", None)
 
 
 def test_baselines_stand_beside_it(result: dict[str, Any]) -> None:
-    baselines = result["baselines"]
+    baselines = result["bits_per_byte"]["baselines"]
     assert list(baselines) == ["zstd_dictionary", "xz", "xz_together"]
     assert baselines["zstd_dictionary"]["value"] < baselines["xz"]["value"]
     assert 0 < baselines["zstd_dictionary"]["dictionary_bytes"] <= 2048
     for name in ("zstd_dictionary", "xz"):
         found = baselines[name]
         total = sum(row[f"{name}_bytes"] for row in result["per_document"] if row["bytes"])
-        assert found["value"] == pytest.approx(8 * total / result["bytes"])
+        assert found["value"] == pytest.approx(8 * total / protocol_of(result)["data"]["bytes"])
         assert found["low"] <= found["value"] <= found["high"]
         difference = found["value"] - result["bits_per_byte"]["value"]
         assert found["difference"]["value"] == pytest.approx(difference)
@@ -73,17 +86,44 @@ def test_baselines_stand_beside_it(result: dict[str, Any]) -> None:
 
 
 def test_sources_are_told_apart(result: dict[str, Any]) -> None:
-    assert set(result["sources"]) == {"a", "b"}
-    assert sum(source["bytes"] for source in result["sources"].values()) == result["bytes"]
+    for name in ("bits_per_byte", "loss"):
+        sources = result[name]["sources"]
+        assert {source: found["documents"] for source, found in sources.items()} == {"a": 4, "b": 4}
+        assert min(found["value"] for found in sources.values()) < result[name]["value"]
+        assert max(found["value"] for found in sources.values()) > result[name]["value"]
 
 
 def test_baselines_can_be_left_out_and_need_no_training_text(neo: Decoder, tokenizer: Tokenizer) -> None:
     one = [Text("one", "the sea and the sea")]
-    assert evaluate(neo, tokenizer, one, EvaluateConfig(baselines=False))["baselines"] == {}
-    found = evaluate(neo, tokenizer, one)
+    assert evaluate(neo, tokenizer, one, EvaluateConfig(baselines=False))["bits_per_byte"]["baselines"] == {}
+    found = evaluate(neo, tokenizer, one)["bits_per_byte"]
     assert list(found["baselines"]) == ["xz", "xz_together"]
-    assert found["bits_per_byte"]["low"] is None  # one document has no interval
+    assert found["low"] is None  # one document has no interval
     assert found["sources"] == {}
+
+
+def test_a_protocol_names_the_data_and_the_settings(neo: Decoder, tokenizer: Tokenizer) -> None:
+    def protocol(documents: list[Text] = DOCUMENTS, **settings: Any) -> tuple[str, dict[str, Any]]:
+        scores = evaluate(neo, tokenizer, documents, CONFIG.model_copy(update={"baselines": False, **settings}))
+        return scores["loss"]["protocol"], protocol_of(scores)
+
+    name, facts = protocol()
+    assert protocol(DOCUMENTS[::-1], batch_size=3) == (name, facts)
+    assert protocol([Text(f"other {text.id}", text.text) for text in DOCUMENTS])[1]["data"] == facts["data"]
+    changed = [Text(text.id, text.text + ".", text.source) for text in DOCUMENTS]
+    assert protocol(changed)[1]["data"]["digest"] != facts["data"]["digest"]
+    others = [protocol(changed), protocol(stride=8), protocol(window=16), protocol(confidence=0.9)]
+    assert len({name, *(other for other, _ in others)}) == 5
+
+
+def test_parts_of_one_document_count_as_one_in_the_intervals(neo: Decoder, tokenizer: Tokenizer) -> None:
+    parts = [Part(text.id, text.text, "here", f"book {n // 4}") for n, text in enumerate(DOCUMENTS[:8])]
+    of_parts, of_documents = (evaluate(neo, tokenizer, texts, CONFIG) for texts in (parts, DOCUMENTS[:8]))
+    assert protocol_of(of_parts)["data"] == protocol_of(of_documents)["data"] | {"groups": 2}
+    assert [row["parent"] for row in of_parts["per_document"]].count("book 1") == 4
+    for score, other in ((of_parts[name], of_documents[name]) for name in ("loss", "bits_per_byte")):
+        assert score["value"] == pytest.approx(other["value"])
+        assert (score["low"], score["high"]) != (other["low"], other["high"])
 
 
 @pytest.mark.parametrize("documents", [[], [Text("a", ""), Text("b", "")]])
@@ -141,14 +181,20 @@ def test_the_stage_is_built_and_then_up_to_date(run_directory: Path, capfd: pyte
     assert verify(place) == []
     scores = json.loads((place / "scores.json").read_text(encoding="utf-8"))
     held_out = list(read_documents(run_directory / "corpus", "validation"))
-    assert manifest.counts["documents"] == scores["documents"] == len(held_out)
-    assert scores["bytes"] == sum(len(document.text.encode()) for document in held_out)
-    assert scores["settings"]["precision_reason"] == "as asked"
+    data = protocol_of(scores)["data"]
+    assert manifest.counts["documents"] == data["documents"] == len(held_out)
+    assert data["bytes"] == sum(len(document.text.encode()) for document in held_out)
+    assert manifest.counts["precision"]["reason"] == "as asked"
+    for name in ("bits_per_byte", "loss", "token_perplexity", "word_perplexity"):
+        assert manifest.counts[name] == {end: scores[name][end] for end in ("value", "low", "high")}
     rows = [json.loads(line) for line in (place / "documents.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {row["id"] for row in rows} == {document.id for document in held_out}
     samples = json.loads((place / "samples.json").read_text(encoding="utf-8"))
-    assert [sample["prompt"] for sample in samples] == list(config.prompts)
-    assert all(set(sample) == {"prompt", "greedy", "sampled"} for sample in samples)
+    texts = {document.id: document.text for document in held_out}
+    assert len(samples) == 4
+    for sample in samples:
+        assert set(sample) == {"prompt", "document", "sampled", "greedy"}
+        assert re.match(rf"{re.escape(sample['prompt'])}\s", texts[sample["document"]])  # whole words, no space after
 
     assert evaluate_stage(run_directory, config) == manifest
     assert "evaluation: up to date" in capfd.readouterr().err
@@ -181,7 +227,7 @@ def test_bfloat16_is_near(run_directory: Path) -> None:
     loss = {}
     for precision in ("float32", "bfloat16"):
         scores = stage_scores(run_directory, precision=precision)
-        assert scores["settings"]["precision"] == precision
+        assert protocol_of(scores)["precision"] == precision
         loss[precision] = scores["loss"]["value"]
     assert loss["bfloat16"] == pytest.approx(loss["float32"], rel=0.02)
     assert loss["bfloat16"] != loss["float32"]

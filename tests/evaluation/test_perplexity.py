@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neolm.core.errors import InputError, NonFiniteError
+from neolm.evaluation.bootstrap import Interval
+from neolm.evaluation.measurement import likelihood_values
 from neolm.evaluation.perplexity import (
     DocumentScore,
-    corpus_scores,
     document_scores,
     text_bytes,
     window_and_stride,
@@ -31,6 +32,11 @@ def text_of(tokenizer: Tokenizer, count: int) -> str:
     text = "".join("~^"[i % 2] for i in range(count))
     assert len(tokenizer.encode(text)) == count
     return text
+
+
+def intervals(scores: Sequence[DocumentScore]) -> dict[str, Interval]:
+    groups = [str(number) for number in range(len(scores))]
+    return {name: values.interval() for name, values in likelihood_values(scores, groups).items()}
 
 
 def naive(model: Decoder, ids: list[int], window: int, stride: int) -> float:
@@ -75,7 +81,7 @@ def test_more_context_does_not_lose_what_a_model_knows(uniform: Decoder, tokeniz
     for stride in (1, 5, 32):
         [score] = document_scores(uniform, tokenizer, [text], stride=stride)
         assert score.negative_log_likelihood / math.log(2) == pytest.approx(9 * score.tokens, rel=1e-6)
-    numbers = corpus_scores([score])
+    numbers = intervals([score])
     assert numbers["bits_per_byte"].value == pytest.approx(9 * score.tokens / len(text), rel=1e-6)
     assert numbers["token_perplexity"].value == pytest.approx(512, rel=1e-5)
     assert numbers["loss"].value == pytest.approx(math.log(512), rel=1e-6)
@@ -135,15 +141,15 @@ def test_empty_documents_say_nothing(neo: Decoder, tokenizer: Tokenizer) -> None
     full = [score for score in scores if score.tokens]
     assert scores[0] == DocumentScore(0.0, 0, 0, 1)
     for name in ("loss", "token_perplexity", "bits_per_byte"):
-        assert corpus_scores(scores)[name] == corpus_scores(full)[name]
+        assert intervals(scores)[name] == intervals(full)[name]
     with pytest.raises(InputError, match="no text"):
-        corpus_scores([scores[0]])
+        intervals([scores[0]])
     with pytest.raises(InputError, match="no text"):
-        corpus_scores([])
+        intervals([])
 
 
 def test_a_perplexity_beyond_a_float_is_null_in_json() -> None:
-    numbers = corpus_scores([DocumentScore(5000.0, 1000, 1000, 1), DocumentScore(4000.0, 1000, 1000, 1)])
+    numbers = intervals([DocumentScore(5000.0, 1000, 1000, 1), DocumentScore(4000.0, 1000, 1000, 1)])
     assert numbers["word_perplexity"].as_json() == {"value": None, "low": None, "high": None}
     assert numbers["token_perplexity"].value == pytest.approx(math.exp(4.5))
 

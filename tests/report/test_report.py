@@ -107,16 +107,26 @@ SCORES = {
     "loss": number(2.9, 2.8, 3.0),
     "token_perplexity": number(18.2, 16.4, 20.1),
     "word_perplexity": number(None),
-    "bits_per_byte": number(1.87, 1.8, 1.94),
-    "baselines": {
-        "zstd_dictionary": number(1.7, 1.6, 1.8, difference=number(-0.17, -0.2, -0.1), dictionary_bytes=2**20),
-        "xz": number(2.2, 2.1, 2.3, difference=number(0.33, 0.3, 0.4)),
-        "xz_together": number(1.5),
+    "bits_per_byte": number(
+        1.87,
+        1.8,
+        1.94,
+        protocol="likelihood-1",
+        baselines={
+            "zstd_dictionary": number(1.7, 1.6, 1.8, difference=number(-0.17, -0.2, -0.1), dictionary_bytes=2**20),
+            "xz": number(2.2, 2.1, 2.3, difference=number(0.33, 0.3, 0.4)),
+            "xz_together": number(1.5),
+        },
+    ),
+    "protocols": {
+        "likelihood-1": {
+            "data": {"documents": 70, "bytes": 400_000, "groups": 70, "digest": "d" * 64},
+            "available": {"documents": 90, "bytes": 900_000},
+            "window": 256,
+            "stride": 128,
+            "confidence": 0.95,
+        }
     },
-    "documents": 70,
-    "bytes": 400_000,
-    "available": {"documents": 90, "bytes": 900_000},
-    "settings": {"window": 256, "stride": 128, "confidence": 0.95},
 }
 SAMPLES = [{"prompt": f"def f(a):\n    {HOSTILE}", "greedy": f" return {HOSTILE}", "sampled": " pass"}]
 
@@ -226,7 +236,7 @@ def test_an_older_run_without_memory_or_mfu(tmp_path, whole):
 def test_a_difference_within_its_interval_is_no_difference(tmp_path, whole):
     output = shutil.copytree(whole, tmp_path / "run")
     scores = json.loads(json.dumps(SCORES))
-    scores["baselines"]["xz"]["difference"] = number(0.33, -0.1, 0.6)
+    scores["bits_per_byte"]["baselines"]["xz"]["difference"] = number(0.33, -0.1, 0.6)
     (output / "evaluation" / "scores.json").write_text(json.dumps(scores))
     _, page = page_of(output)
     assert "about as many as the 2.20 of the compressor xz" in page.text

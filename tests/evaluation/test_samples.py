@@ -1,0 +1,54 @@
+"""Prompts from held-out text, and their continuations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from neolm.evaluation.config import EvaluateConfig
+from neolm.evaluation.samples import first_words, samples
+from neolm.models.decoder import Decoder
+from neolm.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Text:
+    id: str
+    text: str
+    parent: str = ""
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        (
+            "The clock strikes thirteen while the sea is calm. " * 3,
+            "The clock strikes thirteen while the sea is calm. The clock",
+        ),
+        ("\n\n  A title\n\nand a text", "A title"),
+        ("one two three", "one two"),
+        ("海" * 200, "海" * 60),
+        ("word", "wo"),
+        ("a", "a"),
+        (" \n", ""),
+    ],
+)
+def test_a_prompt_ends_at_the_end_of_a_word(text: str, prompt: str) -> None:
+    assert first_words(text) == prompt
+
+
+def test_prompts_come_from_different_documents_with_text(neo: Decoder, tokenizer: Tokenizer) -> None:
+    parts = [Text(f"book {n}", f"the sea and the clock {n}", "book") for n in range(20)]
+    others = [Text("empty", " "), Text("a", "the water of April and the sea"), Text("b", "cold day in April and more")]
+    found = samples(neo, tokenizer, EvaluateConfig(sample_tokens=4), [*parts, *others])
+    assert {row["document"] for row in found} == {"book 0", "a", "b"}
+    assert samples(neo, tokenizer, EvaluateConfig(sample_tokens=4), [*others, *parts]) == found
+    assert samples(neo, tokenizer, EvaluateConfig(sample_tokens=4, seed=3), [*parts, *others]) != found
+
+
+def test_given_prompts_are_used_as_they_are(neo: Decoder, tokenizer: Tokenizer) -> None:
+    config = EvaluateConfig(prompts=("The ", "the sea " * 60), sample_tokens=4)
+    found = samples(neo, tokenizer, config, [])
+    assert [row["prompt"] for row in found] == ["The "]  # the other does not fit the context
+    assert set(found[0]) == {"prompt", "sampled", "greedy"}
