@@ -58,7 +58,7 @@ def test_the_cost_is_measured(model: Path, tmp_path: Path) -> None:
         done = neolm("evaluate", model, "--text", text, "--output", output, "--set", "baselines=false", *more)
         assert done.returncode == 0, done.stderr
         scores.append(json.loads(output.read_text(encoding="utf-8")))
-    assert scores[1]["settings"]["quantize"] == "int8"
+    assert scores[1]["protocols"][scores[1]["loss"]["protocol"]]["quantize"] == "int8"
     plain, rounded = (score["bits_per_byte"]["value"] for score in scores)
     assert plain != rounded
     assert abs(plain - rounded) < 0.05 * plain
