@@ -16,13 +16,14 @@ from protocol import Channel, Gate
 from validation import validation_loss
 
 from neolm.core.device import Choice, choose_compile
-from neolm.data.batches import Batch, TrainingBatches
+from neolm.data.batch import Batch
+from neolm.data.batches import TrainingBatches
 from neolm.data.prefetch import Prefetcher
 from neolm.data.shards import TokenShards
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.training.loop import train
-from neolm.training.losses import causal_language_modelling
+from neolm.training.objective import CausalLanguageModelling
 from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.run import Training
 
@@ -91,7 +92,7 @@ def train_with_neolm(model: Decoder, data: Path, job: Mapping[str, Any]) -> None
     train(
         Training(
             model=model,
-            objective=causal_language_modelling,
+            objective=CausalLanguageModelling(),
             data=TrainingBatches(shards, config.sequence_length, config.batch_sizes, job["seed"]),
             validation=(),
             config=config,

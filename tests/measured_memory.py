@@ -9,8 +9,8 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from neolm.core.device import Choice
-from neolm.data.batches import Batch
+from neolm.data.batch import Batch
 from neolm.models.config import DecoderConfig, decoder_config
 from neolm.models.decoder import Decoder
 from neolm.training.loop import train
-from neolm.training.losses import causal_language_modelling
+from neolm.training.objective import CausalLanguageModelling
 from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.run import Training
 
@@ -53,12 +53,12 @@ class RandomTokens:
 
     def tokens(self, sequences: int) -> Batch:
         both = torch.randint(0, self.vocabulary, (sequences, self.config.sequence_length + 1))
-        return Batch(both[:, :-1], both[:, 1:])
+        return Batch({"input_ids": both[:, :-1], "labels": both[:, 1:]})
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: slice) -> Batch:
         return self.tokens(len(self.config.batch_sizes.examples(step)))
 
-    def documents(self, step: int, rows: slice = slice(None)) -> list[str]:
+    def documents(self, examples: Sequence[int]) -> list[str]:
         return []
 
 
@@ -69,7 +69,7 @@ def run(case: Case) -> None:
         train(
             Training(
                 model=Decoder(case.architecture).initialise(0),
-                objective=partial(causal_language_modelling, z_loss=config.z_loss),
+                objective=CausalLanguageModelling(config.z_loss),
                 data=data,
                 validation=[data.tokens(config.validation_sequences)],
                 config=config,

@@ -9,55 +9,35 @@ Shapes: B sequences, T tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from neolm.core.errors import InputError
+from neolm.data.batch import Batch
 from neolm.data.batch_sizes import BatchSizes
 from neolm.data.order import Permutation
 from neolm.data.shards import TokenShards
 
-IGNORED = -100  # a label that no loss counts
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Token ids and what follows each of them; labels of -100 count for nothing."""
-
-    inputs: Tensor  # (B, T) int64
-    labels: Tensor  # (B, T) int64
-
-    def split(self, size: int) -> list[Batch]:
-        """The batch in parts of at most `size` sequences."""
-        starts = range(0, len(self.inputs), size)
-        return [Batch(self.inputs[start : start + size], self.labels[start : start + size]) for start in starts]
-
-    def to(self, device: str) -> Batch:
-        """The batch on `device`."""
-        return Batch(self.inputs.to(device, non_blocking=True), self.labels.to(device, non_blocking=True))
-
 
 class TrainingBatches:
-    """The training split in shuffled windows of `sequence_length` tokens, as many a step as `sizes` says."""
+    """The training split in shuffled windows of `sequence_length` tokens; `sizes` gives the windows of each step."""
 
     def __init__(self, shards: TokenShards, sequence_length: int, sizes: BatchSizes, seed: int) -> None:
         self.shards, self.sequence_length, self.sizes, self.seed = shards, sequence_length, sizes, seed
         self.examples = count_windows(shards, sequence_length)
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
-        """The batch of `step`, counted from 1; `rows` selects sequences of it, as a rank of many does."""
+        """Return the batch of `step`, counted from 1, or the sequences `rows` of it, as a rank reads them."""
         return read_windows(self.shards, self._windows(step)[rows], self.sequence_length)
 
-    def documents(self, step: int, rows: slice = slice(None)) -> list[str]:
-        """Ids of the documents that the batch of `step` is made of."""
-        windows = self._windows(step)[rows]
+    def documents(self, examples: Sequence[int]) -> list[str]:
+        """Ids of the documents in windows of the stream, each once."""
         T = self.sequence_length
-        found = (self.shards.documents(int(window) * T, T + 1) for window in windows)
+        found = (self.shards.documents(window * T, T + 1) for window in examples)
         return list(dict.fromkeys(identity for ids in found for identity in ids))
 
     def _windows(self, step: int) -> NDArray[np.int64]:
@@ -78,7 +58,7 @@ class TrainingBatches:
 def validation_batches(
     shards: TokenShards, sequence_length: int, batch_size: int, limit: int | None = None
 ) -> list[Batch]:
-    """At most `limit` windows of a split, evenly spread, in order; empty if the split is shorter than one window."""
+    """Return at most `limit` windows of a split, evenly spread, in order; none if it is shorter than one window."""
     total = max(0, shards.tokens - 1) // sequence_length
     chosen = (
         np.unique(np.linspace(0, total - 1, min(limit or total, total)).astype(np.int64)) if total else np.array([])
@@ -90,25 +70,25 @@ def validation_batches(
 
 
 def count_windows(shards: TokenShards, sequence_length: int) -> int:
-    """Whole windows of `sequence_length` tokens, and one more token to predict, in the stream.
+    """Return the number of whole windows of `sequence_length` tokens, followed by a token to predict, in the stream.
 
     Raises:
-        InputError: not even one.
+        InputError: there is none.
     """
     windows = (shards.tokens - 1) // sequence_length
     if windows < 1:
         raise InputError(
             f"the corpus has {shards.tokens} tokens to train on, fewer than one sequence of {sequence_length}: "
-            "give more text, or set pretrain.sequence_length lower"
+            "add more text, or set sequence_length lower"
         )
     return windows
 
 
 def read_windows(shards: TokenShards, windows: NDArray[np.int64], sequence_length: int) -> Batch:
-    """Windows by their number in the stream, as inputs and labels (B, T)."""
+    """Read windows of the stream, given by their numbers, as `input_ids` and `labels` (B, T)."""
     T = sequence_length
     tokens = np.empty((len(windows), T + 1), dtype=np.int64)
     for row, window in enumerate(windows):
         tokens[row] = shards.read(int(window) * T, T + 1)
     both = torch.from_numpy(tokens)
-    return Batch(both[:, :-1], both[:, 1:])
+    return Batch({"input_ids": both[:, :-1], "labels": both[:, 1:]}, windows.tolist())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from neolm.data.batches import Batch
+from neolm.data.batch import Batch
 
 
 class Prefetcher:

@@ -1,4 +1,4 @@
-"""What people see of a training while it runs: the bar, the rows of `metrics.jsonl`, and what goes on trackers."""
+"""Progress bar, rows of `metrics.jsonl` and counters of a running training."""
 
 from __future__ import annotations
 
@@ -9,55 +9,65 @@ from neolm.core.device import peak_memory
 from neolm.core.energy import EnergyMeter
 from neolm.core.progress import Task, count, say
 from neolm.training.metrics import MetricsLog
-from neolm.training.run import Outcome, Training
+from neolm.training.run import Training
 from neolm.training.state import TrainingState
+from neolm.training.step import Outcome, StepResult
 
 
 class Journal:
-    """Counts steps into the progress of `state`, shows them on `bar` and writes what is due to `log`."""
+    """Counts steps in the progress of `state`, shows them on `bar` and writes rows to `log`."""
 
     def __init__(self, training: Training, state: TrainingState, bar: Task, log: MetricsLog) -> None:
         self._training, self._state, self._bar, self._log = training, state, bar, log
         self._meter, self._earlier = EnergyMeter(), state.progress.energy
         self._tokens, self._seconds = 0, 0.0  # since the last row
+        self._shown: dict[str, str] = {}
 
-    def step(self, outcome: Outcome, learning_rate: float, seconds: float) -> None:
-        """One more step is done, in `seconds`."""
+    def due(self, step: int) -> bool:
+        """Whether `step` has a row in the metrics."""
+        config = self._training.config
+        return step in (1, config.total_steps) or step % config.log_every == 0
+
+    def step(self, result: StepResult, learning_rate: float, seconds: float) -> None:
+        """Record a finished step, which took `seconds`."""
         progress = self._state.progress
         progress.step += 1
-        progress.tokens += outcome.tokens
+        progress.tokens += result.tokens
         progress.seconds += seconds
-        progress.skipped += outcome.skipped is not None
-        self._tokens += outcome.tokens
+        self._tokens += result.tokens
         self._seconds += seconds
         kwh, method = self._earlier["kwh"], self._earlier["method"]
         progress.energy = self._meter.as_json(kwh * 3.6e6 + self._meter.joules(), method)
+        outcome = result.outcome
+        if outcome is None:
+            self._bar.advance(1, **self._shown)
+            return
         speed = self._tokens / max(self._seconds, 1e-9)
         mfu = speed * self._training.flops_per_token / self._training.ceiling if self._training.ceiling else None
-        shown = {"loss": f"{outcome.loss:.3f}", "tok/s": count(speed)}
-        self._bar.advance(1, **shown, **({"MFU": f"{mfu:.0%}"} if mfu is not None else {}))
+        self._shown = {"loss": f"{outcome.loss:.3f}", "tok/s": count(speed)}
+        self._shown |= {"MFU": f"{mfu:.0%}"} if mfu is not None else {}
+        self._bar.advance(1, **self._shown)
         if outcome.skipped is not None:
+            progress.skipped += 1
             say(f"step {progress.step} skipped: {outcome.skipped}")
-        elif not self._due(progress.step):
+        elif not self.due(progress.step):
             return
         progress.last = self._row(outcome, learning_rate, speed, mfu)
         self._log.write(**progress.last)
         self._tokens, self._seconds = 0, 0.0
 
-    def validation(self, loss: float, average_loss: float | None) -> None:
-        """The validation loss after the last step, of the weights and of their average where there is one."""
+    def validation(self, means: dict[str, float], average: dict[str, float] | None) -> None:
+        """Record a validation after the last step, of the weights and of their EMA if there is one."""
         progress = self._state.progress
-        average = {} if average_loss is None else {"average_validation_loss": average_loss}
-        self._log.write(step=progress.step, validation_loss=loss, **average)
-        averaged = "" if average_loss is None else f", of the average {average_loss:.4f}"
-        say(f"step {progress.step}: validation loss {loss:.4f}{averaged}")
-
-    def _due(self, step: int) -> bool:
-        config = self._training.config
-        return step in (1, config.total_steps) or step % config.log_every == 0
+        row = {f"validation_{name}": value for name, value in means.items()}
+        row |= {f"average_validation_{name}": value for name, value in (average or {}).items()}
+        self._log.write(step=progress.step, **row)
+        averaged = "" if average is None else f", of the average {average['loss']:.4f}"
+        say(f"step {progress.step}: validation loss {means['loss']:.4f}{averaged}")
 
     def _row(self, outcome: Outcome, learning_rate: float, speed: float, mfu: float | None) -> dict[str, Any]:
         config, progress, scale = self._training.config, self._state.progress, self._state.scale
+        sequences = len(config.batch_sizes.examples(progress.step))
         return {
             "step": progress.step,
             "loss": outcome.loss,
@@ -67,8 +77,8 @@ class Journal:
             "tokens_per_second": round(speed, 1),
             "mfu": None if mfu is None else round(mfu, 4),
             "memory_bytes": peak_memory(self._training.device.value),
-            **outcome.metrics,
-            **({"batch_size": outcome.sequences} if config.batch_sizes.start else {}),
+            **{name: value for name, value in outcome.means.items() if name != "loss"},
+            **({"batch_size": sequences} if config.batch_sizes.start else {}),
             **({"loss_scale": scale.value} if scale else {}),
             **({"skipped": outcome.skipped} if outcome.skipped else {}),
         }

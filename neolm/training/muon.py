@@ -1,14 +1,15 @@
-"""Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"): momentum, made orthogonal.
+"""Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"): orthogonalised momentum.
 
-A matrix moves by the nearest semi-orthogonal matrix to its Nesterov momentum, found by five Newton-Schulz iterations
+A matrix is updated by the nearest semi-orthogonal matrix to its Nesterov momentum, found by five Newton-Schulz
+iterations
 
     X <- a X + b (X X^T) X + c (X X^T)^2 X,    X_0 = G / |G|,    (a, b, c) = (3.4445, -4.7750, 2.0315),
 
 which bring all singular values near 1. Scaled by 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, "Muon is scalable for
-LLM training", equation 4) the step has AdamW's usual size, so that AdamW's learning rates and weight decay serve.
+LLM training", equation 4) the step has AdamW's usual size, so that AdamW's learning rates and weight decay can be used.
 
-`torch.optim.Muon` is the same one matrix at a time, and always in bfloat16. Here matrices of one shape are taken
-together, and a CPU without bfloat16 units, which would emulate it, iterates in float32.
+`torch.optim.Muon` is the same, one matrix at a time and always in bfloat16. Here matrices of one shape are stacked, and
+a CPU without bfloat16 units, which would emulate it, iterates in float32.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.1, momentum: float = 0.95
     ) -> None:
+        self.found_inf: Tensor | None = None
+        """As of torch's fused AdamW: a scalar on the device; if it is 1, a step changes no matrix."""
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         assert all(p.dim() == 2 for group in self.param_groups for p in group["params"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Move every matrix that has a gradient."""
+        """Update every matrix that has a gradient."""
         assert closure is None
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
@@ -51,21 +54,27 @@ class Muon(torch.optim.Optimizer):
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         momenta = [self.state[p]["momentum_buffer"] for p in matrices]
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
-        ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov: a look at the next momentum
+        ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov
         steps = orthogonal(torch.stack(ahead))
         tensors: list[Tensor] = list(matrices)
-        torch._foreach_mul_(tensors, 1 - group["lr"] * group["weight_decay"])
+        decay = 1 - group["lr"] * group["weight_decay"]
+        if self.found_inf is None:
+            torch._foreach_mul_(tensors, decay)
+        else:
+            failed = self.found_inf > 0
+            steps = steps.masked_fill(failed, 0.0)
+            torch._foreach_mul_(tensors, torch.where(failed, 1.0, decay))
         size = 0.2 * max(matrices[0].shape) ** 0.5
         torch._foreach_add_(tensors, list(steps.to(matrices[0].dtype).unbind()), alpha=-group["lr"] * size)
 
 
 def iteration_type(device: str) -> torch.dtype:
-    """What the iterations run in: bfloat16 where `device` multiplies it, else float32."""
+    """Type of the iterations: bfloat16 where `device` multiplies it natively, else float32."""
     return getattr(torch, choose_precision("auto", device).value)  # type: ignore[no-any-return]
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About the semi-orthogonal factor of each of `matrices` (N, rows, columns); singular values of 0.5 to 1.5."""
+    """Approximate semi-orthogonal factor of each of `matrices` (N, rows, columns); singular values of 0.5 to 1.5."""
     x = matrices.to(iteration_type(str(matrices.device)))
     tall = x.shape[1] > x.shape[2]
     if tall:
@@ -78,7 +87,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def _alike(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """The parameters in groups of one shape and device, of so many elements at the most."""
+    """Group the parameters by shape and device, at most `MAX_STACKED_ELEMENTS` elements in a group."""
     groups: dict[tuple[Any, ...], list[nn.Parameter]] = {}
     for p in parameters:
         groups.setdefault((p.shape, p.device), []).append(p)

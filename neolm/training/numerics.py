@@ -1,4 +1,4 @@
-"""Switches of torch that change how numbers come out, set for one training and put back after it."""
+"""Numerical settings of torch during a training."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import torch
 
 @contextmanager
 def numerics(deterministic: bool, tf32: bool) -> Iterator[None]:
-    """Within the block, products of float32 may be rounded to TF32, or only deterministic operations run.
+    """Use only deterministic operations, or allow TF32 in float32 products, inside the `with` block.
 
-    An operation without a deterministic form then raises a RuntimeError instead of running.
+    Enter it before the first matrix product on a GPU: cuBLAS reads its workspace setting only once. An operation
+    without a deterministic implementation raises a RuntimeError.
     """
     precision, algorithms = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
     memory: Any = torch.utils.deterministic
     filled = memory.fill_uninitialized_memory
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for a fixed workspace
-        memory.fill_uninitialized_memory = False  # no operation here reads what it did not write
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
+        memory.fill_uninitialized_memory = False  # no operation here reads memory that it did not write
         torch.use_deterministic_algorithms(True)
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
@@ -30,3 +31,8 @@ def numerics(deterministic: bool, tf32: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(algorithms)
         memory.fill_uninitialized_memory = filled
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Type of sums on `device`: float64, or float32 on Apple's GPUs, which have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -30,8 +30,8 @@ from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 from neolm.training.checkpoint import Checkpoint, last_checkpoint
 from neolm.training.fit import require_fit
 from neolm.training.loop import train
-from neolm.training.losses import causal_language_modelling
 from neolm.training.numerics import numerics
+from neolm.training.objective import CausalLanguageModelling
 from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.run import Training
 from neolm.training.state import Progress, load_weights
@@ -165,7 +165,7 @@ def _prepare(
     )
     return Training(
         model=model,
-        objective=partial(causal_language_modelling, z_loss=config.z_loss),
+        objective=CausalLanguageModelling(config.z_loss),
         data=batches,
         validation=validation,
         config=config,
@@ -181,6 +181,7 @@ def _prepare(
 
 def _counts(training: Training, progress: Progress) -> dict[str, Any]:
     model = training.model
+    assert isinstance(model, Decoder)
     speed = progress.tokens / max(progress.seconds, 1e-9)
     return {
         "parameters": model.parameter_count(),

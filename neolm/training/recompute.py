@@ -1,18 +1,23 @@
-"""Activation checkpointing: a block keeps its input and computes the rest again on the way back (Chen et al. 2016).
+"""Activation checkpointing: keep the input of a block and recompute the rest in the backward pass (Chen et al. 2016).
 
-It is put around the blocks from outside; the model does not know. Dropout draws the same numbers the second time.
+The blocks are wrapped from outside; the model does not know. Dropout draws the same numbers the second time.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from neolm.models.decoder import Decoder
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a model: the members of its module list `blocks`."""
+    lists = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "blocks"]
+    return [block for blocks in lists for block in blocks.children()]
 
 
-def recompute_blocks(model: Decoder) -> None:
-    """Make each block of `model` forget its activations on the way forward."""
-    for block in model.blocks:
+def recompute_blocks(model: nn.Module) -> None:
+    """Make each block of `model` drop its activations in the forward pass."""
+    for block in blocks_of(model):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -1,76 +1,93 @@
-"""A training as THE loop takes it: what is trained on what, how, where; and what comes of one step."""
+"""The input of THE loop: model, objective, data, settings, devices and directory of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
 
 from neolm.core.device import Choice
-from neolm.data.batches import Batch
-from neolm.models.decoder import Decoder
+from neolm.data.batch import Batch
 from neolm.training.config import TrainConfig
-from neolm.training.losses import Objective
+from neolm.training.objective import Objective
+from neolm.training.passes import GradientAccumulation, Passes
+from neolm.training.precision import MixedPrecision, Precision
 from neolm.training.trackers import Tracker
+from neolm.training.world import World
 
 NOT_COMPILED = Choice("off", "as asked")
 
 
-class TrainingData(Protocol):
-    """Batches as a function of the step, and where they came from."""
+class IndexedData(Protocol):
+    """Data whose batches are a function of the step alone. A thread reads them one step ahead."""
 
-    def batch(self, step: int) -> Batch:
-        """The batch of `step`, counted from 1; called from another thread, one step ahead."""
-        ...
+    def batch(self, step: int, rows: slice) -> Batch:
+        """Return the examples `rows` of the batch of `step`, counted from 1. Called from another thread."""
 
-    def documents(self, step: int, rows: slice = ...) -> list[str]:
-        """Ids of the documents behind rows of that batch."""
-        ...
+    def documents(self, examples: Sequence[Any]) -> list[str]:
+        """Names, for an error message, of the documents behind the examples with these ids."""
+
+
+@runtime_checkable
+class RolloutData(Protocol):
+    """Data that the model itself produces, as in reinforcement learning; requested when its step begins.
+
+    A batch must be stored before it is returned, and returned again when a resumed run requests the same step: so a
+    killed run resumes bit for bit.
+    """
+
+    def rollout(self, step: int, model: nn.Module) -> Batch:
+        """Return this rank's batch of `step`. `model` has the current weights and is in evaluation mode."""
+
+    def documents(self, examples: Sequence[Any]) -> list[str]:
+        """Names, for an error message, of the documents behind the examples with these ids."""
+
+
+@dataclass(frozen=True)
+class Parallelism:
+    """The parts of the loop that a parallel plan replaces; the defaults train on one device."""
+
+    world: World = field(default_factory=World)
+    precision: Callable[[nn.Module, torch.dtype], Precision] = MixedPrecision
+    passes: Callable[[nn.Module, Objective, Precision], Passes] = GradientAccumulation
+    deferred: bool | None = None
+    """Whether losses and norms are read from the device only when they are logged; None: not on a CPU."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training: what is trained on what, how, where, and where the results go."""
+    """A training for `neolm.training.loop.train`."""
 
-    model: Decoder
+    model: nn.Module
     objective: Objective
-    data: TrainingData
+    data: IndexedData | RolloutData
     validation: Sequence[Batch]
     config: TrainConfig
     directory: Path
     device: Choice
     precision: Choice
     compile: Choice = NOT_COMPILED
+    frozen: Sequence[nn.Module] = ()
+    """Models that the objective uses, such as a reference model: moved to the device, not trained and not saved."""
+    parallelism: Parallelism = field(default_factory=Parallelism)
     flops_per_token: float = 0.0
     """FLOPs of a forward and a backward pass."""
     ceiling: float = 0.0
     """FLOP/s of this machine's matrix products, against which MFU is measured; 0: unknown."""
     trackers: Callable[[int], Sequence[Tracker]] = lambda resume_at: ()
-    """Opens what else gets the metrics, given the step that the training goes on from."""
+    """Opens the trackers, given the last step before the training starts or resumes."""
+
+    def batch(self, step: int) -> Batch:
+        """Read this rank's batch of `step` from indexed data."""
+        assert not isinstance(self.data, RolloutData)
+        examples = self.config.batch_sizes.examples(step)
+        return self.data.batch(step, self.parallelism.world.rows(len(examples)))
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints lie."""
+        """Directory of the checkpoints."""
         return self.directory / "checkpoints"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one step."""
-
-    loss: float
-    """Nats a target, mean of the step's batch."""
-    norm: float
-    """Of the gradient, over all parameters, before clipping."""
-    sequences: int
-    sequence_length: int
-    skipped: str | None
-    """Why the weights were left as they were; None where they moved."""
-    metrics: dict[str, float]
-    """Means a target of what the objective measured besides."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens read."""
-        return self.sequences * self.sequence_length

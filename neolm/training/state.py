@@ -1,30 +1,30 @@
-"""All that a later step of a training depends on, the data apart (which is a function of the step).
+"""The state of a training: all that a later step depends on, except the data, which is a function of the step.
 
-Weights, optimiser, average, random state, loss scale, the norms that spikes are judged by, and what the run knows of
-itself: each part goes into every checkpoint and comes back from it bit for bit.
+Weights, optimiser, EMA, random state, loss scale, recent gradient norms and progress: each part is in every checkpoint
+and is restored bit for bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from neolm.models.decoder import Decoder
 from neolm.training.checkpoint import Checkpoint, random_state, restore_random_state
 from neolm.training.config import TrainConfig
 from neolm.training.ema import ExponentialMovingAverage
 from neolm.training.loss_scale import LossScale
 from neolm.training.optimiser import build_optimisers, optimiser_tensors, restore_optimisers
-from neolm.training.precision import WorkingCopy
+from neolm.training.precision import MixedPrecision, Precision
 from neolm.training.spikes import SpikeFilter
 
 
 @dataclass
 class Progress:
-    """What a run knows of itself."""
+    """Counters of a run."""
 
     step: int = 0
     tokens: int = 0
@@ -35,7 +35,7 @@ class Progress:
     best_loss: float | None = None
     best_step: int | None = None
     last: dict[str, Any] = field(default_factory=dict)
-    """The last row of the metrics."""
+    """Last row of the metrics."""
 
     def state(self) -> dict[str, Any]:
         """As JSON."""
@@ -45,9 +45,15 @@ class Progress:
 class TrainingState:
     """The state of a training of `model`, whose passes run in `dtype`."""
 
-    def __init__(self, model: Decoder, config: TrainConfig, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        dtype: torch.dtype,
+        precision: Callable[[nn.Module, torch.dtype], Precision] = MixedPrecision,
+    ) -> None:
         self.model = model
-        self.weights = WorkingCopy(model, dtype)
+        self.weights = precision(model, dtype)
         self.optimisers = build_optimisers(model, config)
         self.average = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay is not None else None
         self.scale = (
@@ -59,7 +65,7 @@ class TrainingState:
         self.progress = Progress()
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors, by part and name."""
+        """Tensors by part and name."""
         parts = {
             "weights": weights_of(self.model),
             "optimiser": optimiser_tensors(self.optimisers),
@@ -70,7 +76,7 @@ class TrainingState:
         return parts
 
     def record(self) -> dict[str, Any]:
-        """All but the tensors, as JSON."""
+        """Everything but the tensors, as JSON."""
         return {
             **self.progress.state(),
             "norms": self.spikes.state(),
@@ -78,7 +84,7 @@ class TrainingState:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to what a checkpoint holds of `parts` and `record`."""
+        """Restore the parts and the record of a checkpoint."""
         load_weights(self.model, checkpoint)
         restore_optimisers(self.optimisers, checkpoint.tensors("optimiser"))
         restore_random_state(checkpoint.tensors("random"))
@@ -93,12 +99,12 @@ class TrainingState:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters by name, a tied one once."""
+    """Parameters by name, a tied one once."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, part: str = "weights") -> None:
-    """Put a checkpoint's weights, or their `average`, into `model`."""
+    """Load the weights of a checkpoint, or their `average`, into `model`."""
     tensors = checkpoint.tensors(part)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""The processes that act together: all of a torch.distributed run, or the one process that there is."""
+"""The processes of a training: all ranks of a torch.distributed run, or the only process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from neolm.core.errors import NeoLMError
@@ -20,25 +21,44 @@ class _Failure:
 
 
 class World:
-    """A process's place among those of its run, and what they agree on.
+    """Rank of this process, and what the ranks agree on in host memory; trivial without a process group.
 
-    They talk over a gloo group of their own, so that a thread may do so while another trains. With a process group,
-    every process makes one, in the same order.
+    Each instance has its own gloo group, so that a thread may use one while another trains. With a process group,
+    every process must create its instances in the same order.
     """
 
     def __init__(self) -> None:
-        together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self.number = dist.get_rank() if together else 0
-        self.count = dist.get_world_size() if together else 1
-        self._group = dist.new_group(backend="gloo") if together else None
+        distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self.number = dist.get_rank() if distributed else 0
+        self.count = dist.get_world_size() if distributed else 1
+        self._group = dist.new_group(backend="gloo") if distributed else None
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that does what is done once."""
+        """Whether this is rank 0."""
         return self.number == 0
 
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sum of each value over the ranks."""
+        if self._group is None:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total, group=self._group)
+        return total.tolist()
+
+    def agree(self, flag: bool) -> bool:
+        """Whether `flag` is true on any rank."""
+        return bool(self.sum([flag])[0])
+
+    def rows(self, size: int) -> slice:
+        """The rows of a batch of `size` examples that this rank processes."""
+        return slice(size * self.number // self.count, size * (self.number + 1) // self.count)
+
     def combine(self, own: Callable[[], T], merge: Callable[[list[T]], Sequence[R]]) -> R:
-        """What rank 0's `merge` makes of each rank's `own` for this rank. If one rank fails, all of them do."""
+        """Call `own` on every rank and `merge` on rank 0 with the results; return this rank's element of the merge.
+
+        If one rank fails, all of them raise its error.
+        """
         if self._group is None:
             return merge([own()])[0]
         mine = self._attempt(own)
@@ -58,7 +78,7 @@ class World:
         return [merged] * self.count if isinstance(merged, _Failure) else list(merged)
 
     def _attempt(self, action: Callable[[], T]) -> T | _Failure:
-        """What `action` returns or raises, in a form that travels."""
+        """Return the result of `action`, or its error in a form that can be sent."""
         try:
             return action()
         except NeoLMError as error:

@@ -7,8 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neolm.core.errors import InputError
+from neolm.data.batch import Batch
 from neolm.data.batch_sizes import BatchSizes
-from neolm.data.batches import Batch, TrainingBatches, count_windows, validation_batches
+from neolm.data.batches import TrainingBatches, count_windows, validation_batches
 from neolm.data.shards import TokenShards, shard_dtype, write_shards
 from neolm.tokenizer.tokenizer import Tokenizer, train_tokenizer
 
@@ -86,7 +87,7 @@ def shards(tokenizer: Tokenizer, tmp_path: Path) -> TokenShards:
 
 
 def rows(batch: Batch) -> list[tuple[int, ...]]:
-    return [tuple(row) for row in batch.inputs.tolist()]
+    return [tuple(row) for row in batch["input_ids"].tolist()]
 
 
 def test_an_epoch_shows_every_window_once_and_labels_are_the_next_tokens(shards: TokenShards) -> None:
@@ -95,11 +96,11 @@ def test_an_epoch_shows_every_window_once_and_labels_are_the_next_tokens(shards:
     starts = []
     for step in range(1, windows + 1):
         batch = batches.batch(step)
-        assert batch.inputs[0, 1:].tolist() == batch.labels[0, :-1].tolist()
+        assert batch["input_ids"][0, 1:].tolist() == batch["labels"][0, :-1].tolist()
         starts.append(int(batches._windows(step)[0]))
         position = starts[-1] * 16
-        assert batch.inputs[0].tolist() == shards.read(position, 16).tolist()
-        assert batch.labels[0].tolist() == shards.read(position + 1, 16).tolist()
+        assert batch["input_ids"][0].tolist() == shards.read(position, 16).tolist()
+        assert batch["labels"][0].tolist() == shards.read(position + 1, 16).tolist()
     assert sorted(starts) == list(range(windows))
 
 
@@ -132,8 +133,9 @@ def test_documents_of_a_batch(shards: TokenShards) -> None:
     expected: list[str] = []
     for window in batches._windows(7):
         expected += shards.documents(int(window) * 16, 17)
-    assert batches.documents(7) == list(dict.fromkeys(expected))
-    assert set(batches.documents(7, slice(0, 1))) <= set(batches.documents(7))
+    examples = batches.batch(7).examples
+    assert batches.documents(examples) == list(dict.fromkeys(expected))
+    assert set(batches.documents(batches.batch(7, slice(0, 1)).examples)) <= set(batches.documents(examples[:1]))
 
 
 def test_a_corpus_smaller_than_one_sequence_is_refused(shards: TokenShards) -> None:
@@ -144,7 +146,7 @@ def test_a_corpus_smaller_than_one_sequence_is_refused(shards: TokenShards) -> N
 def test_validation_is_spread_evenly_and_bounded(shards: TokenShards) -> None:
     total = count_windows(shards, 16)
     everything = validation_batches(shards, 16, batch_size=4)
-    assert sum(len(batch.inputs) for batch in everything) == total
+    assert sum(len(batch) for batch in everything) == total
     some = validation_batches(shards, 16, batch_size=4, limit=5)
-    assert [len(batch.inputs) for batch in some] == [4, 1]
+    assert [len(batch) for batch in some] == [4, 1]
     assert validation_batches(shards, 100_000, batch_size=4, limit=5) == []

@@ -19,8 +19,8 @@ from neolm.data.shards import TokenShards
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.training.loop import train
-from neolm.training.losses import causal_language_modelling
 from neolm.training.metrics import read_metrics
+from neolm.training.objective import CausalLanguageModelling
 from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.run import Training
 
@@ -78,7 +78,7 @@ def golden_run(name: str, directory: Path) -> list[float]:
     )
     run = Training(
         model=Decoder(decoder_config(family, **(settings | FAMILIES[name]))).initialise(7),
-        objective=causal_language_modelling,
+        objective=CausalLanguageModelling(),
         data=TrainingBatches(TokenShards(directory, "train", VOCABULARY), SEQUENCE, config.batch_sizes, seed=7),
         validation=[],
         config=config,

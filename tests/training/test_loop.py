@@ -6,9 +6,8 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,14 @@ import torch
 from neolm.core.device import Choice, compiler
 from neolm.core.errors import InterruptedRun, NonFiniteError
 from neolm.core.metrics import read_metrics
+from neolm.data.batch import IGNORED, Batch
 from neolm.data.batch_sizes import BatchSizes
-from neolm.data.batches import IGNORED, Batch
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.training.checkpoint import last_checkpoint
 from neolm.training.loop import train
 from neolm.training.loss_scale import LossScale
-from neolm.training.losses import Loss, causal_language_modelling
+from neolm.training.objective import CausalLanguageModelling, Term
 from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.recompute import recompute_blocks
 from neolm.training.run import Training
@@ -41,16 +40,17 @@ class Counting:
     def __init__(self, sizes: BatchSizes | None = None) -> None:
         self.sizes = sizes or BatchSizes(8)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         generator = torch.Generator().manual_seed(step)
         start = torch.randint(0, V, (len(self.sizes.examples(step)), 1), generator=generator)
         tokens = (start + torch.arange(T + 1)) % V
         labels = tokens[:, 1:].clone()
         labels[torch.rand(labels.shape, generator=generator) < 0.3] = IGNORED  # uneven counts across micro-batches
-        return Batch(tokens[:, :-1], labels)
+        tensors = {"input_ids": tokens[rows, :-1], "labels": labels[rows]}
+        return Batch(tensors, [f"{step}.{row}" for row in range(len(tokens))[rows]])
 
-    def documents(self, step: int, rows: slice = slice(None)) -> list[str]:
-        return [f"document {step}.{row}" for row in range(8)[rows]]
+    def documents(self, examples: Sequence[str]) -> list[str]:
+        return [f"document {example}" for example in examples]
 
 
 def training(directory: Path, precision: str = "float32", dropout: float = 0.1, **settings: Any) -> Training:
@@ -78,7 +78,7 @@ def training(directory: Path, precision: str = "float32", dropout: float = 0.1, 
     chosen = PretrainConfig(**(defaults | settings))
     return Training(
         model=Decoder(config).initialise(0),
-        objective=partial(causal_language_modelling, z_loss=chosen.z_loss),
+        objective=CausalLanguageModelling(chosen.z_loss),
         data=Counting(chosen.batch_sizes),
         validation=[Counting().batch(10_001), Counting().batch(10_002)],
         config=chosen,
@@ -140,16 +140,36 @@ def test_accumulation_equals_one_big_batch(tmp_path: Path, size: int) -> None:
         torch.testing.assert_close(value, weights(parts)[name], atol=2e-4, rtol=1e-3)
 
 
-def at_step(step: int, act: Callable[[], object]) -> Any:
+Terms = dict[str, Term]
+plain = CausalLanguageModelling()
+
+
+class Calling:
+    """Language modelling whose terms `call` computes."""
+
+    weights, targets = plain.weights, plain.targets
+
+    def __init__(self, call: Callable[[Decoder, Batch], Terms]) -> None:
+        self._call = call
+
+    def __call__(self, model: Decoder, batch: Batch) -> Terms:
+        return self._call(model, batch)
+
+
+def scaled(terms: Terms, factor: float, **metrics: torch.Tensor) -> Terms:
+    return {name: Term(term.total * factor, metrics) for name, term in terms.items()}
+
+
+def at_step(step: int, act: Callable[[], object]) -> Calling:
     """The objective, which calls `act` before the first pass of `step` (it counts the passes of training)."""
     passes = iter(range(1, 10**6))
 
-    def objective(model: Decoder, batch: Batch) -> Loss:
+    def objective(model: Decoder, batch: Batch) -> Terms:
         if model.training and next(passes) == step:
             act()
-        return causal_language_modelling(model, batch)
+        return plain(model, batch)
 
-    return objective
+    return Calling(objective)
 
 
 def interrupt() -> None:
@@ -233,7 +253,7 @@ def test_the_best_checkpoint_survives_a_kill_before_the_next_step_checkpoint(tmp
         train(replace(run, objective=at_step(7, kill)))
     assert {path.name for path in run.checkpoints.iterdir()} == {"best-00000004", "best-00000006", "step-00000004"}
     worse = Counting().batch(1)
-    worse = Batch(worse.inputs, (worse.inputs + V // 2) % V)  # not what the model learns
+    worse = Batch({**worse, "labels": (worse["input_ids"] + V // 2) % V})  # not what the model learns
     progress = train(replace(training(tmp_path, dropout=0.0, validate_every=2), validation=[worse]))
     best = last_checkpoint(run.checkpoints, "best")
     assert best is not None
@@ -269,20 +289,19 @@ def test_a_nan_is_reported_with_step_documents_and_layer(tmp_path: Path) -> None
 
 
 def test_a_gradient_that_overflows_is_reported(tmp_path: Path) -> None:
-    def exploding(model: Decoder, batch: Batch) -> Any:
-        loss = causal_language_modelling(model, batch)
-        return replace(loss, total=loss.total * 1e38)
+    def exploding(model: Decoder, batch: Batch) -> Terms:
+        return scaled(plain(model, batch), 1e38)
 
     run = training(tmp_path)
     with pytest.raises(NonFiniteError, match=r"step 1: .*(gradient of|output of layer|loss itself)"):
-        train(replace(run, objective=exploding))
+        train(replace(run, objective=Calling(exploding)))
 
 
 def test_every_target_masked_is_a_step_of_zero_weight(tmp_path: Path) -> None:
     class Masked(Counting):
-        def batch(self, step: int) -> Batch:
-            batch = super().batch(step)
-            return Batch(batch.inputs, torch.full_like(batch.labels, IGNORED))
+        def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+            batch = super().batch(step, rows)
+            return Batch({**batch, "labels": torch.full_like(batch["labels"], IGNORED)})
 
     run = replace(training(tmp_path, steps=1, weight_decay=0.0), data=Masked(), validation=[])
     before = weights(run)
@@ -307,11 +326,11 @@ def test_float16_finds_a_scale_and_learns(tmp_path: Path) -> None:
 
 
 def test_an_overflow_at_the_lowest_scale_is_an_error(tmp_path: Path) -> None:
-    def exploding(model: Decoder, batch: Batch) -> Loss:
-        loss = causal_language_modelling(model, batch)
-        return replace(loss, total=loss.total * 1e30, reported=loss.total)
+    def exploding(model: Decoder, batch: Batch) -> Terms:
+        terms = plain(model, batch)
+        return scaled(terms, 1e30, loss=terms["next_token"].total)
 
-    run = replace(training(tmp_path, "float16", loss_scale=4.0, loss_scale_hysteresis=1), objective=exploding)
+    run = replace(training(tmp_path, "float16", loss_scale=4.0, loss_scale_hysteresis=1), objective=Calling(exploding))
     with pytest.raises(NonFiniteError, match="step 3: "):
         train(run)
 
@@ -333,15 +352,15 @@ def test_the_loss_scale_against_numbers_by_hand() -> None:
 def test_a_spike_is_skipped_and_logged(tmp_path: Path) -> None:
     seen: list[dict[str, torch.Tensor]] = []
 
-    def spiking(model: Decoder, batch: Batch) -> Loss:
-        loss = causal_language_modelling(model, batch)
+    def spiking(model: Decoder, batch: Batch) -> Terms:
+        terms = plain(model, batch)
         if not model.training:
-            return loss
+            return terms
         seen.append({name: p.detach().clone() for name, p in model.named_parameters()})
-        return replace(loss, total=loss.total * 100, reported=loss.total) if len(seen) == 20 else loss
+        return scaled(terms, 100, loss=terms["next_token"].total) if len(seen) == 20 else terms
 
     run = training(tmp_path, steps=22, skip_spikes=5.0, log_every=100)
-    progress = train(replace(run, objective=spiking))
+    progress = train(replace(run, objective=Calling(spiking)))
     (row,) = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "skipped" in row]
     assert row["step"] == 20
     assert re.match(r"gradient norm \S+ is beyond 5 times the median of \S+", row["skipped"])
@@ -364,12 +383,12 @@ def test_the_average_is_measured_and_kept(tmp_path: Path) -> None:
     run = training(tmp_path, steps=6, ema_decay=0.5, validate_every=6, dropout=0.0)
     states: list[dict[str, torch.Tensor]] = []
 
-    def remembering(model: Decoder, batch: Batch) -> Loss:
+    def remembering(model: Decoder, batch: Batch) -> Terms:
         if model.training:
             states.append(weights(run))
-        return causal_language_modelling(model, batch)
+        return plain(model, batch)
 
-    train(replace(run, objective=remembering))
+    train(replace(run, objective=Calling(remembering)))
     states.append(weights(run))
     average = states[0]
     for step, state in enumerate(states[1:], start=1):
@@ -381,8 +400,8 @@ def test_the_average_is_measured_and_kept(tmp_path: Path) -> None:
         torch.testing.assert_close(value, average[name], atol=1e-6, rtol=1e-5)
     model = Decoder(run.model.config)
     load_weights(model, found, "average")
-    measured = [causal_language_modelling(model.eval(), batch) for batch in run.validation]
-    expected = sum(m.value.item() for m in measured) / sum(int(m.count) for m in measured)
+    total = sum(plain(model.eval(), batch)["next_token"].total.item() for batch in run.validation)
+    expected = total / sum(plain.targets(batch)["next_token"] for batch in run.validation)
     (row,) = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "validation_loss" in row]
     assert row["average_validation_loss"] == pytest.approx(expected, abs=1e-5)
     assert row["average_validation_loss"] != row["validation_loss"]
@@ -421,7 +440,7 @@ def test_recomputing_keeps_less(tmp_path: Path) -> None:
         if recompute:
             recompute_blocks(run.model)
         with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.nbytes) or x, lambda x: x):
-            causal_language_modelling(run.model, Counting().batch(1))
+            plain(run.model, Counting().batch(1))
         return sum(sizes)
 
     assert kept(True) < kept(False) / 4
@@ -467,15 +486,15 @@ def test_switches_of_torch_are_put_back(tmp_path: Path) -> None:
 
 def test_a_slow_disk_is_read_while_a_step_is_computed(tmp_path: Path) -> None:
     class Slow(Counting):
-        def batch(self, step: int) -> Batch:
+        def batch(self, step: int, rows: slice = slice(None)) -> Batch:
             time.sleep(0.05)
-            return super().batch(step)
+            return super().batch(step, rows)
 
-    def slow(model: Decoder, batch: Batch) -> Loss:
+    def slow(model: Decoder, batch: Batch) -> Terms:
         time.sleep(0.06)
-        return causal_language_modelling(model, batch)
+        return plain(model, batch)
 
-    progress = train(replace(training(tmp_path, steps=10), data=Slow(), objective=slow, validation=[]))
+    progress = train(replace(training(tmp_path, steps=10), data=Slow(), objective=Calling(slow), validation=[]))
     assert 0.04 < progress.data_seconds < 0.25  # the first batch, not ten
 
 

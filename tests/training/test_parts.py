@@ -20,7 +20,7 @@ from neolm.training import precision
 from neolm.training.config import TrainConfig
 from neolm.training.metrics import MetricsLog
 from neolm.training.optimiser import build_optimisers, kind_of_parameter, optimiser_tensors, restore_optimisers
-from neolm.training.precision import WorkingCopy
+from neolm.training.precision import MixedPrecision
 from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.schedule import LearningRate
 
@@ -124,7 +124,7 @@ def test_gradients_are_divided_by_the_count_and_clipped_to_the_global_norm(
 ) -> None:
     monkeypatch.setattr(precision, "MAX_BUCKET_ELEMENTS", together)
     for clip in (None, 0.5, 1e9):
-        weights = WorkingCopy(tiny(), dtype)
+        weights = MixedPrecision(tiny(), dtype)
         weights.refresh()
         for _ in range(parts):  # each with a gradient of one everywhere
             sum(p.sum() for p in weights.working.parameters()).backward()
@@ -147,7 +147,7 @@ def test_gradients_are_divided_by_the_count_and_clipped_to_the_global_norm(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gradients_of_micro_batches_are_added_in_float32(dtype: torch.dtype) -> None:
-    weights = WorkingCopy(tiny(), dtype)
+    weights = MixedPrecision(tiny(), dtype)
     weights.refresh()
     for value in (2048.0, *[1.0] * 8):  # 2049 is a number of neither type
         for parameter in weights.working.parameters():
@@ -167,7 +167,7 @@ def test_an_update_in_parts_is_the_same_update(
     results = []
     for together in (1, 2**26):
         monkeypatch.setattr(precision, "MAX_BUCKET_ELEMENTS", together)
-        weights = WorkingCopy(tiny(), dtype)
+        weights = MixedPrecision(tiny(), dtype)
         optimisers = build_optimisers(weights.model, PretrainConfig(steps=1, optimiser=optimiser))
         for seed in range(3):
             weights.refresh()
