@@ -167,12 +167,12 @@ class CheckpointWriter:
                 discard(final)
             partial.rename(final)
             sync_directory(self._root)
-            self._prune()
+            self._prune(final.name.rpartition("-")[0])
         return [None] * len(digests)
 
-    def _prune(self) -> None:
+    def _prune(self, kind: str) -> None:
         """Remove old checkpoints. A run that resumes from a step checkpoint needs the best one that it names."""
-        for directory in named_checkpoints(self._root, "step")[: -self._keep]:
+        for directory in named_checkpoints(self._root, "step")[: -self._keep] if kind == "step" else ():
             if self._keep_every is None or step_of(directory) % self._keep_every:
                 discard(directory)
         needed = {best_step_of(directory) for directory in named_checkpoints(self._root, "step")}
