@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ from typing import Annotated
 
 import typer
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, or a hub id.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A .yaml file or a built-in recipe: see `neolm config recipes`.")
+]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of the recipe.")
+]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, a run, or a hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Draft = Annotated[
-    str | None, typer.Option(help="Guess ahead, for the same text sooner: lookup, or a small model like MODEL's.")
+    str | None, typer.Option(help="Speculative decoding: lookup, or a smaller model with the same vocabulary.")
 ]
-Quantize = Annotated[str | None, typer.Option(help="int8 or int4: round the weights as they are read.")]
-Offload = Annotated[str | None, typer.Option(help="disk: leave the weights there; for models larger than memory.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as stored if not given.")]
+Quantize = Annotated[str | None, typer.Option(help="int8 or int4: round the weights while they are loaded.")]
+Offload = Annotated[
+    str | None, typer.Option(help="disk: read the weights from disk as needed, for models larger than the memory.")
+]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")]

@@ -31,7 +31,9 @@ def imported(node: ast.AST) -> set[str]:
 
 
 def imports_of(folder: Path) -> set[str]:
-    return set().union(*(imported(ast.parse(path.read_text(encoding="utf-8"))) for path in folder.rglob("*.py")))
+    """The modules that a folder imports; commands.py belongs to the command line and may import anything."""
+    files = [path for path in folder.rglob("*.py") if path.name != "commands.py"]
+    return set().union(*(imported(ast.parse(path.read_text(encoding="utf-8"))) for path in files))
 
 
 def test_the_table_of_rooms_is_what_the_code_imports() -> None:

@@ -43,7 +43,8 @@ def choose_device(request: str = "auto") -> Choice:
     if request == "auto":
         if torch.cuda.is_available():
             return Choice("cuda", torch.cuda.get_device_name())
-        return Choice("cpu", f"no GPU found; {torch.get_num_threads()} threads")
+        threads = torch.get_num_threads()
+        return Choice("cpu", f"no GPU found; {threads} thread{'s' if threads > 1 else ''}")
     try:
         device = torch.device(request)
         torch.empty(1, device=device)

@@ -137,11 +137,12 @@ def table(rows: list[tuple[Any, ...]]) -> str:
 
 
 def wide_table(rows: list[tuple[str, ...]]) -> str:
-    """A table whose last column wraps to the terminal."""
+    """A table whose last column wraps to the width of the terminal; without a terminal it does not wrap."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     widths = [min(width, 44) for width in widths]
     indent = sum(widths) + 2 * len(widths)
-    room = max(30, shutil.get_terminal_size((160, 24)).columns - indent)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    room = max(30, columns - indent)
     lines = []
     for row in rows:
         start = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + "  "

@@ -1,0 +1,148 @@
+"""Commands that work on whole runs and recipes: run, corpus build, tokenizer train, pretrain, show, import, export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from neolm.core.errors import InputError
+from neolm.options import Dtype, ModelArgument, OverridesArgument, Quantize, RecipeArgument
+
+
+def run(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+    """Run a recipe: from raw text to a report."""
+    output = _run(recipe, overrides)
+    print(output / "report.html" if (output / "report.html").exists() else output)
+
+
+def corpus_build(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+    """Build the documents of a recipe."""
+    print(_run(recipe, overrides, "corpus") / "corpus")
+
+
+def tokenizer_train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+    """Train the tokenizer of a recipe, after its corpus."""
+    print(_run(recipe, overrides, "tokenizer") / "tokenizer")
+
+
+def pretrain(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes; start nothing.")] = False,
+    accelerator: Annotated[
+        str | None, typer.Option(help="Dry run: v100, a100, h100 or h200; this machine if not given.")
+    ] = None,
+    devices: Annotated[int | None, typer.Option(help="Dry run: how many of them; 1 if not given.")] = None,
+    mfu: Annotated[float | None, typer.Option(help="Dry run: share of the peak that is reached; 0.4.")] = None,
+    device_tflops: Annotated[float | None, typer.Option(help="Dry run: peak of one, in TFLOP/s.")] = None,
+    watts: Annotated[float | None, typer.Option(help="Dry run: mean power of one, with its share of the host.")] = None,
+    pue: Annotated[float | None, typer.Option(help="Dry run: the site's energy over its computers'; 1.1.")] = None,
+    grid_intensity: Annotated[float | None, typer.Option(help="Dry run: kg CO2e a kWh; 0.429.")] = None,
+) -> None:
+    """Train a recipe's model, or resume its training.
+
+    Corpus and tokenizer are made first if need be; an unfinished run goes on by itself.
+    """
+    planned = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "mfu": mfu,
+        "device_tflops": device_tflops,
+        "watts": watts,
+        "pue": pue,
+        "grid_intensity": grid_intensity,
+    }
+    if dry_run:
+        from neolm.core.progress import table
+        from neolm.dry_run import dry_run as plan
+        from neolm.training.plan import assumptions
+
+        print(table(plan(recipe, overrides or [], assumptions(**planned))))
+        return
+    for key, value in planned.items():
+        if value is not None:
+            raise InputError(f"--{key.replace('_', '-')}: it says what to plan with; give it with --dry-run")
+    print(_run(recipe, overrides, "model") / "model")
+
+
+def _run(recipe: str, overrides: list[str] | None, until: str | None = None) -> Path:
+    from neolm.pipeline import run as run_recipe
+
+    return run_recipe(recipe, overrides or [], until)
+
+
+def import_model(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A Hugging Face directory, or a hub id.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The directory to write.")],
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+) -> None:
+    """Import a published GPT-2, GPT-Neo or GPT-NeoX.
+
+    The result is a model directory with tokenizer and manifest.
+    """
+    from neolm.exchange import import_directory
+
+    print(import_directory(source, target, dtype, quantize))
+
+
+def export_model(
+    model: ModelArgument,
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The directory to write.")],
+    to: Annotated[
+        Literal["hf", "gguf"],
+        typer.Option(help="hf: a Hugging Face directory with safetensors; gguf: one file for llama.cpp."),
+    ] = "hf",
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+) -> None:
+    """Write a model for other software."""
+    from neolm.exchange import export_directory
+
+    print(export_directory(model, target, dtype, quantize, to))
+
+
+def show(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or the directory of one of its stages.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its recorded digest.")] = False,
+) -> None:
+    """Print what a directory was built from, back to the raw text."""
+    from neolm.show import show as describe
+
+    print(describe(directory, verify))
+
+
+def config(
+    command: Annotated[str, typer.Argument(help="A section such as pretrain, run (all), presets or recipes.")] = "run",
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")] = False,
+) -> None:
+    """Print every setting with its type, default and meaning.
+
+    `neolm config presets` prints the published models, `neolm config recipes` the built-in recipes.
+    """
+    from neolm.core.progress import table, wide_table
+    from neolm.describe import presets_table, recipes_table, section_settings
+
+    if schema:
+        from neolm.recipe import Recipe
+
+        print(json.dumps(Recipe.model_json_schema(), indent=2))
+    elif command in ("presets", "recipes"):
+        print(table(presets_table() if command == "presets" else recipes_table()))
+    else:
+        rows = [(s.key, s.type, s.default, s.unit, s.meaning) for s in section_settings(command)]
+        print(wide_table([("KEY", "TYPE", "DEFAULT", "UNIT", "MEANING"), *rows]))
+
+
+def doctor() -> None:
+    """Print what this machine can do.
+
+    What NeoLM will use on it, with reasons, and what is missing.
+    """
+    from neolm.core.progress import table
+    from neolm.describe import machine_report
+
+    print(table(machine_report()))

@@ -1,0 +1,34 @@
+"""The command `neolm evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neolm.options import ModelArgument, Quantize
+
+
+def evaluate(
+    model: ModelArgument,
+    text: Annotated[
+        str | None, typer.Option(help="A file or folder to measure on; default: the held-out text of the model's run.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Settings of `neolm config evaluate`.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the scores to this JSON file.")] = None,
+    quantize: Quantize = None,
+) -> None:
+    """Measure a model.
+
+    Loss, token and word perplexity and bits per byte, with intervals, next to compressors.
+    """
+    from neolm.evaluation.command import evaluate_model
+
+    scores = evaluate_model(model, text, settings or [], quantize)
+    if output is not None:
+        from neolm.core.files import write_json
+
+        write_json(output, scores)
