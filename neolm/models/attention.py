@@ -1,8 +1,9 @@
 """Causal attention, global or in a sliding window, through `scaled_dot_product_attention`.
 
-Global: softmax(scale * Q K^T) V under a causal mask (Vaswani et al. 2017, equation 1). Local (GPT-Neo): query i sees
-keys i-window+1 ... i. A local layer does work in proportion to its window, by `block_attention`, as all layers do in
-bfloat16 on a CPU; on a GPU, where the model is compiled, it is FlexAttention with a block mask (Dong et al. 2024).
+Global: softmax(scale * Q K^T) V under a causal mask (Vaswani et al. 2017, equation 1). Local (GPT-Neo): query i attends
+to keys i-window+1 ... i, so the work is proportional to the window. Local layers are computed by `block_attention`, as
+are all layers in bfloat16 on a CPU, or by FlexAttention with a block mask (Dong et al. 2024) in models compiled for
+a GPU.
 
 Shapes: B batch, T time (queries), S keys, H heads, D head size, C channels.
 """
@@ -18,28 +19,29 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from neolm.models.block_attention import block_attention
 from neolm.models.config import DecoderConfig
+from neolm.models.visibility import CAUSAL, Visibility
 
 
 class KeyValueCache(Protocol):
-    """What attention asks of a cache; `neolm.generation.cache` has the real one."""
+    """Interface of a cache to attention; `neolm.generation.model_runner.CachedStep` implements it."""
 
     def update(
         self, layer: int, keys: Tensor, values: Tensor, window: int | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store new keys and values (B, H, T, D) of `layer`, whose queries see `window` tokens (None: all).
+        """Store new keys and values (B, H, T, D) of `layer`, whose queries attend to `window` tokens (None: all).
 
-        Returns the keys and values to attend to (B, H, S, D) and which of them each query may see (B or 1, 1, T, S);
-        None instead of the mask: attend within the new keys, as without a cache, or, for a single query, to all keys.
-        A cache may keep a wider type than the model computes in; attention then runs in the cache's type.
+        Returns the keys and values to attend to (B, H, S, D) and the mask of those that each query attends to (B or 1,
+        1, T, S). A mask of None means attention within the new keys, as without a cache; a single query then attends to
+        all keys. The cache's type may be wider than the model's; attention is then computed in it.
         """
         ...
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float, dropout: float = 0.0) -> Tensor:
-    """Causal attention of T queries to the T keys at the same positions, all (B, H, T, D); one query sees every key."""
+    """Causal attention of T queries to the T keys at the same positions, all (B, H, T, D); one query sees all keys."""
     T = q.shape[2]
     if window is not None and window >= T:
-        window = None  # it hides nothing
+        window = None  # it masks nothing
     if window is not None and _flex_pays(q) and not dropout:
         return _attend_by_flex(q, k, v, window, scale)
     if window is not None or (T > 1 and q.dtype == torch.bfloat16 and q.device.type == "cpu"):
@@ -52,7 +54,7 @@ def _flex_pays(q: Tensor) -> bool:
 
 
 def _attend_by_flex(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
-    """Sliding-window attention in one kernel, which skips blocks that no query sees; worth it compiled only."""
+    """Sliding-window attention in one kernel, which skips blocks that are masked as a whole; slow unless compiled."""
 
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query - key < window)
@@ -60,21 +62,6 @@ def _attend_by_flex(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) 
     T = q.shape[2]
     mask = create_block_mask(visible, None, None, T, T, device=str(q.device))
     return flex_attention(q, k, v, block_mask=mask, scale=scale)
-
-
-def causal_mask(attention_mask: Tensor, window: int | None) -> Tensor:
-    """Which keys each query may see in a padded batch: not later, not padding, not beyond the window.
-
-    `attention_mask` (B, T) is true or 1 for real tokens, false or 0 for padding on either side. Returns (B, 1, T, T).
-    """
-    T = attention_mask.shape[1]
-    position = torch.arange(T, device=attention_mask.device)
-    distance = position.unsqueeze(1) - position.unsqueeze(0)  # query minus key  # (T, T)
-    visible = distance >= 0
-    if window is not None:
-        visible &= distance < window
-    # A padding query sees itself, so that no row of the softmax is empty.
-    return (visible & attention_mask.bool()[:, None, None, :]) | (distance == 0)
 
 
 def rotary_table(positions: Tensor, size: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -114,22 +101,22 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         angles: tuple[Tensor, Tensor] | None = None,
-        attention_mask: Tensor | None = None,
+        visibility: Visibility = CAUSAL,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """Attend within x (B, T, C), or to a cache; `angles` are the rotary tables of x's positions."""
+        """Attention within x (B, T, C), or to a cache; `angles` are the rotary tables of x's positions."""
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         dtype = v.dtype
         if angles is not None:
             q, k = rotate(q, *angles), rotate(k, *angles)
         dropout = self.dropout if self.training else 0.0
-        visible = None if attention_mask is None else causal_mask(attention_mask, self.window)
+        mask = visibility.masks.get(self.window)
         if cache is not None:
-            k, v, visible = cache.update(self.layer, k, v, self.window)
+            k, v, mask = cache.update(self.layer, k, v, self.window)
             q = q.to(k.dtype)
-        if visible is None:
+        if mask is None:
             y = attend(q, k, v, self.window, self.scale, dropout)
         else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=self.scale, dropout_p=dropout)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale, dropout_p=dropout)
         return self.output(y.transpose(1, 2).reshape(B, T, C).to(dtype))  # type: ignore[no-any-return]  # (B, T, C)

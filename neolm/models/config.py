@@ -104,7 +104,12 @@ class DecoderConfig(Config):
     @property
     def has_local_layers(self) -> bool:
         """Whether any block attends within a window only."""
-        return any(self.window(layer) is not None for layer in range(self.num_layers))
+        return self.windows != {None}
+
+    @property
+    def windows(self) -> set[int | None]:
+        """The different windows of the blocks; None stands for global attention."""
+        return {self.window(layer) for layer in range(self.num_layers)}
 
     @property
     def has_standard_scale(self) -> bool:

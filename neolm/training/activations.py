@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from neolm.models.block import ACTIVATIONS
 from neolm.models.block_attention import blocks, keeps_weights
 from neolm.models.config import DecoderConfig
-from neolm.models.decoder import ACTIVATIONS
 from neolm.models.gelu import CHUNK, gelu_tanh
 
 # Tensors of the MLP's width that a block keeps (what the non-linearity's derivative needs, and what it gave), and how

@@ -10,10 +10,12 @@ import torch
 from torch.nn import functional as F
 
 from neolm.core.errors import InputError
-from neolm.models.attention import attend, causal_mask
+from neolm.models import visibility
+from neolm.models.attention import attend
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.models.presets import PRESETS, preset
+from neolm.models.visibility import causal_mask
 
 FAMILIES = ["gpt2", "gpt3", "gpt-neo", "gpt-neox"]
 # Parameters without embeddings and head, computed from the published code on `meta`.
@@ -132,6 +134,36 @@ def test_padding_rows_are_finite_and_batches_do_not_mix(family):
         alone = model(ids[:1, 7:])
     assert torch.isfinite(logits).all()
     torch.testing.assert_close(logits[0, 7:], alone[0], rtol=0, atol=1e-4)
+
+
+def test_the_layers_share_the_masks_of_a_padded_batch(monkeypatch):
+    model, ids = make("gpt-neo", num_layers=6), ids_of(2, 9)
+    windows = []
+    monkeypatch.setattr(
+        visibility, "causal_mask", lambda mask, window: windows.append(window) or causal_mask(mask, window)
+    )
+    model(ids, torch.ones_like(ids))
+    assert sorted(windows, key=str) == [5, None]
+
+
+class NoCache:
+    def update(self, layer, keys, values, window):
+        raise AssertionError("the arguments are checked first")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"attention_mask": torch.ones(2, 3)}, {}, {"attention_mask": torch.ones(2, 3), "positions": torch.arange(3)}],
+)
+def test_a_cache_with_a_mask_or_without_positions_is_refused(arguments):
+    with pytest.raises(ValueError, match="cache: give the positions of the new tokens and no attention_mask"):
+        make("gpt2")(ids_of(2, 3), cache=NoCache(), **arguments)
+
+
+def test_repr_is_one_short_line():
+    assert repr(make("gpt-neo").bfloat16()) == (
+        "Decoder(gpt-neo, 3 layers, 32 channels, 4 heads, vocabulary 40, context 24, 39,936 parameters, bfloat16, cpu)"
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

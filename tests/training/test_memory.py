@@ -8,8 +8,9 @@ import torch
 from measured_memory import Case, resident_peak, tensor_peak
 
 from neolm.models.attention import rotary_table
+from neolm.models.block import Block
 from neolm.models.config import decoder_config
-from neolm.models.decoder import Block, count_parameters
+from neolm.models.decoder import count_parameters
 from neolm.models.presets import PRESETS, preset
 from neolm.training.activations import Passes, block_activations
 from neolm.training.memory import host_memory, moments, peak, state_memory

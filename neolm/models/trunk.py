@@ -1,0 +1,95 @@
+"""What all models share: embeddings, positions, blocks and a final norm, from token ids to hidden states.
+
+Shapes: B batch, T time, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neolm.models.attention import KeyValueCache, rotary_table
+from neolm.models.block import Block
+from neolm.models.config import DecoderConfig
+from neolm.models.families import FAMILIES
+from neolm.models.visibility import Visibility
+
+
+class Trunk(nn.Module):
+    """A model without its head. It has random weights; `initialise` draws those that the family documents."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        learned = config.position_embedding == "learned"
+        self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        visibility: Visibility,
+        positions: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Final hidden states (B, T, C) of `input_ids` (B, T).
+
+        Args:
+            input_ids: Token ids.
+            visibility: Which tokens attend to which.
+            positions: (T) or (B, T), each token's position; None: 0, 1, ... from the left.
+            cache: Keys and values of earlier tokens.
+        """
+        if positions is None:
+            positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        x = self.embedding(input_ids)  # (B, T, C)
+        angles = None
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        else:
+            angles = rotary_table(positions, self.config.rotary_size, self.config.rotary_base, x.dtype)
+        x = F.dropout(x, self.config.embedding_dropout, self.training)
+        for block in self.blocks:
+            x = block(x, angles, visibility, cache)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> Self:
+        """Draw new weights from `seed`, from the family's distributions; biases are 0, norms 1. Returns self."""
+        scales = FAMILIES[self.config.family].initialisation(self.config)
+        special = {
+            "positions": scales.positions,
+            "attention.output": scales.attention_output,
+            "mlp.contract": scales.mlp_output,
+        }
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.dim() == 1:
+                parameter.fill_(1.0)
+            else:
+                scale = next((value for key, value in special.items() if f"{key}." in name), scales.weights)
+                # Drawn on the CPU in fp32, so that every device and precision starts from the same numbers.
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Device that the model computes on."""
+        return self.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the activations, and of the weights unless they are quantised."""
+        return self.norm.weight.dtype
+
+    def parameter_count(self, embeddings: bool = True) -> int:
+        """Number of parameters, a tied head counted once; without `embeddings`, of blocks and final norm only."""
+        parts: nn.Module = self if embeddings else nn.ModuleList([self.blocks, self.norm])
+        return sum(p.numel() for p in parts.parameters())
