@@ -30,7 +30,7 @@ from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.models.hf import hf_config
 from neolm.serving.engine import Engine
-from neolm.serving.request import Ended, Event
+from neolm.serving.request import Event, Finished
 
 DEVICE = "cuda"
 Generate = Callable[[list[list[int]], int], float]
@@ -157,12 +157,12 @@ def peer(shape: Shape, ours: Decoder) -> Generate:
 
 def serve(model: Decoder, shape: Shape, streams: int, tokens: int = 64) -> float:
     """Tokens a second that the engine writes for many."""
-    engine = Engine(model, memory=8 * 2**30, most=64)
+    engine = Engine(model, memory=8 * 2**30, max_running=64)
     source = random.Random(2)
     written = [0]
 
     def count(event: Event) -> None:
-        written[0] += not isinstance(event, Ended)
+        written[0] += not isinstance(event, Finished)
 
     for _ in range(streams):
         prompt = source.choices(range(shape.vocab_size - 1), k=source.randrange(16, 256))

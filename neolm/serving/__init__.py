@@ -1,1 +1,1 @@
-"""One model, many who ask: the engine that decodes for all of them together."""
+"""Serving: an engine that decodes many requests together, and the HTTP server that uses it."""

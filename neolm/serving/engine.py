@@ -1,21 +1,21 @@
-"""One model that writes for many at once: continuous batching (Yu et al. 2022) over paged keys and values.
+"""Continuous batching (Yu et al. 2022) over a paged KV cache: one model decodes many requests at once.
 
     with Engine(model, eos_token_id=..., vocab_size=...) as engine:
         listener = Listener()
         request = engine.submit([1, 2, 3], config, listener)
-        for token in listener: ...
+        for token_id in listener: ...
 
-A text gets the tokens that it gets alone with the same seed. On a CPU that holds bit by bit, since no sum depends on
-who else is served, but for one thing: a beginning that others have read, or that was written, is not read again, and
-may differ in the last bit from what reading it in one's own pieces gives. `strict` shares only what is the same bits;
-on a GPU it reads each text by itself.
+With the same seed, a request gets the same tokens as when it is served alone. On a CPU this holds bit by bit, since no
+sum depends on the other requests, with one exception: a prefix found in the cache is not computed again, and may differ
+in the last bit from computing it in this request's own chunks. With `strict` only prefixes with equal bits are shared;
+on a GPU `strict` also computes each request alone.
 
-What it leaves out: several models, text (`neolm.generation.text` makes it of tokens), speculation.
+Not included: several models (see `neolm.serving.server.model_pool`), text (see `neolm.generation.text`), speculative
+decoding.
 """
 
 from __future__ import annotations
 
-import random
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,20 +25,30 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from neolm.core.errors import InputError, NeoLMError, NonFiniteError
+from neolm.core.errors import InputError, NeoLMError
 from neolm.generation.batch import check_logit_bias, check_prompts
 from neolm.generation.config import GenerationConfig
 from neolm.generation.kv_cache import KVCache, Span, block_bytes, blocks_for, kv_cache_dtype
 from neolm.generation.model_runner import model_runner_for
-from neolm.generation.sampling import apply_penalties, has_penalties, prompt_generators, sample
+from neolm.generation.sampling import prompt_generators
+from neolm.kernels.attention import BLOCK_SIZE
 from neolm.models.decoder import Decoder
-from neolm.serving.page_keeper import PageKeeper
-from neolm.serving.request import Ended, Event, RefusedError, Request, Scored, Token, total_tokens
+from neolm.serving.block_manager import BlockManager
+from neolm.serving.request import (
+    EngineClosedError,
+    Event,
+    Finished,
+    PromptLogprobs,
+    QueueFullError,
+    Request,
+    Token,
+)
+from neolm.serving.sampler import sample_tokens, with_logprobs
 from neolm.serving.scheduler import Scheduler
 
 
 class Engine:
-    """Decodes for many requests; `submit` from any thread, `step` from one, or let `start` do that."""
+    """Decodes many requests. Call `submit` from any thread; call `step` from one thread, or let `start` do it."""
 
     def __init__(
         self,
@@ -46,221 +56,211 @@ class Engine:
         eos_token_id: int | None = None,
         vocab_size: int | None = None,
         memory: int = 2**30,
-        most: int = 64,
-        queue: int = 1024,
-        chunk: int | None = None,
+        max_running: int = 64,
+        max_waiting: int = 1024,
+        chunk_size: int | None = None,
         strict: bool = False,
     ) -> None:
-        """Take the memory for keys and values; on a CPU it is used as texts grow.
+        """Allocate the KV cache; on a CPU, memory is used only as it is written to.
 
         Args:
             model: The decoder.
-            eos_token_id: Ends a text, unless its config ignores it.
-            vocab_size: Only ids below it are chosen.
-            memory: Bytes for keys and values.
-            most: Texts that are read or written at a time; others wait.
-            queue: Requests that may wait; more are refused.
-            chunk: Tokens of prompts that are read between two tokens of those who write; a multiple of 16.
-            strict: The same bits under any load, at the price of what sharing saves.
+            eos_token_id: The token that ends a text, unless the request's config ignores it.
+            vocab_size: Only token ids below this are sampled.
+            memory: Bytes for the KV cache.
+            max_running: Requests that are prefilled or decoded at a time; the others wait.
+            max_waiting: Requests that may wait; further ones are refused.
+            chunk_size: Prompt tokens computed between two decoding steps; a multiple of 16.
+            strict: The same bits under any load, with less sharing of prefixes.
 
         Raises:
-            InputError: the memory does not hold one text as long as the context.
+            InputError: the memory is too small for one text as long as the context.
         """
         self.model, self.eos_token_id = model, eos_token_id
         self.vocab_size = vocab_size or model.config.vocab_size
-        self.context, self._queue, self.strict = model.config.max_position_embeddings, queue, strict
-        self.reader = model_runner_for(model)
+        self.context, self.strict = model.config.max_position_embeddings, strict
         dtype = kv_cache_dtype(model)
-        each, count = block_bytes(model.config, dtype), memory // block_bytes(model.config, dtype)
-        if count < blocks_for(self.context):
+        per_block = block_bytes(model.config, dtype)
+        num_blocks = memory // per_block
+        if num_blocks < blocks_for(self.context):
             raise InputError(
-                f"memory: {memory / 2**20:,.0f} MiB hold {count * 16:,} tokens of this model, less than its context; "
-                f"give it at least {blocks_for(self.context) * each / 2**20:,.0f} MiB"
+                f"memory: {memory / 2**20:,.0f} MiB hold {num_blocks * BLOCK_SIZE:,} tokens of this model, less than "
+                f"its context; give it at least {blocks_for(self.context) * per_block / 2**20:,.0f} MiB"
             )
-        self.pages = KVCache(model.config, count, dtype, model.device)
-        # A GPU has room for many prompts at once; a CPU is busy with one, and whoever is first should hear at once.
-        self._together = model.device.type != "cpu" and not strict
-        chunk = chunk or (64 if model.device.type == "cpu" else 4096)
-        self.scheduler = Scheduler(PageKeeper(count), chunk, most, strict)
-        self._arrived: deque[Request] = deque()
+        self.model_runner = model_runner_for(model)
+        self.kv_cache = KVCache(model.config, num_blocks, dtype, model.device)
+        on_cpu = model.device.type == "cpu"
+        # A GPU computes many prompts in the time of one. On a CPU one after another gives the first its token sooner.
+        self._prefill_together = not on_cpu and not strict
+        self.scheduler = Scheduler(
+            BlockManager(num_blocks), chunk_size or (64 if on_cpu else 4096), max_running, strict
+        )
+        self._max_waiting = max_waiting
+        self._submitted: deque[Request] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._closing: str | None = None
+        self._closed_because: str | None = None
 
     @property
-    def waiting(self) -> int:
-        """Requests that wait."""
-        return len(self._arrived) + len(self.scheduler.waiting)
+    def num_waiting(self) -> int:
+        """Number of waiting requests."""
+        return len(self._submitted) + len(self.scheduler.waiting)
 
     @property
-    def running(self) -> int:
-        """Requests that are read or written."""
-        return len(self.scheduler.reading) + len(self.scheduler.writing)
+    def num_running(self) -> int:
+        """Number of requests that are prefilled or decoded."""
+        return len(self.scheduler.running)
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more requests."""
-        return self._closing is not None
+        """Whether the engine was closed or has failed; it accepts no more requests then."""
+        return self._closed_because is not None
 
     def submit(
         self,
-        ids: Sequence[int],
+        token_ids: Sequence[int],
         config: GenerationConfig,
         deliver: Callable[[Event], None],
         index: int = 0,
         logprobs: int | None = None,
-        score_prompt: bool = False,
+        prompt_logprobs: bool = False,
     ) -> Request:
-        """Ask for what follows a prompt; `deliver` gets its tokens and then `Ended`, in the engine's thread.
+        """Add a request. `deliver` gets each `Token`, and last `Finished`, in the engine's thread.
 
         Args:
-            ids: The prompt; an empty one is the end-of-text token.
-            config: Length and sampling; `stop` is the caller's business, through `Request.cancel`.
-            deliver: Must not block.
-            index: The how manieth sample of the same prompt and seed this is, from 0: each gets draws of its own.
-            logprobs: Tell each token's log-probability, and so many likeliest tokens in its place.
-            score_prompt: Tell the prompt's tokens with theirs, too, in one `Scored` before all others.
+            token_ids: The prompt; an empty one is replaced by the end-of-text token.
+            config: Length and sampling. The engine ignores `stop`: the caller finds stop strings and cancels.
+            deliver: The callback; it must not block.
+            index: Index of this sample among those with the same prompt and seed; each has its own random numbers.
+            logprobs: Number of alternatives to deliver with each token's log-probability; None: neither.
+            prompt_logprobs: Also deliver the log-probabilities of the prompt, as one `PromptLogprobs` event.
 
         Raises:
-            InputError: as `neolm.generation.batch.check_prompts` and `check_logit_bias`.
-            RefusedError: too many wait already, or the engine is closed.
+            InputError: see `check_prompts` and `check_logit_bias` in `neolm.generation.batch`.
+            QueueFullError: too many requests are waiting.
+            EngineClosedError: the engine was closed or has failed.
         """
-        [prompt] = check_prompts(self.model, [ids], self.eos_token_id)
+        [prompt] = check_prompts(self.model, [token_ids], self.eos_token_id)
         check_logit_bias(config, self.vocab_size)
-        limit, why = total_tokens(prompt, config, self.context)
-        stream = prompt_generators([prompt] * (index + 1), config.seed)[index]
-        scores: list[Token] | None = [] if score_prompt else None
-        request = Request(prompt, config, stream, limit, why, deliver, logprobs, scores)
+        generator = prompt_generators([prompt] * (index + 1), config.seed)[index]
+        length = len(prompt) + config.max_new_tokens
+        # The last token is never computed, so a text may have one token more than the context.
+        in_context = length <= self.context + 1
+        request = Request(
+            prompt,
+            config,
+            generator,
+            length if in_context else self.context + 1,
+            "length" if in_context else "context",
+            deliver,
+            logprobs,
+            [] if prompt_logprobs else None,
+        )
         with self._changed:
-            if self._closing is not None:
-                raise RefusedError(self._closing)
-            if self.waiting >= self._queue:
-                raise RefusedError(f"{self._queue} requests wait already")
-            self._arrived.append(request)
+            if self._closed_because is not None:
+                raise EngineClosedError(self._closed_because)
+            if self.num_waiting >= self._max_waiting:
+                raise QueueFullError(f"{self._max_waiting} requests are waiting already")
+            self._submitted.append(request)
             self._changed.notify()
         return request
 
     @torch.inference_mode()
     def step(self) -> bool:
-        """Read some of the prompts, then write a token of each text; False: there was nothing to do."""
-        self._welcome()
-        pieces = self.scheduler.next_pieces()
-        for part in [pieces] if pieces and self._together else [[piece] for piece in pieces]:
-            self._read(part)
-        writing = self.scheduler.next_tokens()
-        if writing:
-            self._read(writing)
-        return bool(pieces or writing)
+        """Prefill some prompts, then decode one token of each text; return False if there was nothing to do."""
+        self._admit()
+        prefill = self.scheduler.schedule_prefill()
+        for batch in [prefill] if prefill and self._prefill_together else [[chunk] for chunk in prefill]:
+            self._execute(batch)
+        decode = self.scheduler.schedule_decode()
+        if decode:
+            self._execute(decode)
+        return bool(prefill or decode)
 
-    def _welcome(self) -> None:
-        """Take in new requests and let go of cancelled ones."""
+    def _admit(self) -> None:
+        """Finish cancelled and empty requests, and admit waiting ones."""
         with self._changed:
-            while self._arrived:
-                self.scheduler.waiting.append(self._arrived.popleft())
-        scheduler = self.scheduler
-        for request in [*scheduler.waiting, *scheduler.reading, *scheduler.writing]:
+            self.scheduler.waiting.extend(self._submitted)
+            self._submitted.clear()
+        for request in [*self.scheduler.waiting, *self.scheduler.running]:
             if request.cancelled:
-                self._end(request, "cancelled")
-            elif len(request.ids) >= request.limit and request.scores is None:  # nothing was asked for
-                self._end(request, request.end_at_limit)
-        scheduler.let_in()
+                self._finish(request, Finished("cancelled"))
+            elif len(request.token_ids) >= request.max_length and request.prompt_logprobs is None:
+                self._finish(request, Finished(request.reason_at_max_length))
+        self.scheduler.admit()
 
-    def _read(self, chosen: Sequence[tuple[Request, Span]]) -> None:
-        """Read spans of requests; those whose text is read to its end get a token."""
+    def _execute(self, batch: Sequence[tuple[Request, Span]]) -> None:
+        """Compute the spans of a batch of requests, and sample a token where a text is computed to its end."""
         try:
-            logits = self._logits([span for _, span in chosen])[:, : self.vocab_size]
-            due: list[Request] = []
-            last: list[int] = []  # their rows of the logits
-            rows = accumulate((span.num_logits for _, span in chosen), initial=0)
-            for (request, span), row in zip(chosen, rows, strict=False):
-                if request.scores is not None and span.start < request.prompt:
-                    self._score(request, span, logits[row : row + span.num_logits])
-                if span.start + len(span.ids) == len(request.ids):
-                    due.append(request)
-                    last.append(row + span.num_logits - 1)
-            tokens = self._choose(logits if len(last) == len(logits) else logits[last], due) if due else []
+            logits = self._logits([span for _, span in batch])[:, : self.vocab_size]
+            complete: list[Request] = []
+            last_rows: list[int] = []  # of the complete requests
+            first_rows = accumulate((span.num_logits for _, span in batch), initial=0)
+            for (request, span), row in zip(batch, first_rows, strict=False):
+                if request.prompt_logprobs is not None and span.start < request.num_prompt_tokens:
+                    self._collect_logprobs(request, span, logits[row : row + span.num_logits])
+                if span.start + len(span.ids) == len(request.token_ids):
+                    complete.append(request)
+                    last_rows.append(row + span.num_logits - 1)
+            selected = logits if len(last_rows) == len(logits) else logits[last_rows]
+            tokens = sample_tokens(selected, complete) if complete else []
         except NeoLMError as error:
-            for request, _ in chosen:
-                self._end(request, str(error))
+            for request, _ in batch:
+                self._finish(request, Finished("error", error))
             return
-        for request, span in chosen:
-            self.scheduler.was_read(request, len(span.ids))
-        for request, token in zip(due, tokens, strict=True):
+        for request, span in batch:
+            self.scheduler.update(request, len(span.ids))
+        for request, token in zip(complete, tokens, strict=True):
             if isinstance(token, Token):
-                self._give(request, token)
+                self._append(request, token)
             else:
-                self._end(request, token)
+                self._finish(request, Finished("error", token))
 
-    def _score(self, request: Request, span: Span, logits: Tensor) -> None:
-        """Note the scores of the prompt's tokens that follow those of `span`; its logits are (tokens, V)."""
-        assert request.scores is not None
+    def _collect_logprobs(self, request: Request, span: Span, logits: Tensor) -> None:
+        """Keep the log-probabilities of the prompt tokens that follow those of `span`; logits are (tokens, V)."""
+        assert request.prompt_logprobs is not None
         if span.start == 0:
-            request.scores.append(Token(request.ids[0]))
-        following = request.ids[span.start + 1 : min(span.start + len(span.ids) + 1, request.prompt)]
-        request.scores += [
-            _judged(token, row, request.logprobs or 0)
-            for token, row in zip(following, logits.log_softmax(-1), strict=False)
+            request.prompt_logprobs.append(Token(request.token_ids[0]))
+        end = min(span.start + len(span.ids) + 1, request.num_prompt_tokens)
+        request.prompt_logprobs += [
+            with_logprobs(token_id, row, request.logprobs or 0)
+            for token_id, row in zip(request.token_ids[span.start + 1 : end], logits.log_softmax(-1), strict=False)
         ]
 
     def _logits(self, spans: list[Span]) -> Tensor:
         if self.strict and self.model.device.type != "cpu":
-            return torch.cat([self.reader.run(self.pages, [span]) for span in spans])
-        return self.reader.run(self.pages, spans)
+            return torch.cat([self.model_runner.run(self.kv_cache, [span]) for span in spans])
+        return self.model_runner.run(self.kv_cache, spans)
 
-    def _choose(self, logits: Tensor, requests: Sequence[Request]) -> list[Token | str]:
-        """The next token of each request, or why there is none; those with the same settings are drawn together."""
-        groups: dict[tuple[object, ...], list[int]] = {}
-        adjusted = logits
-        for row, request in enumerate(requests):
-            config = request.config
-            settings = (config.temperature, config.top_k, config.top_p)
-            groups.setdefault((0.0,) if config.temperature == 0 else settings, []).append(row)
-            if has_penalties(config):
-                adjusted = logits.clone() if adjusted is logits else adjusted
-                adjusted[row] = apply_penalties(logits[row], request.ids, request.prompt, config)
-        tokens: list[int | str] = [0] * len(requests)
-        for rows in groups.values():
-            streams = [requests[row].stream for row in rows]
-            part = adjusted if len(rows) == len(requests) else adjusted[rows]
-            for row, token in zip(rows, _chosen(part, requests[rows[0]].config, streams), strict=True):
-                tokens[row] = token
-        return [
-            token
-            if isinstance(token, str)
-            else Token(token)
-            if request.logprobs is None
-            else _judged(token, own.log_softmax(-1), request.logprobs)
-            for token, request, own in zip(tokens, requests, logits, strict=True)
-        ]
-
-    def _give(self, request: Request, token: Token) -> None:
-        if request.scores is not None and len(request.ids) == request.prompt:
-            self._tell(request, Scored(tuple(request.scores)))
-            if len(request.ids) >= request.limit:
-                self._end(request, request.end_at_limit)
+    def _append(self, request: Request, token: Token) -> None:
+        """Add a sampled token to its request, deliver it, and finish the request if it is complete."""
+        if request.prompt_logprobs is not None and len(request.token_ids) == request.num_prompt_tokens:
+            self._deliver(request, PromptLogprobs(tuple(request.prompt_logprobs)))
+            if len(request.token_ids) >= request.max_length:
+                self._finish(request, Finished(request.reason_at_max_length))
                 return
         if token.id == self.eos_token_id and not request.config.ignore_eos:
-            self._end(request, "end of text")
+            self._finish(request, Finished("end of text"))
             return
-        request.ids.append(token.id)
-        self._tell(request, token)
-        if len(request.ids) >= request.limit:
-            self._end(request, request.end_at_limit)
+        request.token_ids.append(token.id)
+        self._deliver(request, token)
+        if len(request.token_ids) >= request.max_length:
+            self._finish(request, Finished(request.reason_at_max_length))
 
-    def _end(self, request: Request, why: str) -> None:
+    def _finish(self, request: Request, finished: Finished) -> None:
         self.scheduler.remove(request)
-        request.ended = why
-        self._tell(request, Ended(why))
+        request.finished = finished
+        self._deliver(request, finished)
 
-    def _tell(self, request: Request, event: Event) -> None:
-        """Give a client an event; one who cannot take it is let go, and nobody else hears of it."""
+    def _deliver(self, request: Request, event: Event) -> None:
+        """Call the request's callback; a request whose callback fails is cancelled."""
         try:
             request.deliver(event)
-        except Exception:  # a client's own code
+        except Exception:  # raised by the caller's own code, which no other request depends on
             request.cancel()
 
     def start(self) -> Engine:
-        """Step in a thread of its own until `close`. Returns self."""
+        """Run `step` in a thread until `close`; returns self."""
         self._thread = threading.Thread(target=self._run, name="neolm-engine", daemon=True)
         self._thread.start()
         return self
@@ -269,33 +269,32 @@ class Engine:
         while True:
             try:
                 busy = self.step()
-            except Exception as error:  # whatever it is, those who wait must hear of it
-                self._fail(f"the engine failed: {error}")
+            except Exception as error:  # whatever it is, every request has to be finished
+                self._fail(NeoLMError(f"the engine failed: {error}"))
                 raise
             if busy:
                 continue
             with self._changed:
-                if self._closing is not None and not self._arrived:
+                if self.closed and not self._submitted:
                     return
-                if not self._arrived:
-                    # Cancelled requests have no condition of their own to wait for.
+                if not self._submitted:
+                    # `Request.cancel` does not notify, so waiting requests are looked at every 0.1 seconds.
                     self._changed.wait(timeout=0.1 if self.scheduler.waiting else None)
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, error: NeoLMError) -> None:
         with self._changed:
-            self._closing = why
-            self.scheduler.waiting.extend(self._arrived)
-            self._arrived.clear()
-        for request in [*self.scheduler.waiting, *self.scheduler.reading, *self.scheduler.writing]:
-            self._end(request, why)
+            self._closed_because = str(error)
+            self.scheduler.waiting.extend(self._submitted)
+            self._submitted.clear()
+        for request in [*self.scheduler.waiting, *self.scheduler.running]:
+            self._finish(request, Finished("error", error))
 
     def close(self, finish: bool = False) -> None:
-        """Take no more requests; those under way are cancelled, or with `finish` go on to their end."""
+        """Accept no more requests, and wait until all have ended; they are cancelled, or completed with `finish`."""
         with self._changed:
-            self._closing = self._closing or "the engine is closed"
-            scheduler = self.scheduler
+            self._closed_because = self._closed_because or "the engine is closed"
             if not finish:
-                for request in [*self._arrived, *scheduler.waiting, *scheduler.reading, *scheduler.writing]:
+                for request in [*self._submitted, *self.scheduler.waiting, *self.scheduler.running]:
                     request.cancel()
             self._changed.notify()
         if self._thread is not None:
@@ -309,20 +308,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _chosen(logits: Tensor, config: GenerationConfig, streams: Sequence[random.Random]) -> Sequence[int | str]:
-    """A token for each row of logits (B, V), or why there is none: one's broken numbers are not the others' end."""
-    try:
-        return list(sample(logits, config, streams).tolist())
-    except NonFiniteError as error:  # nothing has been drawn yet
-        if len(streams) == 1:
-            return [str(error)]
-    return [_chosen(row[None], config, [stream])[0] for row, stream in zip(logits, streams, strict=True)]
-
-
-def _judged(token: int, logprobs: Tensor, alternatives: int) -> Token:
-    """A token with its log-probability (of V) and the likeliest ones."""
-    likeliest = logprobs.topk(min(alternatives, len(logprobs)))
-    pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
-    return Token(token, float(logprobs[token]), tuple(pairs))

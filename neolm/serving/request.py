@@ -1,6 +1,6 @@
-"""A prompt under way: what was asked, how far it has come, and who is told.
+"""A request to the engine, the events that it produces, and the errors of the engine.
 
-States: waiting (no memory yet), reading (its prompt), writing (a token a step), ended.
+States: waiting (no memory reserved yet), prefilling (its prompt is computed), decoding (one token a step), finished.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import queue
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,104 +18,102 @@ from neolm.generation.batch import FinishReason
 from neolm.generation.config import GenerationConfig
 from neolm.generation.kv_cache import BlockTable
 
-_numbers = itertools.count(1)
+_request_ids = itertools.count(1)
+
+
+class RefusedError(NeoLMError):
+    """The engine did not accept a request."""
+
+
+class QueueFullError(RefusedError):
+    """Too many requests are waiting."""
+
+
+class EngineClosedError(RefusedError):
+    """The engine was closed, or it failed earlier."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token of a text; `logprob` and the likeliest tokens in its place only if they were asked for."""
+    """A generated or scored token; log-probabilities are present only if they were requested."""
 
     id: int
-    logprob: float | None = None  # of the model's own distribution, before any setting changes it; natural logarithm
-    alternatives: tuple[tuple[int, float], ...] = ()  # (token, logprob), the likeliest first
+    logprob: float | None = None  # natural logarithm, under the model's distribution before any sampling setting
+    alternatives: tuple[tuple[int, float], ...] = ()  # the most likely (token, logprob) pairs, best first
 
 
 @dataclass(frozen=True)
-class Scored:
-    """The prompt, token by token, if its scores were asked for; the first has none. Told before anything is written."""
+class PromptLogprobs:
+    """The scored tokens of a prompt, delivered before the first generated token; the first one has no logprob."""
 
     tokens: tuple[Token, ...]
 
 
 @dataclass(frozen=True)
-class Ended:
-    """The last thing a request is told: why no more tokens come."""
+class Finished:
+    """The last event of a request: why it finished (a `FinishReason`, "cancelled" or "error"), and the error."""
 
-    why: FinishReason | str  # a str: cancelled, or the error's text
+    reason: str
+    error: NeoLMError | None = None
 
 
-Event = Token | Scored | Ended
+Event = Token | PromptLogprobs | Finished
 
 
 @dataclass(eq=False)
 class Request:
-    """One client's prompt; `deliver` is called with each event, in the engine's thread, and must not block."""
+    """One prompt and its continuation; `deliver` is called with each event in the engine's thread, must not block."""
 
-    ids: list[int]  # the prompt and what followed it
+    token_ids: list[int]  # prompt and continuation
     config: GenerationConfig
-    stream: random.Random
-    limit: int  # `ids` may grow to this length
-    end_at_limit: FinishReason
+    generator: random.Random
+    max_length: int  # of `token_ids`
+    reason_at_max_length: FinishReason
     deliver: Callable[[Event], None]
-    logprobs: int | None = None  # alternatives that are told with each token; None: no probabilities either
-    scores: list[Token] | None = None  # of the prompt as it is read; None: not asked for
-    number: int = field(default_factory=lambda: next(_numbers))
-    pages: list[int] = field(default_factory=list)
-    table: BlockTable = field(default_factory=lambda: np.zeros(0, np.int64))
-    held: int = 0  # tokens whose keys and values are in the pages
-    known: int = 0  # of its pages, those that others may find
-    serial: int = 0  # of the last of them, in the page keeper's count
-    prompt: int = 0  # tokens of the prompt
-    passed: int = 0  # requests that came later and were let in before it
+    logprobs: int | None = None  # number of alternatives with each token; None: no log-probabilities
+    prompt_logprobs: list[Token] | None = None  # collected during prefill; None: not requested
+    request_id: int = field(default_factory=lambda: next(_request_ids))
+    num_prompt_tokens: int = field(init=False)
+    num_computed_tokens: int = 0  # tokens whose keys and values are in the KV cache
+    num_cached_blocks: int = 0  # of its blocks, those that other requests can share
+    prefix_id: int = 0  # of the last cached block, from the block manager
+    block_ids: list[int] = field(default_factory=list)
+    block_table: BlockTable = field(default_factory=lambda: np.zeros(0, np.int64))
+    times_overtaken: int = 0  # later requests that were admitted first
     cancelled: bool = False
-    ended: str | None = None
+    finished: Finished | None = None
 
     def __post_init__(self) -> None:
-        self.prompt = len(self.ids)
+        self.num_prompt_tokens = len(self.token_ids)
 
     @property
-    def unread(self) -> int:
-        """Tokens that are to be read before the next one is known."""
-        return len(self.ids) - self.held
+    def num_new_tokens(self) -> int:
+        """Number of tokens to compute before the next one can be sampled."""
+        return len(self.token_ids) - self.num_computed_tokens
 
     @property
-    def readable(self) -> int:
-        """The most tokens that are ever held: the last one is never read, but for the prompt's."""
-        return max(self.limit - 1, self.prompt)
+    def max_computed_tokens(self) -> int:
+        """Largest value of `num_computed_tokens`: the last generated token is never computed."""
+        return max(self.max_length - 1, self.num_prompt_tokens)
 
     def cancel(self) -> None:
-        """Stop: its memory is free before the next step. Any thread may say so."""
+        """Stop the request from any thread; its memory is free before the engine's next step."""
         self.cancelled = True
 
 
 class Listener:
-    """Receives a request's events in another thread, as an iterator of tokens; `why` says how it ended."""
+    """A `deliver` callback that another thread reads as an iterator of token ids; `finished` is set at the end."""
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.why: str | None = None
+        self.finished: Finished | None = None
 
     def __call__(self, event: Event) -> None:
-        """Take an event."""
+        """Receive an event."""
         self._events.put(event)
 
     def __iter__(self) -> Iterator[int]:
-        while True:
-            event = self._events.get()
-            if isinstance(event, Ended):
-                self.why = event.why
-                return
+        while not isinstance(event := self._events.get(), Finished):
             if isinstance(event, Token):
                 yield event.id
-
-
-class RefusedError(NeoLMError):
-    """The engine does not take a request: it is full, or closed."""
-
-    exit_code = 1
-
-
-def total_tokens(prompt: Sequence[int], config: GenerationConfig, context: int) -> tuple[int, FinishReason]:
-    """How long the text may become, and what ends it then; the last token is never read, so it may be one more."""
-    longest = len(prompt) + config.max_new_tokens
-    return (longest, "length") if longest <= context + 1 else (context + 1, "context")
+        self.finished = event

@@ -1,11 +1,11 @@
-"""Who is served next.
+"""The order in which requests are admitted, prefilled and decoded.
 
-Requests are let in in the order of their arrival, when memory for their longest possible text is free, so that nobody
-who was let in is ever put out. One that needs less may pass one that does not fit yet, but only `PATIENCE` times.
+Requests are admitted in the order of arrival, when memory for their longest possible text is free. No running request
+is ever preempted. A smaller request may overtake one that does not fit yet, at most `MAX_OVERTAKES` times.
 
-In every turn some prompts are read, and then everybody who is writing gets a token. What is `SHORT` is read at once,
-up to `chunk` tokens of it, so that it hardly waits; then as much of the others, of which the shortest goes first in
-every other turn and the oldest in the turns between, so that a long one comes to its end.
+Each step computes some prompt tokens (chunked prefill) and then one token of every decoding request. Prompts of at most
+`SHORT_PROMPT` tokens are prefilled at once, up to `chunk_size` tokens in total. Of the longer ones up to `chunk_size`
+more tokens are computed, the shortest first in odd steps and the oldest first in even steps, so that none starves.
 """
 
 from __future__ import annotations
@@ -17,126 +17,138 @@ import numpy as np
 
 from neolm.generation.kv_cache import Span, blocks_for
 from neolm.kernels.attention import BLOCK_SIZE
-from neolm.serving.page_keeper import PageKeeper
+from neolm.serving.block_manager import BlockManager
 from neolm.serving.request import Request
 
-PATIENCE = 64
-SHORT = 32  # tokens
-SCORED = 256  # tokens of a prompt that are judged at once: each has logits of its own
+MAX_OVERTAKES = 64
+SHORT_PROMPT = 32  # tokens
+SCORING_CHUNK = 256  # prompt tokens whose logits are computed at once, when prompt log-probabilities are requested
 
 
 @dataclass
 class Scheduler:
-    """Requests by state; `chunk` is a multiple of the page size."""
+    """Requests by state; `chunk_size` is a multiple of the block size."""
 
-    keeper: PageKeeper
-    chunk: int
-    most: int  # requests that read or write at a time
+    block_manager: BlockManager
+    chunk_size: int
+    max_running: int
     strict: bool
     waiting: deque[Request] = field(default_factory=deque)
-    reading: list[Request] = field(default_factory=list)
-    writing: list[Request] = field(default_factory=list)
-    _turn: int = 0
+    prefilling: list[Request] = field(default_factory=list)
+    decoding: list[Request] = field(default_factory=list)
+    _step: int = 0
 
-    def let_in(self) -> None:
-        """Move requests from waiting to reading, as far as memory goes."""
-        kept: list[Request] = []
-        while self.waiting and len(self.reading) + len(self.writing) < self.most:
+    @property
+    def running(self) -> list[Request]:
+        """Requests that are prefilled or decoded."""
+        return [*self.prefilling, *self.decoding]
+
+    def admit(self) -> None:
+        """Move requests from waiting to prefilling, as long as memory is free."""
+        skipped: list[Request] = []
+        while self.waiting and len(self.running) < self.max_running:
             request = self.waiting.popleft()
-            if any(earlier.passed >= PATIENCE for earlier in kept) or not self._admit(request):
-                kept.append(request)
+            blocked = any(earlier.times_overtaken >= MAX_OVERTAKES for earlier in skipped)
+            if blocked or not self._reserve(request):
+                skipped.append(request)
                 continue
-            for earlier in kept:
-                earlier.passed += 1
-        self.waiting.extendleft(reversed(kept))
+            self.prefilling.append(request)
+            for earlier in skipped:
+                earlier.times_overtaken += 1
+        self.waiting.extendleft(reversed(skipped))
 
-    def _admit(self, request: Request) -> bool:
-        """Promise `request` the pages that it may need, beside those that hold its beginning already."""
-        if request.scores is None:
-            pages, serial = self.keeper.find(request.ids, self.chunk if self.strict else BLOCK_SIZE)
-        else:  # each token is to be judged, so each is read
-            pages, serial = [], 0
-        needed = blocks_for(request.readable) - len(pages)
-        if needed > self.keeper.free:
-            self.keeper.release(pages)
+    def _reserve(self, request: Request) -> bool:
+        """Reserve all blocks that `request` may need, except those of its prefix that are cached."""
+        blocks: list[int] = []
+        prefix_id = 0
+        if request.prompt_logprobs is None:  # otherwise every token has to be computed
+            multiple = self.chunk_size if self.strict else BLOCK_SIZE
+            blocks, prefix_id = self.block_manager.match_prefix(request.token_ids, multiple)
+        total = blocks_for(request.max_computed_tokens)
+        if total - len(blocks) > self.block_manager.num_free:
+            self.block_manager.free(blocks)
             return False
-        self.keeper.reserved += needed
-        request.pages, request.serial = pages, serial
-        request.known, request.held = len(pages), len(pages) * BLOCK_SIZE
-        request.table = np.zeros(blocks_for(request.readable), np.int64)
-        request.table[: len(pages)] = pages
-        self.reading.append(request)
+        self.block_manager.num_reserved += total - len(blocks)
+        request.block_ids, request.prefix_id = blocks, prefix_id
+        request.num_cached_blocks, request.num_computed_tokens = len(blocks), len(blocks) * BLOCK_SIZE
+        request.block_table = np.zeros(total, np.int64)
+        request.block_table[: len(blocks)] = blocks
         return True
 
-    def next_pieces(self) -> list[tuple[Request, Span]]:
-        """Pieces of prompts to read in this turn: what is short, and `chunk` tokens of others, or one piece.
+    def schedule_prefill(self) -> list[tuple[Request, Span]]:
+        """Prompt chunks to compute in this step.
 
-        Pieces end at multiples of `chunk`, so that how a prompt is cut depends on nothing else.
+        Chunks end at multiples of `chunk_size`, so that the way a prompt is cut does not depend on other requests.
         """
-        self._turn += 1
-        ordered = sorted(self.reading, key=lambda request: request.unread)
+        self._step += 1
+        by_length = sorted(self.prefilling, key=lambda request: request.num_new_tokens)
         chosen: list[Request] = []
-        room = self.chunk
-        for request in ordered:
-            if request.unread > min(SHORT, room):
+        budget = self.chunk_size
+        for request in by_length:
+            if request.num_new_tokens > min(SHORT_PROMPT, budget):
                 break
             chosen.append(request)
-            room -= request.unread
-        others = [request for request in ordered if request not in chosen]
-        if self._turn % 2 == 0 and others:
-            oldest = next(request for request in self.reading if request in others)
+            budget -= request.num_new_tokens
+        others = [request for request in by_length if request not in chosen]
+        if self._step % 2 == 0 and others:
+            oldest = next(request for request in self.prefilling if request in others)
             others.remove(oldest)
             others.insert(0, oldest)
-        room = self.chunk
+        budget = self.chunk_size
         for number, request in enumerate(others):
-            count = self._piece(request)
-            if number and count > room:
+            count = self._chunk(request)
+            if number and count > budget:
                 break
             chosen.append(request)
-            room -= count
-        return [(request, self._span(request, self._piece(request))) for request in chosen]
+            budget -= count
+        return [(request, self._span(request, self._chunk(request))) for request in chosen]
 
-    def _piece(self, request: Request) -> int:
-        chunk = self.chunk if request.scores is None else min(self.chunk, SCORED)
-        return min(request.unread, chunk - request.held % chunk)
+    def _chunk(self, request: Request) -> int:
+        size = self.chunk_size if request.prompt_logprobs is None else min(self.chunk_size, SCORING_CHUNK)
+        return min(request.num_new_tokens, size - request.num_computed_tokens % size)
 
-    def next_tokens(self) -> list[tuple[Request, Span]]:
-        """The last token of everybody who writes."""
-        return [(request, self._span(request, 1)) for request in self.writing]
+    def schedule_decode(self) -> list[tuple[Request, Span]]:
+        """The last token of every decoding request."""
+        return [(request, self._span(request, 1)) for request in self.decoding]
 
     def _span(self, request: Request, count: int) -> Span:
-        end = request.held + count
-        while len(request.pages) * BLOCK_SIZE < end:
-            page = self.keeper.take()
-            request.table[len(request.pages)] = page
-            request.pages.append(page)
-        wanted = int(end == len(request.ids)) if request.scores is None or request.held >= request.prompt else count
-        return Span(request.ids[request.held : end], request.held, request.table, wanted)
+        start, end = request.num_computed_tokens, request.num_computed_tokens + count
+        while len(request.block_ids) * BLOCK_SIZE < end:
+            block = self.block_manager.allocate()
+            request.block_table[len(request.block_ids)] = block
+            request.block_ids.append(block)
+        num_logits = int(end == len(request.token_ids))
+        if request.prompt_logprobs is not None and start < request.num_prompt_tokens:
+            num_logits = count
+        return Span(request.token_ids[start:end], start, request.block_table, num_logits)
 
-    def was_read(self, request: Request, count: int) -> None:
-        """Note that `count` more tokens of `request` are held; full pages may be found by others."""
-        reading = request.held < request.prompt
-        request.held += count
-        if reading and request.unread == 0:
-            self.reading.remove(request)
-            self.writing.append(request)
-        # What was written token by token, or in a piece cut short, is not what reading it in whole pieces gives.
-        findable = request.held
-        if self.strict:  # nor is a judged prompt, whose pieces may be shorter
-            findable = request.prompt // self.chunk * self.chunk if request.scores is None else 0
-        while (request.known + 1) * BLOCK_SIZE <= min(request.held, findable):
-            start = request.known * BLOCK_SIZE
-            tokens = request.ids[start : start + BLOCK_SIZE]
-            request.serial = self.keeper.remember(request.pages[request.known], request.serial, tokens)
-            request.known += 1
+    def update(self, request: Request, count: int) -> None:
+        """Record that `count` more tokens of `request` are computed, and cache its full blocks."""
+        prefilling = request.num_computed_tokens < request.num_prompt_tokens
+        request.num_computed_tokens += count
+        if prefilling and request.num_new_tokens == 0:
+            self.prefilling.remove(request)
+            self.decoding.append(request)
+        # Tokens computed one by one, or in a shorter chunk, may differ in the last bit from those of a whole chunk.
+        cacheable = request.num_computed_tokens
+        if self.strict:
+            whole_chunks = request.num_prompt_tokens // self.chunk_size * self.chunk_size
+            cacheable = min(cacheable, whole_chunks if request.prompt_logprobs is None else 0)
+        while (request.num_cached_blocks + 1) * BLOCK_SIZE <= cacheable:
+            start = request.num_cached_blocks * BLOCK_SIZE
+            request.prefix_id = self.block_manager.cache(
+                request.block_ids[request.num_cached_blocks],
+                request.prefix_id,
+                request.token_ids[start : start + BLOCK_SIZE],
+            )
+            request.num_cached_blocks += 1
 
     def remove(self, request: Request) -> None:
-        """Forget a request, in whatever state, and free its memory."""
-        for column in (self.waiting, self.reading, self.writing):
-            if request in column:
-                column.remove(request)
-                if column is not self.waiting:
-                    self.keeper.reserved -= len(request.table) - len(request.pages)
-                    self.keeper.release(request.pages)
-                    request.pages = []
-                return
+        """Remove a request in any state, and free its blocks."""
+        if request in self.waiting:
+            self.waiting.remove(request)
+        elif request in self.running:
+            (self.prefilling if request in self.prefilling else self.decoding).remove(request)
+            self.block_manager.num_reserved -= len(request.block_table) - len(request.block_ids)
+            self.block_manager.free(request.block_ids)
+            request.block_ids = []

@@ -1,4 +1,4 @@
-"""Everybody gets what they get alone, whoever else is served; memory comes back; nobody waits for ever."""
+"""The engine gives each request the tokens that it gets alone, frees all memory, and lets no request starve."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neolm.core.errors import InputError
+from neolm.core.errors import InputError, NonFiniteError
 from neolm.generation.batch import generate_ids
 from neolm.generation.config import GenerationConfig
 from neolm.generation.kernel_runner import KernelRunner
@@ -21,19 +21,30 @@ from neolm.generation.kv_cache import block_bytes, kv_cache_dtype
 from neolm.generation.model_runner import TorchRunner
 from neolm.models.decoder import Decoder
 from neolm.models.quantized import quantize
+from neolm.serving import engine as engines
 from neolm.serving import scheduler as scheduling
 from neolm.serving.engine import Engine
-from neolm.serving.request import Ended, Event, Listener, RefusedError, Request, Scored, Token
+from neolm.serving.request import (
+    EngineClosedError,
+    Event,
+    Finished,
+    Listener,
+    PromptLogprobs,
+    QueueFullError,
+    Request,
+    Token,
+)
+from neolm.serving.sampler import sample_tokens
 
 SHORT = GenerationConfig(max_new_tokens=12)
 
 
-def engine_of(model: Decoder, pages: int = 64, **more: Any) -> Engine:
-    return Engine(model, memory=pages * block_bytes(model.config, kv_cache_dtype(model)), **more)
+def engine_of(model: Decoder, num_blocks: int = 64, **more: Any) -> Engine:
+    return Engine(model, memory=num_blocks * block_bytes(model.config, kv_cache_dtype(model)), **more)
 
 
 class Log(list[Event]):
-    """A client that writes everything down."""
+    """A callback that records all events."""
 
     def __call__(self, event: Event) -> None:
         self.append(event)
@@ -43,8 +54,13 @@ class Log(list[Event]):
         return [event.id for event in self if isinstance(event, Token)]
 
     @property
-    def why(self) -> str | None:
-        return self[-1].why if self and isinstance(self[-1], Ended) else None
+    def reason(self) -> str | None:
+        return self[-1].reason if self and isinstance(self[-1], Finished) else None
+
+    @property
+    def error(self) -> str:
+        assert isinstance(self[-1], Finished)
+        return str(self[-1].error)
 
 
 def prompt_of(length: int, seed: int = 0) -> list[int]:
@@ -58,21 +74,21 @@ def finish(engine: Engine) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
-def test_each_text_is_what_it_is_alone(make: Callable[..., Decoder], data: st.DataObject) -> None:
-    """Any arrivals, lengths, settings, cancellations, chunk and memory."""
+def test_each_request_gets_the_tokens_that_it_gets_alone(make: Callable[..., Decoder], data: st.DataObject) -> None:
+    """For any arrivals, lengths, settings, cancellations, chunk size and memory."""
     family = data.draw(st.sampled_from(["gpt2", "gpt-neo", "gpt-neox"]))
     model = make(family)
     engine = engine_of(
         model,
-        pages=data.draw(st.integers(7, 30)),
-        most=data.draw(st.integers(1, 6)),
-        chunk=data.draw(st.sampled_from([16, 32, 64])),
+        num_blocks=data.draw(st.integers(7, 30)),
+        max_running=data.draw(st.integers(1, 6)),
+        chunk_size=data.draw(st.sampled_from([16, 32, 64])),
         eos_token_id=5,
         vocab_size=310,
         strict=data.draw(st.booleans()),
     )
-    engine.reader = data.draw(
-        st.sampled_from([engine.reader, KernelRunner(model, max_decode_tokens=8), TorchRunner(model)])
+    engine.model_runner = data.draw(
+        st.sampled_from([engine.model_runner, KernelRunner(model, max_decode_tokens=8), TorchRunner(model)])
     )
     shared = prompt_of(40, seed=99)
     asked: list[tuple[list[int], GenerationConfig, Log, Request]] = []
@@ -96,39 +112,39 @@ def test_each_text_is_what_it_is_alone(make: Callable[..., Decoder], data: st.Da
     finish(engine)
     for prompt, config, log, request in asked:
         [alone] = generate_ids(model, [prompt], config, 5, 310)
-        assert log.why is not None
-        if request.cancelled and log.why == "cancelled":
+        assert log.reason is not None
+        if request.cancelled and log.reason == "cancelled":
             assert log.tokens == alone[: len(log.tokens)]
         else:
             assert log.tokens == alone
-    keeper = engine.scheduler.keeper
-    assert (keeper.free, keeper.reserved) == (keeper.count, 0)
+    blocks = engine.scheduler.block_manager
+    assert (blocks.num_free, blocks.num_reserved) == (blocks.num_blocks, 0)
 
 
 @pytest.mark.parametrize("form", ["bfloat16", "int8", "int4"])
-def test_strictly_the_same_bits_under_any_load(make: Callable[..., Decoder], form: str) -> None:
+def test_strict_gives_the_same_bits_under_any_load(
+    make: Callable[..., Decoder], monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
     model = copy.deepcopy(make("gpt-neo", hidden_size=64, context=160))
     model = quantize(model, form) if form.startswith("int") else model.bfloat16()
     seen: dict[int, list[torch.Tensor]] = {}
 
     def serve(prompts: dict[int, list[int]], steps_between: int) -> dict[int, list[int]]:
-        engine = engine_of(model, pages=100, chunk=32, strict=True)
-        engine.reader = KernelRunner(
-            model, max_decode_tokens=20
-        )  # whole pieces by torch, short ones by the kernels: other bits
-        choose = engine._choose
+        engine = engine_of(model, num_blocks=100, chunk_size=32, strict=True)
+        # Whole chunks are computed by torch, short ones by the kernels, whose bits differ.
+        engine.model_runner = KernelRunner(model, max_decode_tokens=20)
 
-        def watch(logits: torch.Tensor, requests: list[Request]) -> list[int]:
+        def watch(logits: torch.Tensor, requests: list[Request]) -> list[Token | NonFiniteError]:
             for row, request in zip(logits, requests, strict=True):
-                seen.setdefault(names[request.number], []).append(row.clone())
-            return choose(logits, requests)
+                seen.setdefault(names[request.request_id], []).append(row.clone())
+            return sample_tokens(logits, requests)
 
-        engine._choose = watch  # type: ignore[method-assign]
+        monkeypatch.setattr(engines, "sample_tokens", watch)
         names: dict[int, int] = {}
         logs = {}
         for name, prompt in prompts.items():
             logs[name] = Log()
-            names[engine.submit(prompt, GenerationConfig(max_new_tokens=20), logs[name]).number] = name
+            names[engine.submit(prompt, GenerationConfig(max_new_tokens=20), logs[name]).request_id] = name
             for _ in range(steps_between):
                 engine.step()
         finish(engine)
@@ -136,7 +152,7 @@ def test_strictly_the_same_bits_under_any_load(make: Callable[..., Decoder], for
 
     base = prompt_of(100, seed=1)
     prompts = {n: base[: 30 + 17 * (n % 5)] + prompt_of(5 + n, seed=n) for n in range(8)}
-    # The next turn of a conversation, whose last pages the model itself has written.
+    # The next turn of a conversation, whose last blocks the model itself has generated.
     prompts[8] = prompts[3] + serve({3: prompts[3]}, 0)[3] + prompt_of(4, seed=3)
     seen.clear()
     crowded = serve(prompts, 6)
@@ -146,7 +162,7 @@ def test_strictly_the_same_bits_under_any_load(make: Callable[..., Decoder], for
         assert all(torch.equal(a, b) for a, b in zip(seen[name], together[name], strict=True))
 
 
-def test_a_known_beginning_is_not_read_again(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_prefix_is_not_computed_again(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(model)
     read: list[int] = []
     logits = engine._logits
@@ -159,12 +175,12 @@ def test_a_known_beginning_is_not_read_again(model: Decoder, monkeypatch: pytest
     read.clear()
     engine.submit(base + first.tokens + [7], SHORT, second)  # the next turn of a conversation
     finish(engine)
-    assert read[0] == 63 - 48  # three full pages of 16 were there, one of them written by the model
+    assert read[0] == 63 - 48  # three full blocks of 16 were cached, one of them generated
 
 
-def test_a_short_question_does_not_wait_for_a_long_one(make: Callable[..., Decoder]) -> None:
+def test_a_short_prompt_does_not_wait_for_a_long_one(make: Callable[..., Decoder]) -> None:
     model = make("gpt2", context=512)
-    engine = engine_of(model, pages=80, chunk=32)
+    engine = engine_of(model, num_blocks=80, chunk_size=32)
     long, short = Log(), Log()
     engine.submit(prompt_of(400), SHORT, long)
     engine.step()
@@ -178,33 +194,33 @@ def test_a_short_question_does_not_wait_for_a_long_one(make: Callable[..., Decod
 
 
 @pytest.mark.parametrize("turns", [1, 2])
-def test_a_short_question_is_read_in_the_turn_in_which_it_comes(make: Callable[..., Decoder], turns: int) -> None:
-    engine = engine_of(make("gpt2", context=512), pages=80, chunk=32)
+def test_a_short_prompt_is_prefilled_in_the_next_step(make: Callable[..., Decoder], turns: int) -> None:
+    engine = engine_of(make("gpt2", context=512), num_blocks=80, chunk_size=32)
     long, short = Log(), Log()
     engine.submit(prompt_of(400), SHORT, long)
     for _ in range(turns):
         engine.step()
     engine.submit(prompt_of(10, seed=2), SHORT, short)
     engine.step()
-    assert len(short.tokens) == 2  # one read from the prompt, one after it
+    assert len(short.tokens) == 2  # one from prefill, one from decode
     assert not long
 
 
-def test_a_long_question_is_not_put_off_for_ever_by_short_ones(make: Callable[..., Decoder]) -> None:
+def test_short_prompts_do_not_starve_a_long_one(make: Callable[..., Decoder]) -> None:
     model = make("gpt2", context=512)
-    engine = engine_of(model, pages=200, chunk=32, most=100)
+    engine = engine_of(model, num_blocks=200, chunk_size=32, max_running=100)
     long = Log()
     engine.submit(prompt_of(320), GenerationConfig(max_new_tokens=1), long)
     for turn in range(24):
         for number in range(4):
             engine.submit(prompt_of(16, seed=100 + 4 * turn + number), GenerationConfig(max_new_tokens=1), Log())
         engine.step()
-    assert long.why == "length"
+    assert long.reason == "length"
 
 
-def test_one_that_does_not_fit_is_passed_but_not_for_ever(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduling, "PATIENCE", 3)
-    engine = engine_of(model, pages=8)
+def test_a_request_that_does_not_fit_is_overtaken_a_few_times(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduling, "MAX_OVERTAKES", 3)
+    engine = engine_of(model, num_blocks=8)
     running, large = Log(), Log()
     engine.submit(prompt_of(4, seed=50), GenerationConfig(max_new_tokens=60), running)
     engine.step()
@@ -214,9 +230,9 @@ def test_one_that_does_not_fit_is_passed_but_not_for_ever(model: Decoder, monkey
         engine.submit(prompt_of(5, seed=number), GenerationConfig(max_new_tokens=2), log)
     for _ in range(6):
         engine.step()
-    assert [log.why for log in small] == ["length"] * 3 + [None] * 3
+    assert [log.reason for log in small] == ["length"] * 3 + [None] * 3
     finish(engine)
-    assert {log.why for log in (running, large, *small)} == {"length"}
+    assert {log.reason for log in (running, large, *small)} == {"length"}
 
 
 def test_at_the_context_limit(model: Decoder) -> None:
@@ -225,7 +241,7 @@ def test_at_the_context_limit(model: Decoder) -> None:
         log = Log()
         engine.submit(prompt_of(length), GenerationConfig(max_new_tokens=50), log)
         finish(engine)
-        assert (len(log.tokens), log.why) == (tokens, "context")
+        assert (len(log.tokens), log.reason) == (tokens, "context")
     with pytest.raises(InputError, match="97 tokens, the model's context is 96"):
         engine.submit(prompt_of(97), SHORT, Log())
     with pytest.raises(InputError, match="empty, and this model has no end-of-text"):
@@ -233,10 +249,10 @@ def test_at_the_context_limit(model: Decoder) -> None:
     none = Log()
     engine.submit([1], GenerationConfig(max_new_tokens=0), none)
     finish(engine)
-    assert none == [Ended("length")]
+    assert none == [Finished("length")]
 
 
-def test_several_samples_of_one_prompt_differ_and_repeat(model: Decoder) -> None:
+def test_samples_of_one_prompt_differ_and_are_reproducible(model: Decoder) -> None:
     config = GenerationConfig(max_new_tokens=8, temperature=1.0, seed=3)
     runs = []
     for _ in range(2):
@@ -250,27 +266,27 @@ def test_several_samples_of_one_prompt_differ_and_repeat(model: Decoder) -> None
     assert len({tuple(tokens) for tokens in runs[0]}) == 3
 
 
-def test_broken_weights_end_the_requests_and_not_the_engine(make: Callable[..., Decoder]) -> None:
+def test_weights_that_are_not_finite_fail_requests_and_not_the_engine(make: Callable[..., Decoder]) -> None:
     model = copy.deepcopy(make("gpt-neo"))
     good = model.norm.weight.detach().clone()
     engine = engine_of(model)
-    engine.reader = TorchRunner(model)  # sees weights as they are now
+    engine.model_runner = TorchRunner(model)  # sees weights as they are now
     with torch.no_grad():
         model.norm.weight.fill_(float("nan"))
     broken, fine = Log(), Log()
     engine.submit([1, 2], SHORT, broken)
     finish(engine)
-    assert broken.why is not None
-    assert "not finite" in broken.why
+    assert broken.reason == "error"
+    assert "not finite" in broken.error
     with torch.no_grad():
         model.norm.weight.copy_(good)
     engine.submit([1, 2, 3], SHORT, fine)
     finish(engine)
-    assert fine.why == "length"
-    assert engine.scheduler.keeper.free == engine.scheduler.keeper.count
+    assert fine.reason == "length"
+    assert engine.scheduler.block_manager.num_free == engine.scheduler.block_manager.num_blocks
 
 
-def test_a_client_that_breaks_is_let_go_and_nobody_else_hears_of_it(model: Decoder) -> None:
+def test_a_callback_that_raises_cancels_its_request_only(model: Decoder) -> None:
     engine = engine_of(model)
     fine = Log()
 
@@ -281,23 +297,23 @@ def test_a_client_that_breaks_is_let_go_and_nobody_else_hears_of_it(model: Decod
     engine.submit([3, 4], SHORT, fine)
     finish(engine)
     assert fine.tokens == generate_ids(model, [[3, 4]], SHORT)[0]
-    assert engine.scheduler.keeper.free == engine.scheduler.keeper.count
+    assert engine.scheduler.block_manager.num_free == engine.scheduler.block_manager.num_blocks
 
 
 def test_too_little_memory_and_a_full_queue_are_refused(model: Decoder) -> None:
     with pytest.raises(InputError, match=r"hold 80 tokens of this model, less than its context; give it at least"):
-        engine_of(model, pages=5)
-    engine = engine_of(model, queue=2)
+        engine_of(model, num_blocks=5)
+    engine = engine_of(model, max_waiting=2)
     for _ in range(2):
         engine.submit([1], SHORT, Log())
-    with pytest.raises(RefusedError, match="2 requests wait already"):
+    with pytest.raises(QueueFullError, match="2 requests are waiting already"):
         engine.submit([1], SHORT, Log())
 
 
-def test_in_a_thread_of_its_own_for_many_clients(model: Decoder) -> None:
+def test_many_clients_of_an_engine_in_a_thread(model: Decoder) -> None:
     prompts = [prompt_of(10 + n, seed=n) for n in range(12)]
     answers: dict[int, list[int]] = {}
-    with engine_of(model, pages=40) as engine:
+    with engine_of(model, num_blocks=40) as engine:
 
         def ask(number: int) -> None:
             listener = Listener()
@@ -315,13 +331,13 @@ def test_in_a_thread_of_its_own_for_many_clients(model: Decoder) -> None:
         next(events)
         request.cancel()
         assert len(list(events)) < 79
-        assert left.why == "cancelled"
+        assert left.finished == Finished("cancelled")
     assert [answers[n] for n in range(12)] == generate_ids(model, prompts, SHORT)
-    with pytest.raises(RefusedError, match="closed"):
+    with pytest.raises(EngineClosedError, match="closed"):
         engine.submit([1], SHORT, Log())
 
 
-def test_closing_gently_and_at_once(model: Decoder) -> None:
+def test_close_cancels_or_completes_running_requests(model: Decoder) -> None:
     for gently in (True, False):
         engine = engine_of(model).start()
         listener = Listener()
@@ -329,34 +345,35 @@ def test_closing_gently_and_at_once(model: Decoder) -> None:
         engine.close(finish=gently)
         tokens = list(listener)
         assert (len(tokens) == 60) is gently
-        assert listener.why == ("length" if gently else "cancelled")
+        assert listener.finished == Finished("length" if gently else "cancelled")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_if_the_engine_breaks_everybody_hears_of_it(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_engine_finishes_all_requests_with_the_error(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(model)
 
     def fail(spans: object) -> None:
-        raise RuntimeError("no such page")
+        raise RuntimeError("no such block")
 
     monkeypatch.setattr(engine, "_logits", fail)
     listener = Listener()
     engine.start()
     engine.submit([1, 2], SHORT, listener)
     assert list(listener) == []
-    assert listener.why == "the engine failed: no such page"
-    with pytest.raises(RefusedError, match="no such page"):
+    assert listener.finished is not None
+    assert str(listener.finished.error) == "the engine failed: no such block"
+    with pytest.raises(EngineClosedError, match="no such block"):
         engine.submit([1], SHORT, Log())
     engine.close()
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_scores_are_those_of_the_forward_pass(make: Callable[..., Decoder], data: st.DataObject) -> None:
-    """Of the prompt and of what follows it, with the likeliest in their place, among others and on known beginnings."""
+def test_logprobs_are_those_of_the_forward_pass(make: Callable[..., Decoder], data: st.DataObject) -> None:
+    """Of the prompt and its continuation, with alternatives, beside other requests and with cached prefixes."""
     family = data.draw(st.sampled_from(["gpt2", "gpt-neo", "gpt-neox"]))
     model, strict = make(family), data.draw(st.booleans())
-    engine = engine_of(model, chunk=data.draw(st.sampled_from([16, 64])), vocab_size=310, strict=strict)
+    engine = engine_of(model, chunk_size=data.draw(st.sampled_from([16, 64])), vocab_size=310, strict=strict)
     ids = prompt_of(data.draw(st.integers(1, 90)), seed=data.draw(st.integers(0, 3)))
     count, more = data.draw(st.integers(0, 6)), data.draw(st.integers(0, 5))
     others = [Log() for _ in range(data.draw(st.integers(0, 2)))]
@@ -365,12 +382,12 @@ def test_scores_are_those_of_the_forward_pass(make: Callable[..., Decoder], data
         engine.step()
     log = Log()
     config = GenerationConfig(max_new_tokens=more, temperature=data.draw(st.sampled_from([0.0, 1.0])), seed=1)
-    engine.submit(ids, config, log, logprobs=count, score_prompt=True)
+    engine.submit(ids, config, log, logprobs=count, prompt_logprobs=True)
     finish(engine)
     with torch.inference_mode():
         expected = model(torch.tensor([ids + log.tokens]))[0, :, :310].log_softmax(-1)
     scored = log[0]
-    assert isinstance(scored, Scored)
+    assert isinstance(scored, PromptLogprobs)
     assert [token.id for token in scored.tokens] == ids
     assert scored.tokens[0] == Token(ids[0])
     written = [event for event in log if isinstance(event, Token)]
@@ -380,24 +397,24 @@ def test_scores_are_those_of_the_forward_pass(make: Callable[..., Decoder], data
         likeliest = row.topk(count).values.tolist() if count else []
         assert [logprob for _, logprob in token.alternatives] == pytest.approx(likeliest, abs=1e-4)
         assert all(float(row[other]) == pytest.approx(value, abs=1e-4) for other, value in token.alternatives)
-    assert log.why == "length"
+    assert log.reason == "length"
     assert all(other.tokens == others[0].tokens for other in others)
 
 
-def test_a_prompt_as_long_as_the_context_is_scored(make: Callable[..., Decoder]) -> None:
+def test_logprobs_of_a_prompt_as_long_as_the_context(make: Callable[..., Decoder]) -> None:
     engine, log = engine_of(make("gpt2")), Log()
     ids = prompt_of(engine.context)
-    engine.submit(ids, GenerationConfig(max_new_tokens=0), log, logprobs=0, score_prompt=True)
+    engine.submit(ids, GenerationConfig(max_new_tokens=0), log, logprobs=0, prompt_logprobs=True)
     finish(engine)
     [scored, ended] = log
-    assert isinstance(scored, Scored)
+    assert isinstance(scored, PromptLogprobs)
     assert len(scored.tokens) == engine.context
-    assert ended == Ended("length")
+    assert ended == Finished("length")
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.data())
-def test_penalties_and_bias_are_those_of_the_batch(make: Callable[..., Decoder], data: st.DataObject) -> None:
+def test_penalties_and_bias_match_batch_generation(make: Callable[..., Decoder], data: st.DataObject) -> None:
     model = make(data.draw(st.sampled_from(["gpt2", "gpt-neox"])))
     numbers = st.floats(-2, 2)
     configs = [
@@ -420,13 +437,13 @@ def test_penalties_and_bias_are_those_of_the_batch(make: Callable[..., Decoder],
         assert log.tokens == generate_ids(model, [prompt_of(20, seed=number)], config, vocab_size=310)[0]
 
 
-def test_a_bias_for_no_token_is_refused(make: Callable[..., Decoder]) -> None:
+def test_a_bias_for_an_unknown_token_is_refused(make: Callable[..., Decoder]) -> None:
     engine = engine_of(make("gpt2"), vocab_size=310)
     with pytest.raises(InputError, match=r"^logit_bias: token 310 is not one of 0 to 309$"):
         engine.submit([1], GenerationConfig(logit_bias={310: 1.0}), Log())
 
 
-def test_ones_broken_numbers_are_not_the_others_end(model: Decoder) -> None:
+def test_a_row_that_is_not_finite_fails_alone(model: Decoder) -> None:
     configs = [SHORT, GenerationConfig(max_new_tokens=8, repetition_penalty=1e-40), GenerationConfig(max_new_tokens=8)]
     prompts = [[3, 4], [5, 6, 7], [8]]
     listeners = [Listener() for _ in configs]
@@ -436,4 +453,5 @@ def test_ones_broken_numbers_are_not_the_others_end(model: Decoder) -> None:
         tokens = [list(listener) for listener in listeners]
     for number in (0, 2):
         assert tokens[number] == generate_ids(model, [prompts[number]], configs[number])[0]
-    assert "not finite" in str(listeners[1].why)
+    assert listeners[1].finished is not None
+    assert "not finite" in str(listeners[1].finished.error)

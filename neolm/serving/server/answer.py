@@ -17,7 +17,7 @@ from neolm.core.errors import InputError
 from neolm.generation.config import GenerationConfig
 from neolm.generation.text import TextStream
 from neolm.serving.engine import Engine
-from neolm.serving.request import Ended, Event, RefusedError, Request, Scored, Token
+from neolm.serving.request import EngineClosedError, Event, Finished, PromptLogprobs, QueueFullError, Request, Token
 from neolm.serving.server.failure import ApiError
 from neolm.serving.server.keys import Client
 from neolm.serving.server.measures import Measures
@@ -139,7 +139,8 @@ class Asking:
                 if choice.over:
                     continue
                 # The scores of a whole prompt take their time, and others wait for the loop.
-                piece = await asyncio.to_thread(choice.take, event) if isinstance(event, Scored) else choice.take(event)
+                slow = isinstance(event, PromptLogprobs)
+                piece = await asyncio.to_thread(choice.take, event) if slow else choice.take(event)
                 if piece is not None and piece.finish is not None:
                     requests[number].cancel()
                     left -= 1
@@ -173,13 +174,13 @@ class Asking:
                 deliver,
                 index=choice.number % self.samples,
                 logprobs=self.logprobs,
-                score_prompt=self.echo is not None and self.logprobs is not None,
+                prompt_logprobs=self.echo is not None and self.logprobs is not None,
             )
         except InputError as error:
             raise ApiError(400, str(error)) from None
-        except RefusedError as error:
-            if engine.closed:
-                raise ApiError(503, str(error), None, "engine_closed", 5) from None
+        except EngineClosedError as error:
+            raise ApiError(503, str(error), None, "engine_closed", 5) from None
+        except QueueFullError as error:
             raise ApiError(429, f"the server is busy: {error}", None, "queue_full", 5) from None
 
 
@@ -196,15 +197,16 @@ class _Choice:
 
     def take(self, event: Event) -> Piece | None:
         """What the event adds."""
-        echoed = self._echo() if not self._given_back and not isinstance(event, Scored) else ""
-        if isinstance(event, Scored):
+        echoed = self._echo() if not self._given_back and not isinstance(event, PromptLogprobs) else ""
+        if isinstance(event, PromptLogprobs):
             judged = tuple(self._judge(token) for token in event.tokens)
             return Piece(self.number, self._echo(), judged)
-        if isinstance(event, Ended):
+        if isinstance(event, Finished):
             self.over = True
-            finish = _FINISH.get(event.why)
-            if finish is None:
-                raise ApiError(503 if "closed" in event.why else 500, event.why, None, None, 5)
+            finish = _FINISH.get(event.reason)
+            if finish is None:  # an error, or cancelled by the engine's own end
+                status = 503 if event.error is None else 500
+                raise ApiError(status, str(event.error or "the engine was closed"), None, None, 5)
             return Piece(self.number, echoed + self._text.finish(), (), finish)
         tokenizer = self._asking.model.tokenizer
         shown = tokenizer.decode_bytes([event.id]) if event.id != tokenizer.eos_token_id else b""

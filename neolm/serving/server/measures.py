@@ -61,7 +61,7 @@ class _Engines(Collector):
             engine = model.engine
             loaded.add_metric([model.name], engine is not None)
             if engine is not None:
-                waiting.add_metric([model.name], engine.waiting)
-                running.add_metric([model.name], engine.running)
-                free.add_metric([model.name], engine.scheduler.keeper.free)
+                waiting.add_metric([model.name], engine.num_waiting)
+                running.add_metric([model.name], engine.num_running)
+                free.add_metric([model.name], engine.scheduler.block_manager.num_free)
         yield from (loaded, waiting, running, free)

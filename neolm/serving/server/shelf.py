@@ -271,8 +271,8 @@ class Shelf:
             model.tokenizer.eos_token_id,
             model.tokenizer.size,
             memory=model.text_bytes,
-            most=settings.together,
-            queue=settings.queue,
+            max_running=settings.together,
+            max_waiting=settings.queue,
             strict=settings.strict,
         )
         say(f"serve: {model.name} is loaded, {gibibytes(model.facts.size)} in {time.monotonic() - began:.1f} s")

@@ -90,15 +90,16 @@ def test_stopping_stops_the_engine(visit: Talk, served: Running) -> None:
     visit.wait("tokens/s", ".stats")
     engine = served.service.shelf.models["long"].engine
     assert engine is not None
-    [request] = list(engine.scheduler.writing)
+    [request] = list(engine.scheduler.decoding)
     visit.page.keyboard.press("Escape")
     visit.done()
     visit.until("document.querySelector('.stats').textContent.startsWith('Stopped')")
     for _ in range(300):
-        if request.ended:
+        if request.finished:
             break
         visit.page.wait_for_timeout(10)
-    assert request.ended == "cancelled"
+    assert request.finished is not None
+    assert request.finished.reason == "cancelled"
 
 
 def test_a_choice_with_consent_becomes_a_preference(visit: Talk, served: Running, tmp_path: Path) -> None:

@@ -368,19 +368,19 @@ def test_a_client_who_leaves_is_let_go(tmp_path: Path, start: Callable[..., Any]
     with start([str(write(tmp_path / "long", context=4096))], feedback="off") as server:
         server.ask(model="long", prompt="the", max_tokens=1)
         engine = server.service.shelf.models["long"].engine
-        free = engine.scheduler.keeper.free
+        free = engine.scheduler.block_manager.num_free
         for stream in (True, False):
             ask = {"model": "long", "prompt": "the", "max_tokens": 4000, "ignore_eos": True, "n": 2, "stream": stream}
             body = json.dumps(ask)
             with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
                 head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-                waiting_for(lambda: len(engine.scheduler.writing) == 2)
-                under_way = list(engine.scheduler.writing)
-            waiting_for(lambda: engine.running == 0 and engine.waiting == 0)
-            assert [request.ended for request in under_way] == ["cancelled"] * 2
-        assert engine.scheduler.keeper.reserved == 0
-        assert engine.scheduler.keeper.free == free
+                waiting_for(lambda: len(engine.scheduler.decoding) == 2)
+                under_way = list(engine.scheduler.decoding)
+            waiting_for(lambda: engine.num_running == 0 and engine.num_waiting == 0)
+            assert [request.finished.reason for request in under_way] == ["cancelled"] * 2
+        assert engine.scheduler.block_manager.num_reserved == 0
+        assert engine.scheduler.block_manager.num_free == free
 
 
 def test_a_slow_reader_holds_nobody_up(server: Any) -> None:
@@ -478,18 +478,19 @@ def test_models_that_fit_are_loaded_at_the_start(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_model_whose_engine_broke_is_loaded_again(
-    directory: Path, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("message", ["no such block", "I/O operation on closed file"])
+def test_a_model_whose_engine_failed_is_loaded_again(
+    directory: Path, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
     with start([str(directory)], feedback="off") as server:
         right = server.ask(prompt="the sea", max_tokens=10)
         engine = server.service.shelf.models["tiny"].engine
 
         def fail(spans: object) -> None:
-            raise RuntimeError("no such page")
+            raise RuntimeError(message)
 
         monkeypatch.setattr(engine, "_logits", fail)
         told = server.told("/v1/completions", {"model": "tiny", "prompt": "the sea"}, 500)
-        assert "no such page" in told["message"]
+        assert message in told["message"]
         assert server.ask(prompt="the sea", max_tokens=10)["choices"] == right["choices"]
         assert server.client.get("/ready").status_code == 200

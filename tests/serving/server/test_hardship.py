@@ -47,7 +47,7 @@ def test_a_client_who_never_reads_is_let_go(tmp_path: Path, start: Start, write:
         with connect(server) as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             slow.sendall(request(body | {"max_tokens": 4000, "ignore_eos": True}))
-            until(lambda: server.service.shelf.models["a"].engine.running > 0)
+            until(lambda: server.service.shelf.models["a"].engine.num_running > 0)
             assert server.ask(model="b", prompt="x", max_tokens=1)["choices"]  # which needs the memory of the other
             until(lambda: server.service.shelf.models["a"].users == 0)
 
@@ -122,13 +122,13 @@ def test_tokens_that_nobody_read_are_counted(tmp_path: Path, start: Start, write
         with server.client.stream("POST", "/v1/completions", json=body) as answer:
             lines = answer.iter_lines()
             next(lines)
-            [under_way] = list(engine_of.engine.scheduler.writing)
-            until(lambda: len(under_way.ids) > 1000)
-        until(lambda: under_way.ended is not None)
+            [under_way] = list(engine_of.engine.scheduler.decoding)
+            until(lambda: len(under_way.token_ids) > 1000)
+        until(lambda: under_way.finished is not None)
         until(lambda: engine_of.users == 0)
         client = server.service.keys.client(f"Bearer {key}")
         used = 10_000 - client._tokens._left
-        assert used == pytest.approx(len(under_way.ids), abs=600)  # what has come back meanwhile, 167 a second
+        assert used == pytest.approx(len(under_way.token_ids), abs=600)  # what has come back meanwhile, 167 a second
         assert used < 4001
 
 
