@@ -234,7 +234,7 @@ def test_no_such_recipe(neolm_: Run, tmp_path: Path) -> None:
         ("pretrain={}", ("either steps or tokens",)),
         ("pretrain.learning_rate=0", ("pretrain.learning_rate", "greater than 0")),
         ("pretrain.precision=float8", ("pretrain.precision", "bfloat16")),
-        ("pretrain.device=cuda:7", ("cuda:7", "cannot be used here")),
+        ("pretrain.device=cuda:7", ("pretrain.device: 'cuda:7' is not available",)),
         ("pretrain.schedule=cosin", ("pretrain.schedule", "did you mean 'cosine'")),
         ("pretrain.final=average", ("pretrain", "ema_decay must be given")),
         ("pretrain.batch_ramp_start=2", ("batch_ramp_start and batch_ramp_tokens are given together",)),

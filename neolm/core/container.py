@@ -1,7 +1,7 @@
-"""The memory that the control groups around this process still allow, as Linux containers have them.
+"""Memory limits of Linux control groups, which containers use.
 
-Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. Pages of files that were not read
-lately count as used there, but are given up when memory is wanted; so they count as free here.
+Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. Inactive file pages count as used
+there but are reclaimed on demand, so they count as free here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def memory_left(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that may still be taken; None where no group says so."""
+    """Bytes that this process may still allocate; None without a limit."""
     left = []
     for line in _lines(proc / "self" / "cgroup"):
         _, controllers, path = line.split(":", maxsplit=2)

@@ -1,4 +1,4 @@
-"""What this machine is, what it can do, and what a run will use of it: each choice comes with its reason."""
+"""The machine: its hardware, and the choice of device, precision and compilation, each with its reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neolm.core.container import memory_left
-from neolm.core.errors import InputError
+from neolm.core.errors import SettingError
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """A decision and why it was taken; both are printed and recorded."""
+    """A decision and its reason; both are printed and recorded."""
 
     value: str
     reason: str
@@ -33,10 +33,10 @@ class Choice:
 
 
 def choose_device(request: str = "auto") -> Choice:
-    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` to a device that is there.
+    """Resolve `auto`, `cpu`, `cuda`, `cuda:N` or `mps` to an available device.
 
     Raises:
-        InputError: the requested device is not there.
+        SettingError: the requested device is not available.
     """
     import torch
 
@@ -50,23 +50,23 @@ def choose_device(request: str = "auto") -> Choice:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n", maxsplit=1)[0].rstrip(".")
-        raise InputError(f"device '{request}' cannot be used here: {reason}") from None
-    return Choice(request, "as asked")
+        raise SettingError("device", f"'{request}' is not available: {reason}") from None
+    return Choice(request, "as requested")
 
 
 def choose_precision(request: str, device: str) -> Choice:
-    """`auto`, `float32`, `bfloat16` or `float16` to the precision of matrix products on `device`.
+    """Resolve `auto`, `float32`, `bfloat16` or `float16` to the precision of matrix products on `device`.
 
-    bfloat16 is chosen where the hardware multiplies it: AMX or AVX512-BF16 on a CPU, compute capability 8.0 on a GPU.
+    bfloat16 is chosen where the hardware supports it: AMX or AVX512-BF16 on a CPU, compute capability 8.0 on a GPU.
     Elsewhere it is emulated, several times slower than float32.
     """
     import torch
 
     if request != "auto":
-        return Choice(request, "as asked")
+        return Choice(request, "as requested")
     if device.startswith("cuda"):
         if torch.cuda.get_device_capability() >= (8, 0):
-            return Choice("bfloat16", "the GPU multiplies it natively")
+            return Choice("bfloat16", "the GPU supports it natively")
         return Choice("float32", "this GPU has no native bfloat16")
     if device == "cpu":
         flags = cpu_flags()
@@ -80,7 +80,7 @@ def choose_precision(request: str, device: str) -> Choice:
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """The instruction sets that the kernel reports; empty where it does not."""
+    """Instruction sets of the CPU; empty where the operating system does not list them."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -90,7 +90,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def cpu_name() -> str:
-    """The processor's own name for itself."""
+    """Name of the processor."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -111,7 +111,7 @@ def memory_bytes() -> tuple[int, int]:
 
 
 def free_memory(device: str = "cpu") -> int:
-    """Bytes of the device's memory that are free now; on a CPU, as many as the container leaves if it is in one."""
+    """Free bytes of the device's memory; on a CPU, at most what the limits of the container leave."""
     if device.startswith("cuda"):
         import torch
 
@@ -121,40 +121,39 @@ def free_memory(device: str = "cpu") -> int:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compiler() -> str | None:
-    """The C++ compiler that `torch.compile` would use on a CPU, or None."""
+    """Path of the C++ compiler that `torch.compile` uses on a CPU, or None."""
     return shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
 
 
 def choose_compile(request: bool | str, device: str, precision: str) -> Choice:
-    """`auto`, true or false to whether the model is compiled with torch.compile on `device`: `on` or `off`.
+    """Resolve `auto`, true or false to `on` or `off`: whether torch.compile compiles the model on `device`.
 
     Raises:
-        InputError: it was asked for, but there is no compiler, or none that is safe: the code that torch 2.13 makes for
-            bfloat16 on a CPU writes beyond its buffers (docs/log.md).
+        SettingError: compilation was requested, but there is no C++ compiler, or it is unsafe: the code that torch 2.13
+            generates for bfloat16 on a CPU writes beyond its buffers (docs/log.md).
     """
     if request is False:
-        return Choice("off", "as asked")
+        return Choice("off", "as requested")
     if request is True:
         if device == "cpu" and precision == "bfloat16":
-            raise InputError(
-                "pretrain.compile: torch.compile corrupts memory in bfloat16 on a CPU; set it to auto or false, or set "
-                "pretrain.precision=float32"
+            raise SettingError(
+                "compile", "torch.compile corrupts memory in bfloat16 on a CPU. Use auto or false, or precision=float32"
             )
         if device == "cpu" and compiler() is None:
-            raise InputError("pretrain.compile: there is no C++ compiler (g++ or clang++); set it to auto or false")
-        return Choice("on", "as asked")
+            raise SettingError("compile", "there is no C++ compiler (g++ or clang++). Use auto or false")
+        return Choice("on", "as requested")
     if device.startswith("cuda"):
-        return Choice("on", "on a GPU it pays")
-    return Choice("off", f"on {device} it has not been found to pay")
+        return Choice("on", "faster on a GPU")
+    return Choice("off", f"no speedup was measured on {device}")
 
 
 def peak_memory(device: str) -> int:
-    """The most bytes that this process has held since `forget_peak_memory`: of the GPU's memory, else the machine's."""
+    """Peak memory of this process in bytes since `reset_peak_memory`: of the GPU on CUDA, else of the host."""
     import torch
 
     if device.startswith("cuda"):
@@ -165,11 +164,11 @@ def peak_memory(device: str) -> int:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # elsewhere it is in KiB
+    return peak if sys.platform == "darwin" else peak * 1024  # in KiB on other systems
 
 
-def forget_peak_memory(device: str) -> None:
-    """Let `peak_memory` count from now on, where the system can (a GPU, Linux)."""
+def reset_peak_memory(device: str) -> None:
+    """Start a new measurement of `peak_memory` (on GPUs and on Linux; elsewhere it cannot be reset)."""
     import torch
 
     if device.startswith("cuda"):
@@ -180,10 +179,10 @@ def forget_peak_memory(device: str) -> None:
 
 
 def keep_freed_memory(largest: int = 2**30) -> None:
-    """Tell glibc's allocator to keep freed blocks of up to `largest` bytes: a training step takes the same ones again.
+    """Make glibc's allocator keep freed blocks of up to `largest` bytes, since a training step allocates them again.
 
-    By default each goes back to the kernel, whose fresh pages then cost a fault each. Larger blocks do go back, so that
-    they leave no holes between those that stay. Without glibc this does nothing.
+    By default each block is returned to the kernel, and its pages cost a page fault each when they are allocated again.
+    Larger blocks are still returned, so that they do not fragment the heap. Without glibc this does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -196,7 +195,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mall
 
 
 def matrix_ceiling(device: str, dtype: torch.dtype, size: int = 2048, seconds: float = 0.4) -> float:
-    """The best FLOP/s of a `size`-cubed matrix product seen in about `seconds`: what this machine can do right now."""
+    """Highest FLOP/s of a `size`-cubed matrix product, measured for about `seconds`: the machine's present ceiling."""
     import torch
 
     a = torch.randn(size, size, device=device).to(dtype)
@@ -217,7 +216,7 @@ def matrix_ceiling(device: str, dtype: torch.dtype, size: int = 2048, seconds: f
 
 @cache
 def environment() -> dict[str, Any]:
-    """Facts about this process for the manifest: interpreter, platform, processor, and torch where it is loaded."""
+    """Facts for the manifest: interpreter, platform, processor, and the version of torch if it is loaded."""
     total, _ = memory_bytes()
     facts: dict[str, Any] = {
         "python": platform.python_version(),

@@ -1,7 +1,7 @@
-"""The energy that work on this machine takes: measured where the hardware counts it, else an estimate that says so.
+"""Energy used by a run: measured where the hardware has counters, otherwise estimated and marked as an estimate.
 
-RAPL counts whole processors and NVML whole GPUs, so what other processes do meanwhile is in it; where only one of the
-two is there, the other's share is missing and the method says so. An estimate never mixes with a measurement.
+RAPL counts whole processors and NVML whole GPUs, so the energy of other processes is included. Where only one of the
+two is available, the method names what is missing. An estimate is never added to a measurement.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from neolm.core.device import usable_cores
 from neolm.core.nvml import LIBRARY, gpus
 from neolm.core.rapl import packages
 
-# Package power of a busy server core with its share of memory and fans; laptops use less, so this errs upwards.
+# Package power of a busy server core with its share of memory and fans. Laptops use less, so this is an upper bound.
 WATTS_PER_CORE = 15.0
 
-ROUND_SECONDS = 60.0  # a package of 1 kW goes through the smallest RAPL counter (65 kJ) in 65 seconds
+POLL_SECONDS = 60.0  # a package of 1 kW wraps the smallest RAPL counter (65 kJ) in 65 seconds
 MEASURED, ESTIMATE = "measured by", "estimate:"
 
 
 class EnergyMeter:
-    """Counts from when it is made. Of two meters at one time on one machine, each counts all of it."""
+    """Energy used since the meter was created. Two meters on one machine both count all of its energy."""
 
     def __init__(self, system: Path = Path("/sys"), nvml: str = LIBRARY) -> None:
-        """Look for counters under `system` and in the library `nvml`."""
+        """Open the counters under `system` and in the library `nvml`."""
         self._began = time.monotonic()
         self._packages, self._why = packages(system)
         self._gpus = gpus(nvml)
@@ -36,27 +36,27 @@ class EnergyMeter:
         if self._packages:
             ended = threading.Event()
             weakref.finalize(self, ended.set)
-            threading.Thread(target=_keep_round, args=(weakref.ref(self), ended), daemon=True).start()
+            threading.Thread(target=_poll, args=(weakref.ref(self), ended), daemon=True).start()
 
     def joules(self) -> float:
-        """Joules used so far. If a counter can no longer be read, the rest of its kind goes with it."""
+        """Joules used so far. If one counter can no longer be read, all counters of its kind are dropped."""
         with self._lock:
             processors, graphics = 0.0, 0.0
             try:
                 processors = sum(package.joules() for package in self._packages)
             except (OSError, ValueError):
-                self._packages, self._why = [], "RAPL stopped answering"
+                self._packages, self._why = [], "RAPL can no longer be read"
             try:
                 graphics = sum(gpu.joules() for gpu in self._gpus)
             except OSError:
-                self._gpus, self._why = [], "NVML stopped answering"
+                self._gpus, self._why = [], "NVML can no longer be read"
             if self._packages or self._gpus:
                 return processors + graphics
             return WATTS_PER_CORE * usable_cores() * (time.monotonic() - self._began)
 
     @property
     def method(self) -> str:
-        """`measured by` what, or `estimate:` how."""
+        """How the energy is known: `measured by ...` or `estimate: ...`."""
         counters = []
         if self._packages:
             counters.append(f"RAPL ({', '.join(package.name for package in self._packages)})")
@@ -69,10 +69,10 @@ class EnergyMeter:
         return f"{MEASURED} {' and '.join(counters)}{left_out}"
 
     def as_json(self, joules: float | None = None, earlier: str = "") -> dict[str, Any]:
-        """As a manifest has it: `kwh` and `method`.
+        """`kwh` and `method`, as a manifest records them.
 
-        `joules` is what to state instead of this meter's own, the sum over several sessions; `earlier` is the method
-        of the sessions before this one, which is told too.
+        `joules` replaces the meter's own reading with the sum over several sessions; `earlier` is the method of the
+        earlier sessions, which is listed too.
         """
         used = self.joules() if joules is None else joules
         methods = dict.fromkeys(part for part in (*earlier.split("; "), self.method) if part)
@@ -80,16 +80,16 @@ class EnergyMeter:
 
 
 def how_known(methods: Iterable[str]) -> str:
-    """`measured`, `an estimate, not measured`, or that it is partly so, of what was found by these methods."""
+    """`measured`, `an estimate, not measured`, or partly so, for energy that was found by these methods."""
     text = "; ".join(methods)
     if MEASURED in text:
         return "partly measured, partly an estimate" if ESTIMATE in text else "measured"
     return "an estimate, not measured"
 
 
-def _keep_round(meter: weakref.ref[EnergyMeter], ended: threading.Event) -> None:
-    """Ask a meter now and then, so that no round of a counter is missed; until the meter is gone."""
-    while not ended.wait(ROUND_SECONDS):
+def _poll(meter: weakref.ref[EnergyMeter], ended: threading.Event) -> None:
+    """Read a meter regularly, so that no wrap-around of a counter is missed, until the meter is deleted."""
+    while not ended.wait(POLL_SECONDS):
         found = meter()
         if found is not None:
             found.joules()

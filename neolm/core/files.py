@@ -1,4 +1,4 @@
-"""Files that survive: digests, atomic writes, and what a disk says turned into one clear line."""
+"""Digests, atomic writes, and disk errors as one clear line."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def digest_path(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader finds the old file or the new one, whole."""
+    """Write JSON atomically: a reader finds the old file or the new one."""
     write_text(path, json.dumps(jsonable(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text atomically: a temporary file in the same directory, flushed to disk, renamed into place."""
+    """Write text atomically: to a temporary file in the same directory, flushed to disk and renamed."""
     temporary = path.with_name(f".{path.name}.tmp")
     with storage_errors(path):
         with temporary.open("w", encoding="utf-8") as file:
@@ -56,15 +56,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file and flush it to disk, with the permissions that any other file would get.
+    """Write a safetensors file and flush it to disk, with the usual permissions of a new file.
 
     Raises:
-        OSError: what the disk said, which safetensors itself reports as text.
+        OSError: the error of the disk, which safetensors reports as text only.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path.touch()  # as any new file is; the umask cannot be asked without changing it for other threads
+    path.touch()  # applies the umask, which cannot be read without changing it for other threads
     mode = path.stat().st_mode
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
@@ -89,7 +89,7 @@ def sync_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk can say into one clear line: full and read-only are not tracebacks."""
+    """Turn a full or read-only disk into one clear error message."""
     try:
         yield
     except OSError as error:
@@ -97,7 +97,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             free = shutil.disk_usage(_existing(path)).free
             raise StorageError(
                 f"{path}: the disk is full ({free / 2**20:.0f} MiB free). "
-                "What was saved before is intact: free some room and run the same command again"
+                "Earlier results are intact: free some space and run the same command again"
             ) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise InputError(f"{error.filename or path}: cannot be written ({error.strerror})") from None
@@ -109,7 +109,7 @@ def _existing(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory with all in it, if it is there."""
+    """Remove a file or directory, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     elif path.exists():
@@ -117,7 +117,7 @@ def remove(path: Path) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """`value` with mappings, sequences and paths as JSON has them."""
+    """`value` with mappings, sequences and paths converted to JSON types."""
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, Path):

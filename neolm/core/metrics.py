@@ -1,4 +1,4 @@
-"""`metrics.jsonl` as it is read: one JSON object a logged step, and one a validation."""
+"""Reading `metrics.jsonl`: one JSON object for each logged step and for each validation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file in order; a last line torn by a kill is left out, a missing file is empty."""
+    """Rows of a metrics file in order. Incomplete lines are skipped; a missing file has no rows."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -27,7 +27,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def points(rows: Sequence[Mapping[str, Any]], key: str, x: str = "step") -> list[tuple[float, float]]:
-    """`(x, key)` of the rows that have a finite number for both, such as the loss by steps."""
+    """`(x, key)` of the rows that have finite numbers for both, such as the loss over the steps."""
     pairs = ((row.get(x), row.get(key)) for row in rows)
     numbers = [(a, b) for a, b in pairs if isinstance(a, (int, float)) and isinstance(b, (int, float))]
     return [(float(a), float(b)) for a, b in numbers if math.isfinite(a) and math.isfinite(b)]

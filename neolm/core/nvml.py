@@ -1,9 +1,9 @@
-"""NVML: the energy counters of NVIDIA's GPUs (Volta and later), asked through the driver's own C library.
+"""NVML: the energy counters of NVIDIA GPUs (Volta and later), read through the driver's C library.
 
 Source: the NVML API reference, `nvmlDeviceGetTotalEnergyConsumption`: millijoules since the driver was loaded, in 64
-bits. Of several GPUs those count that `CUDA_VISIBLE_DEVICES` names; its numbers are taken as NVML's, which are in the
-order of the bus (on machines with different GPUs set CUDA_DEVICE_ORDER=PCI_BUS_ID, so that CUDA does the same). A part
-of a GPU (MIG) has no counter.
+bits. Only the GPUs in `CUDA_VISIBLE_DEVICES` are counted. Its numbers are taken as NVML's, which are in bus order (on
+machines with different GPUs set CUDA_DEVICE_ORDER=PCI_BUS_ID, so that CUDA uses the same order). A part of a GPU (MIG)
+has no counter.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ NAME_SIZE = 96  # bytes of a name or a UUID, NVML_DEVICE_UUID_V2_BUFFER_SIZE
 
 
 class Gpu:
-    """One GPU's counter of millijoules."""
+    """Energy counter of one GPU, in millijoules."""
 
     def __init__(self, library: Any, handle: ctypes.c_void_p, index: int) -> None:
-        """Start to count at the GPU's present value.
+        """Start counting at the present value.
 
         Raises:
-            OSError: this GPU does not count.
+            OSError: this GPU has no counter.
         """
         self._library, self._handle = library, handle
-        self.name = f"GPU {index} {_words(library.nvmlDeviceGetName, handle)}".strip()
+        self.name = f"GPU {index} {_text(library.nvmlDeviceGetName, handle)}".strip()
         self._start = self._millijoules()
 
     def joules(self) -> float:
@@ -44,7 +44,7 @@ class Gpu:
 
 
 def gpus(path: str = LIBRARY) -> list[Gpu]:
-    """The counters of the GPUs that this process may use; none where there is no driver, or one of them has none."""
+    """Counters of the GPUs that this process may use; empty without a driver, or if one of the GPUs has no counter."""
     found, count = [], ctypes.c_uint()
     try:
         library = ctypes.CDLL(path)
@@ -53,9 +53,9 @@ def gpus(path: str = LIBRARY) -> list[Gpu]:
         for index in range(count.value):
             handle = ctypes.c_void_p()
             _check(library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle)))
-            if _visible(index, _words(library.nvmlDeviceGetUUID, handle)):
+            if _visible(index, _text(library.nvmlDeviceGetUUID, handle)):
                 found.append(Gpu(library, handle, index))
-    except (OSError, AttributeError):  # no library, an error of NVML, a library without the function
+    except (OSError, AttributeError):  # no library, an NVML error, or a library without the function
         return []
     return found
 
@@ -69,14 +69,14 @@ def _visible(index: int, uuid: str) -> bool:
     return any(name == str(index) or (name.startswith("GPU-") and uuid.startswith(name)) for name in names)
 
 
-def _words(function: Any, handle: ctypes.c_void_p) -> str:
-    """What an NVML function says of a GPU as text."""
-    words = ctypes.create_string_buffer(NAME_SIZE)
-    _check(function(handle, words, ctypes.c_uint(NAME_SIZE)))
-    return words.value.decode("utf-8", "replace")
+def _text(function: Any, handle: ctypes.c_void_p) -> str:
+    """The text that an NVML function returns for a GPU."""
+    text = ctypes.create_string_buffer(NAME_SIZE)
+    _check(function(handle, text, ctypes.c_uint(NAME_SIZE)))
+    return text.value.decode("utf-8", "replace")
 
 
 def _check(status: int) -> None:
-    """Raise OSError if NVML's answer is not success."""
+    """Raise OSError if the status is an error."""
     if status != 0:
         raise OSError(f"NVML error {status}")

@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: a live bar on a terminal, plain lines elsewhere. All of it on stderr."""
+"""Progress of long work: a live bar on a terminal, plain lines elsewhere. Everything is printed to stderr."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN_INTERVAL = 10.0  # seconds between the plain lines of one task
 
 
 def say(text: str) -> None:
-    """One line for the person, above any bar."""
+    """Print one line, above the bar if there is one."""
     bar = Task.active
     if bar is not None:
         bar.print(text)
@@ -26,7 +26,7 @@ def say(text: str) -> None:
 
 
 class Task:
-    """One piece of long work: `advance` it, with short fields such as `loss="2.31"` to show beside the bar."""
+    """Progress of one piece of work, with short fields such as `loss="2.31"` next to the bar."""
 
     active: Task | None = None
 
@@ -41,7 +41,7 @@ class Task:
             self._id = self._rich.add_task(title, total=total, completed=int(start), rate="", fields="")
 
     def advance(self, amount: float = 1, **fields: str) -> None:
-        """Count `amount` more units as done and show `fields`."""
+        """Add `amount` finished units and show `fields`."""
         self.done += amount
         if fields:
             self._fields = "  ".join(f"{key} {value}" for key, value in fields.items())
@@ -54,14 +54,14 @@ class Task:
             print(self._plain(now), file=sys.stderr, flush=True)
 
     def print(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         if self._rich is not None:
             self._rich.console.print(text, highlight=False, markup=False)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._rich is not None:
             self._rich.stop()
 
@@ -92,13 +92,13 @@ def _rich_bar() -> RichProgress:
         TextColumn("{task.fields[fields]}"),
         console=Console(stderr=True),
         refresh_per_second=5,
-        transient=True,  # what came of the work is said in a line of its own
+        transient=True,  # the result of the work is printed as a line
     )
 
 
 @contextlib.contextmanager
 def task(title: str, total: float | None = None, unit: str = "items", start: float = 0) -> Iterator[Task]:
-    """Show `title` as the work under way until the block ends; `start` units were done before."""
+    """Show the progress of the work in a `with` block; `start` units were finished before."""
     outer, current = Task.active, Task(title, total, unit, start)
     Task.active = current
     try:
@@ -109,7 +109,7 @@ def task(title: str, total: float | None = None, unit: str = "items", start: flo
 
 
 def duration(seconds: float) -> str:
-    """`75` to `1m15s`."""
+    """Format seconds: `75` becomes `1m15s`."""
     whole = max(0, round(seconds))
     hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
     if hours:
@@ -118,7 +118,7 @@ def duration(seconds: float) -> str:
 
 
 def count(number: float) -> str:
-    """`1315575808` to `1.32B`."""
+    """Format a number: `1315575808` becomes `1.32B`."""
     for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= limit:
             return f"{number / limit:.3g}{suffix}"
@@ -126,12 +126,12 @@ def count(number: float) -> str:
 
 
 def gibibytes(size: float) -> str:
-    """`1610612736` to `1.5 GiB`."""
+    """Format bytes: `1610612736` becomes `1.5 GiB`."""
     return f"{size / 2**30:,.1f} GiB" if size >= 2**27 else f"{size / 2**20:,.0f} MiB"
 
 
 def table(rows: list[tuple[Any, ...]]) -> str:
-    """Rows of cells as aligned text columns."""
+    """Format rows of cells as aligned columns."""
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(str(c).ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 

@@ -1,9 +1,9 @@
-"""RAPL: the energy counters that Intel's and AMD's processors keep of themselves, as Linux shows them.
+"""RAPL: the energy counters of Intel and AMD processors under Linux.
 
 Source: the kernel's Documentation/power/powercap/powercap.rst. A whole processor is a zone
-`/sys/class/powercap/intel-rapl:N` (on AMD too) named `package-N`. Nothing else is read, because it would be counted
-twice: `intel-rapl:N:M` are parts of a package, `psys` holds the packages, `intel-rapl-mmio:N` is the same counter. So
-memory outside the package, disks and fans are left out.
+`/sys/class/powercap/intel-rapl:N` (on AMD too) named `package-N`. Other zones would count energy twice:
+`intel-rapl:N:M` are parts of a package, `psys` contains the packages, `intel-rapl-mmio:N` is the same counter. Memory
+outside the package, disks and fans are not counted.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 
 
 class Package:
-    """One processor's counter of microjoules, which starts again from zero at its largest value."""
+    """Energy counter of one processor, in microjoules; it wraps around at its maximum."""
 
     def __init__(self, zone: Path) -> None:
-        """Start to count at the zone's present value.
+        """Start counting at the present value.
 
         Raises:
-            OSError, ValueError: the zone cannot be read, or holds no numbers.
+            OSError, ValueError: the zone cannot be read, or contains no numbers.
         """
         self.name = _text(zone / "name")
         self._file = zone / "energy_uj"
@@ -27,7 +27,7 @@ class Package:
         self._last, self._used = int(_text(self._file)), 0
 
     def joules(self) -> float:
-        """Joules used since the start, if it is asked at least once a round of the counter (minutes under load).
+        """Joules used since the start. Must be read at least once per wrap-around (minutes under load).
 
         Raises:
             OSError, ValueError: the counter can no longer be read.
@@ -39,7 +39,7 @@ class Package:
 
 
 def packages(system: Path) -> tuple[list[Package], str]:
-    """The processors' counters under `system`, usually `/sys`; or none, and why: all are readable or none is used."""
+    """Counters of all processors under `system` (`/sys`), or none and the reason: all are readable or none is used."""
     found = []
     for zone in sorted((system / "class" / "powercap").glob("intel-rapl:*")):
         try:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 import torch
 from torch import nn
 
-from neolm.core.device import forget_peak_memory, keep_freed_memory
+from neolm.core.device import keep_freed_memory, reset_peak_memory
 from neolm.core.errors import InterruptedRun
 from neolm.core.progress import say, task
 from neolm.data.batch import Batch
@@ -46,7 +46,7 @@ def train(training: Training) -> Progress:
     if device == "cpu":
         # recomputed blocks would leave holes in the heap, which glibc does not fill
         keep_freed_memory(2**20 if config.activation_checkpointing else 2**30)
-    forget_peak_memory(device)
+    reset_peak_memory(device)
     with ExitStack() as stack:
         stack.enter_context(numerics(config.deterministic, config.tf32))
         state = _state(training)

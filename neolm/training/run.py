@@ -19,7 +19,7 @@ from neolm.training.precision import MixedPrecision, Precision
 from neolm.training.trackers import Tracker
 from neolm.training.world import World
 
-NOT_COMPILED = Choice("off", "as asked")
+NOT_COMPILED = Choice("off", "as requested")
 
 
 class IndexedData(Protocol):

@@ -25,7 +25,7 @@ def test_bfloat16_is_chosen_where_the_processor_multiplies_it(
 
 @pytest.mark.parametrize("request_", ["cuda:99", "toaster"])
 def test_a_device_that_is_not_there_is_refused(request_: str) -> None:
-    with pytest.raises(InputError, match=f"device '{request_}' cannot be used here"):
+    with pytest.raises(InputError, match=f"device: '{request_}' is not available"):
         device.choose_device(request_)
 
 
@@ -44,11 +44,11 @@ def test_peak_memory_counts_from_when_it_was_forgotten() -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux lets a process forget its peak")
     script = (
-        "from neolm.core.device import forget_peak_memory, peak_memory\n"
+        "from neolm.core.device import reset_peak_memory, peak_memory\n"
         "block = bytearray(b'1') * 2**28\n"
         "high = peak_memory('cpu')\n"
         "del block\n"
-        "forget_peak_memory('cpu')\n"
+        "reset_peak_memory('cpu')\n"
         "assert high > 2**28 and peak_memory('cpu') < high - 2**27, (high, peak_memory('cpu'))\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -75,7 +75,7 @@ def test_compiling_is_a_choice_with_a_reason(
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "compiler", lambda: None)
-    with pytest.raises(InputError, match=r"pretrain.compile: there is no C\+\+ compiler"):
+    with pytest.raises(InputError, match=r"compile: there is no C\+\+ compiler"):
         device.choose_compile(True, "cpu", "float32")
 
 

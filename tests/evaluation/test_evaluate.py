@@ -184,7 +184,7 @@ def test_the_stage_is_built_and_then_up_to_date(run_directory: Path, capfd: pyte
     data = protocol_of(scores)["data"]
     assert manifest.counts["documents"] == data["documents"] == len(held_out)
     assert data["bytes"] == sum(len(document.text.encode()) for document in held_out)
-    assert manifest.counts["precision"]["reason"] == "as asked"
+    assert manifest.counts["precision"]["reason"] == "as requested"
     for name in ("bits_per_byte", "loss", "token_perplexity", "word_perplexity"):
         assert manifest.counts[name] == {end: scores[name][end] for end in ("value", "low", "high")}
     rows = [json.loads(line) for line in (place / "documents.jsonl").read_text(encoding="utf-8").splitlines()]
