@@ -1,6 +1,8 @@
-"""The stage `corpus`: raw files -> clean documents, rejected documents with their reasons, and the funnel of counts.
+"""The `corpus` stage: from raw files to clean documents, rejected documents with their reasons, and counts.
 
-files -> read, clean, filter (ingest.py) -> unique ids, duplicates, split (frames.py) -> Parquet (funnel.py)
+1. Read, clean and filter the files (ingest.py).
+2. Make ids unique, find duplicates, hold out documents for validation (frames.py).
+3. Write Parquet files (writer.py).
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from neolm.core.artifact import Manifest, Stage
 from neolm.core.errors import InputError
 from neolm.core.progress import count, task
 from neolm.corpus.config import CorpusConfig
-from neolm.corpus.sources import Raw, RawText
+from neolm.corpus.sources import Raw, RawText, describe_ignored
 
 
 def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
-    """Build `output/corpus`, unless it is there and up to date, and return its manifest.
+    """Build `output/corpus` unless it is up to date, and return its manifest.
 
     Raises:
-        InputError: the raw text is missing, cannot be read, or nothing of it is kept.
+        InputError: the raw text is missing or cannot be read, or no document is kept.
     """
     raw = RawText(config, output)
     stage = Stage("corpus", "corpus", output / "corpus", {"raw": raw}, config.model_dump())
@@ -31,7 +33,7 @@ def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
 def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
     """Write the files of the corpus and return its counts."""
     from neolm.corpus.frames import decide, final_rows, open_records, read_files  # Daft takes a while to import
-    from neolm.corpus.funnel import Funnel
+    from neolm.corpus.writer import write_splits
 
     scratch = directory / ".scratch"
     scratch.mkdir()
@@ -41,67 +43,76 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
             bar.advance(done / 1e6)
     records = open_records(scratch)
     verdicts = decide(records, config)
-    if not verdicts.kept:
-        raise InputError(_nothing_kept(raw, verdicts.reasons))
-    funnel = Funnel(directory)
+    counts = verdicts.counts
+    if not counts["kept"]["documents"]:
+        raise InputError(_nothing_kept(raw, counts["rejected"]))
     with task("corpus: writing", verdicts.kept_bytes / 1e6, "MB") as bar:
-        for batch in final_rows(records, verdicts, config):
-            bar.advance(funnel.add(batch) / 1e6)
-    funnel.close()
+        written = write_splits(directory, final_rows(records, verdicts, config), lambda size: bar.advance(size / 1e6))
     shutil.rmtree(scratch)
-    return {
-        "read": {"documents": verdicts.read, "bytes": verdicts.read_bytes},
-        **funnel.counts(verdicts.kept),
-        "ignored_files": raw.ignored,
-    }
+    for split in ("kept", "train", "validation"):
+        counts[split] |= written[split]
+    if verdicts.mojibake_file is not None:
+        counts["mojibake_example"] = raw.files[verdicts.mojibake_file].name
+    return {**counts, "ignored_files": sum(raw.ignored.values()), "ignored_kinds": dict(raw.ignored)}
 
 
-def _nothing_kept(raw: Raw, reasons: Mapping[str, int]) -> str:
-    """What to say when no document is left: the reasons, and the mending of the commonest."""
+def _nothing_kept(raw: Raw, rejected: Mapping[str, Mapping[str, int]]) -> str:
+    """The error message if no document is left: the reasons, and the remedy for the most frequent one."""
     where = f"corpus.path: {raw.location}"
-    if not reasons:
-        return f"{where}: holds no documents; give files with text in them"
-    if len(reasons) == 1 and raw.files[0].kind == "text" and "broken_utf8" in reasons:
+    if not rejected:
+        return f"{where}: has no documents; give files with text in them"
+    if len(rejected) == 1 and raw.files[0].kind == "text" and "broken_utf8" in rejected:
         example = raw.files[0].name
         return (
-            f"{where}: none of it is UTF-8 text; convert it, for example from Windows-1252: "
+            f"{where}: the text is not UTF-8; convert it, for example from Windows-1252: "
             f"iconv -f WINDOWS-1252 -t UTF-8 '{example}' > converted.txt"
         )
-    listed = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items(), key=lambda x: (-x[1], x[0])))
-    commonest = max(sorted(reasons), key=lambda reason: reasons[reason])
-    mend = _MENDING.get(commonest, "give other files")
-    return f"{where}: no document is kept ({listed}); {mend}"
+    reasons = sorted(rejected, key=lambda reason: (-rejected[reason]["documents"], reason))
+    listed = ", ".join(f"{reason} {rejected[reason]['documents']}" for reason in reasons)
+    return f"{where}: no document is kept ({listed}); {_REMEDIES.get(reasons[0], 'give other files')}"
 
 
-_MENDING = {
+_REMEDIES = {
     "empty": "give files with text in them",
-    "too_short": "corpus.min_characters lowers the limit",
-    "too_long_lines": "corpus.max_line_characters raises the limit",
-    "mostly_non_text": "corpus.min_text_fraction lowers the limit",
-    "missing_text": "corpus.text_key=KEY names where the text is",
+    "too_short": "lower the limit with corpus.min_characters=N",
+    "too_long_lines": "raise the limit with corpus.max_line_characters=N",
+    "mostly_non_text": "lower the limit with corpus.min_text_fraction=F",
+    "missing_text": "set corpus.text_key=KEY to the key of the text",
     "broken_utf8": "convert the files to UTF-8",
     "broken_json": "each line of a .jsonl file must be one JSON object",
-    "binary": "this is no text; give text files",
-    "truncated": "the compressed file ends early; fetch it again",
-    "unreadable": "check the files and the permission to read them",
+    "binary": "give text files",
+    "truncated": "the compressed file ends early; download it again",
+    "unreadable": "check the files and their permissions",
 }
 
 
 def _summary(counts: Mapping[str, Any]) -> str:
-    """One line: what was read, kept and dropped."""
-    read, kept = counts["read"], counts["kept"]
-    line = (
-        f"{kept['documents']:,} of {read['documents']:,} documents kept, {count(kept['bytes'])} bytes "
-        f"({counts['train']['documents']:,} train, {counts['validation']['documents']:,} validation)"
-    )
-    rejected = {reason: value["documents"] for reason, value in counts["rejected"].items()}
+    """What was read, kept, held out and dropped, in one line; and a line each for texts that need attention."""
+    read, kept, validation = counts["read"], counts["kept"], counts["validation"]
+    line = f"{_documents(kept, read['documents'])} kept, {count(kept['bytes'])} bytes"
+    share = f"{validation['bytes'] / kept['bytes']:.1%} of the text"
+    if not validation["documents"]:
+        line += "; nothing is held out for validation, because there is only one document"
+    elif counts["held_out"] == "parts":
+        line += f"; held out for validation: {validation['parts']:,} parts of the only document, {share}"
+    else:
+        line += f"; held out for validation: {_documents(validation, kept['documents'])}, {share}"
+    rejected = [f"{reason} {value['documents']:,}" for reason, value in counts["rejected"].items()]
     if rejected:
-        line += "; rejected: " + ", ".join(f"{reason} {number:,}" for reason, number in rejected.items())
-    if counts["ignored_files"]:
-        line += f"; {counts['ignored_files']:,} files of other kinds ignored"
-    if counts["validation"]["documents"] == 0:
+        line += f"; rejected: {', '.join(rejected)}"
+    if counts["ignored_kinds"]:
+        line += f"; {describe_ignored(counts['ignored_kinds'])}"
+    if not validation["documents"]:
+        line += "\ncorpus: set corpus.split_characters=10000 to divide the document and hold out some of its parts"
+    if counts["mojibake"]:
         line += (
-            "\ncorpus: this is one document, so there is none to validate on; "
-            "corpus.split_characters=10000 cuts it into parts"
+            f"\ncorpus: {counts['mojibake']:,} of the kept documents contain mojibake, for example "
+            f"{counts['mojibake_example']}; check the encoding that they were converted from"
         )
     return line
+
+
+def _documents(counts: Mapping[str, int], total: int) -> str:
+    """`3 of 5 documents`, with the number of parts if any is divided."""
+    parts = f" (in {counts['parts']:,} parts)" if counts["parts"] != counts["documents"] else ""
+    return f"{counts['documents']:,} of {total:,} documents{parts}"

@@ -1,4 +1,4 @@
-"""The documents of a finished corpus: the one record type, its columns on disk, and how later rooms read it."""
+"""The documents of a finished corpus: the record type, its columns on disk, and the function that reads them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from neolm.core.artifact import require
 
 Split = Literal["train", "validation"]
 
-DOCUMENT_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "text", "source", "licence", "metadata")])
+DOCUMENT_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "parent", "text", "source", "licence", "metadata")])
 REJECTED_SCHEMA = DOCUMENT_SCHEMA.append(pa.field("reason", pa.string()))
 
 
 @dataclass(frozen=True)
 class Document:
-    r"""One document: `metadata` is a JSON object as text, `text` is NFC with `\n` line ends."""
+    r"""A document or a part of one: `text` is NFC with `\n` line ends, `metadata` is a JSON object as text."""
 
     id: str
+    parent: str
+    """The id of the source document. It equals `id` for an undivided document."""
     text: str
     source: str
     licence: str
@@ -30,14 +32,14 @@ class Document:
 
 
 def read_documents(corpus_directory: Path, split: Split) -> Iterator[Document]:
-    """The documents of one split in the order of the files, held a few at a time.
+    """The documents of one split in the order of the files, with a few in memory at a time.
 
     Raises:
-        NeoLMError: `corpus_directory` is no finished corpus.
+        NeoLMError: `corpus_directory` is not a finished corpus.
     """
     require(corpus_directory, "corpus", "corpus build")
     for path in sorted((corpus_directory / "documents").glob(f"{split}-*.parquet")):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=64, columns=DOCUMENT_SCHEMA.names):
                 for row in batch.to_pylist():
-                    yield Document(**row)
+                    yield Document(**{"parent": row["id"], **row})  # older corpora have no parents

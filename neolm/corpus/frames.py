@@ -1,7 +1,7 @@
-"""The corpus as Daft DataFrames: read in groups, ids made unique, duplicates found, sides decided, rows sorted.
+"""The corpus as Daft DataFrames: read in groups, make ids unique, find duplicates, hold out documents, sort.
 
-Everything that looks across documents (ids, duplicates, the split) runs on a narrow frame without the texts,
-which are joined back at the end and sorted by id. The sort is Daft's: in memory on one machine, spread on Ray.
+Everything that compares documents (ids, duplicates, the split) runs on a narrow frame without the texts. The texts
+are joined back at the end and sorted by id. Daft sorts in memory on one machine, and across machines on Ray.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -25,6 +25,7 @@ from neolm.corpus.text import split_text
 
 col: Any = daft.col
 lit, when = daft.lit, daft.functions.when
+SOURCES_SHOWN = 20
 _PART = daft.DataType.struct({"id": daft.DataType.string(), "text": daft.DataType.string()})
 
 _ingest: Any = daft.func(ingest, return_dtype=daft.DataType.int64())
@@ -33,29 +34,29 @@ _score: Any = daft.func(validation_score, return_dtype=daft.DataType.float64())
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What was decided about every record: a frame without texts, and the totals of what is kept."""
+    """The decision about every record: a frame without texts, and the totals for the manifest."""
 
     frame: Any
-    read: int
-    read_bytes: int
-    kept: int
+    counts: dict[str, Any]
     kept_bytes: int
-    """Of the raw text, as `read_bytes`."""
-    reasons: dict[str, int]
-    """Rejected documents by reason."""
+    """Raw bytes of the kept documents."""
+    held_out: Literal["documents", "parts"]
+    """The unit of the validation split: parts only if all text comes from one document."""
     threshold: float
-    """Documents (or parts) whose score lies below are for validation."""
+    """Units with a smaller validation score are held out."""
+    mojibake_file: int | None
+    """Index of the first file with mojibake in a kept document."""
 
 
 def read_files(files: Sequence[RawFile], scratch: Path, config: CorpusConfig) -> Iterator[int]:
-    """Read all `files` into `scratch`; yields the bytes of each group of files that is done.
+    """Read all `files` into `scratch`, and yield the number of bytes of each finished group of files.
 
     Raises:
-        OSError: `scratch` could not be written.
+        OSError: `scratch` cannot be written.
     """
     groups = group_files(files)
     frame = daft.from_pydict({"group": [group for group, _ in groups], "bytes": [size for _, size in groups]})
-    # One group a batch: that is what Daft hands to a worker, a thread here and a task on Ray, at a time.
+    # One group per batch: Daft gives a worker (a thread, or a task on Ray) one batch at a time.
     frame = frame.into_batches(1)
     done = frame.select(col("bytes"), _ingest(col("group"), scratch, config).alias("failure"))
     for batch in done.to_arrow_iter():
@@ -66,46 +67,60 @@ def read_files(files: Sequence[RawFile], scratch: Path, config: CorpusConfig) ->
 
 def open_records(scratch: Path) -> Any:
     """The frame of all rows in `scratch`."""
-    # Daft reads a path as a glob, and a relative one as a URL.
+    # Daft expands a path as a glob pattern, and parses a relative one as a URL.
     literally = re.sub(r"([\\\[\]{}?*])", r"\\\1", str(scratch.resolve()))
     return daft.read_parquet(f"{literally}/*.parquet")
 
 
 def decide(records: Any, config: CorpusConfig) -> Verdicts:
-    """Give every record a unique id and, if it is to be dropped as a duplicate, the id of the one that stays."""
-    narrow = records.select("file", "record", "id", "digest", "reason", "parts", "raw_bytes")
+    """Give every record a unique id, find the duplicates, and choose what is held out for validation."""
+    narrow = records.select("file", "record", "id", "parent", "source", "digest", "reason", "parts", "size", "mojibake")
     frame = _with_duplicates(_with_unique_ids(narrow.collect())).collect()
-    sizes = col("raw_bytes")
-    totals = frame.groupby("reason").agg(sizes.count().alias("documents"), sizes.sum().alias("bytes")).to_pydict()
-    documents = dict(zip(totals["reason"], totals["documents"], strict=True))
-    size = dict(zip(totals["reason"], totals["bytes"], strict=True))
-    return Verdicts(
-        frame,
-        read=sum(documents.values()),
-        read_bytes=sum(size.values()),
-        kept=documents.pop(None, 0),
-        kept_bytes=size.get(None, 0),
-        reasons=documents,
-        threshold=_threshold(frame, config),
-    )
+    documents, size = col("size").count().alias("documents"), col("size").sum().alias("bytes")
+    rejected = {row.pop("reason"): row for row in frame.groupby("reason").agg(documents, size).to_pylist()}
+    read = {key: sum(row[key] for row in rejected.values()) for key in ("documents", "bytes")}
+    kept_bytes = rejected.pop(None, {"bytes": 0})["bytes"]
+    kept = frame.where(col("reason").is_null())
+    sources = kept.groupby("source").agg(documents).sort(["documents", "source"], desc=[True, False])
+    mojibake = kept.where(col("mojibake")).agg(documents, col("file").min()).to_pylist()[0]
+    held_out, threshold, split = _held_out(kept, config.validation_fraction)
+    counts = {
+        "read": read,
+        "rejected": {reason: rejected[reason] for reason in sorted(rejected)},
+        **{name: {"documents": number} for name, number in split.items()},
+        "held_out": held_out,
+        "sources": {row["source"]: row["documents"] for row in sources.limit(SOURCES_SHOWN).to_pylist()},
+        "mojibake": mojibake["documents"],
+    }
+    return Verdicts(frame, counts, kept_bytes, held_out, threshold, mojibake["file"])
 
 
-def _threshold(frame: Any, config: CorpusConfig) -> float:
-    """The validation threshold for the documents, or parts, that are kept."""
-    ids = col("id") if config.split_characters is None else _each_part_id(col("id"), col("parts"))
-    scores = frame.where(col("reason").is_null()).select(_score(ids).alias("score"))
+def _held_out(kept: Any, fraction: float) -> tuple[Literal["documents", "parts"], float, dict[str, int]]:
+    """The unit of the split, its threshold, and the number of source documents: kept, train and validation."""
+    documents = kept.select(_score(col("parent")).alias("score")).distinct().collect()
+    number = documents.count_rows()
+    if number > 1:
+        threshold = _threshold(documents, fraction)
+        validation = documents.where(col("score") < threshold).count_rows()
+        return "documents", threshold, {"kept": number, "train": number - validation, "validation": validation}
+    parts = kept.select(_score(_each_part_id(col("id"), col("parts"))).alias("score")).collect()
+    threshold = _threshold(parts, fraction)
+    split = {"kept": number, "train": number, "validation": int(threshold > 0)}
+    return "parts" if threshold > 0 else "documents", threshold, split
+
+
+def _threshold(scores: Any, fraction: float) -> float:
+    """The validation threshold for a frame of scores."""
     score = col("score")
-    found = scores.agg(
-        score.count().alias("documents"), score.min().alias("smallest"), score.max().alias("largest")
-    ).to_pylist()[0]
-    return validation_threshold(**found, fraction=config.validation_fraction) if found["documents"] else 0.0
+    found = scores.agg(score.count().alias("units"), score.min().alias("smallest"), score.max().alias("largest"))
+    return validation_threshold(**found.to_pylist()[0], fraction=fraction)
 
 
 def _with_unique_ids(frame: Any) -> Any:
-    """The second record with an id becomes `id~2`, and so on, in the order of reading."""
+    """Rename the second record with an id to `id~2`, the third to `id~3`, and so on, in reading order."""
     order = daft.Window().partition_by("id").order_by("file", "record")
     nth = daft.functions.row_number().over(order)
-    while frame.count_distinct("id").to_pydict()["id"][0] < frame.count_rows():  # `a~2` may have been there before
+    while frame.count_distinct("id").to_pydict()["id"][0] < frame.count_rows():  # `a~2` may exist
         renamed = daft.functions.format("{}~{}", col("id"), col("nth"))
         frame = frame.with_column("nth", nth)
         frame = frame.with_column("id", when(col("nth") > 1, renamed).otherwise(col("id")))
@@ -114,34 +129,31 @@ def _with_unique_ids(frame: Any) -> Any:
 
 
 def _with_duplicates(frame: Any) -> Any:
-    """Of all records with one digest the smallest id stays; the others get a reason and `copy_of`."""
+    """Among records with the same digest the smallest id stays; the others get a reason and `copy_of`."""
     first = col("id").min().over(daft.Window().partition_by("digest"))
     is_copy = col("reason").is_null() & (col("first") != col("id"))
     frame = frame.with_column("first", first)
     return frame.select(
-        "file",
-        "record",
-        "id",
-        "parts",
-        "raw_bytes",
+        *("file", "record", "id", "source", "parts", "size", "mojibake"),
+        col("parent").fill_null(col("id")),
         when(is_copy, lit("duplicate")).otherwise(col("reason")).alias("reason"),
         when(is_copy, col("first")).otherwise(lit(None)).alias("copy_of"),
     )
 
 
 def final_rows(records: Any, verdicts: Verdicts, config: CorpusConfig) -> Iterator[pa.RecordBatch]:
-    """The rows of the finished corpus sorted by id, each with its `side`: train, validation or rejected."""
-    texts = records.select("file", "record", "text", "source", "licence", "metadata")
+    """The rows of the finished corpus sorted by id, each with its `split`: train, validation or rejected."""
+    texts = records.select("file", "record", "text", "licence", "metadata")
     frame = texts.join(verdicts.frame, on=["file", "record"]).sort("id")
     frame = frame.with_column("metadata", _mark_copy(col("metadata"), col("copy_of")))
-    others = [col(name) for name in ("source", "licence", "metadata", "reason", "raw_bytes")]
+    others = [col(name) for name in ("parent", "source", "licence", "metadata", "reason")]
     if config.split_characters is None:
         frame = frame.select(col("id"), col("text"), *others)
     else:
-        frame = frame.select(_split(col("id"), col("text"), col("reason"), config.split_characters), *others)
-    below = _score(col("id")) < verdicts.threshold
-    side = when(col("reason").not_null(), lit("rejected")).when(below, lit("validation")).otherwise(lit("train"))
-    yield from frame.with_column("side", side).to_arrow_iter()
+        frame = frame.select(_parts(col("id"), col("text"), col("reason"), config.split_characters), *others)
+    below = _score(col("parent" if verdicts.held_out == "documents" else "id")) < verdicts.threshold
+    split = when(col("reason").not_null(), lit("rejected")).when(below, lit("validation")).otherwise(lit("train"))
+    yield from frame.with_column("split", split).to_arrow_iter()
 
 
 @daft.func(return_dtype=daft.DataType.string())
@@ -152,7 +164,7 @@ def _mark_copy(metadata: str, copy_of: str | None) -> str:
 
 
 def part_ids(document_id: str, parts: int) -> list[str]:
-    """The ids of a document's parts; one that is whole keeps its own, unless that could be mistaken for a part's."""
+    """The ids of a document's parts. An undivided document keeps its id, unless that ends like the id of a part."""
     if parts == 1 and not re.search(r"#\d+$", document_id):
         return [document_id]
     return [f"{document_id}#{number}" for number in range(parts)]
@@ -164,8 +176,8 @@ def _each_part_id(document_id: str, parts: int) -> Iterator[str]:
 
 
 @daft.func(return_dtype=_PART, unnest=True)
-def _split(document_id: str, text: str, reason: str | None, limit: int) -> Iterator[dict[str, str]]:
-    """The parts of a kept document; a rejected one stays whole."""
+def _parts(document_id: str, text: str, reason: str | None, limit: int) -> Iterator[dict[str, str]]:
+    """The parts of a kept document. A rejected document is not divided."""
     parts = split_text(text, limit) if reason is None else [text]
     ids = part_ids(document_id, len(parts)) if reason is None else [document_id]
     for name, part in zip(ids, parts, strict=True):

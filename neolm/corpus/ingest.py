@@ -1,8 +1,8 @@
-"""The first half of the corpus: raw files to clean, judged rows in scratch Parquet files, a group of files at a time.
+"""Read raw files, clean and filter their text, and write the rows to scratch Parquet files, one group at a time.
 
-Daft spreads the groups over cores or machines. A group writes its own scratch file while it reads, because in
-Daft 0.7 generator functions and Python data sources alike hold all that they yield (2 GB of text took 5.8 GB and
-2.3 GB of memory, measured); so a file of any length needs no more memory than its longest document.
+Daft distributes the groups over cores or machines. A group writes its own scratch file while it reads, because
+generator functions and Python data sources of Daft 0.7 keep everything that they yield (2 GB of text took 5.8 GB and
+2.3 GB of memory, measured). So a file needs no more memory than its longest document, however long the file is.
 """
 
 from __future__ import annotations
@@ -22,25 +22,30 @@ from neolm.corpus.config import CorpusConfig
 from neolm.corpus.filters import judge
 from neolm.corpus.records import Record, read_records
 from neolm.corpus.sources import RawFile
-from neolm.corpus.text import clean, split_text
+from neolm.corpus.text import clean, has_mojibake, split_text
 
-GROUP_BYTES = 2**22  # of raw files: small enough for progress on a laptop, large enough to be worth a call
-BATCH_CHARACTERS = 2**23  # of text held before it is written
+GROUP_BYTES = 2**22  # raw bytes of a group: small enough to show progress on a laptop, large enough for a call
+BATCH_CHARACTERS = 2**23  # characters in memory before they are written
 
-# `file` and `record` say where a row was read; `digest` is of the clean text, null for rejected rows.
+# `file` and `record`: where the row was read. `parent`: null unless the record states one.
+# `digest`: of the clean text, null for rejected rows. `size`: bytes of the raw text.
 SCRATCH_SCHEMA = pa.schema(
     [
         ("file", pa.int64()),
         ("record", pa.int64()),
-        *((name, pa.large_string()) for name in ("id", "text", "source", "licence", "metadata", "reason", "digest")),
-        ("raw_bytes", pa.int64()),
+        *(
+            (name, pa.large_string())
+            for name in ("id", "parent", "text", "source", "licence", "metadata", "reason", "digest")
+        ),
+        ("size", pa.int64()),
         ("parts", pa.int64()),
+        ("mojibake", pa.bool_()),
     ]
 )
 
 
 def group_files(files: Sequence[RawFile]) -> list[tuple[str, int]]:
-    """Files in groups of about GROUP_BYTES, each as (JSON for `ingest`, bytes). JSON holds any file name."""
+    """Files in groups of about GROUP_BYTES: (JSON for `ingest`, bytes). JSON can represent any file name."""
     groups: list[tuple[str, int]] = []
     waiting: list[tuple[int, dict[str, Any]]] = []
     size = 0
@@ -54,13 +59,13 @@ def group_files(files: Sequence[RawFile]) -> list[tuple[str, int]]:
 
 
 def ingest(group: str, scratch: Path, config: CorpusConfig) -> int:
-    """Read the files of `group` and write their rows to one file below `scratch`.
+    """Read the files of `group` and write their rows to one file in `scratch`.
 
-    Returns 0, or the `errno` of a failure to write: an exception would come back from Daft as mere text.
+    Returns 0, or the `errno` if writing failed: Daft would turn an exception into text.
     """
     files = [(number, RawFile(**file)) for number, file in json.loads(group)]
     try:
-        # Named by its first file, so that a repeated task replaces its own output and no other's.
+        # The name is the index of the first file, so that a repeated task replaces its own output only.
         with pq.ParquetWriter(scratch / f"{files[0][0]:08d}.parquet", SCRATCH_SCHEMA) as writer:
             for batch in _batches(_rows(files, config)):
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCRATCH_SCHEMA))
@@ -76,24 +81,19 @@ def _rows(files: Sequence[tuple[int, RawFile]], config: CorpusConfig) -> Iterato
 
 
 def _judged(record: Record, config: CorpusConfig) -> dict[str, Any]:
-    """The columns of one record: its clean text if it is kept, its raw text and the reason if not."""
-    text, reason, digest, parts = record.text, record.reason, None, 1
-    if reason is None:
-        cleaned = clean(text)
-        reason = judge(cleaned, config)
-        if reason is None:
-            text, digest = cleaned, hashlib.blake2b(cleaned.encode("utf-8"), digest_size=20).hexdigest()
-            parts = len(split_text(text, config.split_characters)) if config.split_characters else 1
-    return {
-        "id": record.id,
+    """The columns of one record: the clean text if it is kept, else the raw text and the reason."""
+    row = {**asdict(record), "digest": None, "parts": 1, "mojibake": False}
+    if record.reason is not None:
+        return row
+    text = clean(record.text)
+    reason = judge(text, config)
+    if reason is not None:
+        return row | {"reason": reason}
+    return row | {
         "text": text,
-        "source": record.source,
-        "licence": record.licence,
-        "metadata": record.metadata,
-        "reason": reason,
-        "digest": digest,
-        "raw_bytes": record.size,
-        "parts": parts,
+        "digest": hashlib.blake2b(text.encode("utf-8"), digest_size=20).hexdigest(),
+        "parts": len(split_text(text, config.split_characters)) if config.split_characters else 1,
+        "mojibake": has_mojibake(text),
     }
 
 

@@ -1,7 +1,7 @@
-"""Raw files to records, read as streams: a record is a text with its origin, or the reason why it could not be read.
+"""Read raw files as streams of records. A record is a text with its origin, or the reason why it is unreadable.
 
-Reasons given here: `broken_utf8`, `broken_json`, `missing_text`, `binary`, `truncated`, `unreadable`. One bad
-record never stops the reading of the others.
+Reasons: `broken_utf8`, `broken_json`, `missing_text`, `binary`, `truncated`, `unreadable`. A bad record does not stop
+the others from being read.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from neolm.corpus.config import CorpusConfig
 from neolm.corpus.sources import PYTHON_LICENCE, RawFile
 from neolm.corpus.text import BYTE_ORDER_MARK, is_storable, storable
 
-UNREADABLE_CHARACTERS = 10_000  # of a text that cannot be read, so much is kept to see what it was
+UNREADABLE_CHARACTERS = 10_000  # characters that are kept of an unreadable text
 
 
 @dataclass(frozen=True)
 class Record:
-    """A document as it was found; with a `reason`, `text` is only what could be shown of it."""
+    """A document as it was found. If it has a `reason`, `text` is only the part that could be decoded."""
 
     id: str
     text: str
@@ -34,30 +34,34 @@ class Record:
     licence: str
     metadata: str
     size: int
-    """UTF-8 bytes of the raw text, or bytes read where it is no text."""
+    """UTF-8 bytes of the raw text, or the number of bytes read if it is not text."""
     reason: str | None = None
+    parent: str | None = None
+    """The document that this is a part of, if the record states one."""
 
 
 @dataclass(frozen=True)
 class _Origin:
-    """What a record gets from the file it stands in."""
+    """The origin of a record: from its file, unless the record states its own."""
 
     id: str
     source: str
     licence: str
+    parent: str | None = None
 
     def accept(self, text: str, metadata: Mapping[str, Any] | None = None) -> Record:
         size = len(text.encode("utf-8"))
-        return Record(self.id, text, self.source, self.licence, _json(metadata or {}), size)
+        return Record(self.id, text, self.source, self.licence, _json(metadata or {}), size, parent=self.parent)
 
     def refuse(self, reason: str, raw: bytes | str, why: str) -> Record:
         data = raw.encode("utf-8", "backslashreplace") if isinstance(raw, str) else raw
         shown = data[:UNREADABLE_CHARACTERS].decode("utf-8", "backslashreplace")[:UNREADABLE_CHARACTERS]
-        return Record(self.id, shown, self.source, self.licence, _json({"error": why}), len(data), reason)
+        error = _json({"error": why})
+        return Record(self.id, shown, self.source, self.licence, error, len(data), reason, self.parent)
 
 
 def read_records(file: RawFile, config: CorpusConfig) -> Iterator[Record]:
-    """Every record of `file`, in its order."""
+    """Every record of `file`, in the order of the file."""
     name, standard = storable(file.name), config.source == "python-stdlib"
     source, licence = ("python-stdlib", PYTHON_LICENCE) if standard else (name, config.licence)
     origin = _Origin(name, source, licence)
@@ -83,18 +87,15 @@ def _topics(origin: _Origin) -> Iterator[Record]:
 
 
 def _text_file(path: Path, origin: _Origin) -> Record:
-    pieces: list[bytes] = []
+    chunks: list[bytes] = []
     try:
         for chunk in read_chunks(path):
-            pieces.append(chunk)
-            if b"\0" in chunk:  # no need to read the rest of a disk image
-                return _not_text(b"".join(pieces), origin)
+            chunks.append(chunk)
+            if b"\0" in chunk:  # the rest of a binary file need not be read
+                return _not_text(b"".join(chunks), origin)
     except DamagedFileError as damage:
-        return origin.refuse(damage.reason, b"".join(pieces), str(damage))
-    return _decoded(b"".join(pieces), origin)
-
-
-def _decoded(data: bytes, origin: _Origin) -> Record:
+        return origin.refuse(damage.reason, b"".join(chunks), str(damage))
+    data = b"".join(chunks)
     try:
         return origin.accept(data.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -135,7 +136,7 @@ def _parquet_rows(path: Path, origin: _Origin, text_key: str) -> Iterator[Record
     row = 0
     try:
         with pq.ParquetFile(path) as file:
-            known = {text_key, "id", "source", "licence", "license", "meta", "metadata"}
+            known = {text_key, "id", "parent", "source", "licence", "license", "meta", "metadata"}
             columns = [name for name in file.schema_arrow.names if name in known]
             if text_key not in columns:
                 yield origin.refuse("missing_text", "", f"no column '{text_key}'")
@@ -151,12 +152,13 @@ def _parquet_rows(path: Path, origin: _Origin, text_key: str) -> Iterator[Record
 
 
 def _mapping(value: Mapping[str, Any], raw: bytes | str, place: _Origin, text_key: str) -> Record:
-    """A record from a JSON object or a Parquet row; `raw` is what is kept if it has no text."""
+    """A record from a JSON object or a Parquet row. `raw` is kept if it has no text."""
     metadata = _metadata(value)
     origin = _Origin(
         id=_identity(value.get("id")) or place.id,
         source=_name(metadata.get("pile_set_name")) or _name(value.get("source")) or place.source,
         licence=_name(value.get("licence")) or _name(value.get("license")) or place.licence,
+        parent=_identity(value.get("parent")),
     )
     text = value.get(text_key)
     if not isinstance(text, str):
@@ -170,7 +172,7 @@ def _mapping(value: Mapping[str, Any], raw: bytes | str, place: _Origin, text_ke
 
 
 def _metadata(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`meta` or `metadata`, where it is a mapping or, as in our own corpora, a JSON object as text."""
+    """`meta` or `metadata`, if it is a mapping, or a JSON object as text, as in the corpora that NeoLM writes."""
     for key in ("meta", "metadata"):
         found = value.get(key)
         if isinstance(found, str):

@@ -1,9 +1,11 @@
-"""Which raw files a corpus is made of, in a fixed order, with the digest of what is in them."""
+"""The raw files of a corpus in a fixed order, with the digest of their contents."""
 
 from __future__ import annotations
 
 import os
 import sysconfig
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +20,14 @@ PARQUET_SUFFIXES = (".parquet",)
 SUPPORTED = ", ".join((*TEXT_SUFFIXES, *JSON_SUFFIXES, *PARQUET_SUFFIXES))
 
 PYTHON_LICENCE = "PSF-2.0"
-TOPICS = "pydoc_data/topics.py"  # one long dict; its texts become documents of their own
+TOPICS = "pydoc_data/topics.py"  # one long dict; each of its texts becomes a document
+IGNORED_KINDS_SHOWN = 5
 _NOT_STDLIB = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file to read: `name` is its path relative to the corpus, `kind` says how it is read."""
+    """A file to read: `name` is its path relative to the corpus, `kind` its format (text, json, parquet, topics)."""
 
     path: str
     name: str
@@ -42,11 +45,11 @@ class RawFile:
 
 @dataclass(frozen=True)
 class Raw:
-    """All that a corpus is made of: the files to read, sorted by name, and how many were passed over."""
+    """The files to read, sorted by name, and the numbers of ignored files by kind."""
 
     location: Path
     files: tuple[RawFile, ...]
-    ignored: int
+    ignored: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class RawText:
     @property
     def path(self) -> str:
         """The file or folder, absolute."""
-        return str((_library_root() if self.config.path is None else Path(self.config.path).expanduser()).resolve())
+        return str((_library_root() if self.config.path is None else _expanded(self.config.path)).resolve())
 
     def stamp(self) -> str | None:
         """Digest of names, sizes and modification times; None if the files are no longer there."""
@@ -83,20 +86,20 @@ class RawText:
 
 
 def find_files(config: CorpusConfig, output: Path) -> Raw:
-    """The files that `config` names; below a folder, `output` and hidden files and folders are passed over.
+    """The files that `config` names. In a folder, `output` and hidden files and folders are ignored.
 
     Raises:
-        InputError: nothing there, nothing supported, empty, or keys that contradict each other.
+        InputError: the path does not exist, has no supported file or is empty, or the settings contradict each other.
     """
     if config.source == "python-stdlib":
         if config.path is not None:
             raise InputError(
-                f"corpus.path: python-stdlib reads no files of yours; to read {config.path} set corpus.source=files"
+                f"corpus.path: corpus.source=python-stdlib has no path; set corpus.source=files to read {config.path}"
             )
         return _standard_library(output)
     if config.path is None:
-        raise InputError("corpus.path: source 'files' needs a file or a folder: corpus.path=FILE_OR_FOLDER")
-    path = Path(config.path).expanduser()
+        raise InputError("corpus.path: corpus.source=files needs a file or a folder: corpus.path=FILE_OR_FOLDER")
+    path = _expanded(config.path)
     try:
         return _folder(path, output) if path.is_dir() else _single_file(path)
     except OSError as error:
@@ -112,14 +115,19 @@ def _standard_library(output: Path) -> Raw:
     ]
     if not found:
         raise InputError(
-            f"corpus.source: this Python has no .py files of its library below {root}; "
+            f"corpus.source: the standard library of this Python has no .py files below {root}; "
             "use another interpreter, or your own text: corpus.source=files corpus.path=FILE_OR_FOLDER"
         )
-    return Raw(root, tuple(found), 0)
+    return Raw(root, tuple(found), {})
 
 
 def _library_root() -> Path:
     return Path(sysconfig.get_path("stdlib"))
+
+
+def _expanded(path: str) -> Path:
+    """`path` with `~` expanded; `~name` is a file name if there is no such user, where pathlib raises RuntimeError."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def _single_file(path: Path) -> Raw:
@@ -133,26 +141,40 @@ def _single_file(path: Path) -> Raw:
     with path.open("rb") as file:
         if not file.read(1):
             raise InputError(f"corpus.path: {path} is empty; give a file with text in it")
-    return Raw(path, (RawFile.at(path, path.name, kind),), 0)
+    return Raw(path, (RawFile.at(path, path.name, kind),), {})
 
 
 def _folder(path: Path, output: Path) -> Raw:
-    found, ignored = [], 0
+    found = []
+    ignored: Counter[str] = Counter()
     for name in _names_below(path, output):
-        file = path / name
-        kind = None if any(part.startswith(".") for part in name.split("/")) else _kind(name)
-        if kind is None or not file.is_file():
-            ignored += 1
+        file, kind = path / name, _kind(name)
+        if any(part.startswith(".") for part in name.split("/")):
+            ignored["hidden"] += 1
+        elif kind is None:
+            ignored[file.suffix.lower() or "without extension"] += 1
+        elif not file.is_file():
+            ignored["not a regular file"] += 1
         else:
             found.append(RawFile.at(file, name, kind))
     if not found:
-        seen = f"{ignored} of other kinds" if ignored else "no files at all"
-        raise InputError(f"corpus.path: {path} holds no text to read ({seen}); supported: {SUPPORTED}")
+        seen = describe_ignored(ignored) if ignored else "no files"
+        raise InputError(f"corpus.path: {path} has no text to read ({seen}); supported: {SUPPORTED}")
     return Raw(path, tuple(found), ignored)
 
 
+def describe_ignored(ignored: Mapping[str, int]) -> str:
+    """`ignored 12 files: 9 .png, 2 .zip, 1 without extension`, the most frequent kinds first."""
+    number = sum(ignored.values())
+    kinds = Counter(ignored).most_common(IGNORED_KINDS_SHOWN)
+    shown = [f"{files:,} {kind}" for kind, files in kinds]
+    rest = number - sum(files for _, files in kinds)
+    shown += [f"{rest:,} of other kinds"] if rest else []
+    return f"ignored {number:,} {'file' if number == 1 else 'files'}: {', '.join(shown)}"
+
+
 def _names_below(root: Path, output: Path, skip: frozenset[str] = frozenset()) -> list[str]:
-    """Relative posix paths of all files below `root`, sorted; what we write into `output` is not raw text."""
+    """Relative POSIX paths of all files below `root`, sorted, without the folders in `skip` and without `output`."""
     root, forbidden = root.resolve(strict=True), output.resolve()
     names = []
     for directory, folders, files in os.walk(root, onerror=_raise):

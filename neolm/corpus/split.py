@@ -1,4 +1,4 @@
-"""Train or validation: a hash of the document's id decides, so that a document keeps its side as the corpus grows."""
+"""Divide documents into training and validation by a hash of their ids, which stays the same as a corpus grows."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import hashlib
 import math
 
 
-def validation_score(document_id: str) -> float:
-    """A number in [0, 1), uniform over ids and a function of nothing else: the first 53 bits of BLAKE2b."""
-    digest = hashlib.blake2b(document_id.encode("utf-8"), digest_size=8).digest()
+def validation_score(name: str) -> float:
+    """A number in [0, 1), uniform over ids and a function of the id alone: the first 53 bits of BLAKE2b."""
+    digest = hashlib.blake2b(name.encode("utf-8"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
-def validation_threshold(documents: int, smallest: float, largest: float, fraction: float) -> float:
-    """The score below which a document is for validation, given the extreme scores of all `documents`.
+def validation_threshold(units: int, smallest: float | None, largest: float | None, fraction: float) -> float:
+    """The score below which a unit (a document or a part) is for validation.
 
-    It is `fraction`, unless that would leave one side empty: then the document with the smallest score alone goes
-    to validation, or the one with the largest alone to training. A single document is for training.
+    It is `fraction`, unless one split would be empty. Then the unit with the smallest score is the only one for
+    validation, or the unit with the largest the only one for training. A single unit is for training.
+
+    Args:
+        units: Number of units.
+        smallest: The smallest score of all units; None if there are none.
+        largest: The largest score.
+        fraction: The share of units to hold out.
     """
-    if documents < 2:
+    if units < 2 or smallest is None or largest is None:
         return 0.0
     if smallest >= fraction:
         return math.nextafter(smallest, 1.0)

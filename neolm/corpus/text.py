@@ -1,10 +1,17 @@
-"""Pure functions on one text: normalise it, cut it into parts, make any string safe to store as UTF-8."""
+"""Pure functions on one text: normalise it, divide it into parts, find mojibake, make it safe to store as UTF-8."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 BYTE_ORDER_MARK = "\ufeff"
+
+# The bytes 0x80 to 0xBF of a UTF-8 sequence, read as Latin-1 or Windows-1252.
+_CONTINUATION = r"[\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+_MOJIBAKE = re.compile(
+    rf"\ufffd|â[\x80€]|ï(?:»¿|¿½)|(?<![A-ZÀ-Þ])[ÂÃ]{_CONTINUATION}|(?:[ÐÑ]{_CONTINUATION}){{2}}|(?:[ä-é]{_CONTINUATION}{{2}}){{2}}"
+)
 
 
 def clean(text: str) -> str:
@@ -12,14 +19,19 @@ def clean(text: str) -> str:
     text = text.lstrip(BYTE_ORDER_MARK)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return unicodedata.normalize("NFC", text)  # returns at once where nothing is to do
+    return unicodedata.normalize("NFC", text)  # returns at once if the text is normalised
+
+
+def has_mojibake(text: str) -> bool:
+    """Whether `text` has U+FFFD or looks like UTF-8 that was read as Latin-1 or Windows-1252 (`Ã©` for `é`)."""
+    return not text.isascii() and _MOJIBAKE.search(text) is not None
 
 
 def split_text(text: str, limit: int) -> list[str]:
     """Parts of at most `limit` characters whose concatenation is `text`.
 
-    Each cut is made after the last blank line that fits, else after the last line end, else after the last
-    space, else at the limit.
+    Each part ends after the last blank line that fits, else after the last line end, else after the last space, else
+    at the limit.
     """
     parts, start = [], 0
     while len(text) - start > limit:

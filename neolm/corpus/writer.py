@@ -1,7 +1,8 @@
-"""Sorted rows to Parquet files that are the same bytes for the same rows, however the engine cut them into batches."""
+"""Write sorted rows to Parquet files. The same rows give the same bytes, whatever the batches of the engine were."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,39 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-ROW_GROUP_BYTES = 2**24  # of text: what a reader holds at a time
+from neolm.corpus.documents import DOCUMENT_SCHEMA, REJECTED_SCHEMA
+
+ROW_GROUP_BYTES = 2**24  # bytes of text in a row group, which a reader holds in memory
 FILE_BYTES = 2**28
 
 
+def write_splits(
+    directory: Path, batches: Iterable[pa.RecordBatch], advance: Callable[[int], None]
+) -> dict[str, dict[str, int]]:
+    """Write the rows of each `split` (train, validation, rejected) and return the parts and bytes of the kept text.
+
+    `advance` is called with the bytes of the kept text of each batch.
+    """
+    train = TableWriter(directory / "documents", "train", DOCUMENT_SCHEMA)
+    validation = TableWriter(directory / "documents", "validation", DOCUMENT_SCHEMA)
+    rejected = TableWriter(directory / "rejected", "rejected", REJECTED_SCHEMA)
+    for batch in batches:
+        table = pa.Table.from_batches([batch])
+        before = train.text_bytes + validation.text_bytes
+        for split, writer in (("train", train), ("validation", validation), ("rejected", rejected)):
+            writer.write(table.filter(pc.equal(table.column("split"), split)))
+        advance(train.text_bytes + validation.text_bytes - before)
+    for writer in (train, validation, rejected):
+        writer.close()
+    counts = {
+        split: {"parts": writer.rows, "bytes": writer.text_bytes}
+        for split, writer in (("train", train), ("validation", validation))
+    }
+    return {"kept": {key: sum(counts[split][key] for split in counts) for key in ("parts", "bytes")}, **counts}
+
+
 class TableWriter:
-    """Writes `directory/name-00000.parquet` and further parts; at least one file, even without rows.
+    """Writes `directory/name-00000.parquet`, `name-00001.parquet` and so on; at least one file, even without rows.
 
     A row group ends with the row that reaches ROW_GROUP_BYTES of text, a file with the row group that reaches
     FILE_BYTES.
@@ -45,7 +73,7 @@ class TableWriter:
                 self._flush()
 
     def close(self) -> None:
-        """Write what is left and end the last file."""
+        """Write the remaining rows and close the last file."""
         if self._pending or self._parts == 0:
             self._flush()
         if self._file is not None:
@@ -66,7 +94,7 @@ class TableWriter:
 
 
 def _text_sizes(table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """UTF-8 bytes of the text of each row."""
+    """UTF-8 bytes of each row's text."""
     sizes: np.ndarray[tuple[int], np.dtype[np.int64]]
     sizes = pc.binary_length(table.column("text")).to_numpy().astype(np.int64)
     return sizes

@@ -1,4 +1,4 @@
-"""The `shards` stage: the corpus, in tokens."""
+"""The `shards` stage: the token shards of the corpus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 def build_shards(output: Path) -> Manifest:
-    """Encode `output/corpus` with `output/tokenizer` into `output/shards`, unless that is done."""
+    """Encode `output/corpus` with `output/tokenizer` into `output/shards`, unless it is up to date."""
     corpus, tokenizer_directory = output / "corpus", output / "tokenizer"
     documents = require(corpus, "corpus", "corpus build RECIPE").counts
     tokenizer = load_tokenizer(tokenizer_directory)
@@ -31,7 +31,7 @@ def build_shards(output: Path) -> Manifest:
     def make(directory: Path) -> Mapping[str, Any]:
         return {
             split: write_shards(
-                read_documents(corpus, split), tokenizer, directory, split, documents[split]["documents"]
+                read_documents(corpus, split), tokenizer, directory, split, documents[split].get("parts")
             )
             for split in SPLITS
         }

@@ -26,7 +26,7 @@ def build_tokenizer(output: Path, config: TokenizerConfig) -> Manifest:
             copy_tokenizer(source, directory)
             return {"tokens": load_tokenizer(directory).size}
         every = max(1, -(-counts["bytes"] // config.train_bytes))
-        with task("Learning the vocabulary", counts["documents"], "documents") as progress:
+        with task("Learning the vocabulary", counts.get("parts"), "documents") as progress:
             tokenizer = train_tokenizer(_training_texts(corpus, every, progress.advance), config.vocab_size)
         tokenizer.save(directory)
         return {"tokens": tokenizer.size, "every": every}

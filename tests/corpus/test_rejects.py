@@ -170,6 +170,18 @@ def test_the_funnel_adds_up(build, write):
         "broken_utf8": {"documents": 1, "bytes": 3},
         "duplicate": {"documents": 1, "bytes": 7},
     }
-    assert counts["kept"] == {"documents": 2, "bytes": 19}
+    assert counts["kept"] == {"documents": 2, "parts": 2, "bytes": 19}
     assert counts["train"]["bytes"] + counts["validation"]["bytes"] == 19
     assert counts["sources"] == {"a.txt": 1, "c.txt": 1}
+
+
+def test_mojibake_is_counted_and_kept(build, write, capsys):
+    raw = write("a.txt", "plain text").parent
+    write("b.txt", "franÃ§ais")
+    write("c.txt", "le français")
+    write("d.txt", "lost: \ufffd")
+    write("e.txt", "franÃ§ais")  # a duplicate
+    corpus = build(raw)
+    assert (corpus.counts["mojibake"], corpus.counts["mojibake_example"]) == (2, "b.txt")
+    assert set(corpus.kept) == {"a.txt", "b.txt", "c.txt", "d.txt"}
+    assert "corpus: 2 of the kept documents contain mojibake, for example b.txt" in capsys.readouterr().err

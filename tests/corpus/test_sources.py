@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from neolm.corpus.sources import describe_ignored
+
 PILE = {"text": "From the Pile.", "meta": {"pile_set_name": "FreeLaw", "n": 1}}
 
 
@@ -84,6 +86,17 @@ def test_a_corpus_reads_what_a_corpus_wrote(build, write, tmp_path):
     assert second.kept == first.kept
 
 
+def test_a_corpus_keeps_the_parents_that_another_corpus_wrote(build, write, tmp_path):
+    raw = write("a.txt", " ".join(f"word {n}" for n in range(200))).parent
+    write("b.txt", " ".join(f"other {n}" for n in range(300)))
+    first = build(raw, split_characters=100)
+    second = build(first.directory / "documents", output=tmp_path / "again")
+    assert second.kept == first.kept
+    for split in ("train", "validation"):
+        assert set(second.split(split)) == set(first.split(split))
+    assert second.counts["kept"] == first.counts["kept"]
+
+
 def test_metadata_stays_json(build, write):
     lines = ['{"text": "not a number", "id": "a", "meta": {"x": NaN}}\n', {"text": "other", "id": "b", "meta": "no"}]
     kept = build(write("n.jsonl", lines)).kept
@@ -97,13 +110,27 @@ def test_text_key(build, write):
     assert len(corpus.kept) == 2
 
 
-def test_other_files_are_ignored_and_counted(build, write):
+def test_other_files_are_ignored_and_counted(build, write, capsys):
     raw = write("a.txt", "something to read").parent
     write("b.jpg", b"\xff\xd8")
     write(".git/c.txt", "hidden")
     write("d.json", "{}")
+    write("e.JPG", b"\xff\xd8")
+    write("README", "text")
+    (raw / "gone.txt").symlink_to(raw / "nowhere")
     corpus = build(raw)
-    assert (list(corpus.kept), corpus.counts["ignored_files"]) == (["a.txt"], 3)
+    assert (list(corpus.kept), corpus.counts["ignored_files"]) == (["a.txt"], 6)
+    assert corpus.counts["ignored_kinds"] == {
+        "hidden": 1, ".jpg": 2, ".json": 1, "without extension": 1, "not a regular file": 1,
+    }  # fmt: skip
+    assert "ignored 6 files: 2 .jpg, 1 hidden, 1 " in capsys.readouterr().err
+
+
+def test_only_the_most_frequent_kinds_of_ignored_files_are_named():
+    ignored = {".png": 9, "without extension": 1, **{f".{n}": 1 for n in range(7)}}
+    assert (
+        describe_ignored(ignored) == "ignored 17 files: 9 .png, 1 without extension, 1 .0, 1 .1, 1 .2, 4 of other kinds"
+    )
 
 
 def test_output_below_the_input_is_not_read(build, write):

@@ -1,4 +1,4 @@
-"""Train and validation: by the id alone, and neither side empty where there are two documents."""
+"""Train and validation: whole documents, chosen by the id alone; neither split is empty if there are two documents."""
 
 from __future__ import annotations
 
@@ -58,11 +58,57 @@ def test_two_documents_are_one_on_each_side(build, write):
         assert [len(corpus.split("train")), len(corpus.split("validation"))] == [1, 1]
 
 
+def words(name: str, number: int) -> str:
+    return "\n\n".join(f"{name}, paragraph {n}: " + "some words " * 5 for n in range(number))
+
+
+def parents(corpus, split):
+    return {document.parent for document in corpus.split(split)}
+
+
+def test_the_parts_of_a_document_are_in_the_same_split(build, write):
+    raw = write("long.txt", words("long", 200)).parent
+    for number in range(40):
+        write(f"{number}.txt", words(str(number), number % 3 + 1))
+    divided = build(raw, split_characters=100, validation_fraction=0.3)
+    assert parents(divided, "train").isdisjoint(parents(divided, "validation"))
+    whole = build(raw, output=raw.parent / "whole", validation_fraction=0.3)
+    for split in ("train", "validation"):  # dividing documents does not move them
+        assert parents(divided, split) == {d.id for d in whole.split(split)} == parents(whole, split)
+        assert divided.counts[split]["documents"] == whole.counts[split]["documents"] == len(whole.split(split))
+        assert divided.counts[split]["parts"] == len(divided.split(split))
+    assert divided.counts["held_out"] == whole.counts["held_out"] == "documents"
+    assert divided.counts["kept"]["documents"] == 41
+    assert divided.counts["kept"]["parts"] > 200
+
+
+def test_of_two_books_one_is_held_out(build, write, capsys):
+    raw = write("a.txt", words("a", 60)).parent
+    write("b.txt", words("b", 60))
+    corpus = build(raw, split_characters=200)
+    assert {len(parents(corpus, split)) for split in ("train", "validation")} == {1}
+    assert parents(corpus, "train") != parents(corpus, "validation")
+    assert corpus.counts["held_out"] == "documents"
+    message = capsys.readouterr().err
+    assert f"2 of 2 documents (in {corpus.counts['kept']['parts']} parts) kept" in message
+    assert f"1 of 2 documents (in {corpus.counts['validation']['parts']} parts), 50.0% of the text" in message
+
+
+def test_one_book_is_divided_between_the_splits_and_the_message_says_so(build, write, capsys):
+    corpus = build(write("a.txt", words("a", 200)), split_characters=200)
+    assert parents(corpus, "train") == parents(corpus, "validation") == {"a.txt"}
+    assert corpus.counts["held_out"] == "parts"
+    assert [corpus.counts[name]["documents"] for name in ("kept", "train", "validation")] == [1, 1, 1]
+    message = f"held out for validation: {len(corpus.split('validation'))} parts of the only document"
+    assert message in capsys.readouterr().err
+
+
 def test_one_document_is_for_training(build, write, capsys):
     corpus = build(write("one.txt", "the only text"))
     assert [d.id for d in corpus.split("train")] == ["one.txt"]
     assert pq.read_table(corpus.directory / "documents" / "validation-00000.parquet").column_names == [
-        "id", "text", "source", "licence", "metadata",
+        "id", "parent", "text", "source", "licence", "metadata",
     ]  # fmt: skip
     assert corpus.split("validation") == []
+    assert corpus.counts["validation"] == {"documents": 0, "parts": 0, "bytes": 0}
     assert "corpus.split_characters" in capsys.readouterr().err

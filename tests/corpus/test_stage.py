@@ -68,8 +68,24 @@ def test_one_line_tells_the_counts(build, raw, capsys):
     assert lines[0].startswith("corpus: 1,001 of 1,001 documents kept")
 
 
-def test_output_with_glob_characters(build, raw, tmp_path):
-    assert len(build(raw, output=tmp_path / "out [1] {a,b} *?\\ ü").kept) == 1001
+NAMES = ["-out [1] {a,b} *?\\ ü", "file:# 100%20 & ~x", "[a-c]#1?b=2", "s3:"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_output_with_special_characters(build, raw, tmp_path, name):
+    assert len(build(raw, output=tmp_path / name).kept) == 1001
+
+
+@pytest.mark.parametrize("name", [*NAMES, "~no such user", "notes #2", "CC BY: 4.0", "null"])
+def test_raw_text_with_special_characters(build, write, tmp_path, monkeypatch, name):
+    write(f"{name}/{name}.txt", "a text of its own")
+    write(f"{name}/{name}/rows.jsonl", [{"text": "a row"}])
+    expected = {f"{name}.txt", f"{name}/rows.jsonl:1"}
+    assert set(build(tmp_path / "raw" / name).kept) == expected
+    monkeypatch.chdir(tmp_path / "raw")
+    assert set(build(name).kept) == expected
+    assert set(build(f"./{name}").kept) == expected
+    assert set(build(f"{name}/{name}.txt").kept) == {f"{name}.txt"}
 
 
 def test_documents_of_no_corpus(tmp_path):
@@ -93,7 +109,7 @@ def test_full_disk_while_reading(build, raw, tmp_path, monkeypatch):
 def test_large_tables_are_cut_into_groups_and_files_by_rows_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 100)
     monkeypatch.setattr(writer, "FILE_BYTES", 1000)
-    rows = [{"id": str(n), "text": "x" * (n % 37), "source": "", "licence": "", "metadata": "{}"} for n in range(300)]
+    rows = [dict.fromkeys(DOCUMENT_SCHEMA.names, "") | {"id": str(n), "text": "x" * (n % 37)} for n in range(300)]
     for name, step in (("one", 300), ("two", 7), ("three", 1)):
         out = writer.TableWriter(tmp_path / name, "train", DOCUMENT_SCHEMA)
         for start in range(0, 300, step):
@@ -118,21 +134,21 @@ def test_daft_is_silent_and_the_settings_do_not_load_it():
 
 
 BAD = {
-    "no path": (None, {}, "corpus.path: source 'files' needs a file or a folder"),
+    "no path": (None, {}, "corpus.path: corpus.source=files needs a file or a folder"),
     "path with the standard library": ("a.txt", {"source": "python-stdlib"}, "set corpus.source=files"),
     "missing": ("nothing.txt", {}, "nothing.txt does not exist"),
     "empty file": ("empty.txt", {}, "empty.txt is empty"),
     "unsupported file": ("x.pdf", {}, r"x.pdf: files of this kind cannot be read; supported: .txt, .md, .py"),
-    "folder without text": ("pictures", {}, r"holds no text to read \(1 of other kinds\); supported: .txt"),
-    "empty folder": ("void", {}, r"holds no text to read \(no files at all\)"),
-    "not UTF-8": ("latin.txt", {}, "none of it is UTF-8 text; convert it.*iconv"),
+    "folder without text": ("pictures", {}, r"has no text to read \(ignored 1 file: 1 .jpg\); supported: .txt"),
+    "empty folder": ("void", {}, r"has no text to read \(no files\)"),
+    "not UTF-8": ("latin.txt", {}, "the text is not UTF-8; convert it.*iconv"),
     "nothing kept": (
         "blank.jsonl",
         {"min_characters": 9},
-        r"no document is kept \(too_short 2, broken_json 1\); corpus.min",
+        r"no document is kept \(too_short 2, broken_json 1\); lower the limit with corpus.min",
     ),
-    "no documents": ("newlines.jsonl", {}, "holds no documents"),
-    "binary": ("data.txt", {}, r"no document is kept \(binary 1\); this is no text"),
+    "no documents": ("newlines.jsonl", {}, "has no documents"),
+    "binary": ("data.txt", {}, r"no document is kept \(binary 1\); give text files"),
 }
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from neolm.corpus.documents import read_documents
 from neolm.corpus.frames import part_ids
-from neolm.corpus.text import clean, is_storable, split_text, storable
+from neolm.corpus.text import clean, has_mojibake, is_storable, split_text, storable
 
 TEXTS = st.text(st.sampled_from("ab .\n\r\u0301é\ufeff世"), max_size=60) | st.text(max_size=60)
 
@@ -27,6 +27,22 @@ TEXTS = st.text(st.sampled_from("ab .\n\r\u0301é\ufeff世"), max_size=60) | st.
 )
 def test_clean(raw, text):
     assert clean(raw) == text
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+@pytest.mark.parametrize(
+    "text", ["café", "à la carte", "50 °C", "it’s “good”", "a – b…", "привет", "你好世界", "Ærø, año, über", "\ufffd"]
+)
+def test_utf8_read_in_another_encoding_is_mojibake(text, encoding):
+    assert has_mojibake(text.encode("utf-8").decode(encoding, "replace"))
+    assert has_mojibake(text) == (text == "\ufffd")
+
+
+@pytest.mark.parametrize(
+    "text", ["« café »…", "«IRMû, NÃO", "«là»…", "„Maß“…", "PÂ”", "日本語。「猫」", "Ísland, Ð. Þór", "â", "é…”", ""]
+)
+def test_other_languages_and_their_punctuation_are_not_mojibake(text):
+    assert not has_mojibake(text)
 
 
 @given(TEXTS)
@@ -72,9 +88,8 @@ def test_documents_are_cut_in_order_and_without_loss(build, write):
     assert len(parts) > 10
     order = [int(d.id.removeprefix("book.txt#")) for d in read_documents(corpus.directory, "train")]
     assert order == sorted(order)  # by number: #2 before #10
-    assert corpus.counts["kept"] == {"documents": 1, "bytes": len(book)}
-    assert corpus.counts["validation"]["documents"] + len(order) == len(parts)
-    assert corpus.counts["validation"]["documents"] > 0
+    assert corpus.counts["kept"] == {"documents": 1, "parts": len(parts), "bytes": len(book)}
+    assert {d.parent for d in corpus.kept.values()} == {"book.txt"}
 
 
 def test_short_documents_keep_their_ids(build, write):

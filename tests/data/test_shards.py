@@ -1,12 +1,14 @@
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neolm.core.errors import InputError
+from neolm.corpus.documents import Document
 from neolm.data.batch import Batch
 from neolm.data.batch_sizes import BatchSizes
 from neolm.data.batches import TrainingBatches, count_windows, validation_batches
@@ -14,22 +16,17 @@ from neolm.data.shards import TokenShards, shard_dtype, write_shards
 from neolm.tokenizer.tokenizer import Tokenizer, train_tokenizer
 
 
-@dataclass(frozen=True)
-class Note:
-    id: str
-    text: str
-
-
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return train_tokenizer(iter(["the cat sat on the mat, the dog sat on the log. " * 20]), 268)
 
 
-def notes(lengths: list[int]) -> list[Note]:
-    return [Note(f"note {i}", "the cat sat. é"[: length % 14] * (length // 3)) for i, length in enumerate(lengths)]
+def notes(lengths: list[int]) -> list[Document]:
+    texts = ["the cat sat. é"[: length % 14] * (length // 3) for length in lengths]
+    return [Document(f"note#{i}", "note", text, "notes", "CC0-1.0", "{}") for i, text in enumerate(texts)]
 
 
-def stream(documents: list[Note], tokenizer: Tokenizer) -> tuple[list[int], list[str | None]]:
+def stream(documents: list[Document], tokenizer: Tokenizer) -> tuple[list[int], list[str | None]]:
     """The naive oracle: all tokens, and the document of each."""
     tokens: list[int] = []
     owner: list[str | None] = []
@@ -55,7 +52,9 @@ def test_shards_hold_the_stream_and_lead_back_to_documents(
     tokens, owner = stream(documents, tokenizer)
     shards = TokenShards(directory, "train", tokenizer.size)
     assert shards.tokens == counts["tokens"] == len(tokens)
-    assert counts["documents"] == len(documents)
+    assert counts["parts"] == len(documents)
+    index = pa.concat_tables(pq.read_table(path) for path in sorted(directory.glob("train-*.index.parquet")))
+    assert index.select(["id", "parent"]).to_pylist() == [{"id": d.id, "parent": d.parent} for d in documents]
     assert counts["bytes"] == sum(len(d.text.encode()) for d in documents)
     assert shards.read(0, len(tokens)).tolist() == tokens
     start = data.draw(st.integers(0, len(tokens) - 1))
