@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from neolm.report.markup import VOID
+VOID = {"meta", "link", "br", "hr"}  # elements without an end tag
 
 
 class Page(HTMLParser):

@@ -1,4 +1,4 @@
-"""What `neolm compare` does."""
+"""`neolm compare`: several runs side by side, on the terminal and on a page."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from pathlib import Path
 from neolm.core.errors import InputError
 from neolm.core.files import write_text
 from neolm.core.progress import table
-from neolm.report.comparison_page import comparison_page
-from neolm.report.differing import caution, differing_settings
-from neolm.report.document import GENERATOR
-from neolm.report.measures import measured
+from neolm.report.comparison import comparison_page
+from neolm.report.measures import differing_settings, measured, notes
+from neolm.report.pages import GENERATOR
 from neolm.report.training_run import TrainingRun, read_training_runs
 
 
 def compare_runs(places: Sequence[Path], output: Path) -> str:
-    """Write the page to `output`, and return what to print: numbers, settings that differ, where the page is.
+    """Write the page to `output` and return the text to print: numbers, settings that differ, path of the page.
 
     Raises:
-        InputError: see `read_training_runs`; or `output` is something else than such a page, or cannot be written.
+        InputError: see `read_training_runs`; or `output` exists and is not such a page, or cannot be written.
     """
     _refuse_foreign(output)
     runs = read_training_runs(places)
     try:
         write_text(output, comparison_page(runs))
-    except FileNotFoundError:  # what a file system such as /proc says
+    except FileNotFoundError:  # on a file system such as /proc
         raise InputError(f"--output: {output} cannot be written") from None
-    warning = caution(runs)
-    tables = _side_by_side(measured(runs)), _settings(runs)
-    return "\n\n".join([*tables, *([warning] if warning else []), str(output)])
+    numbers = [(name, *(" ".join(filter(None, cell)) for cell in cells)) for name, cells in measured(runs)]
+    head = ("", *(run.name for run in runs))
+    return "\n\n".join([_side_by_side([head, *numbers]), _settings(runs), *notes(runs), str(output)])
 
 
 def _settings(runs: Sequence[TrainingRun]) -> str:
@@ -42,7 +41,7 @@ def _settings(runs: Sequence[TrainingRun]) -> str:
 
 
 def _side_by_side(rows: Sequence[tuple[str, ...]]) -> str:
-    """A table, or as many below one another, each with the first column, as the terminal's width makes of it."""
+    """A table, or several below one another if it is wider than the terminal, each with the first column."""
     room = shutil.get_terminal_size((160, 24)).columns
     widths = [2 + max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     groups, used = [[1]], widths[0] + widths[1]
@@ -56,13 +55,15 @@ def _side_by_side(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _refuse_foreign(output: Path) -> None:
-    """Make sure that `output` may be written: nothing is there, or a page of ours."""
+    """Make sure that `output` may be written: it does not exist, or is a page that NeoLM wrote."""
     if output.is_dir():
-        raise InputError(f"--output: {output} is a directory; give a file such as {output / 'compare.html'}")
+        raise InputError(f"--output: {output} is a directory. Give a file such as {output / 'compare.html'}")
     if not output.parent.is_dir():
         raise InputError(f"--output: {output.parent}: no such directory")
     if output.exists():
         with output.open(encoding="utf-8", errors="replace") as file:
             start = file.read(1000)
         if f'name="generator" content="{GENERATOR} ' not in start:
-            raise InputError(f"--output: {output} is not a page of NeoLM; it is left alone. Give another file")
+            raise InputError(
+                f"--output: {output} is not a page written by NeoLM and was not changed. Give another file"
+            )

@@ -1,10 +1,9 @@
-"""The section on the corpus: what was read, what was dropped and why, what is left."""
+"""The corpus funnel: documents read, dropped for each reason, kept, and held out."""
 
 from __future__ import annotations
 
 from neolm.report.bars import Bar, bar_chart
-from neolm.report.figure import data_size, figure, missing, paragraph, plural, section
-from neolm.report.markup import Html, Node
+from neolm.report.pages import Figure, data_size
 from neolm.report.run_files import Run
 
 REASONS = {
@@ -15,48 +14,22 @@ REASONS = {
     "duplicate": "duplicate",
     "broken_utf8": "not UTF-8",
     "broken_json": "broken JSON",
-    "missing_text": "no text in it",
+    "missing_text": "without text",
     "binary": "binary",
-    "truncated": "ends early",
+    "truncated": "truncated",
     "unreadable": "unreadable",
 }
 
 
-def funnel_section(run: Run) -> Html:
-    """The funnel from read to kept to train and validation."""
-    counts = run.counts("corpus")
-    if not counts.get("read"):
-        return section("corpus", "What it read", missing("This run has no corpus."))
-    bars = _bars(run)
-    read, kept = counts["read"], counts["kept"]
-    text: list[Node] = [
-        f"Of {plural(read['documents'], 'document')} with {data_size(read['bytes'])}, {kept['documents']:,} were kept."
-    ]
-    if counts["train"]["documents"] + counts["validation"]["documents"] != kept["documents"]:
-        text.append(" Long documents were cut into parts; training and validation count these.")
-    text.append(" Validation is text that the model never trains on: the scores are measured there.")
-    if not counts["validation"]["documents"]:
-        text[-1] = " Nothing could be held out for validation, so there are no scores."
-    if counts.get("ignored_files"):
-        text.append(f" {plural(counts['ignored_files'], 'file')} of other kinds were not read.")
-    return section(
-        "corpus",
-        "What it read",
-        paragraph(*text),
-        figure(
-            lambda width: bar_chart(bars, "The corpus funnel", width),
-            "Number of documents \u00b7 bytes of text in them.",
-        ),
-    )
-
-
-def _bars(run: Run) -> list[Bar]:
+def funnel_figure(run: Run) -> Figure:
+    """Bars of the bytes at each step of the corpus stage, with the numbers of documents."""
     counts = run.counts("corpus")
 
     def bar(name: str, value: dict[str, int], start: float = 0, quiet: bool = False) -> Bar:
-        return Bar(
-            name, value["bytes"], f"{value['documents']:,} \u00b7 {data_size(value['bytes'])}", None, start, quiet
-        )
+        number = f"{value['documents']:,}"
+        if value.get("parts", value["documents"]) != value["documents"]:
+            number += f" in {value['parts']:,} parts"
+        return Bar(name, value["bytes"], f"{number} \u00b7 {data_size(value['bytes'])}", None, start, quiet)
 
     bars, left = [bar("read", counts["read"], quiet=True)], float(counts["read"]["bytes"])
     for reason, value in sorted(counts["rejected"].items(), key=lambda item: -item[1]["bytes"]):
@@ -64,4 +37,6 @@ def _bars(run: Run) -> list[Bar]:
         bars.append(bar(f"dropped: {REASONS.get(reason, reason.replace('_', ' '))}", value, left, quiet=True))
     train = counts["train"]
     bars += [bar("kept", counts["kept"]), bar("for training", train)]
-    return [*bars, bar("for validation", counts["validation"], train["bytes"])]
+    bars.append(bar("for validation", counts["validation"], train["bytes"]))
+    caption = "Number of documents \u00b7 size of their text."
+    return Figure(lambda width: bar_chart(bars, "The corpus funnel", width), caption)

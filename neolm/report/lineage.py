@@ -1,4 +1,4 @@
-"""The section that leads from the measured model back to the raw text."""
+"""The chain of stages from the model back to the raw text, as rows of a table."""
 
 from __future__ import annotations
 
@@ -8,52 +8,39 @@ from typing import Any
 
 from neolm.core.artifact import Manifest
 from neolm.core.progress import count, duration
-from neolm.report.figure import code, data_size, missing, paragraph, section
-from neolm.report.markup import Html, Node, element, pairs, table, together
+from neolm.report.pages import data_size
 from neolm.report.run_files import Run
 
-SHORT = 12  # digits of a digest that are shown; all of them are in the manifest
+DIGITS = 12  # of a digest that are shown; the manifest has all of them
+SOFTWARE = {"torch": "PyTorch", "python": "Python", "platform": "Platform"}
+
+Row = list[str | tuple[str, str]]
 
 
-def lineage_section(run: Run) -> Html:
-    """The chain of stages with their digests, the code and the software that made them."""
+def lineage_rows(run: Run) -> list[Row]:
+    """A row per raw input and per stage, the oldest first: what, how long it took, digest."""
     artefacts = run.lineage()
-    if not artefacts:
-        return section("lineage", "Where it comes from", missing("No stage of this run is finished."))
-    rows = [*_raw_inputs(artefacts), *(_stage_row(run, place, manifest) for place, manifest in artefacts)]
-    return section(
-        "lineage",
-        "Where it comes from",
-        paragraph("Each stage records the digests of what it read and wrote: a different byte is a different digest."),
-        table("Stages, from the raw text on", ["Stage", "Took", "SHA-256"], rows, numbers=[1]),
-        pairs(_software([manifest for _, manifest in artefacts])),
-    )
+    return [*_raw_inputs(artefacts), *(_stage_row(run, place, manifest) for place, manifest in artefacts)]
 
 
-def _raw_inputs(artefacts: list[tuple[Path, Manifest]]) -> list[list[Node]]:
-    """A row for each input that no stage of NeoLM made."""
+def _raw_inputs(artefacts: list[tuple[Path, Manifest]]) -> list[Row]:
+    """A row for each input that is not the output of another stage."""
     places = {place for place, _ in artefacts}
-    rows: dict[str, list[Node]] = {}
+    rows: dict[str, Row] = {}
     for place, manifest in artefacts:
         for name, value in manifest.inputs.items():
             if (place.parent / value.path).resolve() not in places:
-                detail = element("span", value.path, class_="detail")
-                rows[value.path] = [
-                    together(["raw text" if name == "raw" else name, detail]),
-                    "",
-                    _digest(value.digest),
-                ]
+                rows[value.path] = [("raw text" if name == "raw" else name, value.path), "", value.digest[:DIGITS]]
     return list(rows.values())
 
 
-def _stage_row(run: Run, place: Path, manifest: Manifest) -> list[Node]:
+def _stage_row(run: Run, place: Path, manifest: Manifest) -> Row:
     own = place == (run.output / manifest.stage).resolve()
     seconds = run.stage_seconds(manifest.stage) if own else manifest.duration_seconds
-    sources = ", ".join(manifest.inputs)
-    made = _made(manifest)
-    detail = element("span", " \u00b7 ".join(part for part in (made, f"from {sources}") if part), class_="detail")
+    made_from = f"from {', '.join(manifest.inputs)}" if manifest.inputs else ""
+    detail = " \u00b7 ".join(part for part in (_made(manifest), made_from) if part)
     took = f"{seconds:.1f}s" if seconds < 10 else duration(seconds)
-    return [together([manifest.stage, detail]), took, _digest(manifest.digest)]
+    return [(manifest.stage, detail), took, manifest.digest[:DIGITS]]
 
 
 def _made(manifest: Manifest) -> str:
@@ -75,15 +62,19 @@ def _in_words(stage: str, counts: Mapping[str, Any]) -> str:
         case "pretrain":
             return f"{counts['steps']:,} steps"
         case "model":
-            return f"{count(counts['parameters'])} parameters, as after step {counts['step']:,}"
+            return f"{count(counts['parameters'])} parameters, from step {counts['step']:,}"
+        case "evaluation":
+            return f"{counts['bits_per_byte']['value']:.3f} bits per byte"
     return ""
 
 
-def _software(manifests: list[Manifest]) -> list[tuple[str, Node]]:
+def software(run: Run) -> list[tuple[str, str]]:
+    """Versions of the software that built the run, and when it was started."""
+    manifests = [manifest for _, manifest in run.lineage()]
+    if not manifests:
+        return []
     versions = dict.fromkeys(
-        f"{m.code.get('version', '?')} (commit {m.code['commit'][:SHORT]})"
-        if m.code.get("commit")
-        else m.code["version"]
+        f"{m.code.get('version', '?')}{f' (commit {commit[:DIGITS]})' if (commit := m.code.get('commit')) else ''}"
         for m in manifests
     )
     facts: dict[str, object] = {}
@@ -92,12 +83,6 @@ def _software(manifests: list[Manifest]) -> list[tuple[str, Node]]:
     started = min(manifest.started for manifest in manifests)
     return [
         ("NeoLM", ", ".join(versions)),
-        ("PyTorch", str(facts.get("torch", ""))),
-        ("Python", str(facts.get("python", ""))),
-        ("Platform", str(facts.get("platform", ""))),
+        *((name, str(facts.get(key, ""))) for key, name in SOFTWARE.items()),
         ("Started", started.replace("T", " ").replace("+00:00", " UTC")),
     ]
-
-
-def _digest(digest: str) -> Html:
-    return element("code", digest[:SHORT], title=digest) if digest else code("")

@@ -1,4 +1,4 @@
-"""What a run directory holds, read for the report; anything may be missing, since a run can be short or unfinished."""
+"""The files of a run directory, read for the report. Any of them may be missing: a run can be short or unfinished."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.artifact import Manifest, chain, read_manifest
-from neolm.core.metrics import read_metrics
+from neolm.core.metrics import points, read_metrics
 
 STAGES = ("corpus", "tokenizer", "shards", "pretrain", "model", "evaluation")
 
@@ -18,7 +18,7 @@ FAMILIES = {"gpt2": "GPT-2", "gpt3": "GPT-3", "gpt-neo": "GPT-Neo", "gpt-neox": 
 
 @dataclass(frozen=True)
 class Run:
-    """The manifests of a run by stage, and the files that the report shows."""
+    """The manifests of a run by stage, and the files whose content the report shows."""
 
     output: Path
     manifests: Mapping[str, Manifest]
@@ -27,21 +27,24 @@ class Run:
     samples: list[Mapping[str, Any]]
 
     def counts(self, stage: str) -> Mapping[str, Any]:
-        """The counts of a stage; empty where there is none."""
+        """The counts of a stage; empty if there is no such stage."""
         manifest = self.manifests.get(stage)
         return manifest.counts if manifest else {}
 
     def config(self, stage: str) -> Mapping[str, Any]:
-        """The settings of a stage; empty where there is none."""
+        """The settings of a stage; empty if there is no such stage."""
         manifest = self.manifests.get(stage)
         return manifest.config if manifest else {}
 
     @property
+    def validation(self) -> list[tuple[float, float]]:
+        """`(step, validation loss)`."""
+        return points(self.metrics, "validation_loss")
+
+    @property
     def protocol(self) -> Mapping[str, Any]:
         """The data and the settings of the measurement; empty if there is none."""
-        score = self.scores.get("bits_per_byte")
-        found = self.scores.get("protocols", {}).get(score.get("protocol")) if isinstance(score, Mapping) else None
-        return found or {}
+        return score_protocol(self.scores)
 
     @property
     def model_config(self) -> Mapping[str, Any]:
@@ -56,24 +59,24 @@ class Run:
         return FAMILIES.get(name, name or "language model")
 
     def stage_seconds(self, stage: str) -> float:
-        """How long a stage took; for training that was interrupted, all its sessions together."""
+        """Duration of a stage; for a training that was interrupted, of all its sessions together."""
         manifest = self.manifests.get(stage)
         if manifest is None:
             return 0.0
         return max(manifest.duration_seconds, float(manifest.counts.get("training_seconds") or 0))
 
     def seconds(self) -> float:
-        """How long all stages took."""
+        """Duration of all stages."""
         return sum(self.stage_seconds(stage) for stage in self.manifests)
 
     def energy(self) -> tuple[float, list[str]]:
-        """The kWh of all stages, and by which methods they are known."""
+        """The energy of all stages in kWh, and how it was measured or estimated."""
         records = [manifest.energy for manifest in self.manifests.values()]
         methods = dict.fromkeys(str(record["method"]) for record in records if record.get("method"))
         return sum(float(record.get("kwh") or 0) for record in records), list(methods)
 
     def lineage(self) -> list[tuple[Path, Manifest]]:
-        """Every artefact that this run's last ones were made of, the oldest first."""
+        """Every artefact of this run and those that they were built from, the oldest first."""
         found: dict[Path, Manifest] = {}
         for stage in reversed(list(self.manifests)):
             found.update((place, manifest) for place, manifest in chain(self.output / stage) if place not in found)
@@ -82,17 +85,42 @@ class Run:
 
 
 def read_run(output: Path) -> Run:
-    """Read what there is under `output`."""
+    """Read the files under `output`."""
     manifests = {stage: read_manifest(output / stage) for stage in STAGES}
-    scores = _read_json(output / "evaluation" / "scores.json")
     samples = _read_json(output / "evaluation" / "samples.json")
     return Run(
         output=output,
         manifests={stage: manifest for stage, manifest in manifests.items() if manifest},
         metrics=read_metrics(output / "pretrain" / "metrics.jsonl"),
-        scores=scores if isinstance(scores, dict) else {},
-        samples=[sample for sample in samples if isinstance(sample, dict)] if isinstance(samples, list) else [],
+        scores=read_scores(output),
+        samples=[_sample(sample) for sample in samples if _is_sample(sample)] if isinstance(samples, list) else [],
     )
+
+
+def read_scores(output: Path) -> Mapping[str, Any]:
+    """`evaluation/scores.json` of a run; empty if there is none, or if the model was replaced after the evaluation."""
+    manifest = read_manifest(output / "evaluation")
+    measured = manifest.inputs.get("model") if manifest else None
+    model = read_manifest(output / measured.path) if measured else None
+    scores = _read_json(output / "evaluation" / "scores.json")
+    is_current = measured is not None and (model is None or model.digest == measured.digest)
+    return scores if is_current and isinstance(scores, dict) else {}
+
+
+def score_protocol(scores: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data and the settings that bits per byte were measured with; empty if they are not known."""
+    score, protocols = scores.get("bits_per_byte"), scores.get("protocols")
+    if not isinstance(score, Mapping) or not isinstance(protocols, Mapping):
+        return {}
+    return protocols.get(score.get("protocol")) or {}
+
+
+def _is_sample(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("prompt", "sampled"))
+
+
+def _sample(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"document": None, "greedy": None, **value}
 
 
 def _read_json(path: Path) -> Any:

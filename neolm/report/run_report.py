@@ -1,26 +1,23 @@
-"""The stage `report`: `report.html`, one page that needs nothing but itself.
+"""The report of a run: `report.html`, a pure function of the files in the run's directory.
 
-It is a pure function of the files in the run's directory, and shows what is there: a run without held-out text or
-without a measurement has a page too, which says what is missing. The sections are in the order of the page.
+A run without held-out text or without an evaluation has a report too, which says what is missing.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from neolm.core.files import write_text
-from neolm.report.document import document
-from neolm.report.funnel import funnel_section
-from neolm.report.headline import header, headline
-from neolm.report.lineage import lineage_section
-from neolm.report.loss import loss_section
-from neolm.report.markup import element
-from neolm.report.next_steps import commands_section
+from neolm.report.curves import loss_figure, stability_figures
+from neolm.report.funnel import funnel_figure
+from neolm.report.headline import headline, key_figures
+from neolm.report.lineage import lineage_rows, software
+from neolm.report.next_steps import next_steps
+from neolm.report.pages import render
 from neolm.report.run_files import Run, read_run
-from neolm.report.samples import samples_section
-from neolm.report.scores import scores_section
-from neolm.report.sizes import sizes_section
-from neolm.report.stability import stability_section
+from neolm.report.scores import bits_per_byte, other_scores
+from neolm.report.sizes import sizes
 
 
 def build_report(output: Path) -> Path:
@@ -32,15 +29,24 @@ def build_report(output: Path) -> Path:
 
 def page(run: Run) -> str:
     """The whole page."""
-    sections = [
-        loss_section(run),
-        scores_section(run),
-        samples_section(run),
-        funnel_section(run),
-        stability_section(run),
-        sizes_section(run),
-        commands_section(run),
-        lineage_section(run),
-    ]
-    main = element("main", *sections)
-    return document(headline(run), header(run), main, made_from="the files of this run", script=True)
+    score = bits_per_byte(run)
+    vocabulary = run.config("shards").get("vocab_size")
+    return render(
+        "report.html",
+        run=run,
+        headline=headline(run),
+        score=score,
+        figures=key_figures(run, score),
+        other_scores=other_scores(run),
+        samples=run.samples,
+        seed=run.config("evaluation").get("seed"),
+        loss=loss_figure(run),
+        vocabulary=vocabulary,
+        uniform_loss=math.log(vocabulary) if vocabulary else None,
+        funnel=funnel_figure(run) if run.counts("corpus").get("read") else None,
+        stability=stability_figures(run),
+        sizes=sizes(run),
+        lineage=lineage_rows(run),
+        software=software(run),
+        commands=next_steps(run),
+    )

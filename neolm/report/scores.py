@@ -1,4 +1,4 @@
-"""The section of scores: the model beside what compressors reach on the same held-out text."""
+"""Scores of a run as the pages show them: the model and, on the same held-out text, compressors."""
 
 from __future__ import annotations
 
@@ -8,14 +8,27 @@ from typing import Any
 
 from neolm.core.progress import count
 from neolm.report.bars import Bar, bar_chart
-from neolm.report.figure import data_size, figure, missing, paragraph, section
-from neolm.report.markup import Html, Node, element, pairs, table, together
+from neolm.report.pages import Figure, data_size, plural
 from neolm.report.run_files import Run
+
+ABOUT = "about as many"
+
+# Compressors by their key in scores.json: name and explanation, the fairest comparison first.
+COMPRESSORS = {
+    "zstd_dictionary": ("zstd with a dictionary", "zstd -19, with a dictionary made from the training text"),
+    "xz": ("xz, each document alone", "xz -9e, without any prior text"),
+    "xz_together": ("xz, all documents at once", "xz -9e on one archive of all documents; not comparable"),
+}
+LABELS = {
+    "loss": "Loss, nats per token",
+    "token_perplexity": "Perplexity per token",
+    "word_perplexity": "Perplexity per word",
+}
 
 
 @dataclass(frozen=True)
 class Score:
-    """A measured value with its confidence interval, where there is one."""
+    """A measured value with its confidence interval, if there is one."""
 
     value: float
     interval: tuple[float, float] | None = None
@@ -25,146 +38,124 @@ class Score:
 
     @property
     def spread(self) -> str:
-        """`1.98 to 2.10`, or nothing."""
+        """`1.98 to 2.10`, or `no interval`."""
         return f"{self.interval[0]:.2f} to {self.interval[1]:.2f}" if self.interval else "no interval"
 
 
-ABOUT = "about as many"
-
-# Key in scores.json, how it is called here, and what it is: the fairest comparison first.
-BASELINES = (
-    ("zstd_dictionary", "zstd with a dictionary", "zstd -19, starting from a dictionary cut from the training text"),
-    ("xz", "xz, each alone", "xz -9e, starting each document from nothing"),
-)
-TOGETHER = ("xz_together", "xz, all at once", "xz -9e over all documents in one archive: for interest, not comparable")
-
-
-def model_score(scores: Mapping[str, Any]) -> Score | None:
-    """The model's bits per byte."""
-    return _score(scores.get("bits_per_byte"))
-
-
-def baseline(scores: Mapping[str, Any], name: str) -> Score | None:
-    """A compressor's bits per byte on the same text."""
-    own = scores.get("bits_per_byte")
-    found = own.get("baselines") if isinstance(own, Mapping) else None
-    return _score(found.get(name)) if isinstance(found, Mapping) else None
-
-
-def against(scores: Mapping[str, Any], name: str) -> tuple[str, float] | None:
-    """`fewer`, `more` or `about as many` bits than a compressor, by the interval of the difference; and the share."""
-    own, other = model_score(scores), baseline(scores, name)
-    if own is None or other is None:
+def read_score(scores: Any, name: str) -> Score | None:
+    """The score under `name` in scores.json or in the baselines of one of its entries; None if there is none."""
+    entry = scores.get(name) if isinstance(scores, Mapping) else None
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("value"), (int, float)):
         return None
-    share = own.value / other.value - 1
-    difference = _score(scores["bits_per_byte"]["baselines"][name].get("difference"))
-    if difference and difference.interval and difference.interval[0] <= 0 <= difference.interval[1]:
-        return ABOUT, share
-    return "more" if share > 0 else "fewer", share
-
-
-def _score(value: Any) -> Score | None:
-    if not isinstance(value, Mapping) or not isinstance(value.get("value"), (int, float)):
-        return None
-    low, high = value.get("low"), value.get("high")
+    low, high = entry.get("low"), entry.get("high")
     interval = (low, high) if isinstance(low, (int, float)) and isinstance(high, (int, float)) else None
-    return Score(value["value"], interval)
+    return Score(entry["value"], interval)
 
 
-def scores_section(run: Run) -> Html:
-    """Bits per byte of the model and of compressors, with intervals, and what they mean."""
-    own = model_score(run.scores)
+@dataclass(frozen=True)
+class BitsPerByte:
+    """Bits per byte of the model and of the compressors that were run on the same text."""
+
+    run: Run
+    model: Score
+    compressors: Mapping[str, Score]
+
+    @property
+    def entry(self) -> Mapping[str, Any]:
+        """The entry in scores.json."""
+        found: Mapping[str, Any] = self.run.scores["bits_per_byte"]
+        return found
+
+    def against(self, name: str) -> tuple[str, float] | None:
+        """`fewer`, `more` or `about as many` bits than a compressor, by the interval of the difference; the share."""
+        if name not in self.compressors:
+            return None
+        share = self.model.value / self.compressors[name].value - 1
+        difference = read_score(self.entry["baselines"][name], "difference")
+        if difference and difference.interval and difference.interval[0] <= 0 <= difference.interval[1]:
+            return ABOUT, share
+        return "more" if share > 0 else "fewer", share
+
+    @property
+    def verdict(self) -> str:
+        """How the model compares with the compressors, as the end of a sentence; empty without compressors."""
+        parts = []
+        for name, words in (("xz", "xz"), ("zstd_dictionary", "zstd with its dictionary")):
+            found = self.against(name)
+            if found:
+                word, share = found
+                as_many = f"{ABOUT} bits as {words}"
+                parts.append(as_many if word == ABOUT else f"{abs(share):.0%} {word} bits than {words}")
+        return " and ".join(parts)
+
+    @property
+    def dictionary_mib(self) -> float:
+        """Size of zstd's dictionary in MiB; 0 without one."""
+        found = (self.entry.get("baselines") or {}).get("zstd_dictionary") or {}
+        return float(found.get("dictionary_bytes") or 0) / 2**20
+
+    @property
+    def figure(self) -> Figure:
+        """Bars of the model and of the compressors that are comparable with it."""
+        bars = [Bar("this model", self.model.value, str(self.model), self.model.interval)]
+        bars += [
+            Bar(COMPRESSORS[name][0], score.value, str(score), score.interval, quiet=True)
+            for name, score in self.compressors.items()
+            if name != "xz_together"
+        ]
+        confidence = self.run.protocol.get("confidence", 0.95)
+        title = "Bits per byte of held-out text; fewer are better"
+        caption = f"{title}. The whiskers are {confidence:.0%} confidence intervals."
+        return Figure(lambda width: bar_chart(bars, title, width), caption)
+
+    @property
+    def rows(self) -> list[list[tuple[str, str]]]:
+        """A row per method for the table: name and explanation, value and interval."""
+        rows = [[("this model", "with its trained weights"), (str(self.model), self.model.spread)]]
+        return rows + [[COMPRESSORS[name], (str(score), score.spread)] for name, score in self.compressors.items()]
+
+
+def bits_per_byte(run: Run) -> BitsPerByte | None:
+    """The model beside the compressors; None if the run has no scores."""
+    own = read_score(run.scores, "bits_per_byte")
     if own is None:
-        return section("scores", "Scores", missing(f"This run has no scores: {_why_none(run)}."))
-    others = [(name, what, score) for key, name, what in BASELINES if (score := baseline(run.scores, key))]
-    bars = [Bar("this model", own.value, str(own), own.interval)]
-    bars += [Bar(name, score.value, str(score), score.interval, quiet=True) for name, _, score in others]
-    together_score = baseline(run.scores, TOGETHER[0])
-    if together_score:
-        others.append((*TOGETHER[1:], together_score))
-    rows = [_row("this model", "starting from what training left in it", own)]
-    rows += [_row(name, what, score) for name, what, score in others]
-    confidence = run.protocol.get("confidence", 0.95)
-    title = "Bits per byte on held-out text, less is better"
-    return section(
-        "scores",
-        "Scores",
-        paragraph(MEANING),
-        paragraph(_rivals(run)) if others else None,
-        figure(lambda width: bar_chart(bars, title, width), f"{title}. The whiskers are {confidence:.0%} intervals."),
-        paragraph(*_verdict(run)),
-        table(title, ["Method", "Bits per byte"], rows, numbers=[1]),
-        pairs(_further(run)),
-    )
+        return None
+    baselines = run.scores["bits_per_byte"].get("baselines")
+    found = {name: read_score(baselines, name) for name in COMPRESSORS}
+    return BitsPerByte(run, own, {name: score for name, score in found.items() if score})
 
 
-MEANING = (
-    "Bits per byte: how many bits it takes, on average, to write down one byte of text that the model has never seen, "
-    "if its predictions are used to compress that text. 8 would be no idea at all, and each bit less halves the number "
-    "of continuations it hesitates between."
-)
-
-
-def _why_none(run: Run) -> str:
-    validation = run.counts("corpus").get("validation") or {}
-    return "no text was held out to measure on" if validation.get("documents") == 0 else "it has not been evaluated"
-
-
-def _rivals(run: Run) -> str:
-    found = run.scores["bits_per_byte"]["baselines"].get("zstd_dictionary") or {}
-    size = found.get("dictionary_bytes")
-    dictionary = f"a dictionary of {size / 2**20:.2g} MiB" if size else "a dictionary"
-    text = (
-        "Compressors do the same work, so they make a yardstick: each gets the same documents, one at a time. "
-        "xz starts every document knowing nothing. "
-    )
-    if not found:
-        return text
-    return (
-        f"{text}zstd starts from {dictionary}, cut from the very text that the model was trained on: whole phrases "
-        "that it can point to. That makes it the fairer rival. The sizes of the dictionary and of the model are not "
-        "counted, and a larger dictionary would do better still."
-    )
-
-
-def _verdict(run: Run) -> list[Node]:
-    """How the model compares, in words."""
-    parts = []
-    for name, text in (("xz", "xz"), ("zstd_dictionary", "zstd with its dictionary")):
-        found = against(run.scores, name)
-        if found:
-            word, share = found
-            parts.append(f"{word} bits as {text}" if word == ABOUT else f"{abs(share):.0%} {word} bits than {text}")
-    return ["This model needs ", element("strong", " and ".join(parts)), "."] if parts else []
-
-
-def _further(run: Run) -> list[tuple[str, Node]]:
-    """The other measures, and what was measured how."""
-    scores, settings = run.scores, run.protocol
-    data, available = settings.get("data") or {}, (settings.get("available") or {}).get("documents")
-    of = f" of the {available:,} held out" if available else ""
-    amount = f"{data['documents']:,}{of}, {data_size(data['bytes'])}" if data.get("documents") else ""
-    how = f"{settings['window']:,} tokens, moved by {settings['stride']:,}" if settings.get("stride") else ""
+def other_scores(run: Run) -> list[tuple[str, str]]:
+    """Every other score of the run by its label, then the data and the method of the measurement."""
+    rows = [
+        (LABELS.get(name, f"{name.replace('_', ' ')} {entry.get('unit', '')}".strip()), with_interval(run.scores, name))
+        for name, entry in run.scores.items()
+        if name != "bits_per_byte" and isinstance(entry, Mapping)
+    ]
+    protocol = run.protocol
+    data, available = protocol.get("data") or {}, (protocol.get("available") or {}).get("documents")
+    parts = data.get("groups") and data["groups"] != data.get("documents")
+    noun = "part" if parts else "document"
+    amount = plural(data["documents"], noun) if data.get("documents") else ""
+    of = f" of {available:,} held out" if amount and available else ""
+    whole = f" (from {plural(data['groups'], 'document')})" if parts else ""
+    size = f", {data_size(data['bytes'])}" if amount else ""
+    window = f"{protocol['window']:,} tokens, moved by {protocol['stride']:,}" if protocol.get("stride") else ""
     return [
-        ("Loss, nats per token", _with_interval(scores.get("loss"))),
-        ("Perplexity per token", _with_interval(scores.get("token_perplexity"))),
-        ("Perplexity per word", _with_interval(scores.get("word_perplexity"))),
-        ("Documents measured", amount),
-        ("Window", how),
-        ("Intervals", "by bootstrap over the documents"),
+        *rows,
+        ("Measured on", f"{amount}{of}{whole}{size}"),
+        ("Window", window),
+        ("Weights", ", ".join(str(protocol[key]) for key in ("precision", "quantize") if protocol.get(key))),
+        ("Intervals", "bootstrap over documents"),
     ]
 
 
-def _with_interval(value: Any) -> Node:
-    score = _score(value)
+def with_interval(scores: Mapping[str, Any], name: str) -> str:
+    """`2.90 (2.80 to 3.00)`; empty if there is no such score."""
+    score = read_score(scores, name)
     if score is None:
-        return None
+        return ""
     shown = [
         f"{x:.4g}" if x < 1e4 else count(x) if x < 1e15 else f"{x:.1e}" for x in (score.value, *(score.interval or ()))
     ]
     return shown[0] + (f" ({shown[1]} to {shown[2]})" if score.interval else "")
-
-
-def _row(name: str, detail: str, score: Score) -> list[Node]:
-    named = together([name, element("span", detail, class_="detail")])
-    return [named, together([str(score), element("span", score.spread, class_="detail")])]

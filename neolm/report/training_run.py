@@ -1,4 +1,4 @@
-"""A training as it is compared: finished or still running, read from what its directory `pretrain/` holds."""
+"""A training for the comparison, finished or still running, read from its directory `pretrain/`."""
 
 from __future__ import annotations
 
@@ -14,34 +14,42 @@ from neolm.core.artifact import Manifest, read_manifest
 from neolm.core.errors import InputError
 from neolm.core.metrics import points, read_metrics
 from neolm.report.chart import Point, steady
+from neolm.report.run_files import read_scores, score_protocol
 
 DIGITS = 12  # of a digest that are shown
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One training under its name; `settings` is what it was started with, `manifest` is there once it is finished."""
+    """One training: the settings that it was started with, its metrics and, if it is finished, its manifest."""
 
     name: str
     directory: Path
     settings: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
     manifest: Manifest | None
+    scores: Mapping[str, Any]
+    """`scores.json` of its run; empty if it was not evaluated or was trained further since then."""
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """The data and the settings of the measurement; empty if there is none."""
+        return score_protocol(self.scores)
 
     @property
     def steps(self) -> int:
-        """The last step of which there is a row."""
+        """The last step that was logged."""
         return int(self.metrics[-1]["step"])
 
     @property
     def tokens(self) -> float | None:
-        """Tokens read by the last row."""
+        """Tokens trained on, by the last row."""
         found = points(self.metrics, "tokens")
         return found[-1][1] if found else None
 
     @property
     def training_loss(self) -> float | None:
-        """The average at the end, as the page draws it; one step alone says little."""
+        """The moving average at the end, as the page draws it; the loss of a single step is noisy."""
         losses = [loss for _, loss in points(self.metrics, "loss")]
         return steady(losses)[-1] if losses else None
 
@@ -52,12 +60,12 @@ class TrainingRun:
 
     @property
     def best(self) -> Point | None:
-        """The lowest validation loss and, before it, its step."""
+        """`(step, validation loss)` of the lowest validation loss."""
         return min(self.validation, key=lambda point: point[1], default=None)
 
     @cached_property
     def seconds(self) -> float | None:
-        """Seconds of training: as recorded at the end, or by the rows so far."""
+        """Duration of the training: as recorded at the end, or computed from the rows so far."""
         if self.manifest is not None and self.manifest.counts.get("training_seconds"):
             return float(self.manifest.counts["training_seconds"])
         logged = _seconds_by_rows(self.metrics)
@@ -65,7 +73,7 @@ class TrainingRun:
 
     @cached_property
     def parameters(self) -> int | None:
-        """Parameters of the model; of one that is still trained, counted from its shape."""
+        """Parameters of the model; counted from its shape while the training is not finished."""
         if self.manifest is not None and self.manifest.counts.get("parameters"):
             return int(self.manifest.counts["parameters"])
         from neolm.models.config import DecoderConfig
@@ -82,7 +90,7 @@ class TrainingRun:
         return median(values) if values else None
 
     def by(self, key: str, axis: str) -> list[Point]:
-        """A loss by `tokens`, or by `seconds` of training, instead of by steps; validations lie at the row before."""
+        """A loss over `tokens` or `seconds` instead of steps; a validation has the position of the row before it."""
         places = _tokens_by_rows(self.metrics) if axis == "tokens" else self._seconds_by_rows()
         found, place = [], 0.0
         for row in self.metrics:
@@ -92,7 +100,7 @@ class TrainingRun:
         return found
 
     def _seconds_by_rows(self) -> dict[float, float]:
-        """Seconds by step; of a finished run stretched to the time that was recorded."""
+        """Seconds by step, scaled to the recorded duration if the run is finished."""
         logged = _seconds_by_rows(self.metrics)
         end = max(logged.values(), default=0.0)
         factor = (self.seconds or end) / end if end else 1.0
@@ -104,7 +112,7 @@ def _tokens_by_rows(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
 
 
 def _seconds_by_rows(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
-    """Seconds of training by step: a row's speed is that of the tokens since the row before."""
+    """Seconds of training by step: the speed in a row is that of the tokens since the row before."""
     speeds, found, seconds, before = dict(points(rows, "tokens_per_second")), {}, 0.0, 0.0
     for step, tokens in points(rows, "tokens"):
         if speeds.get(step):
@@ -115,13 +123,13 @@ def _seconds_by_rows(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
 
 
 def read_training_runs(places: Sequence[Path]) -> list[TrainingRun]:
-    """The runs in these directories, each a run's output or its `pretrain/`, under names that differ.
+    """Read the runs in these directories (a run's output or its `pretrain/`) and give them distinct names.
 
     Raises:
-        InputError: there are fewer than two, one is given twice, or one is no run or has logged nothing.
+        InputError: fewer than two, one given twice, or one that is not a run or has logged nothing.
     """
     if len(places) < 2:
-        raise InputError("compare: give two runs or more: neolm compare RUN RUN")
+        raise InputError("compare: give at least two runs: neolm compare RUN RUN")
     directories = [_pretrain_directory(place) for place in places]
     for number, directory in enumerate(directories):
         if directory in directories[:number]:
@@ -131,13 +139,13 @@ def read_training_runs(places: Sequence[Path]) -> list[TrainingRun]:
 
 
 def _pretrain_directory(place: Path) -> Path:
-    """The resolved directory of the training that is meant."""
+    """The resolved directory of the training in a run or in `pretrain/`."""
     if not place.is_dir():
         raise InputError(f"compare: {place}: no such directory")
     for directory in (place.resolve() / "pretrain", place.resolve()):
         if (directory / "metrics.jsonl").is_file() or (directory.name == "pretrain" and directory.is_dir()):
             return directory
-    raise InputError(f"compare: {place}: no training has begun here; give a run's output or its pretrain directory")
+    raise InputError(f"compare: {place}: no training was started here. Give the output directory of a run")
 
 
 def _read(name: str, place: Path, directory: Path) -> TrainingRun:
@@ -148,12 +156,13 @@ def _read(name: str, place: Path, directory: Path) -> TrainingRun:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         inputs = {key: str(value["digest"])[:DIGITS] for key, value in config.pop("inputs", {}).items()}
     except (OSError, ValueError, AttributeError, TypeError, KeyError):
-        raise InputError(f"compare: {directory / 'config.json'} cannot be read as a training's settings") from None
-    return TrainingRun(name, directory, {**config, "inputs": inputs}, metrics, read_manifest(directory))
+        raise InputError(f"compare: {directory / 'config.json'} is not the settings file of a training") from None
+    scores = read_scores(directory.parent) if directory.name == "pretrain" else {}
+    return TrainingRun(name, directory, {**config, "inputs": inputs}, metrics, read_manifest(directory), scores)
 
 
 def _short_names(outputs: Sequence[Path]) -> list[str]:
-    """The last part of each path, or of those that would be alike as many as it takes to tell them apart."""
+    """The last part of each path, or as many last parts as it takes to make the names distinct."""
     lengths, names = [1] * len(outputs), [path.name for path in outputs]
     while len(set(names)) < len(set(outputs)):
         lengths = [length + (names.count(name) > 1) for length, name in zip(lengths, names, strict=True)]

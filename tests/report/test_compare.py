@@ -9,7 +9,7 @@ import pytest
 from html_page import Page
 
 import neolm.cli
-from neolm.core.artifact import Clock, Stage
+from neolm.core.artifact import Clock, Input, Stage, input_from
 from neolm.models.config import decoder_config
 from neolm.models.decoder import count_parameters
 from neolm.report.training_run import read_training_runs
@@ -93,7 +93,7 @@ def test_two_runs_in_numbers_and_settings(tmp_path, call):
     assert cells(printed, "Final validation loss") == ["3.5500", "4.5500"]
     assert cells(printed, "Training loss") == ["3.1000", "4.1000"]
     assert cells(printed, "Tokens") == ["640", "640"]
-    assert cells(printed, "Tokens a second") == ["1k", "1.5k"]
+    assert cells(printed, "Tokens per second") == ["1k", "1.5k"]
     assert cells(printed, "MFU") == ["25.0%", "25.0%"]
     assert cells(printed, "Time") == ["8s", "8s"]
     assert cells(printed, "Energy") == ["42\u00a0Wh measured", "1\u00a0Wh estimate"]
@@ -136,7 +136,7 @@ def test_the_page_draws_every_run_and_needs_nothing_but_itself(tmp_path, call):
             ("validation loss, nats per token", "step"),
             ("training loss", "seconds of training"),
             ("validation loss", "seconds of training"),
-            ("tokens a second", "step"),
+            ("tokens per second", "step"),
             ("gradient norm", "step"),
             ("learning rate", "step"),
             ("peak memory, GiB", "step"),
@@ -170,25 +170,71 @@ def test_losses_by_tokens_and_by_time(tmp_path):
     assert done.by("loss", "seconds")[-1][0] == pytest.approx(7.5)  # what was recorded, not what the rows add up to
 
 
+ONE_TEXT = "neolm evaluate RUN --text TEXT"
+
+
 @pytest.mark.parametrize(
-    ("inputs", "said"),
+    ("inputs", "notes"),
     [
-        ({}, None),
-        ({"shards": "8" * 64}, "trained and validated on different text"),
-        ({"shards": "8" * 64, "tokenizer": "9" * 64}, "do not share a tokenizer"),
+        ({}, []),
+        ({"shards": "8" * 64}, ["trained on different text", ONE_TEXT]),
+        ({"shards": "8" * 64, "tokenizer": "9" * 64}, ["different tokenizers", ONE_TEXT]),
     ],
 )
-def test_losses_that_do_not_compare_are_said_not_to(tmp_path, call, inputs, said):
+def test_losses_that_are_not_comparable(tmp_path, call, inputs, notes):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", **inputs)
     code, printed, _ = call(tmp_path / "a", tmp_path / "b")
     page = Page(Path("compare.html").read_text(encoding="utf-8"))
     assert code == 0
-    assert ("compare only roughly" in printed or "losses do not compare" in printed) == bool(said)
+    assert "Bits per byte" not in printed
     for text in (printed, page.text):
-        assert (said or "inputs.shards") not in text if said is None else said in text
-    if said:
+        assert [
+            note for note in ("trained on different text", "different tokenizers", ONE_TEXT) if note in text
+        ] == notes
+        assert ("inputs.shards" in text) == bool(notes)
+    assert ("has the lowest validation loss" in page.text) == ("different tokenizers" not in notes)
+    if notes:
         assert cells(printed, "inputs.shards") == ["5" * 12, "8" * 12]
+
+
+def add_scores(run, value, digest="d", trained_since=False):
+    """Bits per byte of a run, measured on the text with this digest."""
+    Stage("model", "training", run / "model", {"pretrain": input_from(run / "pretrain", run)}, {}).build(lambda _: {})
+    inputs = {"model": Input("model", "0" * 64) if trained_since else input_from(run / "model", run)}
+    protocols = {"likelihood-1": {"data": {"digest": digest}, "confidence": 0.95}}
+    entry = {"value": value, "low": value - 0.1, "high": value + 0.1, "protocol": "likelihood-1"}
+
+    def write(directory):
+        (directory / "scores.json").write_text(json.dumps({"bits_per_byte": entry, "protocols": protocols}))
+        return {}
+
+    Stage("evaluation", "evaluation", run / "evaluation", inputs, {}).build(write)
+
+
+def test_bits_per_byte_of_the_same_text_are_compared(tmp_path, call):
+    for name, value in (("a", 1.9), ("b", 1.8), ("c", 1.7)):
+        add_scores(make_run(tmp_path / name, tokenizer=name), value, trained_since=name == "c")
+    code, printed, _ = call(*(tmp_path / name for name in "abc"))
+    assert code == 0
+    assert cells(printed, "Bits per byte") == ["1.900 (1.800 to 2.000)", "1.800 (1.700 to 1.900)", "\u2013"]
+    page = Page(Path("compare.html").read_text(encoding="utf-8"))
+    assert "b needs the fewest bits per byte of held-out text: 1.800." in page.text
+    assert "Bits per byte of the same held-out text; fewer are better" in page.text
+    assert ONE_TEXT not in printed
+
+
+def test_bits_per_byte_of_different_texts_are_not_compared(tmp_path, call):
+    for name in "ab":
+        add_scores(make_run(tmp_path / name), 1.9, digest=name)
+    code, printed, _ = call(tmp_path / "a", tmp_path / "b")
+    page = Page(Path("compare.html").read_text(encoding="utf-8"))
+    assert code == 0
+    assert "1.9" not in printed
+    assert "fewest bits" not in page.text
+    for text in (printed, page.text):
+        assert "evaluated on different held-out text" in text
+        assert ONE_TEXT in text
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_folders(tmp_path, call):
@@ -234,7 +280,7 @@ def test_a_setting_that_one_run_does_not_have(tmp_path, call):
 
 def test_fewer_than_two_or_the_same_twice(tmp_path, call):
     run = make_run(tmp_path / "run")
-    refused(call(run), "two runs or more")
+    refused(call(run), "at least two runs")
     refused(call(run, run / "pretrain"), str(run / "pretrain"), "given twice")
     (tmp_path / "link").symlink_to(run)
     refused(call(run, tmp_path / "link"), "link", "given twice")
@@ -245,14 +291,17 @@ def test_fewer_than_two_or_the_same_twice(tmp_path, call):
     [
         (lambda run: None, ("no such directory",)),
         (lambda run: run.write_text("a file"), ("no such directory",)),
-        (lambda run: run.mkdir(), ("no training has begun here",)),
+        (lambda run: run.mkdir(), ("no training was started here",)),
         (lambda run: (make_run(run) / "pretrain" / "metrics.jsonl").unlink(), ("no step has been logged yet",)),
         (lambda run: (make_run(run) / "pretrain" / "metrics.jsonl").write_text("{"), ("no step has been logged yet",)),
-        (lambda run: (make_run(run) / "pretrain" / "config.json").unlink(), ("config.json", "cannot be read")),
-        (lambda run: (make_run(run) / "pretrain" / "config.json").write_text("[]"), ("config.json", "cannot be read")),
+        (lambda run: (make_run(run) / "pretrain" / "config.json").unlink(), ("config.json", "not the settings")),
+        (
+            lambda run: (make_run(run) / "pretrain" / "config.json").write_text("[]"),
+            ("config.json", "not the settings"),
+        ),
         (
             lambda run: (make_run(run) / "pretrain" / "config.json").write_text('{"inputs": {"shards": 3}}'),
-            ("config.json", "cannot be read"),
+            ("config.json", "not the settings"),
         ),
     ],
 )
@@ -288,7 +337,7 @@ def test_rows_without_losses_or_speeds(tmp_path, call):
 def test_only_a_page_of_ours_is_written_over(tmp_path, call):
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b")]
     Path("thesis.html").write_text("<!doctype html><p>precious")
-    refused(call(*runs, "--output", "thesis.html"), "thesis.html", "not a page of NeoLM")
+    refused(call(*runs, "--output", "thesis.html"), "thesis.html", "not a page written by NeoLM")
     assert Path("thesis.html").read_text() == "<!doctype html><p>precious"
     refused(call(*runs, "--output", tmp_path), str(tmp_path), "is a directory", "compare.html")
     refused(call(*runs, "--output", "nowhere/page.html"), "nowhere", "no such directory")
