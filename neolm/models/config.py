@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from neolm.core.config import Config, Supersedes, Unit
-from neolm.core.errors import InputError
+from neolm.core.errors import SettingError
 from neolm.models.families import FAMILIES
 
 Activation = Literal[
@@ -75,13 +75,13 @@ class DecoderConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> DecoderConfig:
         if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+            raise ValueError(f"hidden_size: {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if not self.attention_layers:
-            raise ValueError("attention_layers must name at least one kind")
-        # transformers turns an odd number's last half pair too, so it needs one channel more
+            raise ValueError("attention_layers: at least one kind must be given")
+        # For an odd number transformers rotates the last half pair too, so it needs one channel more.
         if self.position_embedding == "rotary" and not 1 <= self.rotary_size <= self.head_size // 2 * 2:
             raise ValueError(
-                f"rotary_fraction {self.rotary_fraction} of a head of {self.head_size} rotates {self.rotary_size} "
+                f"rotary_fraction: {self.rotary_fraction} of a head of {self.head_size} rotates {self.rotary_size} "
                 f"channels; it must be 1 to {self.head_size // 2 * 2}"
             )
         return self
@@ -142,14 +142,15 @@ def decoder_config(family: str, **fields: Any) -> DecoderConfig:
     """A `DecoderConfig` of `family` (gpt2, gpt3, gpt-neo or gpt-neox), whose defaults `fields` override.
 
     Raises:
-        InputError: the fields do not fit together.
+        SettingError: the fields do not fit together.
     """
     given = {key: value for key, value in fields.items() if value is not None}
     try:
         return DecoderConfig(family=FAMILIES[family].name, **{**FAMILIES[family].defaults, **given})  # type: ignore[arg-type]
-    except ValueError as error:
-        reason = "; ".join(str(item["msg"]).removeprefix("Value error, ") for item in error.errors())  # type: ignore[attr-defined]
-        raise InputError(f"model: {reason}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = ": ".join([*map(str, first["loc"][:1]), first["msg"].removeprefix("Value error, ")])
+        raise SettingError(*message.split(": ", 1)) from None
 
 
 class ModelConfig(Config):
@@ -192,33 +193,28 @@ class ModelConfig(Config):
     """Dropout on attention weights."""
 
     def resolve(self, tokenizer_size: int, sequence_length: int, eos_token_id: int | None) -> DecoderConfig:
-        """The decoder for a tokenizer of `tokenizer_size` tokens, trained at `sequence_length`.
+        """Architecture for a tokenizer of `tokenizer_size` tokens; `sequence_length` is the context if none is given.
 
         Raises:
-            InputError: unknown preset, a missing size, or sizes that do not fit the tokenizer or the sequence length.
+            SettingError: unknown preset, a missing size, or sizes that do not fit together or the tokenizer.
         """
         from neolm.models.presets import preset
 
         given = {k: v for k, v in self.model_dump(exclude={"preset", "family"}).items() if v is not None}
         base: dict[str, Any] = preset(self.preset) if self.preset else {"family": self.family}
         if base["family"] is None:
-            raise InputError("model: give either model.preset or model.family with its sizes")
+            raise SettingError("preset", "give a preset, or a family with its sizes")
         if self.preset and self.family not in (None, base["family"]):
-            raise InputError(f"model.family: {self.preset} is of the family {base['family']}, not {self.family}")
+            raise SettingError("family", f"{self.preset} is of the family {base['family']}, not {self.family}")
         fields = {**base, "vocab_size": tokenizer_size, **given}
         fields.setdefault("max_position_embeddings", sequence_length)
         for key in ("hidden_size", "num_layers", "num_heads"):
             if key not in fields:
-                raise InputError(f"model.{key}: must be given where there is no model.preset")
+                raise SettingError(key, "must be given if there is no preset")
         fields.update(bos_token_id=eos_token_id, eos_token_id=eos_token_id)
         config = decoder_config(fields.pop("family"), **fields)
         if config.vocab_size < tokenizer_size:
-            raise InputError(
-                f"model.vocab_size: {config.vocab_size} is less than the tokenizer's {tokenizer_size} tokens"
-            )
-        if config.max_position_embeddings < sequence_length:
-            raise InputError(
-                f"pretrain.sequence_length: {sequence_length} is more than the model's context of "
-                f"{config.max_position_embeddings} tokens (model.max_position_embeddings)"
+            raise SettingError(
+                "vocab_size", f"{config.vocab_size} is less than the tokenizer's {tokenizer_size} tokens"
             )
         return config

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.config import validate
-from neolm.core.errors import InputError
+from neolm.core.errors import InputError, SettingError
 from neolm.kernels.packing import GROUP
 from neolm.models.config import DecoderConfig
 from neolm.models.families import FAMILIES
@@ -77,14 +77,14 @@ def hf_config(config: DecoderConfig) -> dict[str, Any]:
     """What `config.json` holds for `config`, in the spellings that old and new readers know.
 
     Raises:
-        InputError: the family's published format cannot express `config`.
+        SettingError: the family's published format cannot express `config`.
     """
     family = FAMILIES[config.family]
     limits = {field: f"it must be {value}" for field, value in family.fixed.items() if getattr(config, field) != value}
     for field, reason in [*limits.items(), *family.limits(config)]:
         value = getattr(config, field)
         shown = list(value) if isinstance(value, tuple) else value
-        raise InputError(f"model.{field}: {shown} has no place in the published format of {family.name}; {reason}")
+        raise SettingError(field, f"{shown} has no place in the published format of {family.name}; {reason}")
     return {
         "model_type": family.model_type,
         "architectures": [family.architecture],

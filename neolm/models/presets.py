@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from neolm.core.errors import InputError
+from neolm.core.errors import SettingError
 from neolm.models.families import FAMILIES
 from neolm.models.families.family import Preset
 
@@ -19,10 +19,10 @@ def preset(name: str) -> dict[str, Any]:
     """Fields of a published model for `decoder_config`, with `family`.
 
     Raises:
-        InputError: there is no such preset; the message names the nearest.
+        SettingError: there is no such preset; the message names the nearest.
     """
     if name not in PRESETS:
-        raise InputError(f"model.preset: unknown preset '{name}'; {_hint(name.lower())}")
+        raise SettingError("preset", f"unknown preset '{name}'; {_hint(name.lower())}")
     family, size = PRESETS[name]
     return {
         "family": family,

@@ -17,7 +17,7 @@ import torch
 
 from neolm.core.artifact import Input, Manifest, RawInput, Stage, input_from, require
 from neolm.core.device import choose_compile, choose_device, choose_precision, matrix_ceiling, peak_memory
-from neolm.core.errors import NeoLMError, SettingError
+from neolm.core.errors import InputError, NeoLMError, SettingError
 from neolm.core.progress import count, duration, say
 from neolm.core.resumable import Finished, ResumableStage
 from neolm.data.batches import TrainingBatches, validation_batches
@@ -66,13 +66,20 @@ def resolve_architecture(
         InputError: unknown preset, or sizes that do not fit together, the tokenizer or the sequence length.
     """
     if isinstance(model, ModelConfig):
-        architecture = model.resolve(tokenizer_size, config.sequence_length, eos_token_id)
-        hf_config(architecture)  # an architecture that cannot be written must not be trained
-        return architecture
-    architecture = read_config(model)
+        try:
+            architecture = model.resolve(tokenizer_size, config.sequence_length, eos_token_id)
+            hf_config(architecture)  # an architecture that cannot be written must not be trained
+        except SettingError as error:
+            raise InputError(str(error.within("model"))) from None
+    else:
+        architecture = read_config(model)
     context = architecture.max_position_embeddings
     if config.sequence_length > context:
-        raise SettingError("sequence_length", f"{config.sequence_length} is more than the {context} tokens of {model}")
+        source = "model.max_position_embeddings" if isinstance(model, ModelConfig) else str(model)
+        raise SettingError(
+            "sequence_length",
+            f"{config.sequence_length} is more than the model's context of {context} tokens ({source})",
+        )
     return architecture
 
 
