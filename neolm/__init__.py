@@ -1,11 +1,13 @@
-"""NeoLM: the whole life of a language model, from raw text to a model that speaks.
+"""NeoLM: language models from raw text to a served model.
 
-The Python interface is four verbs and a runner; each is loaded when first used, so that `import neolm` stays light:
+The functions below are imported when they are first used, so that `import neolm` stays fast:
 
-    model = neolm.load_model("runs/quickstart/model")
-    tokenizer = neolm.load_tokenizer("runs/quickstart/model")
-    neolm.generate(model, tokenizer, ["def main("], max_new_tokens=64)
-    neolm.run("quickstart", ["output=runs/mine"])
+    model = neolm.load_model("runs/quickstart")
+    tokenizer = neolm.load_tokenizer("runs/quickstart")
+    neolm.generate(model, tokenizer, "def main(", max_new_tokens=64)
+    neolm.run("quickstart", {"output": "runs/mine"})
+
+docs/python.md describes them.
 """
 
 from __future__ import annotations
@@ -14,23 +16,47 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "generate", "load_model", "load_tokenizer", "run"]
 
 if TYPE_CHECKING:
-    from neolm.generation.generate import generate
-    from neolm.models.hf import load_model
+    from neolm.core.metrics import read_metrics
+    from neolm.evaluation.command import evaluate_model as evaluate
+    from neolm.generation.generate import generate, stream
+    from neolm.models.hf import load_model, save_model
     from neolm.pipeline import run
     from neolm.tokenizer.tokenizer import load_tokenizer
+    from neolm.training.loop import train
 
-_HOMES = {
-    "generate": "neolm.generation.generate",
-    "load_model": "neolm.models.hf",
-    "load_tokenizer": "neolm.tokenizer.tokenizer",
-    "run": "neolm.pipeline",
+_EXPORTS = {
+    "evaluate": "neolm.evaluation.command:evaluate_model",
+    "generate": "neolm.generation.generate:generate",
+    "load_model": "neolm.models.hf:load_model",
+    "load_tokenizer": "neolm.tokenizer.tokenizer:load_tokenizer",
+    "read_metrics": "neolm.core.metrics:read_metrics",
+    "run": "neolm.pipeline:run",
+    "save_model": "neolm.models.hf:save_model",
+    "stream": "neolm.generation.generate:stream",
+    "train": "neolm.training.loop:train",
 }
+__all__ = [
+    "__version__",
+    "evaluate",
+    "generate",
+    "load_model",
+    "load_tokenizer",
+    "read_metrics",
+    "run",
+    "save_model",
+    "stream",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _EXPORTS:
         raise AttributeError(f"module 'neolm' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    module, _, attribute = _EXPORTS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -98,6 +98,12 @@ def test_importing_the_package_loads_nothing_heavy_and_opens_no_socket() -> None
     assert done.returncode == 0, done.stderr
 
 
+def test_the_package_lists_what_it_exports() -> None:
+    assert dir(neolm) == sorted(neolm.__all__)
+    assert set(neolm._EXPORTS) | {"__version__"} == set(neolm.__all__)
+    assert all(callable(getattr(neolm, name)) for name in neolm._EXPORTS)
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'chatter'"):
         neolm.chatter  # noqa: B018

@@ -45,9 +45,12 @@ def choose_device(request: str = "auto") -> Choice:
             return Choice("cuda", torch.cuda.get_device_name())
         threads = torch.get_num_threads()
         return Choice("cpu", f"no GPU found; {threads} thread{'s' if threads > 1 else ''}")
+    if request.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise SettingError(
+            "device", f"'{request}' is unknown; devices are auto, cpu, cuda, cuda:1 (or another) and mps"
+        )
     try:
-        device = torch.device(request)
-        torch.empty(1, device=device)
+        torch.empty(1, device=torch.device(request))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n", maxsplit=1)[0].rstrip(".")
         raise SettingError("device", f"'{request}' is not available: {reason}") from None

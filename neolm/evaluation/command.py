@@ -1,4 +1,4 @@
-"""`neolm evaluate`: a model on its run's held-out text, or on text of the user's."""
+"""Measure a model directory on the held-out text of its run, or on other text."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ if TYPE_CHECKING:
 
 
 def evaluate_model(
-    model: str, text: str | None, overrides: Sequence[str], quantize: str | None = None
+    model: str | Path, text: str | Path | None = None, overrides: Sequence[str] = (), **settings: Any
 ) -> dict[str, Any]:
-    """Measure `model` (a directory or hub id) on `text` (a file or folder; None: its run's held-out documents).
+    """Measure a model and return its scores.
 
-    The table is printed; the scores, as `neolm.evaluation.evaluate.evaluate` gives them, are returned.
+    Args:
+        model: A model directory, a run, or a hub id.
+        text: A file or folder to measure on; None: the held-out documents of the model's run.
+        overrides: Settings as texts such as `max_bytes=100000`.
+        settings: Settings by name, as `neolm config evaluate` lists them: `quantize="int8", max_bytes=None`.
 
     Raises:
-        InputError: no such model or text, nothing held out, or settings that do not fit.
+        InputError: there is no such model or text, nothing was held out, or the settings do not fit.
     """
-    given = [] if quantize is None else [f"quantize={quantize}"]
-    config = load_config(EvaluateConfig, None, [text.removeprefix("evaluate.") for text in (*overrides, *given)])
+    config = load_config(EvaluateConfig, settings, [text.removeprefix("evaluate.") for text in overrides])
     from neolm.corpus.documents import read_documents
-    from neolm.evaluation.evaluate import evaluate, scores_table
+    from neolm.evaluation.evaluate import evaluate
     from neolm.models.hf import load_model, model_directory
     from neolm.tokenizer.tokenizer import load_tokenizer
 
@@ -38,7 +41,7 @@ def evaluate_model(
     documents: Iterable[TextDocument] | None = None if text is None else _raw_documents(text, directory)
     corpus = next((place for place, manifest in chain(directory) if manifest.stage == "corpus"), None)
     if corpus is None and documents is None:
-        raise InputError(f"{model}: no held-out text is known for this model; give some: --text FILE_OR_FOLDER")
+        raise InputError(f"{model}: there is no held-out text of this model. Give a file or folder as text (--text)")
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
     decoder = load_model(directory, device.value, precision.value, config.quantize)
@@ -51,16 +54,14 @@ def evaluate_model(
     if documents is None:
         assert corpus is not None
         documents = read_documents(corpus, "validation")
-    scores = evaluate(decoder, tokenizer, documents, config, training_texts if corpus is not None else None)
-    print(scores_table(scores))
-    return scores
+    return evaluate(decoder, tokenizer, documents, config, training_texts if corpus is not None else None)
 
 
-def _raw_documents(path: str, model: Path) -> Iterator[TextDocument]:
+def _raw_documents(path: str | Path, model: Path) -> Iterator[TextDocument]:
     """The documents of a file or folder as they are, nothing normalised or dropped but what is no text."""
     from neolm.corpus.records import read_records
     from neolm.corpus.sources import find_files
 
-    config = CorpusConfig(source="files", path=path)
+    config = CorpusConfig(source="files", path=str(path))
     files = find_files(config, model).files  # the model's own files are not text to measure on
     return (record for file in files for record in read_records(file, config) if record.reason is None)

@@ -26,8 +26,11 @@ def evaluate(
     Loss, token and word perplexity and bits per byte, with intervals, next to compressors.
     """
     from neolm.evaluation.command import evaluate_model
+    from neolm.evaluation.evaluate import scores_table
 
-    scores = evaluate_model(model, text, settings or [], quantize)
+    overrides = [*(settings or []), *([f"quantize={quantize}"] if quantize else [])]
+    scores = evaluate_model(model, text, overrides)
+    print(scores_table(scores))
     if output is not None:
         from neolm.core.files import write_json
 

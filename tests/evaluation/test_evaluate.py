@@ -219,7 +219,7 @@ def test_the_stage_measures_the_quantized_model(run_directory: Path, tokenizer: 
 
 
 def test_an_unknown_device_is_one_clear_line(run_directory: Path) -> None:
-    with pytest.raises(InputError, match="device 'abacus'"):
+    with pytest.raises(InputError, match="device: 'abacus' is unknown"):
         evaluate_stage(run_directory, EvaluateConfig(device="abacus"))
 
 
