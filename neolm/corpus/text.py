@@ -9,8 +9,12 @@ BYTE_ORDER_MARK = "\ufeff"
 
 # The bytes 0x80 to 0xBF of a UTF-8 sequence, read as Latin-1 or Windows-1252.
 _CONTINUATION = r"[\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+# The pattern starts with a set of characters, because the search for one is fast.
 _MOJIBAKE = re.compile(
-    rf"\ufffd|â[\x80€]|ï(?:»¿|¿½)|(?<![A-ZÀ-Þ])[ÂÃ]{_CONTINUATION}|(?:[ÐÑ]{_CONTINUATION}){{2}}|(?:[ä-é]{_CONTINUATION}{{2}}){{2}}"
+    r"[\ufffdâïÂÃÐÑä-é](?:(?<=\ufffd)|(?<=â)[\x80€]|(?<=ï)(?:»¿|¿½)"
+    rf"|(?<=[ÂÃ])(?<![A-ZÀ-Þ].){_CONTINUATION}"
+    rf"|(?<=[ÐÑ]){_CONTINUATION}[ÐÑ]{_CONTINUATION}"
+    rf"|(?<=[ä-é]){_CONTINUATION}{{2}}[ä-é]{_CONTINUATION}{{2}})"
 )
 
 
