@@ -248,7 +248,7 @@ def test_no_such_recipe(neolm_: Run, tmp_path: Path) -> None:
         ("model.family=gpt2", ("model.attention_layers", "window")),
         ("model.vocab_size=100", ("model.vocab_size", "less than the tokenizer's 300")),
         ("model.max_position_embeddings=16", ("pretrain.sequence_length", "context of 16")),
-        ("tokenizer.vocab_size=60000", ("tokenizer.vocab_size", "more than this corpus can give")),
+        ("tokenizer.vocab_size=60000", ("tokenizer.vocab_size", "the corpus is too small for 60000 tokens")),
         ("tokenizer.path=/nowhere", ("/nowhere", "no such tokenizer")),
         ("pretrain.sequence_length=100000", ("fewer than one sequence of 100000", "sequence_length lower")),
     ],

@@ -27,7 +27,7 @@ def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
     """
     raw = RawText(config, output)
     stage = Stage("corpus", "corpus", output / "corpus", {"raw": raw}, config.model_dump())
-    return stage.ensure(lambda directory: _build(directory, raw.found, config), _summary)
+    return stage.ensure(lambda directory: _build(directory, raw.found, config), lambda counts: _summary(counts, config))
 
 
 def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
@@ -86,7 +86,7 @@ _REMEDIES = {
 }
 
 
-def _summary(counts: Mapping[str, Any]) -> str:
+def _summary(counts: Mapping[str, Any], config: CorpusConfig) -> str:
     """What was read, kept, held out and dropped, in one line; and a line each for texts that need attention."""
     read, kept, validation = counts["read"], counts["kept"], counts["validation"]
     line = f"{_documents(kept, read['documents'])} kept, {count(kept['bytes'])} bytes"
@@ -104,7 +104,7 @@ def _summary(counts: Mapping[str, Any]) -> str:
         line += f"; {describe_ignored(counts['ignored_kinds'])}"
     if not validation["documents"]:
         line += "\ncorpus: set corpus.split_characters=10000 to divide the document and hold out some of its parts"
-    if counts["mojibake"]:
+    if counts["mojibake"] and config.source == "files":
         line += (
             f"\ncorpus: {counts['mojibake']:,} of the kept documents contain mojibake, for example "
             f"{counts['mojibake_example']}; check the encoding that they were converted from"

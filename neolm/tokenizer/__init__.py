@@ -1,1 +1,1 @@
-"""Text to token ids and back: training, loading, and the one place where a conversation becomes text."""
+"""Encode text as token ids and decode it: training, loading, and the chat template."""

@@ -1,4 +1,4 @@
-"""The `tokenizer` stage: one learnt from the corpus, or one that exists."""
+"""The `tokenizer` stage: train a tokenizer on the corpus, or copy an existing one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer, train_toke
 
 
 def build_tokenizer(output: Path, config: TokenizerConfig) -> Manifest:
-    """Make `output/tokenizer` from the training documents of `output/corpus`, unless that is done."""
+    """Train or copy `output/tokenizer`, unless it is up to date. Training reads the training split of the corpus."""
     corpus = output / "corpus"
     counts = require(corpus, "corpus", "corpus build RECIPE").counts["train"]
     source = Path(config.path).expanduser() if config.path else None
@@ -26,7 +26,7 @@ def build_tokenizer(output: Path, config: TokenizerConfig) -> Manifest:
             copy_tokenizer(source, directory)
             return {"tokens": load_tokenizer(directory).size}
         every = max(1, -(-counts["bytes"] // config.train_bytes))
-        with task("Learning the vocabulary", counts.get("parts"), "documents") as progress:
+        with task("Training the tokenizer", counts.get("parts"), "documents") as progress:
             tokenizer = train_tokenizer(_training_texts(corpus, every, progress.advance), config.vocab_size)
         tokenizer.save(directory)
         return {"tokens": tokenizer.size, "every": every}

@@ -1,14 +1,14 @@
-r"""The chat template, here and nowhere else, so that every room gives a conversation the same token ids.
+r"""Chat templates: the only code that turns a conversation into token ids.
 
-A model directory may bring its own, as those of Hugging Face do (Jinja, in `chat_template.jinja` or
-`tokenizer_config.json`). Where there is none it is plain text, for models that have only been pretrained:
+A model directory can have its own template, as in Hugging Face models (Jinja, in `chat_template.jinja` or
+`tokenizer_config.json`). Otherwise the template is plain text, for models that have only been pretrained:
 
     <|endoftext|>System: Be brief.
     User: Who are you?
     Assistant: A small model.
     User:
 
-Each turn is encoded on its own: what has been said keeps its ids when the conversation goes on.
+Each turn is encoded separately, so that earlier turns keep their ids when the conversation continues.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, Literal, Protocol
 from neolm.core.errors import InputError
 from neolm.tokenizer.tokenizer import Tokenizer
 
-STOP = ("\nUser:",)  # the model begins to speak for the user: its answer is over
+STOP = ("\nUser:",)  # the answer ends where the model starts to write the user's next turn
 TEMPLATE_FILE = "chat_template.jinja"
 _NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
@@ -39,28 +39,29 @@ class Message:
 
 
 class ChatTemplate(Protocol):
-    """Gives a conversation its form."""
+    """Turns a conversation into token ids."""
 
     kind: Literal["plain", "own"]
     stop: tuple[str, ...]  # texts that end an answer
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of `messages` and of what opens the assistant's next turn.
+        """Token ids of `messages`, followed by the start of the assistant's next turn.
 
         Raises:
-            InputError: the template does not take such a conversation.
+            InputError: the template does not accept these messages.
         """
         ...
 
 
-def without_oldest(template: ChatTemplate, messages: Sequence[Message], room: int) -> tuple[list[Message], list[int]]:
-    """The conversation and its ids, without as many of the oldest turns as it takes to have at most `room` tokens.
+def without_oldest(
+    template: ChatTemplate, messages: Sequence[Message], max_tokens: int
+) -> tuple[list[Message], list[int]]:
+    """Drop the oldest turns until at most `max_tokens` tokens are left, and return the messages and their ids.
 
-    What comes before the first turn of the user's, a system message, stays, and so does the last turn, which may be
-    longer by itself.
+    Messages before the first user turn (the system message) and the last turn are kept, even if they are longer.
 
     Raises:
-        InputError: as the template.
+        InputError: the template does not accept the messages.
     """
     starts = [number for number, message in enumerate(messages) if message.role == "user"] or [len(messages)]
 
@@ -68,14 +69,14 @@ def without_oldest(template: ChatTemplate, messages: Sequence[Message], room: in
         return [*messages[: starts[0]], *messages[starts[dropped] :]]
 
     def fits(dropped: int) -> bool:
-        return len(template.encode(left(dropped))) <= room
+        return len(template.encode(left(dropped))) <= max_tokens
 
     dropped = bisect.bisect_left(range(len(starts) - 1), True, key=fits)
     return left(dropped), template.encode(left(dropped))
 
 
 class PlainTemplate:
-    """The form of a conversation for models that have none of their own."""
+    """The template of models that have none of their own."""
 
     kind: Literal["plain", "own"] = "plain"
     stop: tuple[str, ...] = STOP
@@ -84,29 +85,29 @@ class PlainTemplate:
         self._tokenizer = tokenizer
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """See `ChatTemplate`; any order of roles will do."""
-        pieces = []
+        """See `ChatTemplate`. Roles may be in any order."""
+        texts = []
         for number, message in enumerate(messages):
             after_user = number > 0 and messages[number - 1].role == "user"
             name = "" if message.role == "assistant" and after_user else f"{_NAMES[message.role]}:"
             last = number + 1 == len(messages)
             opens = last or (message.role == "user" and messages[number + 1].role == "assistant")
-            pieces.append(f"{name} {message.text}\n{'Assistant:' if opens else ''}")
-        turns = self._tokenizer.encode_batch(pieces)
+            texts.append(f"{name} {message.text}\n{'Assistant:' if opens else ''}")
+        turns = self._tokenizer.encode_batch(texts)
         return [self._tokenizer.eos_token_id, *(token for turn in turns for token in turn)]
 
 
 class OwnTemplate:
-    """A model directory's template, run in Jinja's sandbox with the names that templates expect."""
+    """The Jinja template of a model directory, rendered in Jinja's sandbox with the names that templates expect."""
 
     kind: Literal["plain", "own"] = "own"
     stop: tuple[str, ...] = ()
 
     def __init__(self, source: str, tokenizer: Tokenizer, special: dict[str, str], place: Path) -> None:
-        """Compile `source`; `special` are tokens by the names that templates use, such as bos_token.
+        """Compile `source`. `special` has tokens by the names that templates use, such as bos_token.
 
         Raises:
-            InputError: it is not a template.
+            InputError: `source` is not a Jinja template.
         """
         from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -122,40 +123,40 @@ class OwnTemplate:
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
-            raise InputError(f"{place}: its chat template cannot be read ({error})") from None
+            raise InputError(f"{place}: the chat template cannot be read ({error})") from None
         self._tokenizer, self._special = tokenizer, special
         self._marks = tuple(token.content for token in tokenizer.backend.get_added_tokens_decoder().values())
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """See `ChatTemplate`. Special tokens are the template's to give: in a message they are plain text."""
+        """See `ChatTemplate`. Only the template can add special tokens; in a message they are plain text."""
         from jinja2 import TemplateError
 
         broken = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
-        said: dict[str, str] = {}  # messages that spell a special token, by what stands for them meanwhile
+        replaced: dict[str, str] = {}  # messages that spell a special token, by the placeholder that is rendered
         turns = []
         for message in messages:
             text = message.text
             if any(mark in text for mark in self._marks):
-                place = f"\ue000{secrets.token_hex(8)}\ue001"
-                said[place] = text
-                text = place
+                placeholder = f"\ue000{secrets.token_hex(8)}\ue001"
+                replaced[placeholder] = text
+                text = placeholder
             turns.append({"role": message.role, "content": text})
         try:
             rendered = self._template.render(messages=turns, add_generation_prompt=True, **self._special)
         except broken as error:
-            raise InputError(f"messages: the model's chat template does not take them ({error})") from None
-        if not said:
+            raise InputError(f"messages: the chat template of the model does not accept them ({error})") from None
+        if not replaced:
             return self._tokenizer.encode(rendered, special=True)
-        parts = re.split(f"({'|'.join(map(re.escape, said))})", rendered)
-        encoded = [self._tokenizer.encode(said.get(part, part), special=part not in said) for part in parts]
+        parts = re.split(f"({'|'.join(map(re.escape, replaced))})", rendered)
+        encoded = [self._tokenizer.encode(replaced.get(part, part), special=part not in replaced) for part in parts]
         return [token for part in encoded for token in part]
 
 
 def load_chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate:
-    """The template of a model directory, or the plain one.
+    """The template of a model directory, or the plain one if it has none.
 
     Raises:
-        InputError: it has one that cannot be read.
+        InputError: the template cannot be read.
     """
     config: Any = {}
     path = directory / "tokenizer_config.json"

@@ -10,11 +10,11 @@ from neolm.core.config import Config, Unit
 
 
 class TokenizerConfig(Config):
-    """Train a byte-level BPE on the corpus, or take one that exists."""
+    """Train a byte-level BPE on the corpus, or use an existing tokenizer."""
 
     path: str | None = None
-    """An existing tokenizer to use instead of training one: a directory, a tokenizer.json, or GPT-2's two files."""
+    """An existing tokenizer: a directory with tokenizer.json or GPT-2's two files, or the file; null: train one."""
     vocab_size: Annotated[int, Field(ge=257), Unit("tokens")] = 4096
-    """Size of the vocabulary to train: 256 bytes, one special token, and merges."""
+    """Size of the trained vocabulary: 256 bytes, the end-of-text token and merges."""
     train_bytes: Annotated[int, Field(gt=0), Unit("bytes")] = 100_000_000
-    """Text to learn merges from, taken evenly over the training documents; more only costs time."""
+    """Text to train the tokenizer on, spread evenly over the training documents."""

@@ -1,11 +1,11 @@
-"""Byte-level BPE, run by the `tokenizers` library (Sennrich et al. 2016; byte alphabet of Radford et al. 2019).
+"""Byte-level BPE with the `tokenizers` library (Sennrich et al. 2016; byte alphabet of Radford et al. 2019).
 
-Loading takes what the families publish: a `tokenizer.json` (GPT-2, GPT-Neo, GPT-NeoX), or GPT-2's `vocab.json` with
-`merges.txt`, which OpenAI also names `encoder.json` with `vocab.bpe`. Text that spells a special token is encoded as
-plain text unless asked otherwise, as OpenAI's encoder does it: no document can smuggle in an end of text.
+Supported files: `tokenizer.json` (GPT-2, GPT-Neo, GPT-NeoX), or GPT-2's `vocab.json` with `merges.txt`, which OpenAI
+also publishes as `encoder.json` with `vocab.bpe`. Text that spells a special token is encoded as plain text by default,
+as in OpenAI's encoder, so that a document cannot contain an end of text.
 
-Round trips: `decode_bytes(encode_bytes(b)) == b` for every byte string. GPT-NeoX's tokenizer normalises to NFC first,
-so there it holds for NFC text.
+`decode_bytes(encode_bytes(b)) == b` for every byte string. GPT-NeoX's tokenizer normalises text to NFC, so there this
+holds for NFC text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "
 
 
 def byte_characters() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte: itself where it is printable Latin-1, else 256 + n in order."""
+    """GPT-2's printable character for each byte: the byte itself if it is printable Latin-1, else 256 + n in order."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     table = {byte: chr(byte) for byte in printable}
     others = (byte for byte in range(256) if byte not in table)
@@ -37,41 +37,76 @@ def byte_characters() -> dict[int, str]:
 
 
 class Tokenizer:
-    """A tokenizer that encodes and decodes without loss; `backend` is the `tokenizers.Tokenizer` underneath."""
+    """A lossless tokenizer. `tokenizer(text)` returns token ids, `len(tokenizer)` the size of the vocabulary.
+
+    `backend` is the wrapped `tokenizers.Tokenizer`.
+    """
 
     def __init__(self, backend: tokenizers.Tokenizer, eos_token: str = END_OF_TEXT) -> None:
         self.backend = backend
         self.eos_token = eos_token
         eos_token_id = backend.token_to_id(eos_token)
         if eos_token_id is None:
-            raise InputError(f"tokenizer: it has no end-of-text token '{eos_token}'")
+            raise InputError(f"tokenizer: the end-of-text token '{eos_token}' is missing in its vocabulary")
         self.eos_token_id: int = eos_token_id
-        self._setting = threading.Lock()  # `encode_special_tokens` is the backend's, whoever encodes
+        self._lock = threading.Lock()  # `encode_special_tokens` is a setting of the backend, which threads share
         backend.no_truncation()
         backend.no_padding()
 
     @cached_property
     def size(self) -> int:
-        """Number of tokens: one more than the largest id."""
+        """Number of tokens: the largest id plus one."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
+    def __len__(self) -> int:
+        return self.size
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.size} tokens, eos_token={self.eos_token!r})"
+
+    def __call__(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of `text`. See `encode`."""
+        return self.encode(text, special)
+
+    def token_to_id(self, token: str) -> int:
+        """The id of a token as it is spelled in the vocabulary, where `Ġ` is a space.
+
+        Raises:
+            InputError: the vocabulary does not have this token.
+        """
+        token_id = self.backend.token_to_id(token)
+        if token_id is None:
+            raise InputError(f"token {token!r} is not in the vocabulary; tokenizer.encode splits any text into tokens")
+        return int(token_id)
+
+    def id_to_token(self, token_id: int) -> str:
+        """The token with this id as it is spelled in the vocabulary. `decode([token_id])` returns its text.
+
+        Raises:
+            InputError: the vocabulary does not have this id.
+        """
+        token = self.backend.id_to_token(token_id) if 0 <= token_id < self.size else None
+        if token is None:
+            raise InputError(f"token id {token_id} is not in the vocabulary (ids 0 to {self.size - 1})")
+        return str(token)
+
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids of `text`; `special` reads `<|endoftext|>` and its like as the tokens they spell."""
+        """Token ids of `text`. With `special`, text such as `<|endoftext|>` becomes the token that it spells."""
         return self.encode_batch([text], special)[0]
 
     def encode_batch(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
-        """Token ids of each text, computed on all cores. Lone surrogates, which no UTF-8 has, become `?`.
+        """Token ids of each text, computed on all cores. Lone surrogates become `?`, because UTF-8 cannot hold them.
 
-        Any thread may ask.
+        Thread-safe.
         """
         clean = [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in texts]
-        with self._setting:
+        with self._lock:
             self.backend.encode_special_tokens = not special
             encodings = self.backend.encode_batch_fast(clean, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def encode_bytes(self, data: bytes) -> list[int]:
-        """Token ids of any bytes: text where they are UTF-8, single-byte tokens where they are not."""
+        """Token ids of any bytes. Bytes that are not UTF-8 become single-byte tokens."""
         ids: list[int] = []
         start = 0
         while start < len(data):
@@ -86,17 +121,27 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
+        """The text of `ids`. Bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact bytes of `ids`; ids beyond the vocabulary (a padded embedding's) stand for nothing."""
+        """The exact bytes of `ids`. Ids beyond the vocabulary, which a padded embedding has, are skipped.
+
+        Raises:
+            InputError: an id is negative.
+        """
         table = self._token_bytes
-        return b"".join(table[i] if 0 <= i < len(table) else b"" for i in ids)
+        found = []
+        for token_id in ids:
+            if token_id < 0:
+                raise InputError(f"token id {token_id} is not in the vocabulary (ids 0 to {self.size - 1})")
+            if token_id < len(table):
+                found.append(table[token_id])
+        return b"".join(found)
 
     @cached_property
     def _token_bytes(self) -> list[bytes]:
-        """The bytes that each id stands for."""
+        """The bytes of each token, by id."""
         byte_of = {character: byte for byte, character in byte_characters().items()}
         added = {i: token.content for i, token in self.backend.get_added_tokens_decoder().items()}
         table = [b""] * self.size
@@ -110,11 +155,11 @@ class Tokenizer:
     def _byte_id(self, byte: int) -> int:
         token_id = self.backend.token_to_id(byte_characters()[byte])
         if token_id is None:
-            raise InputError(f"tokenizer: it has no token for the byte 0x{byte:02x}, which no UTF-8 text needs")
+            raise InputError(f"tokenizer: the vocabulary has no token for the byte 0x{byte:02x}, which is not UTF-8")
         return int(token_id)
 
     def save(self, directory: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers` reads too."""
+        """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers` can load."""
         directory.mkdir(parents=True, exist_ok=True)
         self.backend.encode_special_tokens = False
         self.backend.save(str(directory / "tokenizer.json"))
@@ -125,11 +170,11 @@ class Tokenizer:
         )
 
 
-def train_tokenizer(texts: Iterator[str], vocab_size: int, total: int | None = None) -> Tokenizer:
-    """Learn a byte-level BPE of exactly `vocab_size` tokens from `texts`; id 0 is the end of text.
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+    """Train a byte-level BPE of exactly `vocab_size` tokens on `texts`. Id 0 is the end of text.
 
     Raises:
-        InputError: the text has too few repeated pairs for so many merges.
+        InputError: the text has too few repeated pairs for a vocabulary of this size.
     """
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -141,27 +186,23 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, total: int | None = N
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         special_tokens=[AddedToken(END_OF_TEXT, special=True, normalized=False)],
     )
-    backend.train_from_iterator(texts, trainer=trainer, length=total)
+    backend.train_from_iterator(texts, trainer=trainer)
     reached = backend.get_vocab_size()
     if reached < vocab_size:
         raise InputError(
-            f"tokenizer.vocab_size: {vocab_size} tokens are more than this corpus can give; "
+            f"tokenizer.vocab_size: the corpus is too small for {vocab_size} tokens; "
             f"set tokenizer.vocab_size={reached} or less, or add text"
         )
     return Tokenizer(backend)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a model directory, a tokenizer directory, a run's output directory or a `tokenizer.json`.
+    """Load a tokenizer from a model directory, a tokenizer directory, the output of a run or a `tokenizer.json`.
 
     Raises:
-        InputError: nothing there that is a tokenizer.
+        InputError: the path does not exist or is not a tokenizer.
     """
-    place = Path(path)
-    if not place.exists():
-        raise InputError(f"{place}: no such tokenizer file or directory")
-    if (place / "tokenizer" / "tokenizer.json").is_file() and not (place / "tokenizer.json").is_file():
-        place /= "tokenizer"  # of a run
+    place = _located(Path(path))
     directory, file = (place, place / "tokenizer.json") if place.is_dir() else (place.parent, place)
     if file.is_file():
         try:
@@ -174,8 +215,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Bring the tokenizer of `source` into the directory `target` as published, converted only if it must be."""
-    tokenizer = load_tokenizer(source)
+    """Copy the tokenizer of `source` into the directory `target`. Files are only converted from GPT-2's two files."""
+    tokenizer, source = load_tokenizer(source), _located(source)
     if source.is_dir() and (source / "tokenizer.json").is_file():
         target.mkdir(parents=True, exist_ok=True)
         for name in FILES:
@@ -190,23 +231,31 @@ def copy_tokenizer(source: Path, target: Path) -> None:
         tokenizer.save(target)
 
 
+def _located(path: Path) -> Path:
+    """`path`, or the tokenizer in it if `path` is the output of a run."""
+    if not path.exists():
+        raise InputError(f"{path}: there is no such tokenizer file or directory")
+    inside = (path / "tokenizer" / "tokenizer.json").is_file() and not (path / "tokenizer.json").is_file()
+    return path / "tokenizer" if inside else path
+
+
 def _load_gpt2_pair(directory: Path) -> tokenizers.Tokenizer:
     for vocabulary, merges in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
         if (directory / vocabulary).is_file() and (directory / merges).is_file():
             try:
                 model = models.BPE.from_file(str(directory / vocabulary), str(directory / merges))
             except Exception as error:  # the library raises bare Exception
-                raise InputError(f"{directory}: {vocabulary} and {merges} do not make a BPE ({error})") from None
+                raise InputError(f"{directory}: {vocabulary} and {merges} are not a BPE ({error})") from None
             backend = tokenizers.Tokenizer(model)
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             backend.decoder = decoders.ByteLevel()
             backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
             return backend
-    raise InputError(f"{directory}: no tokenizer here (tokenizer.json, or vocab.json with merges.txt)")
+    raise InputError(f"{directory}: there is no tokenizer (tokenizer.json, or vocab.json with merges.txt)")
 
 
 def _eos_token(directory: Path, backend: tokenizers.Tokenizer) -> str:
-    """The end-of-text token that `tokenizer_config.json` names, or the families' own."""
+    """The `eos_token` of `tokenizer_config.json` or `special_tokens_map.json`, else `<|endoftext|>`."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         try:
             entry: Any = json.loads((directory / name).read_text(encoding="utf-8")).get("eos_token")

@@ -41,14 +41,14 @@ def unpack(path: Path, target: Path) -> Path:
 
 
 @given(st.binary(max_size=200))
-def test_every_byte_string_survives(trained: Tokenizer, data: bytes) -> None:
+def test_every_byte_string_round_trips(trained: Tokenizer, data: bytes) -> None:
     ids = trained.encode_bytes(data)
     assert trained.decode_bytes(ids) == data
     assert all(0 <= i < trained.size for i in ids)
 
 
 @given(st.text(max_size=200))
-def test_every_text_survives(trained: Tokenizer, text: str) -> None:
+def test_every_text_round_trips(trained: Tokenizer, text: str) -> None:
     assert trained.decode(trained.encode(text)) == text
 
 
@@ -61,26 +61,57 @@ def test_lone_surrogates_become_replacement_characters(trained: Tokenizer) -> No
     assert trained.decode(trained.encode("a\ud800b")) == "a?b"
 
 
-def test_text_cannot_smuggle_in_an_end_of_text(trained: Tokenizer) -> None:
+def test_text_cannot_contain_an_end_of_text(trained: Tokenizer) -> None:
     text = f"a{END_OF_TEXT}b"
     assert trained.eos_token_id not in trained.encode(text)
     assert trained.decode(trained.encode(text)) == text
     assert trained.encode(text, special=True).count(trained.eos_token_id) == 1
-    assert trained.eos_token_id not in trained.encode(text)  # asking for it once does not linger
+    assert trained.eos_token_id not in trained.encode(text)  # `special` applies to one call
 
 
-def test_training_gives_exactly_the_size_asked_for(trained: Tokenizer) -> None:
+def test_tokens_ids_and_lengths(trained: Tokenizer) -> None:
+    assert len(trained) == trained.size == 300
+    assert repr(trained) == "Tokenizer(300 tokens, eos_token='<|endoftext|>')"
+    assert trained(TEXT) == trained.encode(TEXT)
+    assert trained(END_OF_TEXT, special=True) == [trained.eos_token_id]
+    assert [trained.token_to_id(trained.id_to_token(i)) for i in range(300)] == list(range(300))
+    assert trained.id_to_token(trained(" ")[0]) == "Ġ"
+
+
+def test_ids_and_tokens_that_do_not_exist_are_named(trained: Tokenizer) -> None:
+    for token_id in (-1, 300, 2**40):
+        with pytest.raises(InputError, match=rf"token id {token_id} is not in the vocabulary \(ids 0 to 299\)"):
+            trained.id_to_token(token_id)
+    with pytest.raises(InputError, match="token 'zebra' is not in the vocabulary"):
+        trained.token_to_id("zebra")
+    with pytest.raises(InputError, match="token id -100 is not in the vocabulary"):
+        trained.decode([5, -100])
+    assert trained.decode([300]) == ""  # a padded embedding has more ids than the tokenizer
+
+
+def test_the_tokenizer_of_a_run_is_found_and_copied(trained: Tokenizer, tmp_path: Path) -> None:
+    trained.save(tmp_path / "run" / "tokenizer")
+    assert load_tokenizer(tmp_path / "run").size == trained.size
+    file = tmp_path / "run" / "tokenizer" / "tokenizer.json"
+    file.write_text(file.read_text() + "\n")
+    copy_tokenizer(tmp_path / "run", tmp_path / "copy")
+    assert (tmp_path / "copy" / "tokenizer.json").read_bytes() == file.read_bytes()
+
+
+def test_training_reaches_the_requested_size(trained: Tokenizer) -> None:
     assert trained.size == 300
     assert trained.eos_token_id == 0
     assert len(trained.encode("the quick brown fox")) < len("the quick brown fox") / 2
 
 
-def test_a_vocabulary_larger_than_the_text_can_give_is_refused() -> None:
-    with pytest.raises(InputError, match=r"vocab_size: 5000 .* set tokenizer\.vocab_size=\d+ or less"):
+def test_a_vocabulary_that_is_too_large_for_the_text_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"vocab_size: the corpus is too small for 5000 .* set tokenizer\.vocab_size=\d+ or less"
+    ):
         train_tokenizer(iter(["a small text, a small text"]), 5000)
 
 
-def test_saved_and_loaded_it_is_the_same(trained: Tokenizer, tmp_path: Path) -> None:
+def test_a_saved_tokenizer_is_loaded_unchanged(trained: Tokenizer, tmp_path: Path) -> None:
     trained.encode("x")
     trained.save(tmp_path)
     for place in (tmp_path, tmp_path / "tokenizer.json"):
@@ -89,7 +120,7 @@ def test_saved_and_loaded_it_is_the_same(trained: Tokenizer, tmp_path: Path) -> 
         assert (loaded.eos_token_id, loaded.size) == (trained.eos_token_id, trained.size)
 
 
-def test_transformers_reads_what_is_saved(trained: Tokenizer, tmp_path: Path) -> None:
+def test_transformers_loads_a_saved_tokenizer(trained: Tokenizer, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     trained.save(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
@@ -98,7 +129,7 @@ def test_transformers_reads_what_is_saved(trained: Tokenizer, tmp_path: Path) ->
     assert theirs.decode(trained.encode(TEXT)) == TEXT
 
 
-def test_copies_keep_the_published_file_byte_for_byte(trained: Tokenizer, tmp_path: Path) -> None:
+def test_copies_are_the_same_bytes_as_the_published_file(trained: Tokenizer, tmp_path: Path) -> None:
     trained.save(tmp_path / "a")
     (tmp_path / "a" / "tokenizer_config.json").unlink()
     copy_tokenizer(tmp_path / "a", tmp_path / "b")
@@ -111,12 +142,12 @@ def test_copies_keep_the_published_file_byte_for_byte(trained: Tokenizer, tmp_pa
 @pytest.mark.parametrize(
     ("files", "complaint"),
     [
-        ({}, "no tokenizer here"),
+        ({}, "there is no tokenizer"),
         ({"tokenizer.json": "{"}, "not a tokenizer.json"),
-        ({"vocab.json": "{}", "merges.txt": "a b\n"}, "do not make a BPE"),
+        ({"vocab.json": "{}", "merges.txt": "a b\n"}, "are not a BPE"),
     ],
 )
-def test_what_is_no_tokenizer_is_refused(tmp_path: Path, files: dict[str, str], complaint: str) -> None:
+def test_files_that_are_not_a_tokenizer_are_refused(tmp_path: Path, files: dict[str, str], complaint: str) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=complaint):
@@ -139,7 +170,7 @@ def test_gpt2_known_ids(gpt2: Path) -> None:
 
 @settings(max_examples=300)
 @given(text=st.text(max_size=80) | st.text("ab'sll tre \n\t.,12éß中🙂", max_size=80))
-def test_gpt2_ids_are_those_of_openais_encoder(gpt2: Path, text: str) -> None:
+def test_gpt2_ids_equal_those_of_openais_encoder(gpt2: Path, text: str) -> None:
     tiktoken = pytest.importorskip("tiktoken")
     ours = _load_once(gpt2)
     assert ours.encode(text) == _openai_encoder(tiktoken, gpt2).encode_ordinary(text)
