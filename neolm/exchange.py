@@ -15,6 +15,7 @@ from neolm.models.config import DecoderConfig
 from neolm.models.decoder import count_parameters
 from neolm.models.gguf import GGUF_FILE, export_gguf
 from neolm.models.hf import convert, model_directory
+from neolm.report.model_card import write_model_card
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 
 
@@ -67,4 +68,5 @@ def _copy(
         return f"{counts['family']} of {count(counts['parameters'])} parameters in {target}"
 
     stage.ensure(make, summary, config_file=False)
+    write_model_card(target)
     return target

@@ -86,9 +86,11 @@ def _pretrain(output: Path, config: Any, recipe: Recipe) -> None:
 
 
 def _model(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.report.model_card import write_model_card
     from neolm.training.pretrain import build_model
 
     build_model(output, config)
+    write_model_card(output / "model")
 
 
 def _evaluation(output: Path, config: Any, recipe: Recipe) -> None:
@@ -103,9 +105,13 @@ def _evaluation(output: Path, config: Any, recipe: Recipe) -> None:
 
 
 def _report(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.core.artifact import read_manifest
     from neolm.core.progress import say
+    from neolm.report.model_card import write_model_card
     from neolm.report.run_report import build_report
 
+    if read_manifest(output / "model") is not None:
+        write_model_card(output / "model")
     say(f"report: {build_report(output)}")
 
 

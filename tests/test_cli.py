@@ -78,6 +78,7 @@ def test_the_whole_line_leaves_what_the_design_promises(finished: Path) -> None:
         "model/tokenizer.json",
         "model/tokenizer_config.json",
         "model/generation_config.json",
+        "model/README.md",
         "evaluation/scores.json",
         "report.html",
         "recipe.yaml",

@@ -150,12 +150,17 @@ def other_scores(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def with_interval(scores: Mapping[str, Any], name: str) -> str:
-    """`2.90 (2.80 to 3.00)`; empty if there is no such score."""
+def with_interval(scores: Any, name: str) -> str:
+    """`2.900 (2.800 to 3.000)`; empty if there is no such score."""
     score = read_score(scores, name)
     if score is None:
         return ""
-    shown = [
-        f"{x:.4g}" if x < 1e4 else count(x) if x < 1e15 else f"{x:.1e}" for x in (score.value, *(score.interval or ()))
-    ]
-    return shown[0] + (f" ({shown[1]} to {shown[2]})" if score.interval else "")
+    interval = f" ({shown(score.interval[0])} to {shown(score.interval[1])})" if score.interval else ""
+    return shown(score.value) + interval
+
+
+def shown(value: float) -> str:
+    """`2.900`, `129.8`, `62.1k`."""
+    if value < 1e4:
+        return f"{value:.3f}" if value < 10 else f"{value:.4g}"
+    return count(value) if value < 1e15 else f"{value:.1e}"

@@ -1,0 +1,164 @@
+"""The model card of a model directory: `README.md` with the metadata that the Hugging Face hub reads.
+
+The card is written from the manifests and the scores, and is not an output of a stage: it can be written again, with
+scores, without changing the digest of the model. It names no licence of the model, which is for its authors to choose,
+and no paths, which can be private.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+
+from neolm.core.artifact import chain
+from neolm.core.files import write_text
+from neolm.core.progress import count, say
+from neolm.report.pages import data_size, render
+from neolm.report.run_files import FAMILIES, Run, read_scores
+from neolm.report.scores import COMPRESSORS, LABELS, read_score, with_interval
+from neolm.report.sizes import Pairs, model_facts, training_facts
+
+CARD = "README.md"
+DIGITS = 12  # of a digest that are shown
+MAX_LICENCES = 20
+LABEL_BITS = "Bits per byte"
+MARK = "\n<!-- Written by NeoLM, which replaces this card unless it is edited. "
+
+
+def write_model_card(directory: Path) -> None:
+    """Write `README.md` into a finished model directory (of a run, imported or exported).
+
+    A card that was edited since it was written, or that NeoLM did not write, is left as it is.
+    """
+    target = directory / CARD
+    if target.exists() and not _is_unchanged(target.read_text(encoding="utf-8", errors="replace")):
+        say(f"{target} was edited and is kept; delete it to have it written again")
+        return
+    card = model_card(directory)
+    write_text(target, f"{card}{MARK}{_digest(card)} -->\n")
+
+
+def _is_unchanged(text: str) -> bool:
+    card, mark, end = text.rpartition(MARK)
+    return bool(mark) and end == f"{_digest(card)} -->\n"
+
+
+def _digest(card: str) -> str:
+    return hashlib.sha256(card.encode()).hexdigest()[:DIGITS]
+
+
+def model_card(directory: Path) -> str:
+    """The card of the model in `directory`."""
+    artefacts = chain(directory)
+    places = {manifest.stage: place for place, manifest in artefacts}
+    is_run = "model" in places
+    scores = read_scores(places["model"].parent) if is_run else {}
+    run = Run(directory, {manifest.stage: manifest for _, manifest in artefacts}, [], scores, [])
+    raw = _json(directory / "config.json")
+    corpus, trained = run.counts("corpus"), run.counts("pretrain")
+    name = directory.resolve().name
+    name = directory.resolve().parent.name if name == "model" and is_run else name
+    gguf = next((path.name for path in sorted(directory.glob("*.gguf"))), None)
+    transformers = gguf is None and "quantization_config" not in raw
+    parameters = trained.get("parameters") or run.counts(artefacts[0][1].stage if artefacts else "").get("parameters")
+    tokens = trained.get("tokens")
+    sizes: dict[str, Pairs] = {"Model": model_facts(run), "Training": training_facts(run)} if trained else {}
+    return render(
+        "model_card.md",
+        metadata=_metadata(name, run, transformers),
+        name=name,
+        summary=_summary(run, parameters),
+        corpus=corpus,
+        source=_source(run),
+        licences=_licences(places["corpus"]) if "corpus" in places else [],
+        sizes=sizes,
+        scores=_scores(scores),
+        protocol=run.protocol,
+        converted=_converted(run),
+        confidence=run.protocol.get("confidence", 0.95),
+        tokens_per_parameter=f"{tokens / parameters:.2g}" if tokens and parameters else "",
+        context=f"{run.model_config['max_position_embeddings']:,}" if run.model_config else "",
+        gguf=gguf,
+        transformers=transformers,
+        lineage=[(manifest.stage, manifest.digest[:DIGITS]) for _, manifest in artefacts],
+    )
+
+
+def _source(run: Run) -> str:
+    """Where the training text comes from, without the folders above it."""
+    config = run.config("corpus")
+    if config.get("source") == "python-stdlib":
+        return "Python's standard library"
+    return f"`{Path(config['path']).name}`" if config.get("path") else "files"
+
+
+def _converted(run: Run) -> str:
+    """The type of the weights, if they were converted after the evaluation; else empty."""
+    config = run.config("export")
+    return str(config.get("quantize") or config.get("dtype") or "")
+
+
+def _summary(run: Run, parameters: int | None) -> str:
+    """What the model is, in a sentence."""
+    size = f"with {count(parameters)} parameters" if parameters else "of unknown size"
+    if run.counts("pretrain"):
+        text = run.counts("corpus").get("train", {}).get("bytes")
+        on = f" on {data_size(text)} of text" if text else ""
+        return f"A {run.family} language model {size}, trained{on}."
+    family = str(next((m.counts["family"] for m in run.manifests.values() if "family" in m.counts), ""))
+    return f"A {FAMILIES.get(family, family or 'published')} language model {size}, imported into NeoLM."
+
+
+def _metadata(name: str, run: Run, transformers: bool) -> str:
+    """The YAML block at the top of the card."""
+    family = run.model_config.get("family")
+    found: dict[str, Any] = {
+        "library_name": "transformers" if transformers else "neolm",
+        "pipeline_tag": "text-generation",
+        "tags": ["neolm", *([family] if family else [])],
+    }
+    scores = {key: read_score(run.scores, key) for key in ("bits_per_byte", *LABELS)}
+    metrics = [
+        {"type": key, "name": LABELS.get(key, LABEL_BITS), "value": round(score.value, 4)}
+        for key, score in scores.items()
+        if score is not None
+    ]
+    if metrics:
+        dataset = {"type": "held-out", "name": "held-out text of the training corpus"}
+        result = {"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics}
+        found["model-index"] = [{"name": name, "results": [result]}]
+    return str(yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
+
+
+def _scores(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(label, value with its interval) of the model's scores and, below bits per byte, of the compressors."""
+    compressors = (scores.get("bits_per_byte") or {}).get("baselines")
+    found = [(LABEL_BITS, with_interval(scores, "bits_per_byte"))]
+    for name, words in COMPRESSORS.items():
+        found.append((f"{LABEL_BITS} of {words[0]}", with_interval(compressors, name)))
+    found += [(label, with_interval(scores, name)) for name, label in LABELS.items()]
+    return [(label, value) for label, value in found if value]
+
+
+def _licences(corpus: Path) -> list[str]:
+    """The licences of the training documents, the most frequent first."""
+    found: Counter[str] = Counter()
+    for path in sorted((corpus / "documents").glob("train-*.parquet")):
+        for row in pq.read_table(path, columns=["licence"])["licence"].value_counts().to_pylist():
+            found[str(row["values"])] += row["counts"]
+    licences = [licence for licence, _ in found.most_common(MAX_LICENCES)]
+    return licences + [f"{len(found) - MAX_LICENCES} others"] * (len(found) > MAX_LICENCES)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
