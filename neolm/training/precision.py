@@ -49,7 +49,7 @@ class MixedPrecision:
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self.model = model
-        self.working = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+        self.working = model if dtype == torch.float32 else _copy_in(model, dtype)
         self._masters: list[Tensor] = list(model.parameters())
         self._copies: list[Tensor] = list(self.working.parameters())
         self._grads: list[Tensor] = []
@@ -100,6 +100,12 @@ class MixedPrecision:
             yield
             for number in members:
                 self._masters[number].grad = None
+
+
+def _copy_in(model: Decoder, dtype: torch.dtype) -> Decoder:
+    """Copy `model` with its parameters cast to `dtype`, without a second copy of them in float32."""
+    cast = {id(p): nn.Parameter(p.detach().to(dtype), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, cast)
 
 
 def _take_gradients(parameters: list[Tensor]) -> list[Tensor]:
