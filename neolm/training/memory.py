@@ -1,299 +1,357 @@
-"""How much memory a training takes on one device, without running it: what is alive at each moment of a step, in bytes.
+"""Estimate of the memory that a training takes on one device, without allocating it.
 
-The moments are those at which `neolm.training.loop` and the loss, the optimisers and the checkpoints that it calls hold
-most; the largest of them is the training's peak. Two things come on top: what the interpreter and torch themselves take
-(`FRAMEWORK`), and what an allocator loses between the tensors.
+One optimiser step of the real code (`loop`, the objective, the optimisers) runs on fake tensors, which have a shape, a
+type and a device but no data. `_LiveStorages` adds up the bytes of those that exist. So the estimate follows the code:
+nothing here knows how a layer, a loss or an optimiser works.
 
-Left out: buffers of the matrix libraries, a second copy of the optimiser while a checkpoint is read, and sharding over
-devices.
+A large training does not run in full size. In the passes, memory is linear in the number of layers and in the number of
+sequences: they run with a few of each, and each moment of a step is extrapolated. The optimiser does not depend on the
+batch: it runs for all layers, on gradients that come from no passes.
 
-C stands for the channels of the residual stream.
+A device that is not the CPU is represented by torch's `meta` device, since fake CUDA tensors need a CUDA build.
+Attention without a window counts there as the memory-efficient kernel of torch, and so does attention with one, which
+is a kernel of its own when it is compiled.
+
+Left out: memory that an operator frees before it returns, buffers of the matrix libraries, what an allocator loses
+between tensors, what torch.compile saves, a second copy of the optimiser while a checkpoint is read, and sharding.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
+from itertools import product
+from pathlib import Path
+from typing import Any, cast
 
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from neolm.core.device import Choice
+from neolm.data.batches import Batch
 from neolm.models.config import DecoderConfig
-from neolm.models.cross_entropy import CHUNK_ELEMENTS, CHUNK_ROWS
-from neolm.training.activations import BlockActivations, Passes, block_activations
-from neolm.training.muon import MAX_STACKED_ELEMENTS, iteration_type
-from neolm.training.precision import MAX_BUCKET_ELEMENTS
+from neolm.models.cross_entropy import CHUNK_ELEMENTS
+from neolm.models.decoder import Decoder
+from neolm.training import loop
+from neolm.training.losses import Loss, Objective, causal_language_modelling
 from neolm.training.pretrain_config import PretrainConfig
+from neolm.training.run import Training
+from neolm.training.state import TrainingState
 
-# Python, torch and the libraries that both load, in bytes: resident once a first small step is done, measured on Linux.
-FRAMEWORK = 400 * 2**20
+# Bytes of Python, torch and the libraries that both load: resident after a first small step, measured on Linux.
+FRAMEWORK_BYTES = 400 * 2**20
+# Tokens from which on the memory of the passes is linear; the chunks of the loss may need more.
+MIN_TOKENS = 1024
+# A step with more micro-batches takes no more memory.
+MAX_MICRO_BATCHES = 3
+
+FORWARD, LOSS, BACKWARD = "the forward pass", "the loss", "the backward pass"
+EMBEDDING, UPDATE, CHECKPOINT = "the embedding's gradient", "the optimiser's step", "a checkpoint"
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What is alive at one moment of a step, in bytes, by what it is."""
+class MemoryEstimate:
+    """Bytes that a training takes at its peak, and those of its parts, each at its own."""
 
-    name: str
+    total: int
+    moment: str
+    """When the peak is."""
     weights: int
-    """Float32 masters, and the working copy where the passes run in another type."""
+    """Float32 master weights, and the working copy where the passes run in another type."""
     gradients: int
     optimiser: int
     average: int
+    """Exponential moving average of the weights."""
     activations: int
-    logits: int
-    """The loss's own: a chunk of logits, and the gradients that it makes on its way."""
+    """Most that a forward pass and the loss hold, with the logits and the gradients that the loss computes."""
     batches: int
-    """Token ids: of this step, of the next and of the validation."""
+    """Token ids on the device: of this step, on a CPU also of the next one and of the validation."""
     copies: int
-    """Of the state, on their way to a checkpoint."""
+    """Copies of the state for checkpoints that are written while the training goes on, where the device is the CPU."""
+    host: int
+    """Host memory where the device is not the CPU: batches and copies, without `FRAMEWORK_BYTES`."""
 
     @property
-    def total(self) -> int:
-        """All of it."""
-        return sum(getattr(self, part) for part in PARTS)
+    def state(self) -> int:
+        """Weights, gradients and optimiser: the least that any batch size needs."""
+        return self.weights + self.gradients + self.optimiser
 
 
-PARTS = tuple(field.name for field in fields(Moment) if field.name != "name")
+def estimate_memory(model: DecoderConfig, config: PretrainConfig, precision: str, device: str) -> MemoryEstimate:
+    """Estimate the memory of a training on one `device`, named as torch names it, with passes in `precision`."""
+    size = min(config.micro_batch_size or config.batch_size, config.batch_size)
+    micro_batches = min(-(-config.batch_size // size), MAX_MICRO_BATCHES)
+    cpu = device == "cpu"
+    settings = config.model_copy(
+        update={"batch_size": 1, "micro_batch_size": 1, "batch_ramp_start": None, "asynchronous_checkpoints": False}
+    )
+    run = partial(_run_step, config=settings, precision=precision, cpu=cpu, micro_batches=micro_batches)
+    step = _extrapolate(run, model, size, config.sequence_length)
 
-
-def moments(model: DecoderConfig, config: PretrainConfig, precision: str, device: str) -> list[Moment]:
-    """What is alive at each moment of a step that can be the fullest, on one device that computes it all.
-
-    `precision` is that of the passes, `device` as torch names it. For a device that is not the CPU, batches and copies
-    for checkpoints lie in the host's memory, as `host_memory` says; here they are 0.
-    """
-    step = _Step.of(model, config, precision, device)
-    found = [_forward(step), _loss(step), _backward(step), _embedding_gradient(step), _update(step), _save(step)]
-    return [*found, _gather(step)] if step.mixed and step.several else found
-
-
-def peak(model: DecoderConfig, config: PretrainConfig, precision: str, device: str) -> Moment:
-    """The fullest moment of a training."""
-    return max(moments(model, config, precision, device), key=lambda moment: moment.total)
-
-
-def state_memory(model: DecoderConfig, config: PretrainConfig, precision: str) -> int:
-    """Bytes of weights, gradients and optimiser, without which no batch is small enough."""
-    step = _Step.of(model, config, precision, "cpu")
-    return step.weights + step.gradients + step.optimiser
-
-
-def host_memory(model: DecoderConfig, config: PretrainConfig) -> int:
-    """Bytes of the host's memory that a training on another device takes, without `FRAMEWORK`."""
-    step = _Step.of(model, config, "float32", "cpu")
-    return step.batches + step.checkpoint_copies
+    ids = 8 * (config.sequence_length + 1)  # int64, of one sequence
+    saved = step.masters + step.optimiser + step.average
+    copies = (saved + step.masters) * config.asynchronous_checkpoints  # the last state, and the best weights
+    read_ahead = ids * (2 * config.batch_size + config.validation_sequences)
+    moments = dict(step.moments)
+    if cpu:
+        moments[CHECKPOINT] = step.resting + copies
+        last = config.total_steps
+        kept = saved * (config.checkpoint_every < last) + step.masters * (config.validate_every < last)
+        kept *= config.asynchronous_checkpoints
+        batches, host = read_ahead, 0
+    else:
+        batches, host, copies, kept = 2 * ids * config.batch_size, read_ahead + copies, 0, 0
+    moments = {name: held + batches + kept * (name != CHECKPOINT) for name, held in moments.items()}
+    fullest = max(moments, key=lambda name: moments[name])
+    return MemoryEstimate(
+        total=moments[fullest],
+        moment=fullest.partition(" of block ")[0],
+        weights=step.masters + step.working,
+        gradients=step.gradients,
+        optimiser=step.optimiser,
+        average=step.average,
+        activations=max(step.moments[FORWARD], step.moments[LOSS]) - step.before_forward,
+        batches=batches,
+        copies=copies,
+        host=host,
+    )
 
 
 @dataclass(frozen=True)
 class _Step:
-    """The sizes that all moments are made of."""
+    """Bytes that a step takes, without token ids."""
 
-    model: DecoderConfig
-    config: PretrainConfig
-    passes: Passes
+    moments: dict[str, int]
+    """The most at each moment."""
+    before_forward: int
+    """At the start of the last micro-batch."""
+    masters: int
+    working: int
+    """Working copy of the master weights; 0 where there is none."""
+    gradients: int
+    optimiser: int
+    average: int
+    resting: int
+    """Between two steps."""
 
-    @classmethod
-    def of(cls, model: DecoderConfig, config: PretrainConfig, precision: str, device: str) -> _Step:
-        size = min(config.micro_batch_size or config.batch_size, config.batch_size)
-        cpu = device == "cpu"
-        fused = device.startswith("cuda") and config.compile is not False
-        passes = Passes(size, config.sequence_length, precision, cpu, fused)
-        return cls(model, config, passes)
 
-    @property
-    def mixed(self) -> bool:
-        return self.passes.item != 4
+def _extrapolate(run: Callable[..., _Step], model: DecoderConfig, sequences: int, length: int) -> _Step:
+    """`run` with all layers and sequences, or an extrapolation from four smaller runs."""
+    period = len(model.attention_layers)
+    least = period + model.num_layers % period
+    layers = _sample(model.num_layers, least, least + period)
+    least = -(-max(MIN_TOKENS, CHUNK_ELEMENTS // model.vocab_size) // length)
+    sizes = _sample(sequences, least, 2 * least)
+    steps = {
+        (number, size): run(model.model_copy(update={"num_layers": number}), sequences=size, length=length)
+        for number, size in product(layers, sizes)
+    }
+    smallest = steps[layers[0], sizes[0]]
+    if len(steps) == 1:
+        return smallest
 
-    @property
-    def several(self) -> bool:
-        """Whether a step has more than one micro-batch, so that float32 sums of earlier ones exist."""
-        return self.config.batch_size > self.passes.batch
+    def full(value: Callable[[_Step], int]) -> int:
+        by_size = [_line(layers, [value(steps[number, size]) for number in layers], model.num_layers) for size in sizes]
+        return _line(sizes, by_size, sequences)
 
-    @property
-    def earlier(self) -> int:
-        """Gradients of the micro-batches before the last: those of one alone are as they came."""
-        if not self.several:
-            return 0
-        return (4 if self.config.batch_size > 2 * self.passes.batch else self.passes.item) * self.parameters
+    whole = run(model, sequences=0, length=0)
+    passes = [name for name in smallest.moments if name != UPDATE]
+    moments = {name: full(lambda step, name=name: step.moments[name]) for name in passes}  # type: ignore[misc]
+    before_forward = full(lambda step: step.before_forward)
+    return replace(whole, moments=whole.moments | moments, before_forward=before_forward)
 
-    @property
-    def gradients(self) -> int:
-        """Of all parameters when the passes are done: as they come, or sums in float32."""
-        return (4 if self.several else self.passes.item) * self.parameters
 
-    @property
-    def stream(self) -> int:
-        """Of one tensor of the residual stream."""
-        return self.passes.rows * self.model.hidden_size * self.passes.item
+def _sample(full: int, low: int, high: int) -> tuple[int, ...]:
+    """Where a quantity is measured: at two values from which it is extrapolated to `full`, or at `full` itself."""
+    return (full,) if full <= high else (low, high)
 
-    @property
-    def table(self) -> int:
-        """Numbers of the embedding, and of the head."""
-        return self.model.vocab_size * self.model.hidden_size
 
-    @property
-    def block_parameters(self) -> int:
-        model = self.model
-        C, wide = model.hidden_size, model.mlp_size
-        biases = C * (3 * model.qkv_bias + model.output_bias) + wide + C
-        return 4 * C * C + 2 * C * wide + biases + 4 * C  # the last: two norms
+def _line(places: Sequence[int], values: Sequence[int], place: int) -> int:
+    """The value at `place` of the line through one or two points; through one it is level."""
+    slope = (values[-1] - values[0]) / max(places[-1] - places[0], 1)
+    return round(values[0] + slope * (place - places[0]))
 
-    @property
-    def parameters(self) -> int:
-        model = self.model
-        positions = model.max_position_embeddings if model.position_embedding == "learned" else 0
-        outside = self.table * (1 if model.tie_embeddings else 2) + (positions + 2) * model.hidden_size
-        return outside + model.num_layers * self.block_parameters
 
-    @property
-    def matrices(self) -> int:
-        """Parameters that Muon moves."""
-        model = self.model
-        block = 4 * model.hidden_size**2 + 2 * model.hidden_size * model.mlp_size
-        return model.num_layers * block + (0 if model.tie_embeddings else self.table)
+@lru_cache(maxsize=256)
+def _run_step(
+    model: DecoderConfig,
+    config: PretrainConfig,
+    precision: str,
+    cpu: bool,
+    micro_batches: int,
+    sequences: int,
+    length: int,
+) -> _Step:
+    """Run the second step of a training on fake tensors.
 
-    @property
-    def weights(self) -> int:
-        """Float32 masters, and a working copy of two bytes."""
-        return (6 if self.mixed else 4) * self.parameters
-
-    @property
-    def optimiser(self) -> int:
-        """AdamW has two means a parameter, Muon one momentum."""
-        muon = self.matrices if self.config.optimiser == "muon" else 0
-        return 8 * (self.parameters - muon) + 4 * muon
-
-    @property
-    def average(self) -> int:
-        return 4 * self.parameters if self.config.ema_decay is not None else 0
-
-    @property
-    def batches(self) -> int:
-        """Token ids are int64: two batches, this and the next, and what is held out."""
-        config = self.config
-        return 8 * (config.sequence_length + 1) * (2 * config.batch_size + config.validation_sequences)
-
-    @property
-    def checkpoint_copies(self) -> int:
-        """The writer's copies of the whole state, and of the best weights."""
-        if not self.config.asynchronous_checkpoints:
-            return 0
-        return 2 * 4 * self.parameters + self.optimiser + self.average
-
-    @property
-    def copies_kept(self) -> int:
-        """Those that stay while later steps are computed."""
-        if not self.config.asynchronous_checkpoints:
-            return 0
-        state = 4 * self.parameters + self.optimiser + self.average
-        config, last = self.config, self.config.total_steps
-        return state * (config.checkpoint_every < last) + 4 * self.parameters * (config.validate_every < last)
-
-    def moment(
-        self, name: str, gradients: int, activations: int = 0, logits: int = 0, work: int = 0, copies: int | None = None
-    ) -> Moment:
-        """With what is there at every moment; `work` is the optimiser's own."""
-        cpu = self.passes.cpu
-        copies = self.copies_kept if copies is None else copies
-        return Moment(
-            name=name,
-            weights=self.weights,
-            gradients=gradients,
-            optimiser=self.optimiser + work,
-            average=self.average,
-            activations=activations,
-            logits=logits,
-            batches=self.batches if cpu else 16 * self.config.sequence_length * self.config.batch_size,
-            copies=copies if cpu else 0,
+    Its last micro-batch is of `sequences` of `length` tokens; with a length of 0 it has no passes, like those before.
+    """
+    device = "cpu" if cpu else "meta"
+    config = config.model_copy(update={"micro_batch_size": max(sequences, 1)})
+    objectives: list[Objective] = [_only_gradients] * (1 + micro_batches)  # of the first step and the second
+    if length:
+        objectives[-1] = partial(causal_language_modelling, z_loss=config.z_loss)
+    in_turn = iter(objectives)
+    with FakeTensorMode(), _LiveStorages(device) as live:
+        with torch.device(device):
+            decoder = Decoder(model)
+        training = Training(
+            model=decoder,
+            objective=lambda module, batch: next(in_turn)(module, batch),
+            data=cast(Any, None),
+            validation=(),
+            config=config,
+            directory=Path(),
+            device=Choice(device, "estimate"),
+            precision=Choice(precision, "estimate"),
+        )
+        state = TrainingState(decoder, config, getattr(torch, precision))
+        module = loop._module(training, state)
+        loop._step(training, module, state, _batch(1, 1), 1, 0.0)  # makes the state of the optimisers
+        state.weights.refresh()  # frees the gradients
+        for optimiser in state.optimisers:
+            for group in optimiser.param_groups:
+                group["fused"] = True  # on meta too, once the state is there
+        _mark_passes(module, live)
+        live.moments.clear()
+        resting = live.bytes
+        loop._step(training, module, state, _batch(micro_batches * max(sequences, 1), max(length, 1)), 2, 0.0)
+        masters, copy = _bytes(decoder.parameters()), _bytes(module.parameters())
+        return _Step(
+            moments=live.moments,
+            before_forward=live.before_forward,
+            masters=masters,
+            working=copy if module is not decoder else 0,
+            gradients=masters if micro_batches > 1 else copy,  # sums of several are in float32
+            optimiser=_bytes(v for o in state.optimisers for entry in o.state.values() for v in entry.values()),
+            average=_bytes(state.average.tensors().values()) if state.average else 0,
+            resting=resting,
         )
 
 
-def _blocks(step: _Step) -> list[BlockActivations]:
-    return [block_activations(step.model, layer, step.passes) for layer in range(step.model.num_layers)]
+def _only_gradients(model: Decoder, batch: Batch) -> Loss:
+    """A loss without passes, whose gradient is a new tensor for each parameter."""
+    total = _OnlyGradients.apply(*model.parameters())  # type: ignore[no-untyped-call]
+    return Loss(total, torch.ones((), dtype=torch.int64, device=total.device))
 
 
-def _kept(step: _Step, block: BlockActivations) -> int:
-    return block.input if step.config.activation_checkpointing else block.kept
+class _OnlyGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return parameters[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
 
 
-def _outside_blocks(step: _Step) -> int:
-    """What the last norm reads, and the mask of the dropout on embeddings."""
-    return step.stream + (step.passes.mask(step.model.hidden_size) if step.model.embedding_dropout else 0)
+def _batch(sequences: int, length: int) -> Batch:
+    """Token ids in host memory."""
+    with torch.device("cpu"):
+        ids = torch.zeros(sequences, length + 1, dtype=torch.int64)
+        return Batch(ids[:, :-1], ids[:, 1:])
 
 
-def _forward(step: _Step) -> Moment:
-    """The forward pass is in the last block's MLP."""
-    *earlier, last = _blocks(step)
-    kept = sum(_kept(step, block) for block in earlier) + last.kept
-    return step.moment("the forward pass", step.earlier, kept + last.forward_work + _outside_blocks(step) - step.stream)
+def _bytes(tensors: Any) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
-def _loss(step: _Step) -> Moment:
-    """The forward pass is done; the loss works through chunks of logits and has both its gradients in hand."""
-    activations = sum(_kept(step, block) for block in _blocks(step)) + _outside_blocks(step) + step.stream
-    logits = step.stream + 4 * step.table + _chunk(step)
-    return step.moment("the loss", step.earlier, activations, logits)
+def _mark_passes(module: Decoder, live: _LiveStorages) -> None:
+    """Divide the passes of `module` into moments; those of a block are named by its number from either end."""
+    last = len(module.blocks) - 1
+
+    def enter_backward(number: int, grad: Tensor) -> None:
+        if number < 0:
+            live.enter(EMBEDDING)
+        else:
+            live.enter(f"{BACKWARD} of block {number}", f"{BACKWARD} of block {number - last - 1}")
+
+    def before_block(number: int, block: nn.Module, args: Any) -> None:
+        args[0].register_hook(partial(enter_backward, number - 1))
+
+    def after_blocks(block: nn.Module, args: Any, output: Tensor) -> None:
+        live.enter(LOSS)
+        output.register_hook(partial(enter_backward, last))
+
+    module.register_forward_pre_hook(lambda *_: live.enter(FORWARD))
+    last_to_come = next(module.parameters())  # of the input embedding
+    last_to_come.register_post_accumulate_grad_hook(lambda _: live.enter(UPDATE))
+    for number, block in enumerate(module.blocks):
+        block.register_forward_pre_hook(partial(before_block, number))
+    module.blocks[-1].register_forward_hook(after_blocks)
 
 
-def _chunk(step: _Step) -> int:
-    """A chunk of logits, its softmax and gradient."""
-    vocabulary = step.model.vocab_size
-    chunk = min(step.passes.rows, max(CHUNK_ROWS, CHUNK_ELEMENTS // vocabulary)) * vocabulary
-    if not step.mixed:
-        return 8 * chunk
-    if step.passes.cpu:  # its softmax converts its input to float32 first
-        return 10 * chunk
-    return 8 * chunk + 2 * step.table
+class _LiveStorages(TorchDispatchMode):
+    """Bytes of the storages on one device that exist, and the most of them at each moment of a step.
 
-
-def _backward(step: _Step) -> Moment:
-    """The backward pass is in the block that makes it the fullest: from the last to the first, activations go and
-    gradients of weights come.
+    Operators that only write into their arguments are not run. A value that the host reads is 1, true or 1.0.
     """
-    blocks = _blocks(step)
-    outside = _outside_blocks(step) - step.stream
-    fresh = 0 if step.several and not step.mixed else step.passes.item  # into float32 sums, they leave nothing behind
-    found = []
-    for layer, block in enumerate(blocks):
-        most = block.most(step.config.activation_checkpointing)
-        activations = sum(_kept(step, below) for below in blocks[:layer]) + outside + step.stream + most
-        above = (step.model.num_layers - 1 - layer) * step.block_parameters
-        gradients = step.earlier + fresh * above + step.passes.item * step.table
-        found.append(step.moment("the backward pass", gradients, activations))
-    return max(found, key=lambda moment: moment.total)
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+        self.bytes = 0
+        self.before_forward = 0
+        self.moments: dict[str, int] = {}
+        self._names: tuple[str, ...] = (UPDATE,)
+        self._known: set[int] = set()
+
+    def enter(self, *names: str) -> None:
+        """Begin a moment, which has one or more names."""
+        self._names = names
+        if FORWARD in names:
+            self.before_forward = self.bytes
+        self._record()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0 if args[0].is_floating_point() else 1
+        written = _written_arguments(func)
+        if written is not None:
+            results = [args[place] if place < len(args) else kwargs[name] for place, name in written]
+            return results[0] if len(results) == 1 else tuple(results) or None
+        result = func(*args, **kwargs)
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor) and value.device.type == self.device:
+                self._add(value.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            weakref.finalize(storage, self._remove, key, size)
+            self.bytes += size
+            self._record()
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.remove(key)
+        self.bytes -= size
+
+    def _record(self) -> None:
+        for name in self._names:
+            self.moments[name] = max(self.moments.get(name, 0), self.bytes)
 
 
-def _embedding_gradient(step: _Step) -> Moment:
-    """The end of the backward pass: all gradients, and once more one as large as the embedding."""
-    fresh = 0 if step.several and not step.mixed else step.passes.item * step.parameters
-    gradients = step.earlier + fresh + step.passes.item * step.table
-    return step.moment("the embedding's gradient", gradients, 2 * step.stream)
-
-
-def _gather(step: _Step) -> Moment:
-    """Gradients of the working copy are added to the float32 sums of earlier micro-batches."""
-    widened = 4 * step.table if step.passes.cpu else 0  # a CPU adds two bytes to four by way of four
-    return step.moment("the sums of the gradients", (2 + 4) * step.parameters + widened)
-
-
-def _update(step: _Step) -> Moment:
-    """The optimisers move the first of the masters, whose gradients are in float32."""
-    work = _muon(step) if step.config.optimiser == "muon" else 0
-    bucket = min(step.parameters, max(MAX_BUCKET_ELEMENTS, step.table))
-    widened = 0 if step.gradients == 4 * step.parameters else 4 * bucket
-    return step.moment("the optimiser's step", step.gradients + widened, work=work)
-
-
-def _muon(step: _Step) -> int:
-    """What Muon holds of the matrices that it takes together: updates, also stacked, two iterates, two square ones."""
-    model, item = step.model, iteration_type("cpu").itemsize if step.passes.cpu else 2
-    C, layers = model.hidden_size, model.num_layers
-    shapes = [(3 * C, C, layers), (C, C, layers), (model.mlp_size, C, layers)]
-    if not model.tie_embeddings:
-        shapes.append((model.vocab_size, C, 1))
-    most = 0
-    for rows, columns, count in shapes:
-        together = min(count, max(1, MAX_STACKED_ELEMENTS // (rows * columns)))
-        most = max(most, together * (2 * (4 + item) * rows * columns + 2 * item * min(rows, columns) ** 2))
-    return most
-
-
-def _save(step: _Step) -> Moment:
-    """A checkpoint is copied; the optimisers have dropped the gradients."""
-    return step.moment("a checkpoint", 0, copies=step.checkpoint_copies)
+@cache
+def _written_arguments(func: Any) -> list[tuple[int, str]] | None:
+    """Place and name of the arguments that `func` writes and returns; None if it returns anything new."""
+    schema = func._schema
+    if not schema.is_mutable:
+        return None
+    places = {
+        frozenset(argument.alias_info.before_set): (place, argument.name)
+        for place, argument in enumerate(schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    }
+    results = [places.get(frozenset(r.alias_info.before_set)) if r.alias_info else None for r in schema.returns]
+    return None if None in results else cast("list[tuple[int, str]]", results)

@@ -46,7 +46,7 @@ def build_optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
-        fused=True,
+        fused=not any(parameter.is_meta for parameter in model.parameters()),
     )
     if not config.bias_correction:
         _start_late(adamw)
