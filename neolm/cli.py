@@ -18,6 +18,7 @@ from neolm.core.errors import NeoLMError
 from neolm.evaluation.commands import evaluate
 from neolm.generation.commands import chat, generate
 from neolm.report.commands import compare
+from neolm.scaling.commands import plan
 from neolm.serving_commands import feedback_app, keys_app, serve
 from neolm.tokenizer.commands import encode
 
@@ -28,6 +29,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": commands.run,
     "pretrain": commands.pretrain,
+    "plan": plan,
     "evaluate": evaluate,
     "compare": compare,
     "generate": generate,

@@ -10,6 +10,7 @@ import typer
 
 from neolm.core.errors import InputError
 from neolm.options import Dtype, ModelArgument, OverridesArgument, Quantize, RecipeArgument
+from neolm.scaling.commands import plan
 
 
 def run(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
@@ -31,40 +32,17 @@ def tokenizer_train(recipe: RecipeArgument, overrides: OverridesArgument = None)
 def pretrain(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes; start nothing.")] = False,
-    accelerator: Annotated[
-        str | None, typer.Option(help="Dry run: v100, a100, h100 or h200; this machine if not given.")
-    ] = None,
-    devices: Annotated[int | None, typer.Option(help="Dry run: how many of them; 1 if not given.")] = None,
-    mfu: Annotated[float | None, typer.Option(help="Dry run: share of the peak that is reached; 0.4.")] = None,
-    device_tflops: Annotated[float | None, typer.Option(help="Dry run: peak of one, in TFLOP/s.")] = None,
-    watts: Annotated[float | None, typer.Option(help="Dry run: mean power of one, with its share of the host.")] = None,
-    pue: Annotated[float | None, typer.Option(help="Dry run: the site's energy over its computers'; 1.1.")] = None,
-    grid_intensity: Annotated[float | None, typer.Option(help="Dry run: kg CO2e a kWh; 0.429.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan of the training, as `neolm plan`, and start nothing.")
+    ] = False,
 ) -> None:
     """Train a recipe's model, or resume its training.
 
-    Corpus and tokenizer are made first if need be; an unfinished run goes on by itself.
+    Builds the corpus and the tokenizer first if they are missing.
     """
-    planned = {
-        "accelerator": accelerator,
-        "devices": devices,
-        "mfu": mfu,
-        "device_tflops": device_tflops,
-        "watts": watts,
-        "pue": pue,
-        "grid_intensity": grid_intensity,
-    }
     if dry_run:
-        from neolm.core.progress import table
-        from neolm.dry_run import dry_run as plan
-        from neolm.training.plan import assumptions
-
-        print(table(plan(recipe, overrides or [], assumptions(**planned))))
+        plan(recipe, overrides)
         return
-    for key, value in planned.items():
-        if value is not None:
-            raise InputError(f"--{key.replace('_', '-')}: it says what to plan with; give it with --dry-run")
     print(_run(recipe, overrides, "model") / "model")
 
 

@@ -16,6 +16,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "generation": ("core", "kernels", "models", "tokenizer"),
     "training": ("core", "data", "models", "tokenizer"),
     "evaluation": ("core", "corpus", "generation", "models", "tokenizer"),
+    "scaling": ("core", "models", "training"),
     "report": ("core", "models"),
     "serving": ("core", "generation", "kernels", "models", "tokenizer"),
 }

@@ -87,10 +87,8 @@ def estimate_memory(model: DecoderConfig, config: PretrainConfig, precision: str
     size = min(config.micro_batch_size or config.batch_size, config.batch_size)
     micro_batches = min(-(-config.batch_size // size), MAX_MICRO_BATCHES)
     cpu = device == "cpu"
-    settings = config.model_copy(
-        update={"batch_size": 1, "micro_batch_size": 1, "batch_ramp_start": None, "asynchronous_checkpoints": False}
-    )
-    run = partial(_run_step, config=settings, precision=precision, cpu=cpu, micro_batches=micro_batches)
+    fixed = config.model_copy(update={"batch_size": 1, "micro_batch_size": 1, "asynchronous_checkpoints": False})
+    run = partial(_run_step, config=fixed, precision=precision, cpu=cpu, micro_batches=micro_batches)
     step = _extrapolate(run, model, size, config.sequence_length)
 
     ids = 8 * (config.sequence_length + 1)  # int64, of one sequence
@@ -140,7 +138,7 @@ class _Step:
     """Between two steps."""
 
 
-def _extrapolate(run: Callable[..., _Step], model: DecoderConfig, sequences: int, length: int) -> _Step:
+def _extrapolate(run: partial[_Step], model: DecoderConfig, sequences: int, length: int) -> _Step:
     """`run` with all layers and sequences, or an extrapolation from four smaller runs."""
     period = len(model.attention_layers)
     least = period + model.num_layers % period
@@ -159,7 +157,8 @@ def _extrapolate(run: Callable[..., _Step], model: DecoderConfig, sequences: int
         by_size = [_line(layers, [value(steps[number, size]) for number in layers], model.num_layers) for size in sizes]
         return _line(sizes, by_size, sequences)
 
-    whole = run(model, sequences=0, length=0)
+    no_passes = run.keywords["config"].model_copy(update={"activation_checkpointing": False})
+    whole = run(model, config=no_passes, sequences=0, length=0)
     passes = [name for name in smallest.moments if name != UPDATE]
     moments = {name: full(lambda step, name=name: step.moments[name]) for name in passes}  # type: ignore[misc]
     before_forward = full(lambda step: step.before_forward)
@@ -197,12 +196,16 @@ def _run_step(
     if length:
         objectives[-1] = partial(causal_language_modelling, z_loss=config.z_loss)
     in_turn = iter(objectives)
+
+    def objective(model: Any, batch: Batch) -> Loss:
+        return next(in_turn)(model, batch)
+
     with FakeTensorMode(), _LiveStorages(device) as live:
         with torch.device(device):
             decoder = Decoder(model)
         training = Training(
             model=decoder,
-            objective=lambda module, batch: next(in_turn)(module, batch),
+            objective=objective,
             data=cast(Any, None),
             validation=(),
             config=config,
@@ -277,24 +280,24 @@ def _mark_passes(module: Decoder, live: _LiveStorages) -> None:
 
     def after_blocks(block: nn.Module, args: Any, output: Tensor) -> None:
         live.enter(LOSS)
-        output.register_hook(partial(enter_backward, last))
+        output.register_hook(partial(enter_backward, last))  # type: ignore[no-untyped-call]
 
     module.register_forward_pre_hook(lambda *_: live.enter(FORWARD))
     last_to_come = next(module.parameters())  # of the input embedding
-    last_to_come.register_post_accumulate_grad_hook(lambda _: live.enter(UPDATE))
+    last_to_come.register_post_accumulate_grad_hook(lambda _: live.enter(UPDATE))  # type: ignore[no-untyped-call]
     for number, block in enumerate(module.blocks):
         block.register_forward_pre_hook(partial(before_block, number))
     module.blocks[-1].register_forward_hook(after_blocks)
 
 
-class _LiveStorages(TorchDispatchMode):
+class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the storages on one device that exist, and the most of them at each moment of a step.
 
     Operators that only write into their arguments are not run. A value that the host reads is 1, true or 1.0.
     """
 
     def __init__(self, device: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device = device
         self.bytes = 0
         self.before_forward = 0

@@ -1,7 +1,7 @@
 """Check that a training fits the free memory; if it does not, find the settings with which it fits.
 
-The estimate counts tensors, so a training that exceeds the memory by it cannot run. It leaves out what an allocator
-loses between tensors: where less than `SPARE` of the memory would be left, a warning is printed and the training starts.
+The estimate counts tensors, so a training cannot run if it needs more memory by it than there is. Allocators lose some
+memory between tensors: if less than `SPARE` of the memory would be left, a warning is printed and the training starts.
 """
 
 from __future__ import annotations

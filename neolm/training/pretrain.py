@@ -28,8 +28,8 @@ from neolm.models.hf import hf_config, load_model, save_model
 from neolm.models.hf_config import read_config
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 from neolm.training.checkpoint import Checkpoint, last_checkpoint
-from neolm.training.memory_check import require_fit
 from neolm.training.loop import train
+from neolm.training.memory_check import require_fit
 from neolm.training.numerics import numerics
 from neolm.training.objective import CausalLanguageModelling
 from neolm.training.pretrain_config import PretrainConfig

@@ -1,4 +1,4 @@
-"""What does not fit is refused before it starts, with what would fit."""
+"""A training that does not fit is refused before it starts, with the settings with which it fits."""
 
 import re
 from typing import Any
@@ -9,9 +9,9 @@ from neolm.core import device
 from neolm.core.errors import InputError
 from neolm.models.config import decoder_config
 from neolm.models.presets import preset
-from neolm.training import fit
-from neolm.training.fit import Room, misfit, require_fit, room_on
-from neolm.training.memory import peak
+from neolm.training import memory_check
+from neolm.training.memory import estimate_memory
+from neolm.training.memory_check import FreeMemory, free_memory_on, misfit, require_fit
 from neolm.training.pretrain_config import PretrainConfig
 
 GIB = 2**30
@@ -22,7 +22,9 @@ CONFIG = PretrainConfig(steps=1000, sequence_length=1024, batch_size=32, micro_b
 def misfit_in(
     gib: float, config: PretrainConfig = CONFIG, device: str = "cpu", host: float | None = None
 ) -> str | None:
-    return misfit(GPT2, config, "bfloat16", device, Room(int(gib * GIB), None if host is None else int(host * GIB)))
+    return misfit(
+        GPT2, config, "bfloat16", device, FreeMemory(int(gib * GIB), None if host is None else int(host * GIB))
+    )
 
 
 def with_settings(text: str) -> PretrainConfig:
@@ -33,10 +35,10 @@ def with_settings(text: str) -> PretrainConfig:
     return CONFIG.model_copy(update=changes)
 
 
-def test_what_fits_is_let_through() -> None:
-    need = peak(GPT2, CONFIG, "bfloat16", "cpu").total
-    assert misfit(GPT2, CONFIG, "bfloat16", "cpu", Room(need)) is None
-    assert misfit(GPT2, CONFIG, "bfloat16", "cpu", Room(need - 1)) is not None
+def test_a_training_that_fits_is_accepted() -> None:
+    need = estimate_memory(GPT2, CONFIG, "bfloat16", "cpu").total
+    assert misfit(GPT2, CONFIG, "bfloat16", "cpu", FreeMemory(need)) is None
+    assert misfit(GPT2, CONFIG, "bfloat16", "cpu", FreeMemory(need - 1)) is not None
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -64,35 +66,35 @@ def test_the_advice_is_the_largest_micro_batch_and_the_least_change() -> None:
     assert re.search(r"with pretrain\.\S+ pretrain\.\S+", both)  # two together, where none alone does
 
 
-def test_what_no_setting_mends_says_how_much_is_needed_at_the_least() -> None:
+def test_where_no_setting_helps_the_message_has_the_least_memory() -> None:
     text = misfit_in(1)
     assert text is not None
-    # 20 bytes a parameter when gradients are added to their sums, 18 of them for good
-    assert re.search(r"no setting mends that: .* it needs 2\.\d GiB, of which .* are 2\.1 GiB", text)
+    # 20 bytes per parameter while gradients are added to their sums, 18 at other times
+    assert re.search(r"no setting makes it fit: .* it needs 2\.\d GiB, of which .* are 2\.1 GiB", text)
 
 
 def test_copies_for_checkpoints_need_the_hosts_memory() -> None:
     assert misfit_in(60, device="cuda", host=4) is None
     text = misfit_in(60, device="cuda", host=1)
     assert text is not None
-    assert re.search(r"1\.9 GiB of the host's and 1\.0 GiB are free; .*asynchronous_checkpoints=false$", text)
+    assert re.search(r"1\.9 GiB of the host's memory and 1\.0 GiB are free; .*asynchronous_checkpoints=false$", text)
 
 
 def test_a_container_counts_as_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "memory_bytes", lambda: (64 * GIB, 32 * GIB))
-    for left, room in ((None, 32), (8 * GIB, 8), (40 * GIB, 32)):
+    for left, free in ((None, 32), (8 * GIB, 8), (40 * GIB, 32)):
         monkeypatch.setattr(device, "memory_left", lambda left=left: left)
-        assert room_on("cpu") == Room(room * GIB)
+        assert free_memory_on("cpu") == FreeMemory(free * GIB)
 
 
-def test_a_run_that_does_not_fit_is_refused_and_a_tight_one_announced(
+def test_a_run_that_does_not_fit_is_refused_and_a_tight_one_is_announced(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    need = peak(GPT2, CONFIG, "bfloat16", "cpu").total
-    for room, tight in ((2 * need, False), (int(1.1 * need), True)):
-        monkeypatch.setattr(fit, "room_on", lambda device, room=room: Room(room))
+    need = estimate_memory(GPT2, CONFIG, "bfloat16", "cpu").total
+    for free, tight in ((2 * need, False), (int(1.1 * need), True)):
+        monkeypatch.setattr(memory_check, "free_memory_on", lambda device, free=free: FreeMemory(free))
         require_fit(GPT2, CONFIG, "bfloat16", "cpu")
         assert ("it may run out" in capsys.readouterr().err) is tight
-    monkeypatch.setattr(fit, "room_on", lambda device: Room(need - 1))
+    monkeypatch.setattr(memory_check, "free_memory_on", lambda device: FreeMemory(need - 1))
     with pytest.raises(InputError, match=r"^pretrain: this training needs .* it would fit with"):
         require_fit(GPT2, CONFIG, "bfloat16", "cpu")

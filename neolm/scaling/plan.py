@@ -1,10 +1,10 @@
-"""What a training will take: FLOPs, time, energy and carbon, from assumptions that are stated beside them.
+"""Plan of a training: FLOPs, time, energy and carbon, from stated assumptions.
 
-FLOPs are counted as PaLM counts them (Chowdhery et al. 2022, appendix B), by which MFU is defined; 6ND, the count that
-papers before it quote (Kaplan et al. 2020, section 2.1), stands beside. Energy and carbon follow Patterson et al. 2021:
-devices x hours x mean watts x PUE, and the carbon of a kilowatt-hour where the machines stand.
+FLOPs are counted as in PaLM (Chowdhery et al. 2022, appendix B), by which MFU is defined. 6ND, the count that earlier
+papers quote (Kaplan et al. 2020, section 2.1), is given too. Energy and carbon follow Patterson et al. 2021: devices x
+hours x mean watts x PUE, and the carbon intensity of the electricity.
 
-Left out: validations, checkpoints, what fails and is done again, and the making of the machines.
+Left out: validations, checkpoints, failures and repeated work, and the manufacture of the machines.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from neolm.core.config import Config, Unit, validate
 from neolm.models.config import DecoderConfig
 from neolm.training.pretrain_config import PretrainConfig
 
-PF_DAY = 1e15 * 86400  # a petaFLOP/s for a day
+PF_DAY = 1e15 * 86400  # FLOPs of a petaFLOP/s for a day
 
 
 class Assumptions(Config):
-    """Where a training is to run, and how well."""
+    """Where a training runs, and how well."""
 
     accelerator: Literal["v100", "a100", "h100", "h200"] | None = None
-    """The kind of device; null: this machine."""
-    devices: Annotated[int, Field(gt=0)] = 1
-    """How many of them."""
-    device_tflops: Annotated[float, Field(gt=0), Unit("TFLOP/s")] | None = None
-    """Peak of one device; null: the accelerator's, or what this machine's matrix products reach now."""
-    mfu: Annotated[float, Field(gt=0, le=1)] = 0.4
-    """Share of the peak that becomes the model's FLOPs."""
-    watts: Annotated[float, Field(gt=0), Unit("W")] | None = None
+    """Kind of device; null: this machine."""
+    devices: Annotated[int, Field(gt=0, le=10**9)] = 1
+    """Number of devices."""
+    device_tflops: Annotated[float, Field(ge=1e-6, le=1e9), Unit("TFLOP/s")] | None = None
+    """Peak of one device; null: the accelerator's, or the speed of matrix products on this machine now."""
+    mfu: Annotated[float, Field(ge=1e-6, le=1)] = 0.4
+    """Model FLOPs utilisation: share of the peak that is reached."""
+    watts: Annotated[float, Field(gt=0, le=1e9), Unit("W")] | None = None
     """Mean power of one device with its share of the host; null: the accelerator's, or an estimate for this machine."""
-    pue: Annotated[float, Field(ge=1)] = 1.1
-    """Power usage effectiveness: the energy of the whole site over that of its computers; Patterson et al. 2021 have
-    1.1 for GPT-3."""
-    grid_intensity: Annotated[float, Field(ge=0), Unit("kg CO2e/kWh")] = 0.429
-    """Carbon of the electricity; Patterson et al. 2021 have 0.429 for GPT-3, the average of the United States."""
+    pue: Annotated[float, Field(ge=1, le=100)] = 1.1
+    """Power usage effectiveness: energy of the data centre over energy of its computers; 1.1 for GPT-3 (Patterson et
+    al. 2021)."""
+    grid_intensity: Annotated[float, Field(ge=0, le=100), Unit("kg CO2e/kWh")] = 0.429
+    """Carbon intensity of the electricity; 0.429, the average of the United States, for GPT-3 (Patterson et al.
+    2021)."""
 
 
 def assumptions(**fields: Any) -> Assumptions:
@@ -52,7 +53,7 @@ def assumptions(**fields: Any) -> Assumptions:
 
 @dataclass(frozen=True)
 class Device:
-    """What a plan counts with: FLOP/s at the peak and mean watts of one device, and where both come from."""
+    """Peak speed and mean power of one device, and the source of both."""
 
     title: str
     flops: float
@@ -70,10 +71,10 @@ class Plan:
     steps: int
     tokens: int
     flops: float
-    """By PaLM's count: products with weights and attention, forwards and backwards."""
+    """As in PaLM: products with weights and in attention, forward and backward."""
     seconds: float
     kwh: float
-    """With the site's overhead."""
+    """With the overhead of the data centre."""
     kilograms: float
     """Of CO2 equivalent."""
 
@@ -86,7 +87,7 @@ class Plan:
 def make_plan(
     model: DecoderConfig, parameters: tuple[int, int], config: PretrainConfig, device: Device, chosen: Assumptions
 ) -> Plan:
-    """The plan of training `model`, which has `parameters` (all, without embeddings), on `chosen.devices` devices."""
+    """Plan the training of `model` on `chosen.devices` devices; `parameters` are all, and those without embeddings."""
     tokens = config.total_examples * config.sequence_length
     flops = model.flops_per_token(config.sequence_length) * tokens
     seconds = flops / (chosen.devices * device.flops * chosen.mfu)

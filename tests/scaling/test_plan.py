@@ -8,8 +8,8 @@ from neolm.core.errors import InputError
 from neolm.models.config import DecoderConfig, decoder_config
 from neolm.models.presets import preset
 from neolm.recipe import load_recipe
-from neolm.training.accelerators import ACCELERATORS
-from neolm.training.plan import PF_DAY, Device, Plan, assumptions, make_plan
+from neolm.scaling.accelerators import ACCELERATORS
+from neolm.scaling.plan import PF_DAY, Device, Plan, assumptions, make_plan
 from neolm.training.pretrain_config import PretrainConfig
 
 V100 = Device("V100", 125e12, "", 330, "")
@@ -95,13 +95,13 @@ def test_peaks_are_the_published_ones() -> None:
     ("fields", "words"),
     [
         ({"accelerator": "a1000"}, "accelerator: must be .*did you mean 'a100'"),
-        ({"mfu": 0.0}, "mfu: must be greater than 0"),
+        ({"mfu": 0.0}, "mfu: must be greater than or equal to"),
         ({"mfu": 1.01}, "mfu: must be less than or equal to 1"),
         ({"grid_intensity": -0.1}, "grid_intensity: must be greater than or equal to 0"),
         ({"pue": 0.9}, "pue: must be greater than or equal to 1"),
         ({"devices": 0}, "devices: must be greater than 0"),
         ({"watts": 0.0}, "watts: must be greater than 0"),
-        ({"device_tflops": -1.0}, "device_tflops: must be greater than 0"),
+        ({"device_tflops": -1.0}, "device_tflops: must be greater than or equal to"),
     ],
 )
 def test_assumptions_that_cannot_be(fields: dict[str, Any], words: str) -> None:

@@ -1,0 +1,1 @@
+"""Planning: size, memory, time, energy and carbon of a training, before it is started."""

@@ -1,0 +1,47 @@
+"""The command `neolm plan`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from neolm.options import OverridesArgument, RecipeArgument
+
+
+def plan(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    accelerator: Annotated[str | None, typer.Option(help="v100, a100, h100 or h200; default: this machine.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Number of devices; default: 1.")] = None,
+    mfu: Annotated[float | None, typer.Option(help="Share of the peak that is reached; default: 0.4.")] = None,
+    device_tflops: Annotated[float | None, typer.Option(help="Peak of one device in TFLOP/s.")] = None,
+    watts: Annotated[float | None, typer.Option(help="Mean power of one device with its share of the host.")] = None,
+    pue: Annotated[
+        float | None, typer.Option(help="Energy of the data centre over energy of its computers; default: 1.1.")
+    ] = None,
+    grid_intensity: Annotated[float | None, typer.Option(help="Kilograms of CO2e per kWh; default: 0.429.")] = None,
+) -> None:
+    """Plan a training: FLOPs, memory, time, energy and carbon.
+
+    Reads the recipe and the tokenizer that it names, and starts nothing.
+    """
+    from neolm.core.progress import table
+    from neolm.recipe import load_recipe
+    from neolm.scaling.plan import assumptions
+    from neolm.scaling.plan_table import plan_table
+    from neolm.stages import architecture
+
+    chosen = assumptions(
+        accelerator=accelerator,
+        devices=devices,
+        mfu=mfu,
+        device_tflops=device_tflops,
+        watts=watts,
+        pue=pue,
+        grid_intensity=grid_intensity,
+    )
+    loaded = load_recipe(recipe, overrides or [])
+    model = architecture(loaded)
+    assert loaded.pretrain is not None
+    print(table(plan_table(model, loaded.pretrain, chosen)))

@@ -1,0 +1,166 @@
+"""The table that `neolm plan` prints: size, memory, time, energy and carbon of a training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from neolm.core.device import choose_device, choose_precision, matrix_ceiling, usable_cores
+from neolm.core.energy import WATTS_PER_CORE
+from neolm.core.errors import InputError
+from neolm.core.progress import gibibytes
+from neolm.models.config import DecoderConfig
+from neolm.models.decoder import Decoder
+from neolm.scaling.accelerators import ACCELERATORS, Accelerator
+from neolm.scaling.plan import PF_DAY, Assumptions, Device, Plan, make_plan
+from neolm.training.memory import FRAMEWORK_BYTES, estimate_memory
+from neolm.training.memory_check import FreeMemory, free_memory_on, misfit
+from neolm.training.pretrain_config import PretrainConfig
+
+Row = tuple[str, str, str]
+
+WATTS_PER_GPU = 400.0  # of an unnamed GPU: most boards in data centres have a limit of 300 to 700
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device for the training, and the precision of its passes there."""
+
+    title: str
+    device: str
+    precision: str
+    free: FreeMemory
+
+
+def plan_table(model: DecoderConfig, config: PretrainConfig, chosen: Assumptions) -> list[Row]:
+    """Rows of the plan of a training: quantity, amount, and how it was calculated.
+
+    Raises:
+        InputError: the model or the training is too large to calculate with.
+    """
+    here = _this_machine(config)
+    target, device = here, None
+    if chosen.accelerator is not None:
+        kind = ACCELERATORS[chosen.accelerator]
+        precision = "bfloat16" if config.precision == "auto" else config.precision
+        target, device = Target(kind.title, "cuda", precision, FreeMemory(kind.memory)), _accelerator(kind, chosen)
+    device = device or _measured(here, chosen)
+    try:
+        plan = make_plan(model, _count_parameters(model), config, device, chosen)
+        return [
+            *_size(model, config, plan),
+            *_memory(model, config, target),
+            *((each.title, *_verdict(model, config, each)) for each in dict.fromkeys((target, here))),
+            *_cost(plan, device, chosen),
+        ]
+    except (OverflowError, RuntimeError) as error:  # torch raises the second for sizes beyond 64 bits
+        raise InputError(f"plan: the training is too large to calculate with ({error})") from None
+
+
+def _count_parameters(model: DecoderConfig) -> tuple[int, int]:
+    """Number of parameters, and without embeddings, of a decoder without memory."""
+    with torch.device("meta"):
+        decoder = Decoder(model)
+    return decoder.parameter_count(), decoder.parameter_count(embeddings=False)
+
+
+def _this_machine(config: PretrainConfig) -> Target:
+    device = choose_device(config.device).value
+    return Target("this machine", device, choose_precision(config.precision, device).value, free_memory_on(device))
+
+
+def _measured(here: Target, chosen: Assumptions) -> Device:
+    """This machine, with the speed of its matrix products now."""
+    flops, source = (chosen.device_tflops or 0.0) * 1e12, "given"
+    if not flops:
+        flops, source = matrix_ceiling(here.device, getattr(torch, here.precision)), "measured now"
+    if chosen.watts is not None:
+        return Device(here.title, flops, source, chosen.watts, "given")
+    if here.device.startswith("cuda"):
+        return Device(here.title, flops, source, WATTS_PER_GPU, "assumed")
+    watts = f"{usable_cores()} cores x {WATTS_PER_CORE:g} W, assumed"
+    return Device(here.title, flops, source, WATTS_PER_CORE * usable_cores(), watts)
+
+
+def _accelerator(kind: Accelerator, chosen: Assumptions) -> Device:
+    flops, source = kind.flops, "published peak"
+    if chosen.device_tflops is not None:
+        flops, source = chosen.device_tflops * 1e12, "given"
+    watts, watts_source = kind.watts, kind.watts_source
+    if chosen.watts is not None:
+        watts, watts_source = chosen.watts, "given"
+    return Device(kind.title, flops, source, watts, watts_source)
+
+
+def _size(model: DecoderConfig, config: PretrainConfig, plan: Plan) -> list[Row]:
+    sequences = f"{config.batch_size:,} sequences of {config.sequence_length:,} tokens each"
+    ramp = f", {config.batch_ramp_start:,} in the first step" if config.batch_ramp_start else ""
+    shape = f"{model.num_layers} layers, {model.hidden_size:,} channels, {model.num_heads} heads"
+    return [
+        ("model", model.family, f"{shape}, vocabulary of {model.vocab_size:,}"),
+        ("parameters", f"{plan.parameters:,}", f"{plan.non_embedding_parameters:,} without embeddings"),
+        ("steps", f"{plan.steps:,}", f"{sequences}{ramp}"),
+        ("tokens", f"{plan.tokens:,}", f"{plan.tokens / plan.parameters:,.1f} per parameter"),
+        ("FLOPs", f"{plan.flops:.3g}", f"{_digits(plan.flops / PF_DAY)} PF-days, with attention (PaLM, appendix B)"),
+        ("  6ND", f"{plan.six_nd:.3g}", f"{_digits(plan.six_nd / PF_DAY)} PF-days, 6 x parameters x tokens"),
+    ]
+
+
+def _memory(model: DecoderConfig, config: PretrainConfig, target: Target) -> list[Row]:
+    estimate = estimate_memory(model, config, target.precision, target.device)
+    micro_batch = min(config.micro_batch_size or config.batch_size, config.batch_size)
+    settings = f"{target.precision}, micro-batch of {micro_batch:,}"
+    settings += ", activation checkpointing" if config.activation_checkpointing else ""
+    parts = [
+        ("weights", estimate.weights, "each part at its largest; not all exist at the same time"),
+        ("gradients", estimate.gradients, ""),
+        ("optimiser", estimate.optimiser, "state of the optimiser"),
+        ("average", estimate.average, "exponential moving average of the weights"),
+        ("activations", estimate.activations, "with the logits and what the loss computes from them"),
+        ("batches", estimate.batches, "token ids"),
+        ("copies", estimate.copies, "of the state, for asynchronous checkpoints"),
+    ]
+    host = ("  host", gibibytes(estimate.host), "host memory, in addition: copies for checkpoints, batches")
+    return [
+        ("memory", gibibytes(estimate.total), f"of one device without sharding, peak in {estimate.moment}; {settings}"),
+        *((f"  {name}", gibibytes(size), remark) for name, size, remark in parts if size),
+        ("  minimum", gibibytes(estimate.state), "weights, gradients and optimiser"),
+        *([] if target.device == "cpu" else [host]),
+        ("  framework", gibibytes(FRAMEWORK_BYTES), "host memory, in addition: Python and torch"),
+    ]
+
+
+def _verdict(model: DecoderConfig, config: PretrainConfig, target: Target) -> tuple[str, str]:
+    problem = misfit(model, config, target.precision, target.device, target.free)
+    if problem is not None:
+        return "too small", problem
+    need = estimate_memory(model, config, target.precision, target.device).total
+    return "fits", f"{gibibytes(need)} of {gibibytes(target.free.device)} of free memory"
+
+
+def _cost(plan: Plan, device: Device, chosen: Assumptions) -> list[Row]:
+    speed = f"{chosen.devices:,} x {device.title}, {_digits(device.flops / 1e12)} TFLOP/s ({device.flops_source})"
+    power = f"{device.watts:g} W each ({device.watts_source})"
+    return [
+        ("time", _long_duration(plan.seconds), f"{speed}, MFU {chosen.mfu:g}"),
+        ("energy", _larger(plan.kwh, "kWh", "MWh"), f"{power}, PUE {chosen.pue:g}"),
+        ("carbon", _larger(plan.kilograms, "kg CO2e", "t CO2e"), f"{chosen.grid_intensity:g} kg per kWh"),
+    ]
+
+
+def _larger(amount: float, unit: str, thousands: str) -> str:
+    return f"{_digits(amount)} {unit}" if amount < 1e4 else f"{_digits(amount / 1000)} {thousands}"
+
+
+def _digits(number: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _long_duration(seconds: float) -> str:
+    """`7200` to `2 hours`: in the largest unit of which there are at least two."""
+    for unit, size in (("years", 365.25 * 86400), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{_digits(seconds / size)} {unit}"
+    return f"{_digits(seconds)} seconds"
