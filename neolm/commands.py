@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from neolm.core.errors import InputError
 from neolm.options import Dtype, ModelArgument, OverridesArgument, Quantize, RecipeArgument
 from neolm.scaling.commands import plan
 

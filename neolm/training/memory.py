@@ -19,7 +19,7 @@ between tensors, what torch.compile saves, a second copy of the optimiser while 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from itertools import product
@@ -33,15 +33,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from neolm.core.device import Choice
-from neolm.data.batches import Batch
+from neolm.data.batch import Batch
 from neolm.models.config import DecoderConfig
 from neolm.models.cross_entropy import CHUNK_ELEMENTS
 from neolm.models.decoder import Decoder
 from neolm.training import loop
-from neolm.training.losses import Loss, Objective, causal_language_modelling
+from neolm.training.objective import CausalLanguageModelling, Term
+from neolm.training.passes import GradientAccumulation, Sums
 from neolm.training.pretrain_config import PretrainConfig
-from neolm.training.run import Training
+from neolm.training.recompute import blocks_of
+from neolm.training.run import Parallelism, Training
 from neolm.training.state import TrainingState
+from neolm.training.step import OptimiserStep
 
 # Bytes of Python, torch and the libraries that both load: resident after a first small step, measured on Linux.
 FRAMEWORK_BYTES = 400 * 2**20
@@ -122,7 +125,7 @@ def estimate_memory(model: DecoderConfig, config: PretrainConfig, precision: str
 
 @dataclass(frozen=True)
 class _Step:
-    """Bytes that a step takes, without token ids."""
+    """Bytes that a step takes."""
 
     moments: dict[str, int]
     """The most at each moment."""
@@ -186,36 +189,31 @@ def _run_step(
     sequences: int,
     length: int,
 ) -> _Step:
-    """Run the second step of a training on fake tensors.
+    """Run the second step of a training on fake tensors, whose last micro-batch is of `sequences` of `length` tokens.
 
-    Its last micro-batch is of `sequences` of `length` tokens; with a length of 0 it has no passes, like those before.
+    The other micro-batches, and the last one too if `length` is 0, have gradients without passes.
     """
     device = "cpu" if cpu else "meta"
-    config = config.model_copy(update={"micro_batch_size": max(sequences, 1)})
-    objectives: list[Objective] = [_only_gradients] * (1 + micro_batches)  # of the first step and the second
-    if length:
-        objectives[-1] = partial(causal_language_modelling, z_loss=config.z_loss)
-    in_turn = iter(objectives)
-
-    def objective(model: Any, batch: Batch) -> Loss:
-        return next(in_turn)(model, batch)
-
+    config = config.model_copy(update={"micro_batch_size": max(sequences, 1), "skip_spikes": None})
     with FakeTensorMode(), _LiveStorages(device) as live:
         with torch.device(device):
             decoder = Decoder(model)
         training = Training(
             model=decoder,
-            objective=objective,
+            objective=CausalLanguageModelling(config.z_loss),
             data=cast(Any, None),
             validation=(),
             config=config,
             directory=Path(),
             device=Choice(device, "estimate"),
             precision=Choice(precision, "estimate"),
+            parallelism=Parallelism(passes=_LastPasses, deferred=True),
         )
         state = TrainingState(decoder, config, getattr(torch, precision))
+        state.scale = None  # it would read numbers from the device
         module = loop._module(training, state)
-        loop._step(training, module, state, _batch(1, 1), 1, 0.0)  # makes the state of the optimisers
+        step = OptimiserStep(training, state, module)
+        step.run(1, _batch(1, 0), 0.0)  # makes the state of the optimisers
         state.weights.refresh()  # frees the gradients
         for optimiser in state.optimisers:
             for group in optimiser.param_groups:
@@ -223,7 +221,7 @@ def _run_step(
         _mark_passes(module, live)
         live.moments.clear()
         resting = live.bytes
-        loop._step(training, module, state, _batch(micro_batches * max(sequences, 1), max(length, 1)), 2, 0.0)
+        step.run(2, _batch(micro_batches * max(sequences, 1), length), 0.0)
         masters, copy = _bytes(decoder.parameters()), _bytes(module.parameters())
         return _Step(
             moments=live.moments,
@@ -237,37 +235,37 @@ def _run_step(
         )
 
 
-def _only_gradients(model: Decoder, batch: Batch) -> Loss:
-    """A loss without passes, whose gradient is a new tensor for each parameter."""
-    total = _OnlyGradients.apply(*model.parameters())  # type: ignore[no-untyped-call]
-    return Loss(total, torch.ones((), dtype=torch.int64, device=total.device))
+class _LastPasses(GradientAccumulation):
+    """Passes of the last micro-batch, if it has tokens. The others have gradients, which are new tensors."""
 
-
-class _OnlyGradients(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(*parameters)
-        return parameters[0].new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
+    def run(self, parts: Sequence[Batch], factors: Mapping[str, float]) -> Sums:
+        """See `Passes`."""
+        passes = parts[-1:] if parts[-1].tokens else ()
+        for _ in range(len(parts) - len(passes)):
+            for parameter in self._module.parameters():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            self._precision.gather()
+        if passes:
+            return super().run(passes, factors)
+        sums = Sums()
+        sums.add({term: Term(next(self._module.parameters()).new_zeros(())) for term in factors})
+        return sums
 
 
 def _batch(sequences: int, length: int) -> Batch:
-    """Token ids in host memory."""
-    with torch.device("cpu"):
-        ids = torch.zeros(sequences, length + 1, dtype=torch.int64)
-        return Batch(ids[:, :-1], ids[:, 1:])
+    ids = torch.zeros(sequences, length, dtype=torch.int64, device="cpu")
+    return Batch({"input_ids": ids, "labels": ids.clone()})
 
 
 def _bytes(tensors: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _mark_passes(module: Decoder, live: _LiveStorages) -> None:
+def _mark_passes(module: nn.Module, live: _LiveStorages) -> None:
     """Divide the passes of `module` into moments; those of a block are named by its number from either end."""
-    last = len(module.blocks) - 1
+    blocks = blocks_of(module)
+    last = len(blocks) - 1
 
     def enter_backward(number: int, grad: Tensor) -> None:
         if number < 0:
@@ -285,9 +283,9 @@ def _mark_passes(module: Decoder, live: _LiveStorages) -> None:
     module.register_forward_pre_hook(lambda *_: live.enter(FORWARD))
     last_to_come = next(module.parameters())  # of the input embedding
     last_to_come.register_post_accumulate_grad_hook(lambda _: live.enter(UPDATE))  # type: ignore[no-untyped-call]
-    for number, block in enumerate(module.blocks):
+    for number, block in enumerate(blocks):
         block.register_forward_pre_hook(partial(before_block, number))
-    module.blocks[-1].register_forward_hook(after_blocks)
+    blocks[-1].register_forward_hook(after_blocks)
 
 
 class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -102,7 +102,7 @@ class MixedPrecision:
                 self._masters[number].grad = None
 
 
-def _copy_in(model: Decoder, dtype: torch.dtype) -> Decoder:
+def _copy_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Copy `model` with its parameters cast to `dtype`, without a second copy of them in float32."""
     cast = {id(p): nn.Parameter(p.detach().to(dtype), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, cast)

@@ -8,21 +8,11 @@ import pytest
 import torch
 from measured_memory import Case, resident_peak, tensor_peak
 
-<<<<<<< HEAD
-from neolm.models.attention import rotary_table
-from neolm.models.block import Block
-from neolm.models.config import decoder_config
-from neolm.models.decoder import count_parameters
-from neolm.models.presets import PRESETS, preset
-from neolm.training.activations import Passes, block_activations
-from neolm.training.memory import host_memory, moments, peak, state_memory
-=======
 from neolm.models.config import DecoderConfig, decoder_config
 from neolm.models.decoder import count_parameters
 from neolm.models.presets import preset
 from neolm.training import memory
 from neolm.training.memory import MemoryEstimate, estimate_memory
->>>>>>> 06f0303 (neolm plan: a command and a room (scaling) of its own; the memory check under its name)
 from neolm.training.pretrain_config import PretrainConfig
 
 
