@@ -213,6 +213,8 @@ def _run_step(
         state.scale = None  # it would read numbers from the device
         module = loop._module(training, state)
         step = OptimiserStep(training, state, module)
+        for optimiser in state.optimisers:
+            optimiser.found_inf = None  # type: ignore[attr-defined] # which only AdamW's fused form takes
         step.run(1, _batch(1, 0), 0.0)  # makes the state of the optimisers
         state.weights.refresh()  # frees the gradients
         for optimiser in state.optimisers:
