@@ -46,8 +46,9 @@ class Reply:
     gate: threading.Event | None = None
     """What comes after the first `before` pieces waits for it."""
     before: int = 1
+    prompt_tokens: int = 7
     left_out: int = 0
-    """Tokens of the prompt that were not read."""
+    """Tokens of the prompt that were truncated."""
     others: list[tuple[str, float]] = field(default_factory=lambda: [(" world", 0.2), (" moon", 0.05)])
     """What else could have stood there, with probabilities."""
     chances: list[float] = field(default_factory=lambda: [0.9, 0.4, 0.1, 0.02])
@@ -194,7 +195,8 @@ class FakeServer:
         last = {"delta": {}} if chat else {"text": ""}
         yield self._data({"choices": [{"index": 0, **last, "logprobs": None, "finish_reason": reply.finish}]})
         count = len(reply.pieces)
-        usage = {"prompt_tokens": 7, "completion_tokens": count, "total_tokens": 7 + count}
+        prompt = reply.prompt_tokens
+        usage = {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
         yield self._data({"choices": [], "usage": usage | {"left_out_tokens": reply.left_out}})
         yield b"data: [DONE]\n\n"
 

@@ -76,7 +76,7 @@ class Talk:
 
     def done(self) -> None:
         self.until(
-            "() => document.querySelector('.turn-answer') && !document.querySelector('.turn-answer.writing') "
+            "() => document.querySelector('.turn-answer') && !document.querySelector('.turn-answer.generating') "
             "&& document.querySelector('.send').dataset.shows !== 'Stop'"
         )
 
@@ -96,13 +96,13 @@ class Talk:
         return self.texts(".turn-answer .turn-body")
 
     def said(self) -> list[str]:
-        return self.texts(".turn-said .said-text")
+        return self.texts(".turn-user .user-text")
 
     def tool(self, action: str, nth: int = -1) -> Any:
         """A button of an answer or of what was said, that can be seen."""
         return self.page.locator(f"[data-action='{action}']:visible").nth(nth)
 
-    def wait(self, text: str, selector: str = "#thread") -> None:
+    def wait(self, text: str, selector: str = "#conversation") -> None:
         self.page.locator(selector).get_by_text(text).first.wait_for()
 
     def kept(self) -> dict[str, Any]:

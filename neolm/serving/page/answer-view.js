@@ -1,119 +1,112 @@
-/**
- * An answer, drawn: who wrote it, the text in one of three ways (Markdown, plain, tokens), how it ended, how fast it
- * was, and what can be done with it.
- */
+/** An answer: its model, its text (Markdown, plain or tokens), statistics, errors and actions. */
 
 import { copyText } from "./clipboard.js";
-import { sideName } from "./compare.js";
+import { sideLabel } from "./compare.js";
+import { button, element, setText } from "./dom.js";
 import { editor } from "./editor.js";
-import { button, element, setText } from "./element.js";
+import { ErrorView } from "./error-view.js";
 import { MarkdownView } from "./markdown.js";
-import { PlainView } from "./plain.js";
-import { ProblemView } from "./problem.js";
-import { TokenView, legend } from "./probabilities.js";
+import { PlainTextView } from "./plain-text-view.js";
+import { TokenView, legend } from "./token-view.js";
 import { Versions } from "./versions.js";
 
-/** @param {Object} settings as sent @returns {string} */
-export function settingsText(settings = {}) {
+/** @param {Object} settings the parameters sent @returns {string} */
+function settingsText(settings = {}) {
   return Object.entries(settings)
     .map(([key, value]) => `${key.replaceAll("_", " ")} ${Array.isArray(value) ? JSON.stringify(value) : value}`)
     .join(", ");
 }
 
-function statsText({ stats = {}, state, finish, settings, tokens, edited }, wanted) {
+function statsText({ stats = {}, state, finishReason, settings, tokens, edited }, probabilities) {
   if (edited) return "";
-  const words = [];
-  if (state === "stopped") words.push("Stopped");
-  if (finish === "length" && state === "done")
-    words.push(settings?.max_tokens === stats.tokens ? "Reached the longest answer" : "Reached the end of its context");
-  if (stats.first !== undefined) words.push(`${(stats.first / 1000).toFixed(2)} s to first token`);
-  if (stats.rate !== undefined) words.push(`${stats.rate.toFixed(stats.rate < 100 ? 1 : 0)} tokens/s`);
-  if (stats.tokens !== undefined) words.push(`${stats.tokens} ${stats.tokens === 1 ? "token" : "tokens"}`);
-  if (stats.leftOut > 0) words.push(`too long to read whole: the first ${stats.leftOut} tokens were left out`);
-  if (wanted && !tokens?.length && state !== "writing") words.push("written without probabilities");
-  return words.join(" · ");
+  const { firstToken, tokensPerSecond: speed, completionTokens: count, truncatedTokens: truncated } = stats;
+  const parts = [];
+  if (state === "stopped") parts.push("Stopped");
+  if (finishReason === "length" && state === "done")
+    parts.push(settings?.max_tokens === count ? "Reached max tokens" : "Reached the end of the context");
+  if (firstToken !== undefined) parts.push(`${(firstToken / 1000).toFixed(2)} s to first token`);
+  if (speed !== undefined) parts.push(`${speed.toFixed(speed < 100 ? 1 : 0)} tokens/s`);
+  if (count !== undefined) parts.push(`${count} ${count === 1 ? "token" : "tokens"}`);
+  if (truncated > 0) parts.push(`prompt longer than the context: the first ${truncated} tokens were left out`);
+  if (probabilities && !tokens?.length && state !== "generating") parts.push("generated without probabilities");
+  return parts.join(" · ");
 }
 
 export class AnswerView {
   /**
    * @param {Object} options
-   * @param {import("./conversation.js").Piece} options.piece
-   * @param {import("./conversation.js").Piece|null} options.lead in a text: what it goes on from, shown with it
-   * @param {0|1|null} options.side which of two it is, if of two
-   * @param {Object} context `conversation`, `actions` and `look` (what the person wants to see), the thread's
+   * @param {import("./conversation.js").Message} options.message
+   * @param {import("./conversation.js").Message|null} options.prompt mode "completion": the prompt shown before it
+   * @param {0|1|null} options.side which of two answers it is; null if it is the only one
+   * @param {Object} context `conversation`, `actions` and `viewOptions` of the conversation view
    */
-  constructor({ piece, lead, side }, context) {
-    Object.assign(this, { piece, lead, context });
-    const { actions } = context;
-    this.who = element("span", { class: "who-name" });
-    this.card = button("About this model", {
-      text: piece.model || "model",
-      class: "button-who",
+  constructor({ message, prompt, side }, context) {
+    Object.assign(this, { message, prompt, ...context, paired: side !== null });
+    this.isCompletion = this.conversation.mode === "completion";
+    this.modelButton = button("About this model", {
+      text: message.model || "model",
+      class: "button-model",
       data: { action: "card" },
-      press: () => actions.card(piece.model),
+      onClick: () => this.actions.showCard(message.model),
     });
+    this.editedNote = element("span", { class: "edited-note" });
     const heading = element(
       "h3",
-      { class: "turn-who" },
-      side === null
-        ? element("span", { class: "visually-hidden" }, "Answer of ")
-        : element("span", { class: "side" }, ...sideName(side)),
-      this.card,
-      this.who,
+      { class: "turn-model" },
+      this.paired
+        ? element("span", { class: "side" }, ...sideLabel(side))
+        : element("span", { class: "visually-hidden" }, "Answer of "),
+      this.modelButton,
+      this.editedNote,
     );
     this.settings = element("p", { class: "turn-settings" });
     this.body = element("div", { class: "turn-body" });
-    this.waiting = element("p", { class: "waiting" });
-    this.problem = new ProblemView(piece, actions);
+    this.placeholder = element("p", { class: "placeholder" });
+    this.error = new ErrorView(message, this.actions);
     this.foot = this.#makeFoot();
     this.element = element(
       "article",
-      { class: "turn turn-answer", data: { piece: piece.id } },
+      { class: "turn turn-answer", data: { message: message.id } },
       heading,
       this.settings,
       this.body,
-      this.waiting,
-      this.problem.element,
+      this.placeholder,
+      this.error.element,
       this.foot,
     );
-    this.paired = side !== null;
   }
 
   #makeFoot() {
-    const {
-      piece,
-      lead,
-      context: { actions, conversation },
-    } = this;
-    const tool = (label, iconName, action, press, more) =>
-      button(label, { icon: iconName, text: false, data: { action }, press, ...more });
-    const isText = conversation.mode === "completion";
-    this.versions = new Versions(isText ? "continuation" : "answer", actions.show);
-    this.leadVersions = new Versions("beginning", actions.show);
-    const copy = tool("Copy", "copy", "copy", () =>
-      copyText(isText ? conversation.textUntil(piece.id) : piece.text, copy),
+    const { message, prompt, actions, conversation, isCompletion } = this;
+    const tool = (label, icon, action, onClick, more) =>
+      button(label, { icon, text: false, data: { action }, onClick, ...more });
+    this.versions = new Versions(isCompletion ? "continuation" : "answer", actions.show);
+    this.promptVersions = new Versions("prompt", actions.show);
+    this.copy = tool("Copy", "copy", "copy", () =>
+      copyText(isCompletion ? conversation.promptText(message.id) : message.text, this.copy),
     );
-    if (isText) copy.title = "Copy the text up to here";
-    this.whenDone = [
-      tool(isText ? "Another continuation" : "Answer again", "again", "again", () => actions.again(piece)),
-      copy,
-      tool(isText ? "Edit the continuation" : "Edit the answer", "edit", "edit", () => this.edit(piece)),
-      lead
-        ? button("Edit the beginning", {
-            icon: "edit",
-            text: "Beginning",
-            class: "button-quiet",
-            data: { action: "edit-lead" },
-            press: () => this.edit(lead),
-          })
-        : null,
-    ].filter(Boolean);
+    if (isCompletion) this.copy.title = "Copy the text up to here";
+    this.tools = [
+      tool("Regenerate", "refresh", "regenerate", () => actions.regenerate(message)),
+      this.copy,
+      tool(isCompletion ? "Edit the continuation" : "Edit the answer", "edit", "edit", () => this.#edit(message)),
+    ];
+    if (prompt)
+      this.tools.push(
+        button("Edit the prompt", {
+          icon: "edit",
+          text: "Prompt",
+          class: "button-quiet",
+          data: { action: "edit-prompt" },
+          onClick: () => this.#edit(prompt),
+        }),
+      );
     this.thumbs = ["up", "down"].map((rating) =>
       tool(
         rating === "up" ? "Good answer" : "Bad answer",
         rating,
         `rate-${rating}`,
-        () => actions.rate(piece, rating),
+        () => actions.rate(message, rating),
         { "aria-pressed": "false" },
       ),
     );
@@ -125,9 +118,9 @@ export class AnswerView {
       element(
         "div",
         { class: "tools" },
-        this.leadVersions.element,
+        this.promptVersions.element,
         this.versions.element,
-        ...this.whenDone,
+        ...this.tools,
         ...this.thumbs,
       ),
       this.legend,
@@ -135,98 +128,84 @@ export class AnswerView {
     );
   }
 
-  /** @param {boolean} whole whether anything but the growing text may have changed */
-  update(whole) {
-    const {
-      piece,
-      context: { look, conversation },
-    } = this;
-    const writing = piece.state === "writing";
-    if (whole) {
-      this.element.classList.toggle("writing", writing);
-      this.element.setAttribute("aria-busy", String(writing));
-      setText(this.card.querySelector(".button-text"), piece.model || "model");
-      this.card.setAttribute("aria-label", `${piece.model}, about this model`);
-      setText(this.who, piece.edited ? " (edited)" : "");
-      setText(this.settings, this.paired ? settingsText(piece.settings) : "");
-      this.stats.title = settingsText(piece.settings);
-      this.versions.update(piece, this.paired ? [piece] : conversation.siblings(piece));
-      this.leadVersions.update(this.lead, this.lead ? conversation.siblings(this.lead) : []);
-      this.whenDone.forEach((tool) => {
-        const isCopy = tool.dataset.action === "copy";
-        tool.hidden = writing || (this.paired && !isCopy) || (isCopy && piece.text === "");
-      });
-      this.thumbs.forEach((thumb) => {
-        thumb.hidden = !look().feedback || writing || this.paired || piece.edited || piece.text === "";
-        thumb.setAttribute("aria-pressed", String(thumb.dataset.action === `rate-${piece.rating}`));
-      });
-    }
-    this.#drawBody(writing);
-    const waits = writing && piece.text === "" && !piece.tokens?.length;
-    const words = waits
-      ? look().waiting(piece.model)
-      : !writing && piece.text === "" && piece.state === "done"
-        ? "(an empty answer)"
-        : "";
-    setText(this.waiting, words);
-    if (!writing) this.problem.update();
-    else this.problem.element.hidden = true;
-    setText(this.stats, statsText(piece, look().probabilities));
+  /** @param {boolean} full whether anything but the growing text may have changed */
+  update(full) {
+    const { message } = this;
+    const { waitingText, probabilities } = this.viewOptions();
+    const generating = message.state === "generating";
+    if (full) this.#updateFrame(generating);
+    this.#renderBody();
+    const empty = message.text === "" && !message.tokens?.length;
+    const placeholder = generating ? waitingText(message.model) : message.state === "done" ? "(empty answer)" : "";
+    setText(this.placeholder, empty ? placeholder : "");
+    this.error.update();
+    setText(this.stats, statsText(message, probabilities));
   }
 
-  #drawBody(writing) {
+  /** Updates what does not change while the text grows. */
+  #updateFrame(generating) {
+    const { message, prompt, paired, conversation } = this;
+    this.element.classList.toggle("generating", generating);
+    this.element.setAttribute("aria-busy", String(generating));
+    setText(this.modelButton.querySelector(".button-text"), message.model || "model");
+    this.modelButton.setAttribute("aria-label", `${message.model}, about this model`);
+    setText(this.editedNote, message.edited ? " (edited)" : "");
+    setText(this.settings, paired ? settingsText(message.settings) : "");
+    this.stats.title = settingsText(message.settings);
+    this.versions.update(message, paired ? [message] : conversation.siblings(message));
+    this.promptVersions.update(prompt, prompt ? conversation.siblings(prompt) : []);
+    for (const tool of this.tools) {
+      const isCopy = tool === this.copy;
+      tool.hidden = generating || (paired && !isCopy) || (isCopy && message.text === "");
+    }
+    const { feedback } = this.viewOptions();
+    for (const thumb of this.thumbs) {
+      thumb.hidden = !feedback || generating || paired || message.edited || message.text === "";
+      thumb.setAttribute("aria-pressed", String(thumb.dataset.action === `rate-${message.rating}`));
+    }
+  }
+
+  #renderBody() {
     if (this.editing) return;
-    const {
-      piece,
-      lead,
-      context: { look, conversation },
-    } = this;
-    const isText = conversation.mode === "completion";
-    const kind =
-      look().probabilities && piece.tokens?.length ? "tokens" : isText || !look().formatted ? "plain" : "markdown";
+    const { message, prompt, isCompletion } = this;
+    const { probabilities, formatted } = this.viewOptions();
+    const kind = probabilities && message.tokens?.length ? "tokens" : isCompletion || !formatted ? "plain" : "markdown";
     if (kind !== this.kind) {
       this.kind = kind;
       this.legend.hidden = kind !== "tokens";
       this.view =
         kind === "tokens"
-          ? new TokenView(isText ? "span" : "div")
+          ? new TokenView(isCompletion ? "span" : "div")
           : kind === "plain"
-            ? new PlainView()
+            ? new PlainTextView()
             : new MarkdownView();
-      const written = lead ? element("span", { class: "written" }, lead.text) : null;
+      const promptText = prompt ? element("span", { class: "prompt" }, prompt.text) : "";
       this.body.replaceChildren(
-        isText
-          ? element("div", { class: "passage" }, ...[written, this.view.element].filter(Boolean))
-          : this.view.element,
+        isCompletion ? element("div", { class: "passage" }, promptText, this.view.element) : this.view.element,
       );
     }
-    if (kind === "tokens") this.view.update(piece.tokens);
-    else this.view.update(piece.text, writing);
+    if (kind === "tokens") this.view.update(message.tokens);
+    else this.view.update(message.text, message.state === "generating");
   }
 
-  /** Puts a field in the place of the text. @param {import("./conversation.js").Piece} piece this one, or its lead */
-  edit(piece) {
-    const { actions, conversation } = this.context;
-    const said = piece.role === "user";
-    const isText = conversation.mode === "completion";
+  /** Opens an editor in place of the text. @param {import("./conversation.js").Message} edited the answer or its prompt */
+  #edit(edited) {
+    const isPrompt = edited === this.prompt;
+    const noun = isPrompt ? "prompt" : this.isCompletion ? "continuation" : "answer";
+    const action = isPrompt ? "edit-prompt" : "edit";
     this.editing = true;
     this.foot.hidden = true;
     this.body.replaceChildren(
       editor({
-        text: piece.text,
-        label: said
-          ? "New version of the beginning"
-          : isText
-            ? "New version of the continuation"
-            : "New version of the answer",
-        save: said ? "Continue from here" : "Keep as a version",
-        done: (text) => {
+        text: edited.text,
+        label: `New version of the ${noun}`,
+        save: isPrompt ? "Continue from here" : "Save as a version",
+        onDone: (text) => {
           this.editing = false;
           this.foot.hidden = false;
           this.kind = null;
-          this.#drawBody(false);
-          const action = said ? "edit-lead" : "edit";
-          if (text !== null && text !== piece.text) actions.edit(piece, text, action);
+          this.#renderBody();
+          if (text !== null && text !== edited.text) this.actions.edit(edited, text, action);
           else this.element.querySelector(`[data-action="${action}"]`).focus();
         },
       }),

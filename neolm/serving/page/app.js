@@ -1,161 +1,161 @@
-/**
- * The page: makes the parts and puts them together. Each part knows its own piece of the page; what they have to do
- * with each other is said here.
- */
+/** The page: creates its parts and connects them. */
 
-import { announce } from "./announcer.js";
-import { CompareStrip, ModelPicker } from "./compare.js";
+import { ApiKey } from "./api-key.js";
+import { AutoScroll } from "./auto-scroll.js";
+import { BrowserStorage } from "./browser-storage.js";
+import { CompareBar, ModelPicker } from "./compare.js";
 import { Composer } from "./composer.js";
-import { askKey, showHelp } from "./dialogs.js";
-import { Drawer } from "./drawers.js";
-import { button } from "./element.js";
-import { Follow } from "./follow.js";
-import { Keyring } from "./keyring.js";
-import { Library } from "./library.js";
-import { LibraryPanel } from "./library-panel.js";
+import { ContextGauge } from "./context-gauge.js";
+import { findMessage } from "./conversation-search.js";
+import { ConversationStore } from "./conversation-store.js";
+import { ConversationView } from "./conversation-view.js";
+import { ConversationsPanel } from "./conversations-panel.js";
+import { askApiKey, showHelp } from "./dialogs.js";
+import { button } from "./dom.js";
+import { Drawer } from "./drawer.js";
+import { Feedback } from "./feedback.js";
+import { announce } from "./live-region.js";
 import { showCard } from "./model-card.js";
 import { Notices } from "./notices.js";
 import { Preferences } from "./preferences.js";
-import { Server, explain } from "./server.js";
+import { requestParameters } from "./sampling.js";
+import { Server, errorText } from "./server.js";
 import { Session } from "./session.js";
-import { parameters } from "./settings.js";
 import { SettingsPanel } from "./settings-panel.js";
-import { Sharing } from "./sharing.js";
 import { listen } from "./shortcuts.js";
-import { Store } from "./store.js";
-import { Thread } from "./thread.js";
 import { Welcome } from "./welcome.js";
 
-const OPEN = "open";
-const MOST_TOKENS = 4096;
+const OPEN_KEY = "open";
+const MAX_TOKENS = 4096; // unless the server's limit is lower
 const SIDES = ["left", "right"];
 
-const at = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 
 class App {
   constructor() {
-    this.store = new Store();
-    this.tab = new Store(() => window.sessionStorage);
-    this.preferences = new Preferences(this.store);
-    this.keyring = new Keyring(this.tab, this.store);
-    this.server = new Server(this.keyring);
-    this.library = new Library(this.store);
-    this.notices = new Notices(at("notices"));
+    const storage = new BrowserStorage();
+    this.tab = new BrowserStorage(() => window.sessionStorage);
+    this.preferences = new Preferences(storage);
+    this.apiKey = new ApiKey(this.tab, storage);
+    this.server = new Server(this.apiKey);
+    this.store = new ConversationStore(storage);
+    this.notices = new Notices(byId("notices"));
     this.info = { version: "", feedback: false, key_required: false, limits: {} };
     /** @type {import("./server.js").Model[]} */
     this.models = [];
     this.session = new Session(
       {
         server: this.server,
-        library: this.library,
+        store: this.store,
         sides: () => this.#sides(),
         probabilities: () => this.preferences.get("probabilities"),
-        contextOf: (id) => this.models.find((model) => model.id === id)?.context,
+        contextOf: (id) => this.#model(id)?.context,
       },
       {
-        changed: () => this.draw(),
-        grew: (piece) => this.thread.grow(piece, () => this.follow.update()),
-        finished: (pieces) => this.#finished(pieces),
-        kept: () => this.notices.hide("kept"),
-        notKept: (error) => this.panel.notKept(error),
+        onChange: () => this.render(),
+        onText: (message) => this.conversationView.grow(message, () => this.autoScroll.update()),
+        onFinish: (messages) => this.#onFinish(messages),
+        onSave: () => this.notices.hide("save"),
+        onSaveError: (error) => this.panel.showSaveError(error),
       },
     );
-    this.sharing = new Sharing(this);
-    this.#makeParts();
+    this.feedback = new Feedback(this);
+    this.#createParts();
     this.#listen();
   }
 
-  #makeParts() {
+  #createParts() {
     const { preferences, session } = this;
-    this.panel = new LibraryPanel(this);
+    this.panel = new ConversationsPanel(this);
     this.settingsPanel = new SettingsPanel(this);
-    const drawn = [
-      "leftModel",
-      "rightModel",
-      "left",
-      "right",
-      "compare",
-      "probabilities",
-      "formatted",
-      "consent",
-      "mode",
-    ];
-    preferences.watch(drawn, () => this.draw());
-    for (const id of ["compare", "probabilities"]) {
-      at(`${id}-toggle`).addEventListener("click", () => preferences.toggle(id));
-    }
-    preferences.watch(["compare"], (on) => announce(on ? "Two answers side by side." : "One answer at a time."));
-    this.thread = new Thread(at("thread"), this.#threadActions(), () => this.look());
-    this.follow = new Follow(at("scroller"), at("jump"));
-    this.composer = new Composer(at("composer"), this.tab, {
-      send: (text) => this.#say(text),
+    this.conversationView = new ConversationView(byId("conversation"), this.#messageActions(), () => ({
+      formatted: preferences.get("formatted"),
+      probabilities: preferences.get("probabilities"),
+      feedback: this.info.feedback,
+      consent: preferences.get("consent"),
+      waitingText: (id) => (this.#model(id)?.loaded === false ? "Loading the model…" : "Waiting for the first token…"),
+    }));
+    this.autoScroll = new AutoScroll(byId("scroller"), byId("jump"));
+    this.contextGauge = new ContextGauge(byId("context"));
+    this.composer = new Composer(byId("composer"), this.tab, {
+      send: (text) => this.#send(text),
       stop: () => session.stop(),
-      editLast: () => this.thread.editLast(),
+      editLast: () => this.conversationView.editLast(),
     });
-    this.welcome = new Welcome(at("welcome"), {
-      begin: (text) => {
+    this.welcome = new Welcome(byId("welcome"), {
+      useExample: (text) => {
         this.composer.set(text);
         this.composer.focus();
       },
-      mode: (mode) => preferences.set("mode", mode),
+      setMode: (mode) => preferences.set("mode", mode),
     });
-    this.picker = new ModelPicker(at("model"), (id) => preferences.set("leftModel", id));
-    this.strip = new CompareStrip(at("compare"), {
-      pick: (side, id) => preferences.set(`${side}Model`, id),
-      tune: (side) => {
-        this.settingsPanel.tune(SIDES.indexOf(side));
+    this.picker = new ModelPicker(byId("model"), (id) => preferences.set("leftModel", id));
+    this.compareBar = new CompareBar(byId("compare"), {
+      pickModel: (side, id) => preferences.set(`${SIDES[side]}Model`, id),
+      openSettings: (side) => {
+        this.settingsPanel.selectSide(side);
         this.settings.show();
       },
     });
-    const centre = at("centre");
     const drawer = (name, other) =>
       new Drawer({
-        panel: at(`${name}-panel`),
-        toggle: at(`${name}-toggle`),
-        rest: [centre, at(`${other}-panel`)],
+        panel: byId(`${name}-panel`),
+        button: byId(`${name}-toggle`),
+        rest: [byId("centre"), byId(`${other}-panel`)],
         escape: name === "settings",
-        kept: () => preferences.get(`${name}Open`),
-        keep: (open) => preferences.set(`${name}Open`, open),
+        isColumnOpen: () => preferences.get(`${name}Open`),
+        setColumnOpen: (open) => preferences.set(`${name}Open`, open),
       });
     this.list = drawer("list", "settings");
     this.settings = drawer("settings", "list");
   }
 
-  #threadActions() {
+  #messageActions() {
     const { session } = this;
-    const withFocus =
-      (act) =>
-      (...given) => {
-        act(...given);
-        this.follow.update();
-      };
     return {
-      show: (piece) => {
-        session.show(piece);
-        const siblings = session.conversation.siblings(piece);
-        announce(`Version ${siblings.indexOf(piece) + 1} of ${siblings.length}.`);
+      show: (message) => {
+        session.show(message);
+        const siblings = session.conversation.siblings(message);
+        announce(`Version ${siblings.indexOf(message) + 1} of ${siblings.length}.`);
       },
-      again: withFocus((piece) => session.again(piece)),
-      retry: withFocus((piece) => session.retry(piece)),
-      edit: (piece, text, action) => {
-        const version = session.edit(piece, text);
+      regenerate: (message) => {
+        session.regenerate(message);
+        this.autoScroll.update();
+      },
+      retry: (message) => {
+        session.retry(message);
+        this.autoScroll.update();
+      },
+      edit: (message, text, action) => {
+        const version = session.edit(message, text);
         if (!version) return;
         const leaf = session.conversation.leaf();
-        this.thread.focus(action === "edit-lead" ? leaf : version, action);
+        this.conversationView.focus(action === "edit-prompt" ? leaf : version, action);
       },
-      key: async (piece) => {
-        if (await this.unlock(false)) session.retry(piece);
+      enterKey: async (message) => {
+        if (await this.#askApiKey(false)) session.retry(message);
       },
-      card: (model) => showCard(this.server, model),
-      rate: (piece, rating) => this.sharing.rate(piece, rating),
-      choose: (pair, choice) => this.sharing.choose(pair, choice),
+      showCard: (model) => showCard(this.server, model),
+      rate: (message, rating) => this.feedback.rate(message, rating),
+      choose: (pair, choice) => this.feedback.choose(pair, choice),
     };
   }
 
   #listen() {
     const { preferences, session } = this;
-    at("card").addEventListener("click", () => this.#showCard());
-    at("help").addEventListener("click", () => showHelp(this.info.version));
+    const rendered = "leftModel rightModel left right compare probabilities formatted consent mode".split(" ");
+    preferences.watch(rendered, () => this.render());
+    preferences.watch(["compare"], (on) => announce(on ? "Two answers side by side." : "One answer at a time."));
+    for (const id of ["compare", "probabilities"]) {
+      byId(`${id}-toggle`).addEventListener("click", () => preferences.toggle(id));
+    }
+    const help = () => showHelp(this.info.version);
+    const card = () => {
+      const [{ model }] = this.#chosen();
+      if (model) showCard(this.server, model);
+    };
+    byId("card").addEventListener("click", card);
+    byId("help").addEventListener("click", help);
     listen({
       Escape: () => {
         if (session.busy) session.stop();
@@ -164,187 +164,176 @@ class App {
       KeyN: () => this.begin(),
       KeyR: () => {
         const leaf = session.conversation.leaf();
-        if (leaf?.role === "assistant") session.again(leaf);
+        if (leaf?.role === "assistant") session.regenerate(leaf);
       },
       KeyM: () => this.composer.focus(),
       KeyP: () => preferences.toggle("probabilities"),
       KeyC: () => preferences.toggle("compare"),
-      KeyL: () => this.list.flip(),
-      KeyS: () => this.settings.flip(),
-      KeyI: () => this.#showCard(),
-      Slash: () => showHelp(this.info.version),
+      KeyL: () => this.list.toggle(),
+      KeyK: () => {
+        this.list.show();
+        byId("search").focus();
+      },
+      KeyS: () => this.settings.toggle(),
+      KeyI: card,
+      Slash: help,
     });
   }
 
-  #showCard() {
-    const [{ model }] = this.#chosen();
-    if (model) showCard(this.server, model);
+  #model(id) {
+    return this.models.find((model) => model.id === id);
   }
 
-  /** Whom would be asked on each side, and how; both sides, compared or not. */
+  /** Model and settings of both sides, whether they are compared or not. */
   #chosen() {
-    const known = (id) => (this.models.some((model) => model.id === id) ? id : null);
-    const first = known(this.preferences.get("leftModel")) ?? this.models[0]?.id ?? "";
-    // The right side starts with another model, if there is one.
-    const second = known(this.preferences.get("rightModel")) ?? this.models.find(({ id }) => id !== first)?.id ?? first;
-    return [first, second].map((model, side) => ({ model, settings: this.preferences.get(SIDES[side]) }));
+    const first = this.#model(this.preferences.get("leftModel"))?.id ?? this.models[0]?.id ?? "";
+    const other = this.models.find(({ id }) => id !== first)?.id ?? first;
+    const second = this.#model(this.preferences.get("rightModel"))?.id ?? other;
+    return [first, second].map((model, side) => {
+      const context = this.#model(model)?.context;
+      const maxTokens = Math.min(this.info.limits?.max_tokens || MAX_TOKENS, context ?? Infinity);
+      const settings = this.preferences.get(SIDES[side]);
+      const max_tokens = Math.min(settings.max_tokens, maxTokens);
+      return { model, context, maxTokens, settings: { ...settings, max_tokens } };
+    });
   }
 
+  /** The sides that the next request goes to. */
   #sides() {
-    const chosen = this.#chosen().map(({ model, settings }) => ({
-      model,
-      settings: parameters({ ...settings, max_tokens: Math.min(settings.max_tokens, this.#most(model)) }),
-    }));
-    return this.preferences.get("compare") ? chosen : chosen.slice(0, 1);
+    return this.#chosen()
+      .slice(0, this.preferences.get("compare") ? 2 : 1)
+      .map(({ model, settings }) => ({ model, settings: requestParameters(settings) }));
   }
 
-  /** The longest answer that a model can be asked for. */
-  #most(model) {
-    const context = this.models.find(({ id }) => id === model)?.context ?? Infinity;
-    return Math.min(this.info.limits?.max_tokens || MOST_TOKENS, context);
-  }
-
-  /** What the thread has to know to draw itself. @returns {import("./thread.js").Look} */
-  look() {
-    return {
-      formatted: this.preferences.get("formatted"),
-      probabilities: this.preferences.get("probabilities"),
-      feedback: this.info.feedback,
-      consent: this.preferences.get("consent"),
-      waiting: (id) =>
-        this.models.find((model) => model.id === id)?.loaded === false ? "Loading the model…" : "Reading…",
-    };
-  }
-
-  /** The mode of a new conversation: as chosen, or what fits the model. */
+  /** The mode of a new conversation: as chosen, or what suits the model. */
   mode() {
     const [{ model }] = this.#chosen();
-    const plain = this.models.find(({ id }) => id === model)?.chat_template === "plain";
-    return this.preferences.get("mode") || (plain ? "completion" : "chat");
+    const isBase = this.#model(model)?.chat_template === "plain";
+    return this.preferences.get("mode") || (isBase ? "completion" : "chat");
   }
 
-  /** Begins a new conversation. */
+  /** Starts a new conversation. */
   begin() {
     this.session.start(this.mode());
-    this.list.done();
+    this.list.closeOverlay();
     this.composer.focus();
   }
 
-  #say(text) {
+  /** Shows and highlights what a search has found in the open conversation. @param {RegExp} pattern */
+  showMatch(pattern) {
+    const { conversation } = this.session;
+    const message = findMessage(conversation, pattern);
+    if (message && !conversation.path().includes(message)) this.session.show(message);
+    const range = this.conversationView.highlight(pattern);
+    if (range) this.autoScroll.scrollTo(range);
+  }
+
+  #send(text) {
     if (!this.models.length) {
       this.connect();
       return false;
     }
-    this.notices.hide("sharing");
-    const said = this.session.say(text);
-    if (said) this.follow.toEnd();
-    return said;
+    this.notices.hide("feedback");
+    const sent = this.session.send(text);
+    if (sent) this.autoScroll.scrollToEnd();
+    return sent;
   }
 
-  async #finished(pieces) {
-    const here = pieces.filter((piece) => this.session.conversation.pieces.get(piece.id) === piece);
-    const words = here.map((piece) =>
-      piece.state === "failed" ? explain(piece.problem) : `${piece.model}: ${piece.text || "an empty answer"}`,
+  async #onFinish(messages) {
+    const { conversation } = this.session;
+    const here = messages.filter((message) => conversation.messages.get(message.id) === message);
+    const spoken = here.map(({ state, error, model, text }) =>
+      state === "failed" ? errorText(error) : `${model}: ${text || "an empty answer"}`,
     );
-    if (words.length) announce(words.join("\n"));
-    this.follow.update();
-    const asked = new Set(pieces.map(({ model }) => model));
-    const gone = here.some(({ problem }) => problem?.kind === "gone"); // the server has other models now
-    if (gone || this.models.some(({ id, loaded }) => asked.has(id) && !loaded)) this.#refreshModels();
-    const locked = here.find(({ problem }) => problem?.kind === "key");
-    if (locked && (await this.unlock(this.keyring.key !== null))) this.session.retry(locked);
+    const { level, text } = this.contextGauge;
+    if (level && level !== this.announcedLevel) spoken.push(text);
+    this.announcedLevel = level;
+    if (spoken.length) announce(spoken.join("\n"));
+    this.autoScroll.update();
+    // The server has other models than before, or has loaded one.
+    const missing = here.some(({ error }) => error?.kind === "not_found");
+    if (missing || messages.some(({ model }) => this.#model(model)?.loaded === false)) this.#refreshModels();
+    const locked = here.find(({ error }) => error?.kind === "unauthorized");
+    if (locked && (await this.#askApiKey(this.apiKey.value !== null))) this.session.retry(locked);
   }
 
   async #refreshModels() {
     try {
       this.models = await this.server.models();
-      this.draw();
+      this.render();
     } catch {
-      // The list is as it was; the next answer will say what is wrong.
+      // The list stays as it was; the next request reports the error.
     }
   }
 
-  /** Asks for the server's key. @returns {Promise<boolean>} whether it was given and the server took it */
-  async unlock(refused) {
-    const given = await askKey(refused);
-    if (!given) {
-      if (this.keyring.key === null)
-        this.notices.show("server", "The server wants a key.", [
-          button("Enter the key", { press: () => this.unlock(false) }),
-        ]);
+  /** @param {boolean} refused whether the server refused a key @returns {Promise<boolean>} whether it accepted one */
+  async #askApiKey(refused) {
+    const entered = await askApiKey(refused);
+    if (!entered) {
+      const enter = button("Enter the API key", { onClick: () => this.#askApiKey(false) });
+      if (this.apiKey.value === null) this.notices.show("server", "The server requires an API key.", [enter]);
       return false;
     }
-    this.keyring.set(given.key, given.remember);
+    this.apiKey.set(entered.key, entered.remember);
     return this.connect();
   }
 
-  /** Finds out what the server has. @returns {Promise<boolean>} */
+  /** Gets information about the server and its models. @returns {Promise<boolean>} whether that worked */
   async connect() {
     this.notices.hide("server");
     try {
       this.info = { ...this.info, ...(await this.server.info()) };
-      if (this.info.key_required && this.keyring.key === null) return await this.unlock(false);
+      if (this.info.key_required && this.apiKey.value === null) return await this.#askApiKey(false);
       this.models = await this.server.models();
     } catch (error) {
-      if (error.kind === "key") return this.unlock(this.keyring.key !== null);
-      this.notices.show("server", explain(error), [
-        button("Try again", { icon: "again", press: () => this.connect() }),
-      ]);
+      if (error.kind === "unauthorized") return this.#askApiKey(this.apiKey.value !== null);
+      const retry = button("Try again", { icon: "refresh", onClick: () => this.connect() });
+      this.notices.show("server", errorText(error), [retry]);
       return false;
     } finally {
-      this.draw();
+      this.render();
     }
     if (!this.models.length) this.notices.show("server", "This server has no models.");
     return true;
   }
 
-  /** Draws everything anew that may have changed. */
-  draw() {
+  /** Updates every part that may have changed. */
+  render() {
     const { preferences, session, models } = this;
-    const chosen = this.#chosen();
     const { conversation } = session;
-    const started = conversation.pieces.size > 0;
+    const chosen = this.#chosen();
+    const [{ model }] = chosen;
+    const started = conversation.messages.size > 0;
     if (!started) conversation.mode = this.mode();
-    const isText = conversation.mode === "completion";
+    const isCompletion = conversation.mode === "completion";
     const compare = preferences.get("compare");
-    document.body.classList.toggle("is-text", isText);
+    document.body.classList.toggle("is-completion", isCompletion);
     document.body.classList.toggle("comparing", compare);
-    this.thread.render(conversation);
-    this.welcome.update(!started, { mode: conversation.mode, model: models.find(({ id }) => id === chosen[0].model) });
-    this.picker.update(models, chosen[0].model);
-    at("model-group").hidden = compare;
-    this.strip.update(compare, models, chosen);
-    this.settingsPanel.draw(
-      chosen.map((side) => ({ ...side, most: this.#most(side.model) })),
-      isText,
-    );
-    this.composer.update({ busy: session.busy, isText, started, model: chosen[0].model });
-    at("compare-toggle").setAttribute("aria-pressed", String(compare));
-    at("probabilities-toggle").setAttribute("aria-pressed", String(preferences.get("probabilities")));
-    this.panel.draw();
+    this.conversationView.render(conversation);
+    this.welcome.update(!started, { mode: conversation.mode, model: this.#model(model) });
+    this.picker.update(models, model);
+    byId("model-group").hidden = compare;
+    this.compareBar.update(compare, models, chosen);
+    this.settingsPanel.render(chosen, isCompletion);
+    this.composer.update({ busy: session.busy, isCompletion, started, model });
+    this.contextGauge.update(conversation, compare ? chosen : [chosen[0]]);
+    byId("compare-toggle").setAttribute("aria-pressed", String(compare));
+    byId("probabilities-toggle").setAttribute("aria-pressed", String(preferences.get("probabilities")));
+    this.panel.render();
     document.title = started ? `${conversation.name} · NeoLM` : "NeoLM";
-    if (conversation !== this.drawn) {
-      this.drawn = conversation;
-      this.notices.hide("sharing");
-      this.#rememberOpen(conversation);
-      this.follow.begin(!started);
-    } else if (this.follow.empty === started) {
-      this.follow.begin(!started);
-    }
-  }
-
-  #rememberOpen(conversation) {
-    try {
-      this.tab.write(OPEN, conversation.id);
-    } catch {
-      // A reload begins a new conversation then.
+    if (conversation !== this.rendered) {
+      this.rendered = conversation;
+      this.notices.hide("feedback");
+      this.tab.tryWrite(OPEN_KEY, conversation.id);
+      this.autoScroll.reset(!started);
+    } else if (this.autoScroll.empty === started) {
+      this.autoScroll.reset(!started);
     }
   }
 
   start() {
-    const open = this.tab.read(OPEN);
-    if (typeof open !== "string" || !this.library.heads.has(open) || !this.session.open(open))
-      this.session.start(this.mode());
+    const open = this.tab.read(OPEN_KEY);
+    if (!this.store.summaries.has(open) || !this.session.open(open)) this.session.start(this.mode());
     this.connect();
     if (window.matchMedia("(hover: hover)").matches) this.composer.focus();
   }

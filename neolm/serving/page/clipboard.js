@@ -1,11 +1,11 @@
-/** Copying, also where the page does not come over https or localhost and the browser's clipboard is out of reach. */
+/** Copies text, also on pages served over plain http, where the Clipboard API is not available. */
 
-import { announce } from "./announcer.js";
-import { icon } from "./element.js";
+import { icon } from "./dom.js";
+import { announce } from "./live-region.js";
 
-const SHOWN = 1600; // milliseconds
+const CONFIRMATION_TIME = 1600; // milliseconds
 
-async function put(text) {
+async function writeText(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
@@ -16,23 +16,23 @@ async function put(text) {
     const focused = document.activeElement;
     (focused?.closest("dialog") ?? document.body).append(field);
     field.select();
-    const done = document.execCommand("copy");
+    const copied = document.execCommand("copy");
     field.remove();
     focused?.focus();
-    return done;
+    return copied;
   }
 }
 
-/** Copies, and says so on the button that was pressed. */
-export async function copyText(text, pressed) {
-  const done = await put(text);
-  announce(done ? "Copied." : "The browser does not let this page copy.");
-  pressed.querySelector("svg").replaceWith(icon(done ? "check" : "close"));
-  const label = pressed.querySelector(".button-text");
-  if (label) label.textContent = done ? "Copied" : "Not copied";
-  clearTimeout(pressed.reverts);
-  pressed.reverts = setTimeout(() => {
-    pressed.querySelector("svg").replaceWith(icon("copy"));
+/** Copies a text and shows the result on the button. */
+export async function copyText(text, button) {
+  const copied = await writeText(text);
+  announce(copied ? "Copied." : "The browser does not let this page copy text.");
+  button.querySelector("svg").replaceWith(icon(copied ? "check" : "close"));
+  const label = button.querySelector(".button-text");
+  if (label) label.textContent = copied ? "Copied" : "Not copied";
+  clearTimeout(button.resetTimer);
+  button.resetTimer = setTimeout(() => {
+    button.querySelector("svg").replaceWith(icon("copy"));
     if (label) label.textContent = "Copy";
-  }, SHOWN);
+  }, CONFIRMATION_TIME);
 }

@@ -1,32 +1,32 @@
-/** Two at a time: whom to ask on the left and on the right, each with a model and settings of its own. */
+/** Side-by-side comparison: the bar with a model and settings for each side. */
 
-import { button, element } from "./element.js";
-import { summary } from "./settings.js";
+import { button, element } from "./dom.js";
+import { settingsSummary } from "./sampling.js";
 
-/** Words for a place that is beside on a wide screen and below on a narrow one. @returns {HTMLElement[]} */
-export function placeWords(wide, narrow) {
+/** A text that depends on the width: CSS shows one of the two. @returns {HTMLElement[]} */
+export function responsiveLabel(wide, narrow) {
   return [element("span", { class: "when-wide" }, wide), element("span", { class: "when-narrow" }, narrow)];
 }
 
 /** @param {0|1} side */
-export function sideName(side) {
-  return side === 0 ? placeWords("Left", "First") : placeWords("Right", "Second");
+export function sideLabel(side) {
+  return side === 0 ? responsiveLabel("Left", "First") : responsiveLabel("Right", "Second");
 }
 
-/** A select of models. */
+/** A select element with the models. */
 export class ModelPicker {
-  /** @param {HTMLSelectElement} select @param {(id: string) => void} chosen */
-  constructor(select, chosen) {
+  /** @param {HTMLSelectElement} select @param {(id: string) => void} onChange */
+  constructor(select, onChange) {
     this.select = select;
-    select.addEventListener("change", () => chosen(select.value));
+    select.addEventListener("change", () => onChange(select.value));
   }
 
   /** @param {import("./server.js").Model[]} models @param {string} id */
   update(models, id) {
     const names = models.map((model) => `${model.id}${model.loaded ? "" : " (not loaded)"}`);
     const key = JSON.stringify(names);
-    if (key !== this.drawn) {
-      this.drawn = key;
+    if (key !== this.rendered) {
+      this.rendered = key;
       this.select.replaceChildren(
         ...models.map((model, index) => element("option", { value: model.id }, names[index])),
       );
@@ -36,51 +36,44 @@ export class ModelPicker {
   }
 }
 
-export class CompareStrip {
+export class CompareBar {
   /**
    * @param {HTMLElement} root
-   * @param {{pick: (side: "left"|"right", model: string) => void, tune: (side: "left"|"right") => void}} actions
+   * @param {{pickModel: (side: 0|1, model: string) => void, openSettings: (side: 0|1) => void}} actions
    */
-  constructor(root, actions) {
+  constructor(root, { pickModel, openSettings }) {
     this.root = root;
-    this.sides = ["left", "right"].map((side, index) => {
-      const select = element("select", { id: `${side}-model`, class: "model-select" });
-      const tune = button(`Settings of the ${side} side`, {
+    this.sides = ["left", "right"].map((name, side) => {
+      const select = element("select", { id: `${name}-model`, class: "model-select" });
+      const settings = button(`Settings of the ${name} side`, {
         icon: "sliders",
         text: "settings",
         class: "button-quiet",
-        press: () => actions.tune(side),
+        onClick: () => openSettings(side),
       });
-      root.append(
-        element(
-          "div",
-          { class: "compare-side" },
-          element(
-            "label",
-            { for: `${side}-model`, class: "side" },
-            ...sideName(index),
-            element("span", { class: "visually-hidden" }, " model"),
-          ),
-          select,
-          tune,
-        ),
+      const label = element(
+        "label",
+        { for: select.id, class: "side" },
+        ...sideLabel(side),
+        element("span", { class: "visually-hidden" }, " model"),
       );
-      return { side, picker: new ModelPicker(select, (id) => actions.pick(side, id)), tune };
+      root.append(element("div", { class: "compare-side" }, label, select, settings));
+      return { name, picker: new ModelPicker(select, (id) => pickModel(side, id)), settings };
     });
   }
 
   /**
    * @param {boolean} shown
    * @param {import("./server.js").Model[]} models
-   * @param {{model: string, settings: import("./settings.js").Settings}[]} chosen
+   * @param {{model: string, settings: import("./sampling.js").Settings}[]} chosen
    */
   update(shown, models, chosen) {
     this.root.hidden = !shown;
-    this.sides.forEach(({ picker, tune, side }, index) => {
-      picker.update(models, chosen[index].model);
-      const words = summary(chosen[index].settings);
-      tune.querySelector(".button-text").textContent = words;
-      tune.setAttribute("aria-label", `Settings of the ${side} side: ${words}`);
+    this.sides.forEach(({ picker, settings, name }, side) => {
+      picker.update(models, chosen[side].model);
+      const summary = settingsSummary(chosen[side].settings);
+      settings.querySelector(".button-text").textContent = summary;
+      settings.setAttribute("aria-label", `Settings of the ${name} side: ${summary}`);
     });
   }
 }

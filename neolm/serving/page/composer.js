@@ -1,70 +1,65 @@
-/** Where one writes: grows with the text, sends with Enter, and stops what is being written. */
+/** The message box: grows with its text, sends with Enter, and stops generation. */
 
-import { icon, rename } from "./element.js";
+import { icon, setText } from "./dom.js";
 
-const DRAFT = "draft";
+const DRAFT_KEY = "draft";
 
 export class Composer {
   /**
-   * @param {HTMLFormElement} form @param {import("./store.js").Store} drafts
+   * @param {HTMLFormElement} form @param {import("./browser-storage.js").BrowserStorage} storage of this tab
    * @param {{send: (text: string) => boolean, stop: () => void, editLast: () => boolean}} actions
    */
-  constructor(form, drafts, actions) {
-    Object.assign(this, { form, drafts, actions, busy: false, emptyAllowed: false });
+  constructor(form, storage, actions) {
+    Object.assign(this, { form, storage, actions, busy: false, emptyAllowed: false });
     this.field = form.querySelector("textarea");
     this.button = form.querySelector(".send");
-    const draft = drafts.read(DRAFT);
+    const draft = storage.read(DRAFT_KEY);
     if (typeof draft === "string") this.field.value = draft;
-    this.field.addEventListener("input", () => this.#typed());
-    this.field.addEventListener("keydown", (event) => this.#key(event));
+    this.field.addEventListener("input", () => this.#onInput());
+    this.field.addEventListener("keydown", (event) => this.#onKey(event));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (this.busy) actions.stop();
-      else this.send();
+      else this.#send();
     });
     form.addEventListener(
       "pointerdown",
       ({ target }) => target === form && requestAnimationFrame(() => this.field.focus()),
     );
-    this.#typed();
+    this.#onInput();
   }
 
-  #key(event) {
-    if (event.isComposing || event.keyCode === 229) return; // Enter belongs to the input method
+  #onKey(event) {
+    if (event.isComposing || event.keyCode === 229) return; // the input method handles Enter
     if (event.key === "Enter" && !event.shiftKey && !event.altKey && !event.ctrlKey && !event.metaKey) {
       event.preventDefault();
-      if (!this.busy) this.send();
+      if (!this.busy) this.#send();
     } else if (event.key === "ArrowUp" && this.field.value === "" && !this.busy && this.actions.editLast()) {
       event.preventDefault();
     }
   }
 
-  #typed() {
+  #onInput() {
     const { field } = this;
     field.style.height = "auto";
     field.style.height = `${Math.min(field.scrollHeight, window.innerHeight * 0.4)}px`;
-    if (field.value) {
-      try {
-        this.drafts.write(DRAFT, field.value);
-      } catch {
-        // A draft that cannot be kept is still in the field.
-      }
-    } else {
-      this.drafts.remove(DRAFT);
-    }
-    this.#look();
+    if (field.value) this.storage.tryWrite(DRAFT_KEY, field.value);
+    else this.storage.remove(DRAFT_KEY);
+    this.#updateButton();
   }
 
-  send() {
-    const text = this.field.value;
-    if (text.trim() === "" && !(this.emptyAllowed && text === "")) return;
-    if (this.actions.send(text)) this.set("");
+  get #sendable() {
+    return this.field.value.trim() !== "" || (this.emptyAllowed && this.field.value === "");
+  }
+
+  #send() {
+    if (this.#sendable && this.actions.send(this.field.value)) this.set("");
   }
 
   /** @param {string} text */
   set(text) {
     this.field.value = text;
-    this.#typed();
+    this.#onInput();
   }
 
   focus() {
@@ -72,29 +67,25 @@ export class Composer {
     this.field.setSelectionRange(this.field.value.length, this.field.value.length);
   }
 
-  /** @param {{busy: boolean, isText: boolean, started: boolean, model: string}} state */
-  update({ busy, isText, started, model }) {
-    this.busy = busy;
-    this.isText = isText;
-    this.emptyAllowed = isText && started;
-    const label = isText ? (started ? "Text to add" : "Text to begin with") : "Message";
-    this.form.querySelector("label").textContent = label;
-    this.field.placeholder = isText
-      ? started
-        ? "Add to the text, or leave this empty and let it go on"
-        : "Begin a text…"
-      : `Write to ${model || "the model"}…`;
-    this.#look();
+  /** @param {{busy: boolean, isCompletion: boolean, started: boolean, model: string}} state */
+  update({ busy, isCompletion, started, model }) {
+    Object.assign(this, { busy, isCompletion, emptyAllowed: isCompletion && started });
+    this.form.querySelector("label").textContent = !isCompletion ? "Message" : started ? "Text to add" : "Prompt";
+    this.field.placeholder = !isCompletion
+      ? `Message ${model || "the model"}…`
+      : started
+        ? "Add text, or leave empty to continue"
+        : "Write the beginning of a text…";
+    this.#updateButton();
   }
 
-  #look() {
-    const name = this.busy ? "Stop" : this.isText ? "Continue" : "Send";
-    if (this.button.dataset.shows !== name) {
-      this.button.dataset.shows = name;
-      rename(this.button, name);
+  #updateButton() {
+    const label = this.busy ? "Stop" : this.isCompletion ? "Continue" : "Send";
+    if (this.button.dataset.shows !== label) {
+      this.button.dataset.shows = label;
+      setText(this.button.querySelector(".button-text"), label);
       this.button.querySelector("svg").replaceWith(icon(this.busy ? "stop" : "send"));
     }
-    const nothing = this.field.value.trim() === "" && !(this.emptyAllowed && this.field.value === "");
-    this.button.setAttribute("aria-disabled", String(!this.busy && nothing));
+    this.button.setAttribute("aria-disabled", String(!this.busy && !this.#sendable));
   }
 }

@@ -1,20 +1,21 @@
-/** Dialogs, on the browser's own <dialog>: it keeps the focus inside, closes with Esc and gives the focus back. */
+/** Modal dialogs. The <dialog> element traps the focus, closes with Esc and restores the focus. */
 
-import { button, element } from "./element.js";
+import { button, element } from "./dom.js";
+import { SHORTCUTS } from "./shortcuts.js";
 
 let count = 0;
 
 /**
- * Opens a dialog and waits for its end.
+ * Opens a dialog and waits until it is closed.
  *
  * @template T
  * @param {Object} options
  * @param {string} options.title
- * @param {(close: (value?: T) => void) => Array<Node|string|null>} options.content made with what closes it
- * @param {(close: (value?: T) => void) => Array<Node|null>} [options.actions] the buttons at its foot
- * @param {(close: (value?: T) => void) => void} [options.submit] what Enter in a field does
+ * @param {(close: (value?: T) => void) => Array<Node|string|null>} options.content called with a function that closes the dialog
+ * @param {(close: (value?: T) => void) => Array<Node|null>} [options.actions] the buttons at the bottom
+ * @param {(close: (value?: T) => void) => void} [options.submit] called when the user presses Enter in a field
  * @param {boolean} [options.wide]
- * @returns {Promise<T|null>} what it was closed with; null if it was put away
+ * @returns {Promise<T|null>} the value passed to `close`; null if the dialog was dismissed
  */
 export function openDialog({ title, content, actions, submit, wide = false }) {
   return new Promise((resolve) => {
@@ -32,7 +33,7 @@ export function openDialog({ title, content, actions, submit, wide = false }) {
         on: {
           submit: (event) => {
             event.preventDefault();
-            (submit ?? (() => {}))(close);
+            submit?.(close);
           },
         },
       },
@@ -49,7 +50,7 @@ export function openDialog({ title, content, actions, submit, wide = false }) {
             dialog.remove();
             resolve(answer);
           },
-          // A press on what lies behind it; the dialog itself is filled by its content.
+          // The content fills the dialog, so only a click on the backdrop has the dialog as target.
           pointerdown: (event) => event.target === dialog && close(),
         },
       },
@@ -57,14 +58,14 @@ export function openDialog({ title, content, actions, submit, wide = false }) {
         "div",
         { class: "dialog-head" },
         element("h2", { id }, title),
-        button("Close", { icon: "close", text: false, press: () => close() }),
+        button("Close", { icon: "close", text: false, onClick: () => close() }),
       ),
       form,
     );
     document.body.append(dialog);
     dialog.showModal();
-    // The browser would take the closing button; a field to fill in, or the first action, is what it was opened for.
-    (form.querySelector("[autofocus], input, textarea") ?? form.querySelector(".button-main"))?.focus();
+    // Focus the first field or the main action, not the close button.
+    (form.querySelector("input, textarea") ?? form.querySelector(".button-main"))?.focus();
   });
 }
 
@@ -74,8 +75,8 @@ export async function confirm(title, text, yes, { danger = false } = {}) {
     title,
     content: () => [element("p", {}, text)],
     actions: (close) => [
-      button("Cancel", { press: () => close(false) }),
-      button(yes, { class: danger ? "button-danger button-main" : "button-main", press: () => close(true) }),
+      button("Cancel", { onClick: () => close(false) }),
+      button(yes, { class: danger ? "button-danger button-main" : "button-main", onClick: () => close(true) }),
     ],
   });
   return chosen === true;
@@ -88,7 +89,7 @@ export function askText(title, label, value, yes) {
     title,
     content: () => [element("label", { for: "dialog-field" }, label), field],
     actions: (close) => [
-      button("Cancel", { press: () => close() }),
+      button("Cancel", { onClick: () => close() }),
       button(yes, { class: "button-main", type: "submit" }),
     ],
     submit: (close) => close(field.value),
@@ -96,12 +97,12 @@ export function askText(title, label, value, yes) {
 }
 
 /**
- * Asks for the server's key.
+ * Asks for the API key.
  *
- * @param {boolean} refused whether one was given already
+ * @param {boolean} refused whether the server refused a key
  * @returns {Promise<{key: string, remember: boolean}|null>}
  */
-export function askKey(refused) {
+export function askApiKey(refused) {
   const field = element("input", {
     type: "password",
     id: "key",
@@ -112,45 +113,27 @@ export function askKey(refused) {
   });
   const remember = element("input", { type: "checkbox", id: "remember" });
   return openDialog({
-    title: "This server wants a key",
+    title: "This server requires an API key",
     content: () => [
       element(
         "p",
         { id: "key-help" },
         refused
-          ? "The server did not accept this key. Check it, or ask whoever runs the server."
-          : "Whoever runs the server can give you one. It is sent to this server only.",
+          ? "The server refused this API key. Check it, or ask the operator of the server."
+          : "Ask the operator of the server for a key. It is sent to this server only.",
       ),
-      element("label", { for: "key" }, "Key"),
+      element("label", { for: "key" }, "API key"),
       field,
       element("label", { class: "check" }, remember, "Remember on this device"),
-      element("p", { class: "muted" }, "Otherwise it is forgotten when this tab is closed."),
+      element("p", { class: "muted" }, "Otherwise the key is removed when this tab is closed."),
     ],
     actions: (close) => [
-      button("Not now", { press: () => close() }),
+      button("Not now", { onClick: () => close() }),
       button("Use key", { class: "button-main", type: "submit" }),
     ],
     submit: (close) => field.value.trim() && close({ key: field.value.trim(), remember: remember.checked }),
   });
 }
-
-/** What can be done without a mouse. `Alt` is the key named Option on a Mac. */
-export const SHORTCUTS = [
-  ["Enter", "Send"],
-  ["Shift + Enter", "New line"],
-  ["Esc", "Stop the answer; close a dialog"],
-  ["↑ in an empty box", "Edit your last message"],
-  ["Alt + N", "New conversation"],
-  ["Alt + R", "Answer again"],
-  ["Alt + M", "To the message box"],
-  ["Alt + P", "Probabilities on or off"],
-  ["Alt + C", "Side by side on or off"],
-  ["Alt + L", "List of conversations"],
-  ["Alt + S", "Settings"],
-  ["Alt + I", "About the model"],
-  ["Alt + /", "This help"],
-  ["← → Home End", "From token to token, where probabilities are shown"],
-];
 
 /** @param {string} version */
 export function showHelp(version) {
@@ -180,22 +163,22 @@ export function showHelp(version) {
       element(
         "p",
         {},
-        "Answer again or edit anything, and a new branch begins there. The arrows beside “2/3” lead from one ",
-        "version to the other; nothing is lost.",
+        "When you regenerate an answer or edit a message, a new branch starts there. The arrows around “2/3” switch ",
+        "between the versions; none is lost.",
       ),
-      element("h3", {}, "What is kept where"),
+      element("h3", {}, "Data"),
       element(
         "p",
         {},
-        "Your conversations and settings are kept in this browser, and nowhere else. What you write is sent to ",
+        "Conversations and settings are stored only in this browser. Your messages are sent to ",
         element("strong", {}, window.location.host),
-        " so that the model can read it. Ratings are sent only if you have switched sharing on.",
+        ", where the model runs. Ratings are sent only if you have switched sharing on.",
       ),
       element(
         "p",
         { class: "muted" },
-        `NeoLM ${version}. Programs can ask this server too: `,
-        element("a", { href: "/docs", target: "_blank", rel: "noopener" }, "its API"),
+        `NeoLM ${version}. For programs: `,
+        element("a", { href: "/docs", target: "_blank", rel: "noopener" }, "the API of this server"),
         ".",
       ),
     ],

@@ -1,13 +1,13 @@
-/** A field to write a new version of a piece in, where the piece stands. */
+/** A text field for a new version of a message, shown in the message's place. */
 
-import { button, element } from "./element.js";
+import { button, element } from "./dom.js";
 
 /**
- * @param {{text: string, label: string, save: string, done: (text: string|null) => void}} options `done` gets null
- *   if it was put away
+ * @param {{text: string, label: string, save: string, onDone: (text: string|null) => void}} options `onDone` gets null
+ *   if the edit was cancelled
  * @returns {HTMLElement}
  */
-export function editor({ text, label, save, done }) {
+export function editor({ text, label, save, onDone }) {
   const field = element("textarea", {
     class: "editor-field",
     rows: "3",
@@ -16,37 +16,35 @@ export function editor({ text, label, save, done }) {
     spellcheck: "false",
   });
   field.value = text;
-  const fit = () => {
+  const fitHeight = () => {
     field.style.height = "auto";
     field.style.height = `${Math.min(field.scrollHeight + 2, window.innerHeight * 0.6)}px`;
   };
-  const finish = () => done(field.value);
-  field.addEventListener("input", fit);
+  field.addEventListener("input", fitHeight);
   field.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
     if (event.key === "Escape") {
       event.stopPropagation();
-      done(null);
+      onDone(null);
     } else if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
-      finish();
+      onDone(field.value);
     }
   });
-  const made = element(
+  requestAnimationFrame(() => {
+    fitHeight();
+    field.focus();
+    field.setSelectionRange(field.value.length, field.value.length);
+  });
+  return element(
     "div",
     { class: "editor" },
     field,
     element(
       "div",
       { class: "editor-actions" },
-      button("Cancel", { press: () => done(null) }),
-      button(save, { class: "button-main", press: finish }),
+      button("Cancel", { onClick: () => onDone(null) }),
+      button(save, { class: "button-main", onClick: () => onDone(field.value) }),
     ),
   );
-  requestAnimationFrame(() => {
-    fit();
-    field.focus();
-    field.setSelectionRange(field.value.length, field.value.length);
-  });
-  return made;
 }

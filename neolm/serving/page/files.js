@@ -1,36 +1,27 @@
-/** Files to and from the person's disk. */
+/** Downloads and file selection. */
 
-import { element } from "./element.js";
+import { element } from "./dom.js";
 
 /** @param {string} name @param {string} text */
-export function save(name, text) {
-  const address = URL.createObjectURL(
-    new Blob([text], { type: name.endsWith(".json") ? "application/json" : "text/plain;charset=utf-8" }),
-  );
-  const link = element("a", { href: address, download: name, hidden: true });
+export function download(name, text) {
+  const type = name.endsWith(".json") ? "application/json" : "text/plain;charset=utf-8";
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  const link = element("a", { href: url, download: name, hidden: true });
   document.body.append(link);
   link.click();
   link.remove();
-  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
-/** Lets the person pick a file. @param {string} accept @returns {Promise<File|null>} */
-export function pick(accept) {
+/** Opens the browser's file chooser. @param {string} accept @returns {Promise<File|null>} */
+export function chooseFile(accept) {
   return new Promise((resolve) => {
-    const input = element("input", {
-      type: "file",
-      accept,
-      hidden: true,
-      "aria-label": "File",
-      on: {
-        change: () => finish(input.files[0] ?? null),
-        cancel: () => finish(null),
-      },
-    });
-    const finish = (file) => {
+    const finish = () => {
       input.remove();
-      resolve(file);
+      resolve(input.files[0] ?? null);
     };
+    const on = { change: finish, cancel: finish };
+    const input = element("input", { type: "file", accept, hidden: true, "aria-label": "File", on });
     document.body.append(input);
     input.click();
   });

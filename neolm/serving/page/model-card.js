@@ -1,13 +1,13 @@
-/** A model's card, where it comes from, and its figures, in a dialog. */
+/** The dialog with a model's card, lineage and configuration. */
 
-import { button, element } from "./element.js";
+import { button, element } from "./dom.js";
 import { copyText } from "./clipboard.js";
 import { openDialog } from "./dialogs.js";
-import { drawMarkdown } from "./markdown.js";
-import { explain } from "./server.js";
+import { renderMarkdown } from "./markdown.js";
+import { errorText } from "./server.js";
 
 /** @param {number} parameters */
-export function sizeText(parameters) {
+function sizeText(parameters) {
   if (!Number.isFinite(parameters)) return "";
   const [unit, name] = [
     [1e9, "billion"],
@@ -37,7 +37,7 @@ function facts(pairs) {
   );
 }
 
-function drawStage({ stage, directory, created, details }) {
+function renderStage({ stage, directory, created, details }) {
   const rows = Object.entries(details ?? {});
   return element(
     "li",
@@ -53,14 +53,14 @@ function drawStage({ stage, directory, created, details }) {
   );
 }
 
-function draw(model) {
+function render(model) {
   const { id, digest, family, parameters, context, dtype, quantize, config, card, lineage } = model;
   const copy = digest
     ? button("Copy", {
         icon: "copy",
         class: "button-quiet",
         "aria-label": "Copy the digest",
-        press: () => copyText(digest, copy),
+        onClick: () => copyText(digest, copy),
       })
     : null;
   return [
@@ -69,17 +69,17 @@ function draw(model) {
       ["Family", family],
       ["Parameters", sizeText(parameters)],
       ["Context", Number.isFinite(context) ? `${context.toLocaleString("en-GB")} tokens` : null],
-      ["Numbers", quantize ? `${dtype}, weights in ${quantize}` : dtype],
+      ["Data type", quantize ? `${dtype}, weights quantised to ${quantize}` : dtype],
       ["Digest", digest ? [element("code", { class: "digest" }, digest), " ", copy] : null],
     ]),
-    element("h3", {}, "Card"),
+    element("h3", {}, "Model card"),
     typeof card === "string" && card.trim()
-      ? drawMarkdown(card)
-      : element("p", { class: "muted" }, "This model comes without a card."),
+      ? renderMarkdown(card)
+      : element("p", { class: "muted" }, "This model has no model card."),
     element("h3", {}, "Lineage"),
     Array.isArray(lineage) && lineage.length
-      ? element("ol", { class: "lineage" }, ...lineage.map(drawStage))
-      : element("p", { class: "muted" }, "Nothing is known of how this model was made."),
+      ? element("ol", { class: "lineage" }, ...lineage.map(renderStage))
+      : element("p", { class: "muted" }, "No record of how this model was trained."),
     config
       ? element(
           "details",
@@ -96,12 +96,12 @@ export function showCard(server, id) {
   const place = element(
     "div",
     { class: "card", "aria-live": "polite" },
-    element("p", { class: "muted" }, "Reading the card…"),
+    element("p", { class: "muted" }, "Loading…"),
   );
   const done = openDialog({ title: "About the model", content: () => [place], wide: true });
   server.model(id).then(
-    (model) => place.replaceChildren(...draw(model).filter(Boolean)),
-    (error) => place.replaceChildren(element("p", {}, explain(error))),
+    (model) => place.replaceChildren(...render(model).filter(Boolean)),
+    (error) => place.replaceChildren(element("p", {}, errorText(error))),
   );
   return done;
 }

@@ -1,6 +1,6 @@
-/** Short messages above the composer that stay until they are put away, one of a kind at a time. */
+/** Short messages above the message box, one per kind. Each stays until it is dismissed. */
 
-import { button, element } from "./element.js";
+import { button, element } from "./dom.js";
 
 export class Notices {
   /** @param {HTMLElement} root a live region */
@@ -10,32 +10,27 @@ export class Notices {
   }
 
   /**
-   * @param {string} kind a new one takes the place of the last of its kind
+   * @param {string} kind replaces the notice of the same kind
    * @param {string} text
    * @param {HTMLElement[]} [actions]
    */
   show(kind, text, actions = []) {
     this.hide(kind);
-    const made = element(
-      "div",
-      { class: "notice" },
-      element("p", {}, text),
-      ...actions,
-      button("Put away", { icon: "close", text: false, press: () => this.hide(kind, true) }),
-    );
-    this.shown.set(kind, made);
-    this.root.append(made);
+    const dismiss = button("Dismiss", { icon: "close", text: false, onClick: () => this.hide(kind, true) });
+    const notice = element("div", { class: "notice" }, element("p", {}, text), ...actions, dismiss);
+    this.shown.set(kind, notice);
+    this.root.append(notice);
   }
 
-  /** Whether this is what is being said. */
+  /** Whether this notice is shown already. */
   has(kind, text) {
     return this.shown.get(kind)?.firstChild.textContent === text;
   }
 
-  hide(kind, byHand = false) {
-    const made = this.shown.get(kind);
+  /** @param {boolean} [moveFocus] to the message box, because the focus was inside the notice */
+  hide(kind, moveFocus = false) {
+    this.shown.get(kind)?.remove();
     this.shown.delete(kind);
-    made?.remove();
-    if (byHand) document.getElementById("message").focus();
+    if (moveFocus) document.getElementById("message").focus();
   }
 }

@@ -1,22 +1,20 @@
-/**
- * What the person chose on this page, kept in this browser: theme, switches, models and sampling settings.
- */
+/** The user's preferences, stored in this browser: theme, switches, models and sampling settings. */
 
-import { settingsFrom } from "./settings.js";
+import { parseSettings } from "./sampling.js";
 
 const KEY = "preferences";
 
-const flag = (start) => (value) => (typeof value === "boolean" ? value : start);
+const flag = (fallback) => (value) => (typeof value === "boolean" ? value : fallback);
 const choice =
   (...allowed) =>
   (value) =>
     allowed.includes(value) ? value : allowed[0];
 const name = (value) => (typeof value === "string" && value.length <= 512 ? value : "");
 
-/** How each is read from what was kept. The first of a choice is what the page starts with. */
-const READERS = {
+/** Parsers of the stored values. The first value of a choice is the default. */
+const PARSERS = {
   theme: choice("system", "light", "dark"),
-  mode: choice("", "chat", "completion"), // empty: what fits the model
+  mode: choice("", "chat", "completion"), // empty: what suits the model
   formatted: flag(true),
   probabilities: flag(false),
   compare: flag(false),
@@ -25,17 +23,17 @@ const READERS = {
   settingsOpen: flag(false),
   leftModel: name,
   rightModel: name,
-  left: (value) => settingsFrom(value),
-  right: (value) => settingsFrom(value),
+  left: parseSettings,
+  right: parseSettings,
 };
 
 export class Preferences {
-  /** @param {import("./store.js").Store} store */
-  constructor(store) {
-    this.store = store;
-    const kept = store.read(KEY);
-    const readable = typeof kept === "object" && kept !== null ? kept : {};
-    this.values = Object.fromEntries(Object.entries(READERS).map(([key, read]) => [key, read(readable[key])]));
+  /** @param {import("./browser-storage.js").BrowserStorage} storage */
+  constructor(storage) {
+    this.storage = storage;
+    const stored = storage.read(KEY);
+    const values = typeof stored === "object" && stored !== null ? stored : {};
+    this.values = Object.fromEntries(Object.entries(PARSERS).map(([key, parse]) => [key, parse(values[key])]));
     this.listeners = [];
   }
 
@@ -44,12 +42,8 @@ export class Preferences {
   }
 
   set(key, value) {
-    this.values[key] = READERS[key](value);
-    try {
-      this.store.write(KEY, this.values);
-    } catch {
-      // It holds as long as the page does; the library says so when a conversation is not kept.
-    }
+    this.values[key] = PARSERS[key](value);
+    this.storage.tryWrite(KEY, this.values);
     this.listeners.filter(([watched]) => watched === key).forEach(([, listener]) => listener(this.values[key]));
   }
 

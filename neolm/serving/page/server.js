@@ -1,5 +1,5 @@
 /**
- * The server this page came from. Whatever goes wrong is a `ServerError` that knows how to say it.
+ * Requests to the server of this page. Every failure is a `ServerError`.
  *
  * @typedef {{version: string, feedback: boolean, key_required: boolean,
  *   limits: {max_tokens: number, choices: number}}} Info
@@ -7,24 +7,23 @@
  *   chat_template: "plain"|"own"}} Model
  */
 
-import { events } from "./events.js";
+import { events } from "./server-sent-events.js";
 
 const KINDS = {
-  400: "refused",
-  401: "key",
-  403: "key",
-  404: "gone",
-  413: "long",
-  422: "refused",
-  429: "busy",
-  503: "unready",
+  400: "invalid_request",
+  401: "unauthorized",
+  403: "unauthorized",
+  404: "not_found",
+  413: "too_large",
+  422: "invalid_request",
+  429: "overloaded",
+  503: "unavailable",
 };
 
 export class ServerError extends Error {
   /**
-   * @param {string} kind "network", "cut", "broken", "key", "busy", "unready", "refused", "gone", "long", "context" or
-   *   "failed"
-   * @param {string} message the server's words, if any
+   * @param {string} kind a key of `errorText`'s table, or "server_error"
+   * @param {string} [message] the server's error message
    * @param {number} [retryAfter] seconds
    */
   constructor(kind, message = "", retryAfter = undefined) {
@@ -34,76 +33,71 @@ export class ServerError extends Error {
   }
 }
 
-/** What went wrong, in plain words. @param {{kind: string, message: string}} problem */
-export function explain({ kind, message }) {
-  const said = message ? ` The server says: ${message}` : "";
+/** An error message for the user. @param {{kind: string, message: string}} error */
+export function errorText({ kind, message } = { kind: "server_error", message: "" }) {
+  const detail = message ? ` Server message: ${message}` : "";
   return (
     {
-      network: "The server cannot be reached. Is it still running? What is here is kept.",
-      cut: "The connection ended before the answer was complete. What came is kept.",
-      broken: `The answer broke off. What came is kept.${said}`,
-      left: "The page was closed while this was being written. What came is kept.",
-      key: "The server wants a key.",
-      busy: "The server has too much to do at the moment.",
-      unready: `The model cannot answer at the moment.${said}`,
-      refused: `The server did not take the request.${said}`,
-      gone: `The server does not know what was asked for.${said}`,
-      context: `The last message alone is longer than the model can read. Shorten it, and send it again.${said}`,
-      long: `This is longer than the server takes.${said}`,
-    }[kind] ?? `Something went wrong in the server.${said}`
+      unreachable: "The server cannot be reached. Check that it is running. Your conversations are saved.",
+      disconnected: "The connection was lost before the answer was complete. The text so far is kept.",
+      stream_error: `The server stopped in the middle of the answer. The text so far is kept.${detail}`,
+      page_closed: "The page was closed while this answer was generated. The text so far is kept.",
+      unauthorized: "The server requires an API key.",
+      overloaded: "The server is busy. Try again later.",
+      unavailable: `The model is not available at the moment.${detail}`,
+      invalid_request: `The server rejected the request.${detail}`,
+      not_found: `Not found on this server.${detail}`,
+      context_length: `The last message alone exceeds the model’s context. Shorten it and send it again.${detail}`,
+      too_large: `The request is larger than the server accepts.${detail}`,
+    }[kind] ?? `The server failed.${detail}`
   );
 }
 
-async function errorOf(response) {
+async function errorFrom(response) {
   let message = "";
-  let kind = KINDS[response.status] ?? "failed";
+  let kind = KINDS[response.status] ?? "server_error";
   try {
     const body = await response.json();
-    if (body?.error?.code === "context_length_exceeded") kind = "context";
+    if (body?.error?.code === "context_length_exceeded") kind = "context_length";
     if (typeof body?.error?.message === "string") message = body.error.message.slice(0, 1000);
   } catch {
-    // A proxy's page, or nothing: the status says enough.
+    // Not JSON (a proxy's error page, for example): the status is enough.
   }
   const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
-  return new ServerError(
-    kind,
-    message,
-    seconds > 0 ? Math.min(seconds, 3600) : undefined,
-  );
+  return new ServerError(kind, message, seconds > 0 ? Math.min(seconds, 3600) : undefined);
 }
 
 export class Server {
-  /** @param {import("./keyring.js").Keyring} keyring */
-  constructor(keyring) {
-    this.keyring = keyring;
+  /** @param {import("./api-key.js").ApiKey} apiKey */
+  constructor(apiKey) {
+    this.apiKey = apiKey;
   }
 
-  async #ask(path, { body, signal } = {}) {
-    const request =
-      body === undefined
-        ? { headers: this.keyring.headers }
-        : {
-            method: "POST",
-            headers: { "Content-Type": "application/json", ...this.keyring.headers },
-            body: JSON.stringify(body),
-          };
+  async #fetch(path, { body, signal } = {}) {
+    const { headers } = this.apiKey;
+    const post = {
+      method: "POST",
+      headers: { "Content-Type": "application/json", ...headers },
+      body: JSON.stringify(body),
+    };
     let response;
     try {
+      const request = body === undefined ? { headers } : post;
       response = await fetch(path, { ...request, signal, cache: "no-store", credentials: "same-origin" });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ServerError("network");
+      throw new ServerError("unreachable");
     }
-    if (!response.ok) throw await errorOf(response);
+    if (!response.ok) throw await errorFrom(response);
     return response;
   }
 
   async #json(path, options) {
-    const response = await this.#ask(path, options);
+    const response = await this.#fetch(path, options);
     try {
       return await response.json();
     } catch {
-      throw new ServerError("failed", "its answer is not JSON.");
+      throw new ServerError("server_error", "the response is not JSON.");
     }
   }
 
@@ -129,26 +123,28 @@ export class Server {
   }
 
   /**
+   * Streams an answer.
+   *
    * @param {string} path
    * @param {Object} body
    * @param {AbortSignal} signal
-   * @returns {AsyncGenerator<Object>} each chunk
+   * @returns {AsyncGenerator<Object>} the chunks
    */
   async *stream(path, body, signal) {
-    const response = await this.#ask(path, { body, signal });
+    const response = await this.#fetch(path, { body, signal });
     try {
       for await (const data of events(response.body)) {
         if (data === "[DONE]") return;
         const chunk = JSON.parse(data);
-        if (chunk?.error) throw new ServerError("broken", String(chunk.error.message ?? "").slice(0, 1000));
+        if (chunk?.error) throw new ServerError("stream_error", String(chunk.error.message ?? "").slice(0, 1000));
         yield chunk;
       }
     } catch (error) {
       if (error instanceof ServerError || error.name === "AbortError") throw error;
       throw error instanceof SyntaxError
-        ? new ServerError("broken", "a piece of the answer is not JSON.")
-        : new ServerError("cut");
+        ? new ServerError("stream_error", "a chunk of the answer is not JSON.")
+        : new ServerError("disconnected");
     }
-    throw new ServerError("cut"); // it ended without saying so
+    throw new ServerError("disconnected"); // the stream ended without [DONE]
   }
 }

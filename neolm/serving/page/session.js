@@ -1,144 +1,143 @@
 /**
- * The open conversation and the answers being written: what can be done, without the page. Answers go on being written
- * when another conversation is opened.
+ * The open conversation and the answers being generated, without the DOM. Generation continues when another
+ * conversation is opened.
  *
- * @typedef {{model: string, settings: Object}} Side whom to ask, and the parameters to send
+ * @typedef {{model: string, settings: Object}} Side a model and the sampling parameters to send
  *
  * @typedef {Object} Listeners
- * @property {() => void} changed other pieces are shown than before
- * @property {(piece: import("./conversation.js").Piece) => void} grew
- * @property {(pieces: import("./conversation.js").Piece[]) => void} finished
- * @property {() => void} kept
- * @property {(error: import("./store.js").StoreError|null) => void} notKept null: without its probabilities
+ * @property {() => void} onChange other messages are shown than before
+ * @property {(message: import("./conversation.js").Message) => void} onText
+ * @property {(messages: import("./conversation.js").Message[]) => void} onFinish
+ * @property {() => void} onSave
+ * @property {(error: import("./browser-storage.js").StorageError|null) => void} onSaveError null: saved without the
+ *   log-probabilities
  */
 
-import { Answer, requestFor } from "./answer.js";
 import { Conversation, newId } from "./conversation.js";
+import { Generation, requestFor } from "./generation.js";
 
-const SAVE_EVERY = 3000; // milliseconds, while something is being written
+const SAVE_INTERVAL = 3000; // milliseconds, during generation
 
 export class Session {
   /**
    * @param {Object} parts
    * @param {import("./server.js").Server} parts.server
-   * @param {import("./library.js").Library} parts.library
+   * @param {import("./conversation-store.js").ConversationStore} parts.store
    * @param {() => Side[]} parts.sides one, or two to compare
-   * @param {() => boolean} parts.probabilities
+   * @param {() => boolean} parts.probabilities whether to request log-probabilities
    * @param {(model: string) => number|undefined} parts.contextOf in tokens, if known
    * @param {Listeners} listeners
    */
-  constructor({ server, library, sides, probabilities, contextOf }, listeners) {
-    Object.assign(this, { server, library, sides, probabilities, contextOf, listeners });
+  constructor(parts, listeners) {
+    Object.assign(this, parts, { listeners });
     this.conversation = new Conversation();
-    /** @type {Map<string, {answer: Answer, conversation: Conversation}>} by piece */
-    this.writing = new Map();
+    /** @type {Map<string, {generation: Generation, conversation: Conversation}>} by message id */
+    this.generations = new Map();
     this.saveTimer = 0;
-    this.forgotten = new Set();
+    this.deleted = new Set();
     this.unsaved = new Set();
-    // What is being written must not be lost with the page.
     window.addEventListener("pagehide", () => {
       this.saveAll();
-      this.leaving = true; // what breaks from now on breaks because the page goes away
+      this.leaving = true; // errors from now on are caused by leaving the page
     });
     window.addEventListener("pageshow", () => {
       this.leaving = false;
     });
   }
 
-  /** Whether the open conversation is being written to. */
+  /** Whether an answer is being generated in the open conversation. */
   get busy() {
-    return [...this.writing.values()].some(({ conversation }) => conversation === this.conversation);
+    return this.isGenerating(this.conversation.id);
+  }
+
+  /** Whether an answer is being generated in the conversation `id`. */
+  isGenerating(id) {
+    return [...this.generations.values()].some(({ conversation }) => conversation.id === id);
   }
 
   /** @param {"chat"|"completion"} mode */
   start(mode) {
     this.conversation = new Conversation({ mode });
-    this.listeners.changed();
+    this.listeners.onChange();
   }
 
-  /** @returns {boolean} whether it is there */
+  /** @returns {boolean} whether the conversation exists */
   open(id) {
-    const found = this.library.open(id);
-    if (!found) return false;
-    this.conversation = found;
-    this.listeners.changed();
+    const conversation = this.store.open(id);
+    if (!conversation) return false;
+    this.conversation = conversation;
+    this.listeners.onChange();
     return true;
   }
 
-  /** Says `text` at the end of what is shown, or, without a text, has the model go on. */
-  say(text) {
+  /** Adds a user message and generates an answer; without a text, continues the last message. */
+  send(text) {
     const leaf = this.conversation.leaf();
     if (this.busy || (text === "" && !leaf)) return false;
     const parent = text === "" ? leaf : this.conversation.add(leaf?.id ?? null, { role: "user", text });
-    this.#answer(parent.id);
+    this.#generate(parent.id);
     return true;
   }
 
-  /** Another answer in the place of `piece`. */
-  again(piece) {
-    if (!this.busy) this.#answer(piece.parent);
+  /** Generates another version of an answer. */
+  regenerate(message) {
+    if (!this.busy) this.#generate(message.parent);
   }
 
-  /** Tries a failed answer again: in its place if nothing came, otherwise beside it, so that what came stays. */
-  retry(piece) {
+  /** Repeats a failed request. Text that was received stays, as another version. */
+  retry(message) {
     if (this.busy) return;
     const sides = this.sides();
-    const side = sides[piece.pair?.side ?? 0] ?? sides[0];
-    let target = piece;
-    if (piece.text !== "") {
-      target = this.conversation.add(piece.parent, { role: "assistant", pair: piece.pair });
-      delete piece.pair;
+    const side = sides[message.pair?.side ?? 0] ?? sides[0];
+    let target = message;
+    if (message.text !== "") {
+      target = this.conversation.add(message.parent, { role: "assistant", pair: message.pair });
+      delete message.pair;
     }
-    Object.assign(target, { model: side.model, settings: side.settings, tokens: undefined, finish: null });
+    Object.assign(target, { model: side.model, settings: side.settings, tokens: undefined, finishReason: null });
     this.#run([target]);
   }
 
-  /** A new version of what the person said, and an answer to it; or a new version of an answer, as it is. */
-  edit(piece, text) {
+  /** Adds a new version of a message. A new version of a user message is answered. @returns {Message|null} */
+  edit(message, text) {
     if (this.busy) return null;
-    if (piece.role === "user") {
-      const version = this.conversation.add(piece.parent, { role: "user", text });
-      this.#answer(version.id);
+    const { parent, role, model, settings } = message;
+    if (role === "user") {
+      const version = this.conversation.add(parent, { role, text });
+      this.#generate(version.id);
       return version;
     }
-    const { model, settings } = piece;
-    const version = this.conversation.add(piece.parent, {
-      role: "assistant",
-      text,
-      model,
-      settings,
-      state: "done",
-      edited: true,
-    });
+    const version = this.conversation.add(parent, { role, text, model, settings, state: "done", edited: true });
     this.#changed();
     return version;
   }
 
-  show(piece) {
-    this.conversation.show(piece.id);
+  /** Shows the branch of a message. */
+  show(message) {
+    this.conversation.show(message.id);
     this.#changed(false);
   }
 
-  /** @param {import("./conversation.js").Piece[]} pair left and right @param {0|1|"tie"} choice */
+  /** @param {import("./conversation.js").Message[]} pair left and right @param {0|1|"tie"} choice */
   choose(pair, choice) {
-    pair.forEach((piece) => {
-      piece.pair = { ...piece.pair, choice };
+    pair.forEach((message) => {
+      message.pair = { ...message.pair, choice };
     });
     this.conversation.show(pair[choice === 1 ? 1 : 0].id);
     this.#changed();
   }
 
-  /** Stops what is being written in the open conversation. */
-  stop() {
-    for (const { answer, conversation } of this.writing.values()) {
-      if (conversation === this.conversation) answer.stop();
+  /** Stops generation in the conversation `id`. */
+  stop(id = this.conversation.id) {
+    for (const { generation, conversation } of this.generations.values()) {
+      if (conversation.id === id) generation.stop();
     }
   }
 
-  #answer(parent) {
+  #generate(parent) {
     const sides = this.sides();
     const id = newId();
-    const pieces = sides.map(({ model, settings }, side) =>
+    const messages = sides.map(({ model, settings }, side) =>
       this.conversation.add(parent, {
         role: "assistant",
         model,
@@ -146,83 +145,72 @@ export class Session {
         ...(sides.length > 1 ? { pair: { id, side, choice: null } } : {}),
       }),
     );
-    this.conversation.show(pieces[0].id);
-    this.#run(pieces);
+    this.conversation.show(messages[0].id);
+    this.#run(messages);
   }
 
-  async #run(pieces) {
+  async #run(messages) {
     const { conversation } = this;
     const probabilities = this.probabilities();
-    const answers = pieces.map((piece) => {
-      const request = requestFor(conversation, piece.parent, {
-        model: piece.model,
-        settings: piece.settings,
-        probabilities,
-        context: this.contextOf(piece.model),
-      });
-      const answer = new Answer(this.server, request, piece, (grown) => {
-        if (conversation === this.conversation) this.listeners.grew(grown);
+    const running = messages.map((message) => {
+      const { model, settings, parent } = message;
+      const context = this.contextOf(model);
+      const request = requestFor(conversation, parent, { model, settings, probabilities, context });
+      const generation = new Generation(this.server, request, message, () => {
+        if (conversation === this.conversation) this.listeners.onText(message);
         this.saveSoon(conversation);
       });
-      piece.state = "writing";
-      this.writing.set(piece.id, { answer, conversation });
-      return answer;
+      message.state = "generating";
+      this.generations.set(message.id, { generation, conversation });
+      return generation;
     });
     this.#changed();
     await Promise.all(
-      answers.map(async (answer) => {
-        await answer.run();
-        this.writing.delete(answer.piece.id);
+      running.map(async (generation) => {
+        await generation.run();
+        this.generations.delete(generation.message.id);
       }),
     );
     this.save(conversation);
-    if (conversation === this.conversation) this.listeners.changed();
-    this.listeners.finished(pieces);
+    if (conversation === this.conversation) this.listeners.onChange();
+    this.listeners.onFinish(messages);
   }
 
-  #changed(said = true) {
-    this.save(this.conversation, said);
-    this.listeners.changed();
+  #changed(touch = true) {
+    this.save(this.conversation, touch);
+    this.listeners.onChange();
   }
 
-  /** Keeps a conversation before long. */
+  /** Saves a conversation within `SAVE_INTERVAL`. */
   saveSoon(conversation = this.conversation) {
     this.unsaved.add(conversation);
-    if (this.saveTimer) return;
-    this.saveTimer = setTimeout(() => {
+    this.saveTimer ||= setTimeout(() => {
       this.saveTimer = 0;
       this.saveAll();
-    }, SAVE_EVERY);
+    }, SAVE_INTERVAL);
   }
 
   saveAll() {
     this.unsaved.forEach((conversation) => this.save(conversation, false));
   }
 
-  /** Whether something is being written in the conversation `id`. */
-  isWriting(id) {
-    return [...this.writing.values()].some(({ conversation }) => conversation.id === id);
+  /** Stops generation in the conversation `id` and never saves it again. */
+  discard(id) {
+    this.deleted.add(id);
+    this.stop(id);
   }
 
-  /** Stops what is being written in the conversation `id`, and does not keep it again. */
-  forget(id) {
-    this.forgotten.add(id);
-    for (const { answer, conversation } of this.writing.values()) {
-      if (conversation.id === id) answer.stop();
-    }
-  }
-
-  /** Keeps a conversation in which something has been said. @param {boolean} [said] whether something was just now */
-  save(conversation, said = true) {
+  /** Saves a conversation, unless it is empty. @param {boolean} [touch] whether to set the time of its last change */
+  save(conversation, touch = true) {
     this.unsaved.delete(conversation);
-    if (conversation.pieces.size === 0 || this.forgotten.has(conversation.id) || this.leaving) return;
-    if (said) conversation.updated = Date.now();
+    if (conversation.messages.size === 0 || this.deleted.has(conversation.id) || this.leaving) return;
+    if (touch) conversation.updated = Date.now();
     try {
-      const { thinned } = this.library.save(conversation);
-      if (thinned) this.listeners.notKept(null);
-      else this.listeners.kept();
+      const { reduced } = this.store.save(conversation);
+      if (reduced) this.listeners.onSaveError(null);
+      else this.listeners.onSave();
     } catch (error) {
-      this.listeners.notKept(error);
+      this.listeners.onSaveError(error);
     }
   }
 }

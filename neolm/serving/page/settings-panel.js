@@ -1,77 +1,100 @@
-/** The panel of settings: sampling on each side, the system message, view, theme, sharing and the key. */
+/** The settings panel: sampling of each side, system prompt, view, feedback and API key; and the theme. */
 
-import { sideName } from "./compare.js";
-import { Controls } from "./controls.js";
-import { consentWords } from "./feedback.js";
-import { applyTheme, segments } from "./theme.js";
+import { sideLabel } from "./compare.js";
+import { element } from "./dom.js";
+import { consentText } from "./feedback.js";
+import { SamplingControls } from "./sampling-controls.js";
 
 const SIDES = ["left", "right"];
 
-const at = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
+
+/**
+ * Adds a row of radio buttons.
+ *
+ * @param {HTMLElement} root a fieldset
+ * @param {[string, Array<Node|string>][]} choices value and label
+ * @param {(value: string) => void} onChange
+ * @returns {(value: string) => void} selects a value
+ */
+function addRadioButtons(root, choices, onChange) {
+  const inputs = choices.map(([value, label]) => {
+    const input = element("input", {
+      type: "radio",
+      name: root.id,
+      value,
+      class: "visually-hidden",
+      on: { change: () => onChange(value) },
+    });
+    root.append(element("label", { class: "segment" }, input, element("span", {}, ...label)));
+    return input;
+  });
+  return (value) =>
+    inputs.forEach((input) => {
+      input.checked = input.value === value;
+    });
+}
+
+/** @param {"system"|"light"|"dark"} theme */
+function applyTheme(theme) {
+  if (theme === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+}
 
 export class SettingsPanel {
-  /** @param {Object} app the page: its preferences, session, keyring, notices */
+  /** @param {Object} app its preferences, session, apiKey and notices */
   constructor(app) {
     this.app = app;
-    this.tuned = 0; // the side whose settings are shown
+    this.side = 0; // whose settings are shown
     const { preferences } = app;
-    this.controls = new Controls(at("controls"), (settings) => preferences.set(SIDES[this.tuned], settings));
-    this.showSide = segments(
-      at("side"),
-      [
-        ["0", sideName(0)],
-        ["1", sideName(1)],
-      ],
-      (side) => this.tune(Number(side)),
-    );
-    const themes = [
-      ["system", ["System"]],
-      ["light", ["Light"]],
-      ["dark", ["Dark"]],
-    ];
-    segments(at("theme"), themes, (theme) => preferences.set("theme", theme))(preferences.get("theme"));
+    this.controls = new SamplingControls(byId("controls"), (settings) => preferences.set(SIDES[this.side], settings));
+    const sides = [0, 1].map((side) => [String(side), sideLabel(side)]);
+    this.showSide = addRadioButtons(byId("side"), sides, (side) => this.selectSide(Number(side)));
+    const themes = ["System", "Light", "Dark"].map((name) => [name.toLowerCase(), [name]]);
+    const showTheme = addRadioButtons(byId("theme"), themes, (theme) => preferences.set("theme", theme));
+    showTheme(preferences.get("theme"));
     preferences.watch(["theme"], applyTheme);
-    at("consent-words").append(...consentWords());
+    byId("consent-text").append(...consentText());
     for (const id of ["formatted", "consent"]) {
-      at(id).addEventListener("change", () => preferences.set(id, at(id).checked));
+      byId(id).addEventListener("change", () => preferences.set(id, byId(id).checked));
     }
-    at("system").addEventListener("input", () => {
-      app.session.conversation.system = at("system").value;
+    byId("system").addEventListener("input", () => {
+      app.session.conversation.system = byId("system").value;
       app.session.saveSoon();
     });
-    at("forget-key").addEventListener("click", () => this.#forgetKey());
+    byId("forget-key").addEventListener("click", () => this.#forgetKey());
   }
 
   #forgetKey() {
     const { app } = this;
-    app.keyring.forget();
-    app.draw();
-    app.notices.show("key", "The key is forgotten.");
-    at("settings-toggle").focus();
+    app.apiKey.forget();
+    app.render();
+    app.notices.show("key", "The API key was removed from this browser.");
+    byId("settings-toggle").focus();
   }
 
   /** Shows the settings of a side. @param {0|1} side */
-  tune(side) {
-    this.tuned = side;
-    this.app.draw();
+  selectSide(side) {
+    this.side = side;
+    this.app.render();
   }
 
   /**
-   * @param {{settings: import("./settings.js").Settings, most: number}[]} chosen of both sides
-   * @param {boolean} isText
+   * @param {{settings: import("./sampling.js").Settings, maxTokens: number}[]} chosen of both sides
+   * @param {boolean} isCompletion
    */
-  draw(chosen, isText) {
-    const { preferences, info, keyring, session } = this.app;
+  render(chosen, isCompletion) {
+    const { preferences, info, apiKey, session } = this.app;
     const compare = preferences.get("compare");
-    if (!compare) this.tuned = 0;
-    at("side").hidden = !compare;
-    this.showSide(String(this.tuned));
-    this.controls.update(chosen[this.tuned].settings, chosen[this.tuned].most);
-    at("formatted").checked = preferences.get("formatted");
-    at("consent").checked = preferences.get("consent");
-    at("sharing").hidden = !info.feedback;
-    at("key-group").hidden = keyring.key === null;
-    at("system-group").hidden = isText;
-    if (at("system") !== document.activeElement) at("system").value = session.conversation.system;
+    if (!compare) this.side = 0;
+    byId("side").hidden = !compare;
+    this.showSide(String(this.side));
+    this.controls.update(chosen[this.side].settings, chosen[this.side].maxTokens);
+    byId("formatted").checked = preferences.get("formatted");
+    byId("consent").checked = preferences.get("consent");
+    byId("sharing").hidden = !info.feedback;
+    byId("key-group").hidden = apiKey.value === null;
+    byId("system-group").hidden = isCompletion;
+    if (byId("system") !== document.activeElement) byId("system").value = session.conversation.system;
   }
 }

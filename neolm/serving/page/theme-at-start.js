@@ -1,7 +1,7 @@
-// Runs before the first paint, so that a chosen theme does not flash. Everything else about it is in theme.js.
+// Runs before the first paint, so that the chosen theme does not flash. The rest is in settings-panel.js.
 try {
   const { theme } = JSON.parse(localStorage.getItem("neolm.preferences")) ?? {};
   if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
 } catch {
-  // Nothing kept, or nothing readable: the system's theme it is.
+  // No stored preferences: the system's theme applies.
 }

@@ -1,46 +1,41 @@
-/** The arrows between the versions of a piece: ‹ 2/3 ›. */
+/** Arrows between the versions of a message: ‹ 2/3 ›. */
 
-import { button, element, setText } from "./element.js";
+import { button, element, setText } from "./dom.js";
 
 export class Versions {
-  /** @param {string} what the versions are of, for their name @param {(piece: Object) => void} show */
-  constructor(what, show) {
+  /** @param {string} noun what has versions, for the accessible names @param {(message: Object) => void} show */
+  constructor(noun, show) {
     this.show = show;
-    // `aria-disabled` and not `disabled`: a disabled button would lose the focus at the end of the row.
-    this.before = button(`Version before (${what})`, {
-      icon: "left",
-      text: false,
-      data: { action: `before-${what}` },
-      press: () => this.#step(-1),
-    });
-    this.after = button(`Version after (${what})`, {
-      icon: "right",
-      text: false,
-      data: { action: `after-${what}` },
-      press: () => this.#step(1),
-    });
+    const arrow = (label, icon, action, step) =>
+      button(`${label} version (${noun})`, {
+        icon,
+        text: false,
+        data: { action: `${action}-${noun}` },
+        onClick: () => {
+          const next = this.siblings[this.index + step];
+          if (next) this.show(next);
+        },
+      });
+    this.previous = arrow("Previous", "left", "previous", -1);
+    this.next = arrow("Next", "right", "next", 1);
     this.count = element("span", { class: "versions-count" });
     this.element = element(
       "span",
-      { class: "versions", role: "group", "aria-label": `Versions (${what})` },
-      this.before,
+      { class: "versions", role: "group", "aria-label": `Versions (${noun})` },
+      this.previous,
       this.count,
-      this.after,
+      this.next,
     );
   }
 
-  /** @param {Object} piece @param {Object[]} siblings */
-  update(piece, siblings) {
+  /** @param {Object} message @param {Object[]} siblings */
+  update(message, siblings) {
     this.siblings = siblings;
-    this.at = siblings.indexOf(piece);
+    this.index = siblings.indexOf(message);
     this.element.hidden = siblings.length < 2;
-    setText(this.count, `${this.at + 1}/${siblings.length}`);
-    this.before.setAttribute("aria-disabled", String(this.at === 0));
-    this.after.setAttribute("aria-disabled", String(this.at === siblings.length - 1));
-  }
-
-  #step(by) {
-    const next = this.siblings[this.at + by];
-    if (next) this.show(next);
+    setText(this.count, `${this.index + 1}/${siblings.length}`);
+    // `aria-disabled` and not `disabled`: a disabled button would lose the focus.
+    this.previous.setAttribute("aria-disabled", String(this.index === 0));
+    this.next.setAttribute("aria-disabled", String(this.index === siblings.length - 1));
   }
 }

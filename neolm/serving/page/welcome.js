@@ -1,8 +1,8 @@
-/** What one sees before anything is said: what this model is for, and some ways to begin. */
+/** The start page of a new conversation: what the model does, chat or completion, and examples. */
 
-import { button, element } from "./element.js";
+import { button, element } from "./dom.js";
 
-const BEGINNINGS = [
+const PROMPTS = [
   ["A function", 'def is_prime(n):\n    """Whether n is a prime number."""\n'],
   ["A class", "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"],
   ["A script", "import os\n\nfor name in sorted(os.listdir(path)):\n"],
@@ -19,71 +19,51 @@ const QUESTIONS = [
 export class Welcome {
   /**
    * @param {HTMLElement} root
-   * @param {{begin: (text: string) => void, mode: (mode: "chat"|"completion") => void}} actions
+   * @param {{useExample: (text: string) => void, setMode: (mode: "chat"|"completion") => void}} actions
    */
   constructor(root, actions) {
     Object.assign(this, { root, actions });
     this.title = element("h2");
     this.note = element("p", { class: "welcome-note" });
-    this.modes = [
-      ["completion", "Continue a text", "You begin, the model goes on."],
-      ["chat", "Chat", "You ask, the model answers in turn."],
-    ].map(([mode, name, explain]) => {
-      const input = element("input", {
-        type: "radio",
-        name: "mode",
-        value: mode,
-        id: `mode-${mode}`,
-        on: { change: () => actions.mode(mode) },
-      });
-      return {
-        input,
-        element: element(
-          "label",
-          { class: "mode" },
-          input,
-          element("span", { class: "mode-name" }, name),
-          element("span", { class: "muted" }, explain),
-        ),
-      };
+    this.examples = element("div", { class: "examples", role: "group", "aria-label": "Examples" });
+    const modes = [
+      ["completion", "Text completion", "The model continues your text."],
+      ["chat", "Chat", "The model answers your messages."],
+    ].map(([mode, name, help]) => {
+      const on = { change: () => actions.setMode(mode) };
+      return element(
+        "label",
+        { class: "mode" },
+        element("input", { type: "radio", name: "mode", value: mode, id: `mode-${mode}`, on }),
+        element("span", { class: "mode-name" }, name),
+        element("span", { class: "muted" }, help),
+      );
     });
-    this.examples = element("div", { class: "examples", role: "group", "aria-label": "Examples to begin with" });
-    root.append(
-      this.title,
-      this.note,
-      element(
-        "fieldset",
-        { class: "modes" },
-        element("legend", { class: "visually-hidden" }, "How to write"),
-        ...this.modes.map((mode) => mode.element),
-      ),
-      this.examples,
-    );
+    const legend = element("legend", { class: "visually-hidden" }, "Mode");
+    root.append(this.title, this.note, element("fieldset", { class: "modes" }, legend, ...modes), this.examples);
   }
 
   /** @param {boolean} shown @param {{mode: string, model: import("./server.js").Model|undefined}} state */
   update(shown, { mode, model }) {
     this.root.hidden = !shown;
     if (!shown) return;
-    const isText = mode === "completion";
-    const plain = model?.chat_template === "plain";
-    this.title.textContent = isText ? "Begin a text, and the model goes on" : "Say something, and the model answers";
+    const isCompletion = mode === "completion";
+    this.title.textContent = isCompletion ? "Start a text, and the model continues it" : "Start a chat with the model";
     this.note.textContent = !model
       ? ""
-      : plain
-        ? `${model.id} is a base model: it continues text in the manner of what it was trained on. It is not an ` +
-          "assistant; it does not know what is true, and what it writes may be wrong or odd."
-        : `${model.id} was trained to take turns. What it writes may be wrong; check what matters.`;
-    this.modes.forEach(({ input }) => {
-      input.checked = input.value === mode;
-    });
-    if (this.drawn === mode) return;
-    this.drawn = mode;
+      : model.chat_template === "plain"
+        ? `${model.id} is a base model: it continues text in the style of its training data. It is not an assistant, ` +
+          "and what it generates may be wrong."
+        : `${model.id} was trained for chat. Its answers may be wrong; check important information.`;
+    this.root.querySelector(`#mode-${mode}`).checked = true;
+    if (this.rendered === mode) return;
+    this.rendered = mode;
     this.examples.replaceChildren(
-      ...(isText ? BEGINNINGS : QUESTIONS).map(([name, text]) => {
-        const made = button(name, { class: "example", press: () => this.actions.begin(text) });
-        made.append(element("span", { class: isText ? "example-text example-code" : "example-text" }, text.trim()));
-        return made;
+      ...(isCompletion ? PROMPTS : QUESTIONS).map(([name, text]) => {
+        const example = button(name, { class: "example", onClick: () => this.actions.useExample(text) });
+        const style = isCompletion ? "example-text example-code" : "example-text";
+        example.append(element("span", { class: style }, text.trim()));
+        return example;
       }),
     );
   }

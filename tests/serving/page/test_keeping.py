@@ -16,7 +16,7 @@ pytestmark = pytest.mark.xdist_group("page")
 DONE = {"model": "fox-7m", "state": "done"}
 GOOD = {
     "id": "abc", "mode": "chat", "title": "Foxes", "system": "", "created": 1, "updated": 2, "first": "p1",
-    "pieces": [
+    "messages": [
         {"id": "p1", "parent": None, "role": "user", "text": "Go", "created": 1, "next": "p2"},
         {"id": "p2", "parent": "p1", "role": "assistant", "text": "Left.", "created": 1, "next": None, **DONE},
         {"id": "p3", "parent": "p1", "role": "assistant", "text": "Right.", "created": 1, "next": None, **DONE},
@@ -43,7 +43,7 @@ def names(talk: Talk) -> list[str]:
 def test_a_reload_brings_everything_back(talk: Talk) -> None:
     talk.page.click("#probabilities-toggle")
     talk.say("A question about foxes")
-    talk.tool("again").click()
+    talk.tool("regenerate").click()
     talk.done()
     before = (talk.texts(".token"), talk.texts(".versions:visible"), names(talk))
     talk.reload()
@@ -120,7 +120,7 @@ def test_an_answer_that_the_page_was_closed_on_is_kept_as_far_as_it_came(talk: T
     talk.reload()
     gate.set()
     assert talk.answers() == ["Half"]
-    talk.wait("The page was closed while this was being written.")
+    talk.wait("The page was closed while this answer was generated.")
     talk.tool("retry").click()
     talk.wait("Hello there.")
     talk.done()
@@ -139,7 +139,7 @@ def test_export_and_import_bring_a_conversation_over_whole(new_talk: Any, tmp_pa
     talk = new_talk().open()
     talk.page.click("#probabilities-toggle")
     talk.say("Tell me of foxes")
-    talk.tool("again").click()
+    talk.tool("regenerate").click()
     talk.done()
     with talk.page.expect_download() as download:
         talk.page.get_by_role("button", name="Export all").click()
@@ -179,28 +179,28 @@ def changed(**fields: Any) -> dict[str, Any]:
     return {**GOOD, **fields}
 
 
-def with_piece(index: int, **fields: Any) -> dict[str, Any]:
+def with_message(index: int, **fields: Any) -> dict[str, Any]:
     return changed(
-        pieces=[{**piece, **(fields if number == index else {})} for number, piece in enumerate(GOOD["pieces"])]
+        messages=[{**message, **(fields if number == index else {})} for number, message in enumerate(GOOD["messages"])]
     )
 
 
 BAD_FILES = {
     "not json": ("{", "The file is not JSON."),
-    "a list": ("[]", "holds no conversations of NeoLM"),
-    "another format": (file_of(GOOD, format="other"), "holds no conversations of NeoLM"),
+    "a list": ("[]", "is not an export of NeoLM conversations"),
+    "another format": (file_of(GOOD, format="other"), "is not an export of NeoLM conversations"),
     "a later version": (file_of(GOOD, version=2), "has version 2; this page reads version 1"),
-    "none": (file_of(), "holds no list of conversations"),
+    "none": (file_of(), "contains no list of conversations"),
     "null": (file_of(None), "In conversation 1 of the file: The conversation is not an object."),
-    "no id": (file_of(changed(id=7)), "id is not a name."),
-    "an id with a path": (file_of(changed(id="../x")), "id is not a name."),
+    "no id": (file_of(changed(id=7)), "id is not a valid id."),
+    "an id with a path": (file_of(changed(id="../x")), "id is not a valid id."),
     "a mode": (file_of(changed(mode="x")), 'mode is neither "chat" nor "completion".'),
-    "no pieces": (file_of(GOOD, changed(pieces={})), "In conversation 2 of the file: pieces is not a list"),
-    "a circle": (file_of(with_piece(0, parent="p2")), "pieces[0].parent is no piece before this one."),
-    "itself": (file_of(with_piece(1, parent="p2")), "pieces[1].parent is no piece before this one."),
-    "twice": (file_of(with_piece(2, id="p2")), "pieces[2].id is there twice."),
-    "a role": (file_of(with_piece(0, role="root")), "pieces[0].role is neither"),
-    "a text": (file_of(with_piece(0, text=["x"])), "pieces[0].text is not a text."),
+    "no messages": (file_of(GOOD, changed(messages={})), "In conversation 2 of the file: messages is not a list"),
+    "a circle": (file_of(with_message(0, parent="p2")), "messages[0].parent is not an earlier message."),
+    "itself": (file_of(with_message(1, parent="p2")), "messages[1].parent is not an earlier message."),
+    "twice": (file_of(with_message(2, id="p2")), "messages[2].id occurs twice."),
+    "a role": (file_of(with_message(0, role="root")), "messages[0].role is neither"),
+    "a text": (file_of(with_message(0, text=["x"])), "messages[0].text is not a string."),
 }
 
 
@@ -214,8 +214,9 @@ def test_a_file_that_is_not_one_changes_nothing_and_says_what_is_wrong(talk: Tal
 
 
 def test_what_a_file_says_beyond_what_is_known_is_left_out(talk: Talk, tmp_path: Path) -> None:
-    odd = with_piece(
-        1, next="p3", state="flying", problem={"kind": 3}, stats={"rate": "fast", "first": -1, "tokens": 3},
+    odd = with_message(
+        1, next="p3", state="flying", error={"kind": 3},
+        stats={"tokensPerSecond": "fast", "firstToken": -1, "completionTokens": 3},
         tokens=[["a", -1, [["b", -2], 7]], "x"], pair={"id": "q", "side": 5}, rating="great",
         settings={"temperature": "hot", "top_p": 0.5, "__proto__": 1}, extra="<b>",
     )  # fmt: skip
@@ -224,14 +225,23 @@ def test_what_a_file_says_beyond_what_is_known_is_left_out(talk: Talk, tmp_path:
     pick(talk, text, tmp_path)
     talk.wait("Left.")
     (kept,) = talk.conversations()
-    assert kept["pieces"][1] == {
+    assert kept["messages"][1] == {
         "id": "p2", "parent": "p1", "role": "assistant", "text": "Left.", "created": 1, "next": None, **DONE,
-        "finish": None, "stats": {"tokens": 3}, "settings": {"top_p": 0.5},
+        "finishReason": None, "stats": {"completionTokens": 3}, "settings": {"top_p": 0.5},
     }  # fmt: skip
     assert talk.page.evaluate("({}).polluted ?? null") is None
-    talk.tool("after-answer").click()
+    talk.tool("next-answer").click()
     assert talk.answers() == ["Right."]
     assert talk.say("On") == "Hello there."
+
+
+def test_conversations_saved_before_version_0_1_are_read(new_talk: Any) -> None:
+    talk = new_talk()
+    old = {key: value for key, value in GOOD.items() if key != "messages"} | {"pieces": GOOD["messages"]}
+    talk.context.add_init_script(f"localStorage.setItem('neolm.conversation.abc', {json.dumps(json.dumps(old))})")
+    talk.open()
+    talk.page.click(".list-open")
+    talk.wait("Left.")
 
 
 # ---- storage as it is ----
@@ -269,9 +279,9 @@ def test_damaged_storage_is_said_and_harms_nothing_else(new_talk: Any) -> None:
     assert "4 conversations are damaged" in talk.page.text_content("#list")
     assert talk.say("More") == "Hello there."
     with talk.page.expect_download() as download:
-        talk.page.get_by_role("button", name="Save what is there").click()
+        talk.page.get_by_role("button", name="Save the data").click()
     assert '{"id": "abc", "mo' in Path(download.value.path()).read_text(encoding="utf-8")
-    talk.page.get_by_role("button", name="Delete what is damaged").click()
+    talk.page.get_by_role("button", name="Delete damaged conversations").click()
     talk.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     talk.page.locator(".list-damaged").wait_for(state="detached")
     assert len(talk.conversations()) == 1
@@ -305,7 +315,7 @@ def test_when_the_storage_is_nearly_full_probabilities_are_given_up_first(new_ta
     talk.page.click("#probabilities-toggle")
     talk.server.replies = [Reply(["word"] * 40)]
     talk.say("Go")
-    talk.wait("kept without its probabilities", "#notices")
+    talk.wait("saved without its probabilities", "#notices")
     assert len(talk.texts(".token")) == 40  # still there until the page is closed
     talk.reload()
     assert talk.answers() == ["word" * 40]
@@ -321,7 +331,7 @@ def test_when_the_storage_is_full_it_is_said_and_one_can_go_on(new_talk: Any) ->
     assert talk.page.locator(".notice").count() == 1
     with talk.page.expect_download() as download:
         talk.page.locator("#notices").get_by_role("button", name="Export all").click()
-    assert len(json.loads(Path(download.value.path()).read_text(encoding="utf-8"))["conversations"][0]["pieces"]) == 4
+    assert len(json.loads(Path(download.value.path()).read_text(encoding="utf-8"))["conversations"][0]["messages"]) == 4
     talk.page.evaluate("window.room = 1e6")
     talk.say("And")
     assert talk.page.locator(".notice").count() == 0
@@ -335,7 +345,7 @@ def test_where_storage_is_forbidden_the_page_works_all_the_same(new_talk: Any) -
     talk.context.add_init_script(forbid)
     talk.open()
     assert talk.say("Go") == "Hello there."
-    talk.wait("does not let this page keep anything", "#notices")
+    talk.wait("does not let this page store data", "#notices")
     talk.page.click("#new")
     assert talk.say("Two") == "Hello there."
     talk.page.locator(".list-open", has_text="Go").click()
@@ -348,10 +358,10 @@ def test_two_tabs_see_each_other(talk: Talk) -> None:
     other = talk.watched(talk.context.new_page())
     other.goto(talk.server.url)
     other.locator(".list-open", has_text="From the first").click()
-    other.locator("#thread").get_by_text("Hello there.").wait_for()
+    other.locator("#conversation").get_by_text("Hello there.").wait_for()
     talk.server.replies = [Reply(["Something new."])]
     talk.say("Again")
-    other.locator("#thread").get_by_text("Something new.").wait_for()
+    other.locator("#conversation").get_by_text("Something new.").wait_for()
     talk.page.click(".list-more")
     talk.page.get_by_role("button", name="Delete", exact=True).click()
     talk.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
@@ -362,10 +372,10 @@ def test_two_tabs_see_each_other(talk: Talk) -> None:
 
 
 def long_conversation(turns: int) -> dict[str, Any]:
-    pieces = []
+    messages = []
     for turn in range(turns):
         common = {"created": 1, "next": f"{'a' if turn % 1 else ''}"}
-        pieces.append(
+        messages.append(
             {
                 "id": f"u{turn}",
                 "parent": f"a{turn - 1}" if turn else None,
@@ -375,7 +385,7 @@ def long_conversation(turns: int) -> dict[str, Any]:
             }
         )
         text = f"Answer **{turn}**\n\n" + "some words of a story " * 20 + "\n\n- a\n- b\n\n```py\nx = 1\n```"
-        pieces.append(
+        messages.append(
             {
                 "id": f"a{turn}",
                 "parent": f"u{turn}",
@@ -386,7 +396,7 @@ def long_conversation(turns: int) -> dict[str, Any]:
                 **common,
             }
         )
-    return {**GOOD, "id": "long", "first": "u0", "pieces": pieces}
+    return {**GOOD, "id": "long", "first": "u0", "messages": messages}
 
 
 def test_a_long_conversation_draws_only_what_grows_and_at_most_once_a_frame(new_talk: Any) -> None:
@@ -401,7 +411,7 @@ def test_a_long_conversation_draws_only_what_grows_and_at_most_once_a_frame(new_
       window.frames_ = 0;
       const tick = () => { window.frames_ += 1; requestAnimationFrame(tick); };
       requestAnimationFrame(tick);
-      window.older = [...document.querySelectorAll("#thread .entry")];
+      window.older = [...document.querySelectorAll("#conversation .row")];
       window.touched = 0;
       window.draws = 0;
       const observer = new MutationObserver((records) => {
@@ -410,7 +420,7 @@ def test_a_long_conversation_draws_only_what_grows_and_at_most_once_a_frame(new_
         if (records.some((record) => !isOlder(record) && record.target.closest?.(".prose"))) window.draws += 1;
       });
       const everything = { childList: true, subtree: true, characterData: true };
-      window.observing = () => observer.observe(document.getElementById("thread"), everything);
+      window.observing = () => observer.observe(document.getElementById("conversation"), everything);
     }""")
     gate = threading.Event()
     talk.server.replies = [Reply(["word "] * 20_000, gate=gate)]
@@ -455,8 +465,8 @@ def test_one_who_reads_further_up_is_left_there(talk: Talk) -> None:
 
 def test_the_tree_keeps_every_branch(talk: Talk) -> None:
     found = talk.page.evaluate("""async () => {
-      const { Conversation, entries } = await import("/static/conversation.js");
-      const { conversationFrom } = await import("/static/exchange.js");
+      const { Conversation, rowsOf } = await import("/static/conversation.js");
+      const { parseConversation } = await import("/static/import-export.js");
       const tree = new Conversation({ mode: "chat", system: "S" });
       const say = (parent, role, text, more) => tree.add(parent, { role, text, ...more });
       const q = say(null, "user", "q"), a1 = say(q.id, "assistant", "a1");
@@ -471,10 +481,10 @@ def test_the_tree_keeps_every_branch(talk: Talk) -> None:
       const pair = { id: "p", choice: null };
       const left = say(a2.id, "assistant", "l", { pair: { ...pair, side: 0 } });
       const right = say(a2.id, "assistant", "r", { pair: { ...pair, side: 1 } });
-      const two = entries(tree).at(-1).answers.map(({ text }) => text);
-      const again = conversationFrom(JSON.parse(JSON.stringify(tree)));
-      return { paths, siblings: tree.siblings(a1).length, messages: tree.messages(r.id), two,
-        text: tree.textUntil(b.id),
+      const two = rowsOf(tree).at(-1).answers.map(({ text }) => text);
+      const again = parseConversation(JSON.parse(JSON.stringify(tree)));
+      return { paths, siblings: tree.siblings(a1).length, messages: tree.promptMessages(r.id), two,
+        text: tree.promptText(b.id),
         same: JSON.stringify(again.path().map(({ id }) => id)) === JSON.stringify(tree.path().map(({ id }) => id)) };
     }""")
     assert found["paths"] == ["q a2", "q a1 r b", "q2", "q a1 r b", "q a2"]

@@ -20,10 +20,10 @@ const outline = (node) => node.nodeType === 3 ? node.data
 
 DRAW = (
     """async (text) => {
-  const { drawMarkdown } = await import("/static/markdown.js");
+  const { renderMarkdown } = await import("/static/markdown.js");
 """
     + OUTLINE
-    + "return outline(drawMarkdown(text)).slice(1); }"
+    + "return outline(renderMarkdown(text)).slice(1); }"
 )
 
 CASES: dict[str, list[Any]] = {
@@ -123,7 +123,7 @@ PARTS = [
 ]  # fmt: skip
 
 TRY = """async (texts) => {
-  const { MarkdownView, drawMarkdown } = await import("/static/markdown.js");
+  const { MarkdownView, renderMarkdown } = await import("/static/markdown.js");
   const tags = new Set(), attributes = new Set(), hrefs = new Set(), wrong = [];
   const look = (root) => root.querySelectorAll("*").forEach((node) => {
     tags.add(node.tagName.toLowerCase());
@@ -138,7 +138,7 @@ TRY = """async (texts) => {
     return copy.textContent;
   };
   texts.forEach((text, index) => {
-    const whole = drawMarkdown(text);
+    const whole = renderMarkdown(text);
     look(whole);
     if (words(bare(whole)).join() !== words(text).join()) wrong.push([index, "words", text, bare(whole)]);
     // As it is streamed: never throws, and ends as if it had come at once.
@@ -225,12 +225,12 @@ def test_generated_texts_never_throw_and_lose_no_words(drawing: Any) -> None:
 )
 def test_a_line_without_end_is_read_in_one_pass(drawing: Any, part: str) -> None:
     script = """async (text) => {
-      const { parseLines, linesOf } = await import("/static/blocks.js");
-      const { parseInline } = await import("/static/inline.js");
+      const { parseLines, splitLines } = await import("/static/markdown-blocks.js");
+      const { parseInline } = await import("/static/markdown-inline.js");
       const time = (times) => {
         const big = text.repeat(times);
         const start = performance.now();
-        parseLines(linesOf(big), true);
+        parseLines(splitLines(big), true);
         parseInline(big, true);
         return performance.now() - start;
       };
@@ -324,7 +324,7 @@ HOSTILE = [
 SAFE = """() => {
   const nodes = [...document.querySelectorAll("*")];
   const alive = ["script", "style", "img", "iframe", "object", "embed", "form", "input", "base", "meta", "link", "math",
-    "svg script", "video", "audio", "canvas"].map((tag) => `#thread ${tag}`).join();
+    "svg script", "video", "audio", "canvas"].map((tag) => `#conversation ${tag}`).join();
   const handler = (node, name) => name.startsWith("on") || (name === "style" && node.closest(".prose"));
   const addresses = nodes.filter((node) => node.hasAttribute("href")).map((node) => node.getAttribute("href"));
   return {
@@ -384,7 +384,7 @@ def test_hostile_names_stay_text(new_talk: Any) -> None:
     talk.send("Go")
     talk.done()
     talk.page.click("#card")
-    talk.page.get_by_role("dialog").get_by_text("does not know").wait_for()
+    talk.page.get_by_role("dialog").get_by_text("Not found").wait_for()
     talk.page.keyboard.press("Escape")
     talk.page.click("#help")
     assert "<script>" in talk.page.get_by_role("dialog").text_content()
@@ -414,7 +414,7 @@ def test_each_line_has_the_direction_of_its_own_writing(talk: Any) -> None:
     talk.mode("chat")
     talk.server.replies = [Reply([f"{arabic}\n\n```python\n{code}\n```\n\n- {english}\n\n|{arabic}|b|\n|-|-|\n|x|y|"])]
     talk.say(f"{arabic}\n{english}")
-    for selector in (".turn-answer .prose", ".said-text"):
+    for selector in (".turn-answer .prose", ".user-text"):
         words = arabic.split()
         assert talk.page.evaluate(LEFTMOST, [selector, *words]) == words[1]  # what comes later stands further left
         assert talk.page.evaluate(LEFTMOST, [selector, "English", "last"]) == "English"
@@ -425,4 +425,4 @@ def test_each_line_has_the_direction_of_its_own_writing(talk: Any) -> None:
     talk.server.replies = [Reply([f"\n{code}\n{arabic}"])]
     talk.say(f"# {arabic}")
     assert talk.page.evaluate(LEFTMOST, [".passage", "def", "pass"]) == "def"
-    assert talk.page.evaluate(LEFTMOST, [".passage .continued", *arabic.split()]) == arabic.split()[1]
+    assert talk.page.evaluate(LEFTMOST, [".passage .plain-text", *arabic.split()]) == arabic.split()[1]

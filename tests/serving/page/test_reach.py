@@ -82,7 +82,7 @@ def test_a_whole_talk_by_keyboard_alone(talk: Talk) -> None:
     focused = lambda script: talk.page.evaluate(f"document.activeElement.{script}")  # noqa: E731
     talk.page.evaluate(BEGINNING)
     keys.press("Tab")
-    assert focused("textContent") == "To the message box"
+    assert focused("textContent") == "Skip to the message box"
     keys.press("Enter")
     assert focused("id") == "message"
     keys.type("first line")
@@ -100,7 +100,7 @@ def test_a_whole_talk_by_keyboard_alone(talk: Talk) -> None:
     keys.press("Control+A")
     keys.type("third")
     keys.press("Enter")
-    talk.until("document.querySelector('.said-text')?.textContent === 'third'")
+    talk.until("document.querySelector('.user-text')?.textContent === 'third'")
     talk.done()
     keys.press("Alt+m")
     assert focused("id") == "message"
@@ -131,8 +131,11 @@ def test_every_shortcut_of_the_help_does_what_it_says(talk: Talk) -> None:
     press("Alt+i")
     talk.page.get_by_role("dialog", name="About the model").wait_for()
     press("Escape")
+    press("Alt+l")
+    press("Alt+k")
+    assert talk.page.evaluate("document.activeElement.id") == "search"
     letters = {text.removeprefix("Alt + ") for text in shown if text.startswith("Alt")}
-    assert letters == set("NRMPCLSI/")  # the others are pressed in the talk above
+    assert letters == set("NRMPCLKSI/")  # the others are pressed in the talk above
 
 
 def tab_stops(talk: Talk) -> list[str]:
@@ -163,10 +166,10 @@ def test_tab_reaches_everything_in_the_order_it_is_read(talk: Talk) -> None:
     talk.page.click("#settings-toggle")
     stops = tab_stops(talk)
     wanted = [
-        "To the message box", "Close the list", "new", "import", "export", "help", "list-toggle", "model", "card",
-        "settings-toggle", "copy-said", "edit-said", "Copy the code", "again", "copy", "edit", "rate-up", "rate-down",
-        "message", "compare-toggle", "probabilities-toggle",
-        "Close the settings", "setting-temperature", "setting-stop", "system", "formatted", "consent",
+        "Skip to the message box", "Close conversations", "new", "search", "import", "export", "help", "list-toggle",
+        "model", "card", "settings-toggle", "copy-message", "edit-message", "Copy the code", "regenerate", "copy",
+        "edit", "rate-up", "rate-down", "message", "compare-toggle", "probabilities-toggle",
+        "Close settings", "setting-temperature", "setting-stop", "system", "formatted", "consent",
     ]  # fmt: skip
     places = [stops.index(name) for name in wanted]
     assert places == sorted(places)
@@ -248,7 +251,7 @@ NAMES = """() => {
     doubled: ids.filter((id, index) => ids.indexOf(id) !== index),
     dangling: references.filter((id) => !document.getElementById(id)),
     landmarks: ["header", "nav", "main"].map((tag) => document.querySelectorAll(`body ${tag}`).length),
-    live: [...document.querySelectorAll("[aria-live], [role=status]")].filter((node) => node.closest("#thread")).length,
+    live: document.querySelectorAll("#conversation :is([aria-live], [role=status])").length,
     pictures: all("svg").filter((node) => node.getAttribute("aria-hidden") !== "true").length,
     lang: document.documentElement.lang,
   };
@@ -328,7 +331,7 @@ def everywhere(talk: Talk, look: Any) -> None:
     talk.done()
     look("problems")
     talk.page.click("#compare-toggle")
-    talk.tool("edit-said").click()
+    talk.tool("edit-message").click()
     talk.page.wait_for_selector(".editor-field:focus")
     look("editing")
     talk.page.keyboard.press("Escape")
@@ -414,7 +417,7 @@ def test_on_a_telephone_the_controls_are_in_a_drawer(new_talk: Any) -> None:
     assert talk.page.locator("#list-panel").is_hidden()
     talk.page.tap("#settings-toggle")
     assert panel.is_visible()
-    assert talk.page.evaluate("document.activeElement.getAttribute('aria-label')") == "Close the settings"
+    assert talk.page.evaluate("document.activeElement.getAttribute('aria-label')") == "Close settings"
     assert talk.page.evaluate("document.getElementById('centre').inert")
     talk.page.fill("#setting-temperature", "0.5")
     talk.page.keyboard.press("Escape")

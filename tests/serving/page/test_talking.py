@@ -65,6 +65,75 @@ def test_a_text_longer_than_the_context_goes_on_from_its_end(talk: Talk) -> None
     assert talk.server.asked[-1][1]["truncate_prompt_tokens"] == 280
 
 
+def gauge(talk: Talk) -> tuple[str, str | None]:
+    """Text and level of the context gauge."""
+    meter = talk.page.get_by_role("meter", name="Context used")
+    text = talk.page.text_content(".context-text")
+    assert meter.get_attribute("aria-valuetext") == text
+    assert int(meter.get_attribute("aria-valuenow")) <= int(meter.get_attribute("aria-valuemax"))
+    return text, talk.page.get_attribute("#context", "data-level")
+
+
+def test_context_gauge_shows_the_tokens_that_the_server_counted(talk: Talk) -> None:
+    assert talk.page.locator("#context").is_hidden()
+    talk.server.replies = [Reply(prompt_tokens=1200)]
+    talk.say("One")
+    assert gauge(talk) == ("Context: 1,203 of 2,048 tokens", "")
+    talk.reload()
+    assert gauge(talk) == ("Context: 1,203 of 2,048 tokens", "")
+    talk.expected = ("500",)
+    talk.server.replies = [Reply(status=500)]
+    talk.send("Two")
+    talk.wait("The server failed.")
+    assert gauge(talk) == ("Context: at least 1,203 of 2,048 tokens", "")
+    talk.page.click("#new")
+    assert talk.page.locator("#context").is_hidden()
+
+
+@pytest.mark.parametrize(
+    ("mode", "left_out"), [("chat", "the oldest messages are"), ("completion", "the beginning of the text is")]
+)
+def test_context_gauge_warns_near_the_limit_and_when_the_next_prompt_is_truncated(
+    talk: Talk, mode: str, left_out: str
+) -> None:
+    talk.mode(mode)
+    colours = []
+    full = f"Context full: {left_out} left out of the next prompt"
+    for prompt, truncated, expected in (
+        (1600, 0, ("Context: 1,603 of 2,048 tokens", "")),  # 256 of 2,048 are for the answer, 1,612 is 90% of the rest
+        (1789, 0, ("Context nearly full: 1,792 of 2,048 tokens", "nearly-full")),
+        (1790, 0, (full, "full")),
+        (1792, 9, (full, "full")),
+    ):
+        talk.server.replies = [Reply(prompt_tokens=prompt, left_out=truncated)]
+        talk.say("more")
+        assert gauge(talk) == expected
+        colours.append(talk.page.locator("#context").evaluate("node => getComputedStyle(node).color"))
+    assert len(set(colours)) == 3
+    talk.page.click("#settings-toggle")
+    talk.page.fill("#setting-max_tokens", "20")  # more of the context for the prompt
+    assert gauge(talk) == ("Context: 1,804 of 2,048 tokens", "")
+
+
+def test_context_warnings_are_announced_once(talk: Talk) -> None:
+    talk.server.replies = [Reply(prompt_tokens=1789), Reply(prompt_tokens=1789)]
+    said = "document.getElementById('announcements').textContent"
+    talk.say("One")
+    talk.until(f"{said} === 'fox-7m: Hello there.\\nContext nearly full: 1,792 of 2,048 tokens'")
+    talk.say("Two")
+    talk.until(f"{said} === 'fox-7m: Hello there.'")
+
+
+def test_context_gauge_uses_the_smaller_context_of_two_models(talk: Talk) -> None:
+    talk.server.models = [model("fox-7m"), model("owl-20m", context=512)]
+    talk.reload()
+    talk.server.replies = [Reply(prompt_tokens=250)]
+    talk.say("One")
+    assert gauge(talk) == ("Context: 253 of 2,048 tokens", "")
+    talk.page.click("#compare-toggle")
+    assert gauge(talk) == ("Context nearly full: 253 of 512 tokens", "nearly-full")
+
+
 def test_what_is_sent_to_chat(talk: Talk) -> None:
     talk.say("One")
     talk.page.click("#settings-toggle")
@@ -140,15 +209,15 @@ def test_a_setting_out_of_range_is_made_good(talk: Talk, key: str, typed: str, k
 
 def test_presets_and_sliders_set_what_they_say(talk: Talk) -> None:
     talk.page.click("#settings-toggle")
-    talk.page.get_by_role("button", name="Surest").click()
+    talk.page.get_by_role("button", name="Greedy").click()
     assert talk.page.input_value("#setting-temperature") == "0"
-    assert talk.page.get_by_role("button", name="Surest").get_attribute("aria-pressed") == "true"
+    assert talk.page.get_by_role("button", name="Greedy").get_attribute("aria-pressed") == "true"
     slider = talk.page.get_by_role("slider", name="Temperature")
     slider.focus()
     talk.page.keyboard.press("ArrowRight")
     assert talk.page.input_value("#setting-temperature") == "0.05"
     assert slider.evaluate("slider => slider === document.activeElement")
-    assert talk.page.get_by_role("button", name="Surest").get_attribute("aria-pressed") == "false"
+    assert talk.page.get_by_role("button", name="Greedy").get_attribute("aria-pressed") == "false"
 
 
 @pytest.mark.parametrize("way", ["button", "Escape"])
@@ -190,7 +259,7 @@ def test_a_model_that_is_not_loaded_says_so_while_one_waits(talk: Talk) -> None:
 
 
 def test_the_empty_page_says_what_the_model_is_and_offers_beginnings(talk: Talk) -> None:
-    assert "take turns" in talk.texts(".welcome-note")[0]
+    assert "was trained for chat" in talk.texts(".welcome-note")[0]
     talk.page.select_option("#model", "owl-20m")
     assert "It is not an assistant" in talk.texts(".welcome-note")[0]
     assert talk.page.is_checked("#mode-completion")  # what a base model does
@@ -209,20 +278,20 @@ def test_the_empty_page_says_what_the_model_is_and_offers_beginnings(talk: Talk)
 def test_answer_again_makes_a_version_and_the_arrows_lead_to_it(talk: Talk) -> None:
     talk.server.replies = [Reply(["First."]), Reply(["Second."]), Reply(["More."])]
     talk.say("Go")
-    talk.tool("again").click()
+    talk.tool("regenerate").click()
     talk.wait("Second.")
     talk.done()
     assert talk.texts(".turn-answer .versions:visible .versions-count") == ["2/2"]
     assert talk.server.asked[0] == talk.server.asked[1]
     talk.say("On")
-    before = talk.tool("before-answer", 0)
+    before = talk.tool("previous-answer", 0)
     before.focus()
     talk.page.keyboard.press("Enter")
     talk.wait("First.")
     assert talk.answers() == ["First."]  # what was said after the other is not shown with this one
-    assert talk.page.evaluate("document.activeElement.dataset.action") == "before-answer"
+    assert talk.page.evaluate("document.activeElement.dataset.action") == "previous-answer"
     assert before.get_attribute("aria-disabled") == "true"
-    talk.tool("after-answer", 0).click()
+    talk.tool("next-answer", 0).click()
     talk.wait("Second.")
     assert talk.answers() == ["Second.", "More."]
 
@@ -231,7 +300,7 @@ def test_an_edited_message_begins_a_branch(talk: Talk) -> None:
     talk.server.replies = [Reply(["One."]), Reply(["Two."]), Reply(["Three."])]
     talk.say("Frst")
     talk.say("Next")
-    talk.tool("edit-said", 0).click()
+    talk.tool("edit-message", 0).click()
     field = talk.page.get_by_role("textbox", name="New version of your message")
     assert field.input_value() == "Frst"
     field.fill("First")
@@ -240,8 +309,8 @@ def test_an_edited_message_begins_a_branch(talk: Talk) -> None:
     talk.done()
     assert (talk.said(), talk.answers()) == (["First"], ["Three."])
     assert talk.server.asked[-1][1]["messages"] == [{"role": "user", "content": "First"}]
-    assert talk.page.evaluate("document.activeElement.dataset.action") == "edit-said"
-    talk.tool("before-message", 0).click()
+    assert talk.page.evaluate("document.activeElement.dataset.action") == "edit-message"
+    talk.tool("previous-message", 0).click()
     talk.wait("Two.")
     assert (talk.said(), talk.answers()) == (["Frst", "Next"], ["One.", "Two."])
 
@@ -249,25 +318,25 @@ def test_an_edited_message_begins_a_branch(talk: Talk) -> None:
 def test_an_edit_put_away_changes_nothing(talk: Talk) -> None:
     talk.say("Go")
     before = talk.conversations()
-    talk.tool("edit-said").click()
+    talk.tool("edit-message").click()
     talk.page.locator(".editor-field").fill("Something else")
     talk.page.keyboard.press("Escape")
     assert talk.said() == ["Go"]
-    assert talk.page.evaluate("document.activeElement.dataset.action") == "edit-said"
+    assert talk.page.evaluate("document.activeElement.dataset.action") == "edit-message"
     talk.tool("edit").click()
     talk.page.get_by_role("button", name="Cancel").click()
     assert talk.answers() == ["Hello there."]
     assert len(talk.server.asked) == 1
-    assert talk.conversations()[0]["pieces"] == before[0]["pieces"]
+    assert talk.conversations()[0]["messages"] == before[0]["messages"]
 
 
 def test_an_edited_answer_is_a_version_and_is_what_the_model_reads(talk: Talk) -> None:
     talk.say("Go")
     talk.tool("edit").click()
     talk.page.locator(".editor-field").fill("Goodbye.")
-    talk.page.get_by_role("button", name="Keep as a version").click()
+    talk.page.get_by_role("button", name="Save as a version").click()
     assert talk.answers() == ["Goodbye."]
-    assert talk.texts(".who-name") == [" (edited)"]
+    assert talk.texts(".edited-note") == [" (edited)"]
     assert len(talk.server.asked) == 1
     assert talk.page.locator("[data-action^=rate]:visible").count() == 0  # it is not the model's
     talk.say("On")
@@ -278,14 +347,14 @@ def test_the_beginning_of_a_text_can_be_changed(talk: Talk) -> None:
     talk.mode("completion")
     talk.server.replies = [Reply([" was"]), Reply([" is"])]
     talk.say("There")
-    talk.tool("edit-lead").click()
+    talk.tool("edit-prompt").click()
     talk.page.locator(".editor-field").fill("Here")
     talk.page.get_by_role("button", name="Continue from here").click()
     talk.wait(" is")
     talk.done()
     assert talk.answers() == ["Here is"]
     assert talk.server.asked[-1][1]["prompt"] == "Here"
-    talk.tool("before-beginning").click()
+    talk.tool("previous-prompt").click()
     talk.wait(" was")
     assert talk.answers() == ["There was"]
 
@@ -445,7 +514,7 @@ def test_feedback_that_the_server_does_not_take_is_said(talk: Talk) -> None:
     talk.say("Go")
     talk.server.info["feedback"] = False
     talk.tool("rate-up").click()
-    talk.wait("It was not sent.", "#notices")
+    talk.wait("The feedback was not sent.", "#notices")
     assert talk.tool("rate-up").get_attribute("aria-pressed") == "false"
 
 
@@ -484,7 +553,7 @@ def test_probabilities_on_hover_and_by_keyboard(talk: Talk, mode: str) -> None:
     talk.page.mouse.move(5, 300)
     card.wait_for(state="hidden")
 
-    talk.page.focus(".turn-answer .button-who")
+    talk.page.focus(".turn-answer .button-model")
     talk.page.keyboard.press("Tab")
     assert talk.page.evaluate("document.activeElement.textContent") == "Hello"
     assert card.is_visible()
@@ -518,18 +587,18 @@ def test_an_answer_without_probabilities_stays_readable_when_they_are_wanted(tal
     assert "logprobs" not in talk.server.asked[0][1]
     talk.page.click("#probabilities-toggle")
     assert talk.answers() == ["Hello there."]
-    assert "written without probabilities" in talk.texts(".stats")[0]
+    assert "generated without probabilities" in talk.texts(".stats")[0]
 
 
 # ---- what goes wrong ----
 
 REFUSALS = [
-    (Reply(status=400, message="too many tokens"), "did not take the request. The server says: too many tokens"),
-    (Reply(status=404, message="no such model"), "does not know what was asked for. The server says: no such model"),
-    (Reply(status=413, message="over 1 MB"), "longer than the server takes"),
-    (Reply(status=429, message="busy"), "too much to do"),
-    (Reply(status=503, message="loading failed"), "cannot answer at the moment. The server says: loading failed"),
-    (Reply(status=500, message="<b>oh</b>"), "Something went wrong in the server. The server says: <b>oh</b>"),
+    (Reply(status=400, message="too many tokens"), "rejected the request. Server message: too many tokens"),
+    (Reply(status=404, message="no such model"), "Not found on this server. Server message: no such model"),
+    (Reply(status=413, message="over 1 MB"), "larger than the server accepts"),
+    (Reply(status=429, message="busy"), "server is busy"),
+    (Reply(status=503, message="loading failed"), "not available at the moment. Server message: loading failed"),
+    (Reply(status=500, message="<b>oh</b>"), "The server failed. Server message: <b>oh</b>"),
 ]
 
 
@@ -544,22 +613,22 @@ def test_a_refusal_is_said_in_plain_words_and_can_be_tried_again(talk: Talk, rep
     talk.wait("Hello there.")
     talk.done()
     assert talk.answers() == ["Hello there."]
-    assert talk.page.locator(".problem:visible").count() == 0
+    assert talk.page.locator(".error:visible").count() == 0
     assert talk.page.locator(".versions:visible").count() == 0  # nothing had come: it was tried in its place
     assert talk.server.asked[0] == talk.server.asked[1]
 
 
 BREAKS = [
-    (Reply(["Once", " upon"], ending="cut"), "The connection ended before the answer was complete."),
+    (Reply(["Once", " upon"], ending="cut"), "The connection was lost before the answer was complete."),
     (
         Reply(["Once", " upon"], ending="error", message="out of memory"),
-        "The answer broke off. What came is kept. The server says: out of memory",
+        "The server stopped in the middle of the answer. The text so far is kept. Server message: out of memory",
     ),
     (
         Reply(raw=[b'data: {"choices":[{"index":0,"delta":{"content":"Once upon"}}]}\n\n', b"data: {oops\n\n"]),
         "not JSON",
     ),
-    (Reply(raw=[b'data: {"choices":[{"index":0,"delta":{"content":"Once upon"}}]}\n\n']), "The connection ended"),
+    (Reply(raw=[b'data: {"choices":[{"index":0,"delta":{"content":"Once upon"}}]}\n\n']), "The connection was lost"),
 ]
 
 
@@ -575,7 +644,7 @@ def test_what_came_stays_when_an_answer_breaks_off(talk: Talk, reply: Reply, wor
     talk.wait("Hello there.")
     talk.done()
     assert talk.answers() == ["Hello there."]
-    talk.tool("before-answer").click()
+    talk.tool("previous-answer").click()
     assert talk.answers() == ["Once upon"]
 
 
@@ -623,7 +692,7 @@ def test_a_server_that_cannot_be_reached_at_first(new_talk: Any) -> None:
     assert talk.say("Go") == "Hello there."
     talk.page.route("**/v1/chat/completions", lambda route: route.abort())
     talk.send("Again")
-    talk.wait("Is it still running?")
+    talk.wait("Check that it is running.")
     talk.page.unroute("**/v1/chat/completions")
     talk.tool("retry").click()
     talk.done()
@@ -637,14 +706,14 @@ def test_a_key_can_be_given_later(new_talk: Any) -> None:
     talk = new_talk()
     talk.server.info["key_required"] = True
     talk.page.goto(talk.server.url)
-    talk.page.get_by_role("dialog", name="This server wants a key").wait_for()
+    talk.page.get_by_role("dialog", name="This server requires an API key").wait_for()
     talk.page.keyboard.press("Escape")
-    talk.page.get_by_text("The server wants a key.").wait_for()
-    talk.page.get_by_role("button", name="Enter the key").click()
-    talk.page.get_by_label("Key", exact=True).fill(KEY)
+    talk.page.get_by_text("The server requires an API key.").wait_for()
+    talk.page.get_by_role("button", name="Enter the API key").click()
+    talk.page.get_by_label("API key", exact=True).fill(KEY)
     talk.page.keyboard.press("Enter")
     talk.page.wait_for_selector("#model option", state="attached")
-    assert not talk.page.get_by_text("The server wants a key.").is_visible()
+    assert not talk.page.get_by_text("The server requires an API key.").is_visible()
     assert talk.say("Go") == "Hello there."
 
 
@@ -664,10 +733,10 @@ def test_a_message_longer_than_the_context_is_not_tried_again(talk: Talk) -> Non
     talk.expected = ("400",)
     talk.server.replies = [Reply(status=400, message="it is 911 tokens", code="context_length_exceeded")]
     talk.send("Go " * 200)
-    talk.wait("longer than the model can read. Shorten it, and send it again. The server says: it is 911 tokens")
+    talk.wait("exceeds the model’s context. Shorten it and send it again. Server message: it is 911 tokens")
     assert not talk.page.get_by_role("button", name="Try again").is_visible()
-    talk.tool("edit-said").click()
-    talk.page.fill(".turn-said textarea", "Go")
+    talk.tool("edit-message").click()
+    talk.page.fill(".turn-user textarea", "Go")
     talk.page.get_by_role("button", name="Send").first.click()
     talk.wait("Hello there.")
 
@@ -685,11 +754,11 @@ def test_a_key_is_asked_for_and_kept_where_the_person_says(new_talk: Any, rememb
     talk.expected = ("401",)
     talk.server.info["key_required"] = True
     talk.page.goto(talk.server.url)
-    dialog = talk.page.get_by_role("dialog", name="This server wants a key")
-    dialog.get_by_label("Key", exact=True).fill("wrong")
+    dialog = talk.page.get_by_role("dialog", name="This server requires an API key")
+    dialog.get_by_label("API key", exact=True).fill("wrong")
     dialog.get_by_role("button", name="Use key").click()
-    dialog.get_by_text("did not accept this key").wait_for()
-    dialog.get_by_label("Key", exact=True).fill(KEY)
+    dialog.get_by_text("refused this API key").wait_for()
+    dialog.get_by_label("API key", exact=True).fill(KEY)
     if remember:
         dialog.get_by_label("Remember on this device").check()
     talk.page.keyboard.press("Enter")
@@ -700,7 +769,7 @@ def test_a_key_is_asked_for_and_kept_where_the_person_says(new_talk: Any, rememb
     talk.reload()
     assert talk.say("Go") == "Hello there."
     talk.page.click("#settings-toggle")
-    talk.page.get_by_role("button", name="Forget the server’s key").click()
+    talk.page.get_by_role("button", name="Forget the API key").click()
     assert talk.page.evaluate("sessionStorage.getItem('neolm.key') ?? localStorage.getItem('neolm.key')") is None
 
 
@@ -708,7 +777,7 @@ def test_a_key_that_is_wanted_later_is_asked_for_and_the_answer_follows(talk: Ta
     talk.expected = ("401",)
     talk.server.info["key_required"] = True
     talk.send("Go")
-    talk.page.get_by_label("Key", exact=True).fill(KEY)
+    talk.page.get_by_label("API key", exact=True).fill(KEY)
     talk.page.keyboard.press("Enter")
     talk.wait("Hello there.")
     talk.done()
@@ -733,7 +802,7 @@ def test_the_card_and_lineage_are_one_click_away(talk: Talk, server: FakeServer)
     assert "<img src=x onerror=alert(1)>" in dialog.text_content()
     assert dialog.locator("img").count() == 0
     assert dialog.locator(".lineage strong").all_text_contents() == ["pretrain", "corpus"]
-    assert "bfloat16, weights in int8" in dialog.text_content()
+    assert "bfloat16, weights quantised to int8" in dialog.text_content()
     dialog.get_by_role("button", name="Close").click()
     assert talk.page.evaluate("document.activeElement.id") == "card"
     talk.say("Go")
@@ -747,5 +816,5 @@ def test_a_model_with_a_slash_and_no_card(new_talk: Any) -> None:
     talk.server.cards["runs/my model #1"] = {"id": "runs/my model #1", "family": "gpt-neo", "card": None, "lineage": []}
     talk.open()
     talk.page.click("#card")
-    talk.page.get_by_text("This model comes without a card.").wait_for()
-    talk.page.get_by_text("Nothing is known of how this model was made.").wait_for()
+    talk.page.get_by_text("This model has no model card.").wait_for()
+    talk.page.get_by_text("No record of how this model was trained.").wait_for()

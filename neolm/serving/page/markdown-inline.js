@@ -1,48 +1,48 @@
 /**
- * Markdown within a line: emphasis, code, links. Text in, a small tree out, and the tree into nodes. What is none of
- * these is text. One pass, so that a hostile line of a million brackets costs what a line of a million letters does.
+ * Parses Markdown within a line: emphasis, code and links. Everything else is text. The parser needs one pass, so that
+ * its time is linear even for hostile input.
  *
- * Not CommonMark to the letter: marks within words are text (`snake_case`, 2*3*4), a mark does not nest in its own
- * kind, pictures stay text, there are no references and no HTML.
+ * Differences from CommonMark: delimiters within words are text (`snake_case`, 2*3*4), emphasis does not nest in its own
+ * kind, images stay text, there are no link references and no HTML.
  *
  * @typedef {string|{type: "strong"|"em"|"del"|"code"|"link", href?: string, children: Span[]}} Span
  */
 
-import { element } from "./element.js";
+import { element } from "./dom.js";
 
 const TYPES = { "**": "strong", __: "strong", "*": "em", _: "em", "~~": "del" };
 const TAGS = { strong: "strong", em: "em", del: "del", code: "code" };
-const LONGEST_LINK = 2048;
-const SPECIAL = /[\\`*_~[\]!h<]/g;
+const MAX_URL_LENGTH = 2048;
+const SPECIAL = /[\\`*_~[!h]/g;
 
-/** @returns {string|null} the address, if it is one that may be followed */
-export function safeAddress(address) {
-  if (address.length > LONGEST_LINK || !/^(?:https?:\/\/|mailto:)/i.test(address)) return null;
+/** @returns {string|null} the normalised URL, or null if it is not a safe http, https or mailto link */
+function safeUrl(address) {
+  if (address.length > MAX_URL_LENGTH || !/^(?:https?:\/\/|mailto:)/i.test(address)) return null;
   try {
     const { protocol, username, password, href } = new URL(address);
-    // A name before the host makes an address look like another's.
+    // A user name before the host makes a URL look like that of another site.
     return ["http:", "https:", "mailto:"].includes(protocol) && !username && !password ? href : null;
   } catch {
     return null;
   }
 }
 
-/** Where each `[` of the text is closed, or nothing if there can be no link. */
+/** Positions of the `]` for each `[`; empty if the text contains no link. */
 function bracketPairs(text) {
   const pairs = new Map();
   if (!text.includes("](")) return pairs;
   const opened = [];
-  for (const { index, 0: mark } of text.matchAll(/\\.|[[\]]/gs)) {
-    if (mark === "[") opened.push(index);
-    else if (mark === "]" && opened.length) pairs.set(opened.pop(), index);
+  for (const { index, 0: bracket } of text.matchAll(/\\.|[[\]]/gs)) {
+    if (bracket === "[") opened.push(index);
+    else if (bracket === "]" && opened.length) pairs.set(opened.pop(), index);
   }
   return pairs;
 }
 
-/** @returns {{address: string, end: number}|null} what stands in the brackets that open at `start` */
+/** @returns {{address: string, end: number}|null} the URL in the parentheses that open at `start` */
 function destination(text, start) {
   let depth = 0;
-  for (let at = start; at < text.length && at - start <= LONGEST_LINK; at += 1) {
+  for (let at = start; at < text.length && at - start <= MAX_URL_LENGTH; at += 1) {
     const letter = text[at];
     if (/[\s\p{C}<>]/u.test(letter)) {
       const title = /[ \t]+"[^"\n]{0,200}"\)/y;
@@ -57,20 +57,20 @@ function destination(text, start) {
   return null;
 }
 
-class Reader {
-  /** @param {string} text @param {boolean} open whether more of it may come: marks at its end are not yet shown */
+class InlineParser {
+  /** @param {string} text @param {boolean} open whether the text may grow: incomplete syntax at its end is hidden */
   constructor(text, open, links) {
     Object.assign(this, { text, open, links, at: 0, plain: 0 });
-    this.frames = [{ mark: "", spans: [] }];
+    this.frames = [{ delimiter: "", spans: [] }];
     this.pairs = links ? bracketPairs(text) : new Map();
-    this.unclosedCode = new Set(); // lengths of backtick runs that have no partner further on
+    this.unclosedRuns = new Set(); // lengths of backtick runs without a closing run
   }
 
   get spans() {
     return this.frames.at(-1).spans;
   }
 
-  /** Text up to here is text. */
+  /** Emits the plain text before the current position. */
   flush(end = this.at) {
     if (end > this.plain) this.put(this.text.slice(this.plain, end));
     this.plain = this.at;
@@ -87,7 +87,7 @@ class Reader {
     this.plain = end;
   }
 
-  read() {
+  parse() {
     const { text } = this;
     for (;;) {
       SPECIAL.lastIndex = this.at;
@@ -95,21 +95,8 @@ class Reader {
       if (!found) break;
       this.at = found.index;
       const letter = found[0];
-      const taken =
-        letter === "\\"
-          ? this.escape()
-          : letter === "`"
-            ? this.code()
-            : letter === "["
-              ? this.link()
-              : letter === "!"
-                ? this.picture()
-                : letter === "h"
-                  ? this.address()
-                  : letter === "]" || letter === "<"
-                    ? false
-                    : this.mark(letter);
-      if (!taken) this.at += 1;
+      const parse = { "\\": "escape", "`": "code", "[": "link", "!": "image", h: "url" }[letter] ?? "emphasis";
+      if (!this[parse](letter)) this.at += 1;
     }
     this.at = text.length;
     this.flush();
@@ -130,13 +117,13 @@ class Reader {
     let end = at;
     while (text[end] === "`") end += 1;
     const run = text.slice(at, end);
-    let close = this.unclosedCode.has(run.length) ? -1 : text.indexOf(run, end);
+    let close = this.unclosedRuns.has(run.length) ? -1 : text.indexOf(run, end);
     while (close >= 0 && text[close + run.length] === "`") {
       while (text[close] === "`") close += 1;
       close = text.indexOf(run, close);
     }
     if (close < 0) {
-      this.unclosedCode.add(run.length);
+      this.unclosedRuns.add(run.length);
       if (!this.open) {
         this.at = end;
         return true;
@@ -151,11 +138,11 @@ class Reader {
     return true;
   }
 
-  picture() {
+  image() {
     const close = this.text[this.at + 1] === "[" ? this.pairs.get(this.at + 1) : undefined;
     const target = close === undefined || this.text[close + 1] !== "(" ? null : destination(this.text, close + 1);
     if (!target) return false;
-    this.at = target.end; // all of it stays text, its address too
+    this.at = target.end; // an image stays text, its URL included
     return true;
   }
 
@@ -166,14 +153,14 @@ class Reader {
     const target = destination(text, close + 1);
     const label = () => parseInline(text.slice(at + 1, close), false, false);
     if (!target) {
-      // While it is being written, a link shows its words and not yet its address.
-      if (!this.open || text.length - close > LONGEST_LINK || /[\s<>]/.test(text.slice(close + 1))) return false;
+      // While the text grows, an incomplete link shows its label only.
+      if (!this.open || text.length - close > MAX_URL_LENGTH || /[\s<>]/.test(text.slice(close + 1))) return false;
       this.flush();
       label().forEach((span) => this.put(span));
       this.skipTo(text.length);
       return true;
     }
-    const href = safeAddress(target.address);
+    const href = safeUrl(target.address);
     if (!href) return false;
     this.flush();
     this.put({ type: "link", href, children: label() });
@@ -181,14 +168,14 @@ class Reader {
     return true;
   }
 
-  address() {
+  url() {
     const { text, at } = this;
     if (!this.links || /[A-Za-z0-9]/.test(text[at - 1] ?? "")) return false;
     const pattern = /https?:\/\/[^\s\p{C}<>"'`|\\^{}[\]]{1,2040}/uy;
     pattern.lastIndex = at;
     let shown = pattern.exec(text)?.[0].replace(/[.,;:!?*_~]{1,20}$/, "");
     if (shown?.endsWith(")") && !shown.includes("(")) shown = shown.slice(0, -1);
-    const href = shown ? safeAddress(shown) : null;
+    const href = shown ? safeUrl(shown) : null;
     if (!href) return false;
     this.flush();
     this.put({ type: "link", href, children: [shown] });
@@ -196,17 +183,17 @@ class Reader {
     return true;
   }
 
-  mark(letter) {
+  emphasis(letter) {
     const { text, at } = this;
     let end = at;
     while (text[end] === letter) end += 1;
     const length = end - at;
     const before = text[at - 1] ?? " ";
     const after = text[end] ?? " ";
-    const marks = { 1: [letter], 2: [letter + letter], 3: [letter + letter, letter] }[length];
-    if (!marks || !marks.every((mark) => mark in TYPES)) {
+    const delimiters = { 1: [letter], 2: [letter + letter], 3: [letter + letter, letter] }[length];
+    if (!delimiters || !delimiters.every((delimiter) => delimiter in TYPES)) {
       if (this.open && end === text.length && length < 3) {
-        this.flush(); // half of "~~"
+        this.flush(); // an incomplete "~~"
         this.skipTo(end);
       }
       this.at = end;
@@ -216,37 +203,37 @@ class Reader {
     const opening = !/\s/.test(after) && !/[A-Za-z0-9]/.test(before);
     this.flush();
     this.skipTo(end);
-    const isOpen = (mark) => this.frames.some((frame) => frame.mark === mark);
-    if (closing && marks.every(isOpen)) {
-      [...marks].reverse().forEach((mark) => isOpen(mark) && this.close(mark));
-    } else if (opening && !marks.some(isOpen)) {
-      marks.forEach((mark) => this.frames.push({ mark, spans: [] }));
+    const isOpen = (delimiter) => this.frames.some((frame) => frame.delimiter === delimiter);
+    if (closing && delimiters.every(isOpen)) {
+      [...delimiters].reverse().forEach((delimiter) => isOpen(delimiter) && this.close(delimiter));
+    } else if (opening && !delimiters.some(isOpen)) {
+      delimiters.forEach((delimiter) => this.frames.push({ delimiter, spans: [] }));
     } else if (!(this.open && end === text.length)) {
       this.put(text.slice(at, end));
     }
     return true;
   }
 
-  close(mark) {
-    while (this.frames.at(-1).mark !== mark) this.leave("text");
+  close(delimiter) {
+    while (this.frames.at(-1).delimiter !== delimiter) this.leave("text");
     this.leave("closed");
   }
 
-  /** Ends the innermost frame. @param {"closed"|"text"|"hidden"} how "text" where the mark turns out to be none */
+  /** Ends the innermost frame. @param {"closed"|"text"|"hidden"} how "text" if its delimiter is plain text */
   leave(how) {
-    const { mark, spans } = this.frames.pop();
+    const { delimiter, spans } = this.frames.pop();
     if (how === "closed") {
-      this.put({ type: TYPES[mark], children: spans });
+      this.put({ type: TYPES[delimiter], children: spans });
       return;
     }
-    if (how === "text") this.put(mark);
+    if (how === "text") this.put(delimiter);
     spans.forEach((span) => this.put(span));
   }
 }
 
 /** @returns {Span[]} */
 export function parseInline(text, open = false, links = true) {
-  return new Reader(text, open, links).read();
+  return new InlineParser(text, open, links).parse();
 }
 
 /** @param {Span[]} spans @returns {(Node|string)[]} */

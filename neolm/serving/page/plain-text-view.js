@@ -1,14 +1,14 @@
-/** A text as it is, every space and line of it. */
+/** A text without formatting, every space and line break included. */
 
-import { element } from "./element.js";
+import { element } from "./dom.js";
 
-export class PlainView {
+export class PlainTextView {
   constructor() {
     this.text = document.createTextNode("");
-    this.element = element("span", { class: "continued" }, this.text);
+    this.element = element("span", { class: "plain-text" }, this.text);
   }
 
-  /** @param {string} text what was there, and more of it */
+  /** @param {string} text */
   update(text) {
     const { data } = this.text;
     if (text === data) return;

@@ -1,6 +1,4 @@
-/**
- * Server-sent events out of a stream of bytes, as the HTML standard reads them; only `data` is of use here.
- */
+/** Parses server-sent events (HTML standard, section 9.2). Only `data` fields are used. */
 
 /**
  * @param {ReadableStream<Uint8Array>} stream
@@ -8,17 +6,17 @@
  */
 export async function* events(stream) {
   const reader = stream.getReader();
-  const decoder = new TextDecoder(); // keeps the bytes of a character that is cut in two
+  const decoder = new TextDecoder(); // keeps the bytes of a character that is split between chunks
   let rest = "";
   let data = [];
   try {
     for (;;) {
       const { done, value } = await reader.read();
-      if (done) return; // what has no empty line after it is not an event
+      if (done) return; // an event without an empty line after it is incomplete
       const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
       rest = lines.pop();
-      for (const ended of lines) {
-        const line = ended.endsWith("\r") ? ended.slice(0, -1) : ended;
+      for (const terminated of lines) {
+        const line = terminated.endsWith("\r") ? terminated.slice(0, -1) : terminated;
         if (line === "") {
           if (data.length) yield data.join("\n");
           data = [];
@@ -28,6 +26,6 @@ export async function* events(stream) {
       }
     }
   } finally {
-    reader.cancel().catch(() => {}); // it may have failed already, which the reader has been told
+    reader.cancel().catch(() => {}); // a failed stream rejects here too; the reader has thrown already
   }
 }

@@ -1,46 +1,46 @@
 /**
- * An answer as its tokens, each tinted by how likely it was, and a card that shows the figures and what else could have
- * stood there: on hover, on touch, and with the keyboard (one stop for Tab, arrow keys within).
+ * The tokens of an answer, each tinted by its probability, and a card with the most likely alternatives. The card appears
+ * on hover, on touch and by keyboard (Tab moves to the tokens, arrow keys between them).
  */
 
-import { element } from "./element.js";
+import { element } from "./dom.js";
 
-/** Below these probabilities a token is tinted; the first is the lightest tint. */
-const LEVELS = [0.8, 0.5, 0.2, 0.05];
-const NAMES = { "\n": "↵", "\t": "⇥", "\r": "␍", "\0": "␀" };
-const LINGER = 150; // milliseconds for the pointer to reach the card
+/** A token is tinted below these probabilities; the first is the lightest tint. */
+const LEVEL_BOUNDS = [0.8, 0.5, 0.2, 0.05];
+const SYMBOLS = { "\n": "↵", "\t": "⇥", "\r": "␍", "\0": "␀" };
+const HIDE_DELAY = 150; // milliseconds, for the pointer to reach the card
 
 /** @param {number} logprob */
-export function percent(logprob) {
-  const share = Math.exp(logprob) * 100;
-  if (share >= 99.95) return "100 %";
-  if (share < 0.01) return "< 0.01 %";
-  return `${share.toFixed(share < 1 ? 2 : share < 10 ? 1 : 0)} %`;
+function percent(logprob) {
+  const probability = Math.exp(logprob) * 100;
+  if (probability >= 99.95) return "100 %";
+  if (probability < 0.01) return "< 0.01 %";
+  return `${probability.toFixed(probability < 1 ? 2 : probability < 10 ? 1 : 0)} %`;
 }
 
-/** A token so that its spaces and unseen characters are seen. */
-export function visible(token) {
+/** A token with visible spaces and control characters. */
+function visible(token) {
   const shown = token
-    .replace(/[\n\t\r\0]/g, (letter) => NAMES[letter])
+    .replace(/[\n\t\r\0]/g, (letter) => SYMBOLS[letter])
     .replace(/[\p{Cc}\p{Cf}]/gu, (letter) => `U+${letter.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`)
     .replace(/^ +| +$/g, (spaces) => "␣".repeat(spaces.length));
-  return shown || "(nothing)";
+  return shown || "(empty)";
 }
 
-/** In words, for a screen reader. */
-function spoken(token) {
+/** A token for screen readers. */
+function spokenText(token) {
   const words = token.replace(/\n/g, " line break ").replace(/\t/g, " tab ").trim();
   return words || "space";
 }
 
 function level(logprob) {
-  const share = Math.exp(logprob);
-  return LEVELS.filter((bound) => share < bound).length;
+  const probability = Math.exp(logprob);
+  return LEVEL_BOUNDS.filter((bound) => probability < bound).length;
 }
 
-/** What the tints mean. */
+/** The legend of the tints. */
 export function legend() {
-  const swatches = [0, ...LEVELS].map((_, index) => element("span", { class: `swatch level-${index}` }));
+  const swatches = [0, ...LEVEL_BOUNDS].map((_, index) => element("span", { class: `swatch level-${index}` }));
   return element(
     "p",
     { class: "legend", hidden: true },
@@ -51,14 +51,14 @@ export function legend() {
 }
 
 export class TokenView {
-  /** @param {string} [tag] a span within a passage, a div of its own otherwise */
+  /** @param {string} [tag] "span" within a passage */
   constructor(tag = "div") {
     this.element = element(tag, {
       class: "tokens",
       dir: "auto",
       role: "listbox",
       "aria-orientation": "horizontal",
-      "aria-label": "The answer's tokens with their probabilities. Arrow keys move between them.",
+      "aria-label": "Tokens of the answer with their probabilities. Use the arrow keys.",
       on: {
         pointerover: ({ target }) => this.#hover(target),
         pointerout: () => card.hideSoon(),
@@ -73,7 +73,7 @@ export class TokenView {
     this.current = 0;
   }
 
-  /** @param {import("./conversation.js").Token[]} tokens those shown already, and more */
+  /** @param {import("./conversation.js").Token[]} tokens the tokens shown so far, and new ones */
   update(tokens) {
     const added = [];
     for (let index = this.element.childElementCount; index < tokens.length; index += 1) {
@@ -83,7 +83,7 @@ export class TokenView {
         role: "option",
         tabindex: index === this.current ? "0" : "-1",
         data: { index },
-        "aria-label": `${spoken(text)}, ${percent(logprob)}`,
+        "aria-label": `${spokenText(text)}, ${percent(logprob)}`,
         "aria-selected": "false",
       };
       added.push(element("span", properties, text.replace(/\n/g, "↵\n")));
@@ -130,7 +130,7 @@ export class TokenView {
   }
 }
 
-/** The one card of the page. */
+/** The card of the current token; there is one on the page. */
 class Card {
   constructor() {
     this.element = null;
@@ -150,7 +150,7 @@ class Card {
       on: { pointerenter: () => clearTimeout(this.timer), pointerleave: () => this.hideSoon() },
     });
     document.body.append(this.element);
-    // A token that has the focus was perhaps scrolled to by taking it: its card goes along.
+    // Focusing a token may scroll the page: the card then moves with it.
     const scrolled = () =>
       this.anchor && this.anchor === document.activeElement ? this.#place(this.anchor) : this.hide();
     document.addEventListener("scroll", scrolled, { capture: true, passive: true });
@@ -158,12 +158,12 @@ class Card {
   }
 
   /** @param {HTMLElement} token @param {import("./conversation.js").Token} entry */
-  show(token, [text, logprob, others]) {
+  show(token, [text, logprob, alternatives]) {
     if (!this.element) this.#make();
     clearTimeout(this.timer);
     const chosen = [text, logprob];
-    const rows = others.some(([other]) => other === text) ? others : [...others, chosen];
-    const sorted = [...rows].sort((one, other) => other[1] - one[1]);
+    const rows = alternatives.some(([other]) => other === text) ? alternatives : [...alternatives, chosen];
+    const sorted = [...rows].sort((a, b) => b[1] - a[1]);
     this.element.replaceChildren(
       element(
         "p",
@@ -174,8 +174,8 @@ class Card {
       element(
         "table",
         {},
-        element("caption", { class: "visually-hidden" }, "The likeliest tokens in this place"),
-        element("tbody", {}, ...sorted.map(([other, chance]) => this.#row(other, chance, other === text))),
+        element("caption", { class: "visually-hidden" }, "Most likely tokens at this position"),
+        element("tbody", {}, ...sorted.map(([other, p]) => this.#makeRow(other, p, other === text))),
       ),
     );
     this.element.hidden = false;
@@ -185,7 +185,7 @@ class Card {
     this.#place(token);
   }
 
-  #row(text, logprob, chosen) {
+  #makeRow(text, logprob, chosen) {
     const bar = element("span", { class: "bar" });
     bar.style.width = `${Math.exp(logprob) * 100}%`;
     const name = element(
@@ -203,7 +203,7 @@ class Card {
     );
   }
 
-  /** Below the token, or above it where there is no room; always inside the window. */
+  /** Places the card below the token, or above it if there is no room, inside the window. */
   #place(token) {
     const { element: cardElement } = this;
     const [line] = token.getClientRects();
@@ -219,9 +219,8 @@ class Card {
   hideSoon() {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {
-      // A token that has the focus keeps its card.
-      if (this.anchor !== document.activeElement) this.hide();
-    }, LINGER);
+      if (this.anchor !== document.activeElement) this.hide(); // a focused token keeps its card
+    }, HIDE_DELAY);
   }
 
   hide() {

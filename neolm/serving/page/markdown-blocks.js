@@ -1,8 +1,8 @@
 /**
- * Markdown in lines: which of them make a heading, a list, a table, code. Text in, blocks out; pure.
+ * Parses Markdown blocks: headings, lists, tables, code, quotes and paragraphs.
  *
- * Not CommonMark to the letter: no code by indentation (what the model indents keeps its spaces instead), no underlined
- * headings, no references, no HTML.
+ * Differences from CommonMark: no indented code (indented text keeps its spaces instead), no underlined headings, no
+ * link references, no HTML.
  *
  * @typedef {Object} Block
  * @property {"paragraph"|"heading"|"code"|"rule"|"quote"|"list"|"table"} type
@@ -10,8 +10,8 @@
  * @property {number} to the line after the last
  */
 
-const DEEPEST = 6;
-const WIDEST_TABLE = 64;
+const MAX_DEPTH = 6;
+const MAX_COLUMNS = 64;
 
 const isBlank = (line) => line.trim() === "";
 const LIST_ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])([ \t]+)(?=\S)/;
@@ -20,11 +20,11 @@ const RULE = /^ {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}$/;
 const HEADING = /^ {0,3}(#{1,6})[ \t]+\S/;
 const QUOTE = /^ {0,3}>/;
 
-/** A beginning, while it is being written: it may become a mark, and is not shown before that is clear. */
-const UNCLEAR = /^ {0,3}(?:[-*+_]{1,3}|\d{1,9}[.)]|#{1,6}|`{1,3}|~{1,3}|\|)[ \t]*$/;
+/** The beginning of a line that may become Markdown syntax; it is not shown until more of the line is known. */
+const INCOMPLETE_MARK = /^ {0,3}(?:[-*+_]{1,3}|\d{1,9}[.)]|#{1,6}|`{1,3}|~{1,3}|\|)[ \t]*$/;
 
 /** @param {string} text */
-export function linesOf(text) {
+export function splitLines(text) {
   return text.split(/\r\n|\n|\r/);
 }
 
@@ -33,7 +33,7 @@ function fenceAt(line) {
   return found && !(found[2][0] === "`" && found[3].includes("`")) ? found : null;
 }
 
-function readCode(lines, from, open) {
+function parseCode(lines, from, open) {
   const [, indent, fence, info] = fenceAt(lines[from]);
   const isEnd = (line) => {
     const inner = line.trim();
@@ -44,15 +44,15 @@ function readCode(lines, from, open) {
   const inner = lines.slice(from + 1, to);
   const closed = to < lines.length;
   const last = inner.at(-1)?.trim();
-  if (open && !closed && last && last === fence[0].repeat(last.length)) inner.pop(); // the end fence, on its way
+  if (open && !closed && last && last === fence[0].repeat(last.length)) inner.pop(); // an incomplete closing fence
   const dedent = new RegExp(`^ {0,${indent.length}}`);
   const text = inner.map((line) => (indent ? line.replace(dedent, "") : line)).join("\n");
-  const whole = !open || closed || to > from + 1; // the line of the fence
+  const whole = !open || closed || to > from + 1; // whether the opening line is complete
   const language = whole ? info.trim().split(/\s/)[0].slice(0, 40) : "";
   return { type: "code", language, text, from, to: closed ? to + 1 : to };
 }
 
-function readHeading(lines, from) {
+function parseHeading(lines, from) {
   const marks = HEADING.exec(lines[from])[1];
   let text = lines[from].trim().slice(marks.length).trim();
   const end = text.lastIndexOf(" ");
@@ -60,21 +60,21 @@ function readHeading(lines, from) {
   return { type: "heading", level: marks.length, text, from, to: from + 1 };
 }
 
-function readQuote(lines, from, open, depth) {
+function parseQuote(lines, from, open, depth) {
   let to = from;
   while (to < lines.length && QUOTE.test(lines[to])) to += 1;
   const inner = lines.slice(from, to).map((line) => line.replace(/^ {0,3}> ?/, ""));
   return { type: "quote", blocks: parseLines(inner, open && to === lines.length, depth + 1), from, to };
 }
 
-function readList(lines, from, open, depth) {
+function parseList(lines, from, open, depth) {
   const kindOf = (found) => found && (/\d/.test(found[2]) ? `1${found[2].at(-1)}` : found[2]);
   const first = LIST_ITEM.exec(lines[from]);
   const kind = kindOf(first);
   const items = [];
   let to = from;
   let width = 0;
-  let end = from; // after the last line that is not blank
+  let end = from; // the line after the last one that is not blank
   for (; to < lines.length; to += 1) {
     const line = lines[to].replace(/^[ \t]+/, (space) => space.replaceAll("\t", "    "));
     if (isBlank(line)) {
@@ -88,7 +88,7 @@ function readList(lines, from, open, depth) {
       width = found[1].length + found[2].length + (found[3].length > 4 ? 1 : found[3].length);
       items.push([line.slice(width)]);
     } else if (to > end || startsBlock(lines, to, open)) break;
-    else items.at(-1).push(line.trimStart()); // a paragraph's next line, not indented
+    else items.at(-1).push(line.trimStart()); // a paragraph continues without indentation
     end = to + 1;
   }
   const blocks = items.map((item, index) =>
@@ -97,8 +97,8 @@ function readList(lines, from, open, depth) {
   return { type: "list", start: /\d/.test(kind) ? Number.parseInt(first[2], 10) : null, items: blocks, from, to: end };
 }
 
-/** The cells of a table's row. */
-function cellsOf(line) {
+/** The cells of a table row. */
+function splitCells(line) {
   const inner = line.trim().replace(/^\|/, "");
   const cells = inner.split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
   if (cells.length > 1 && cells.at(-1) === "") cells.pop();
@@ -108,33 +108,33 @@ function cellsOf(line) {
 function tableAt(lines, at, open) {
   const line = lines[at];
   if (line.length > 4096 || !line.includes("|")) return null;
-  const header = cellsOf(line);
-  if (header.length > WIDEST_TABLE) return null;
+  const header = splitCells(line);
+  if (header.length > MAX_COLUMNS) return null;
   const next = lines[at + 1];
-  // While it is being written, a line behind a bar is taken for a header before the line below it is complete.
+  // While the text grows, a line that starts with a bar counts as a header before the line below it is complete.
   if (open && at + 2 >= lines.length && /^ {0,3}\|/.test(line) && /^[ |:-]*$/.test(next ?? ""))
-    return { header, sides: [] };
+    return { header, alignments: [] };
   if (next === undefined || next.length > 4096 || !next.includes("-")) return null;
-  const marks = cellsOf(next);
+  const marks = splitCells(next);
   if (marks.length !== header.length || !marks.every((mark) => /^:?-+:?$/.test(mark))) return null;
-  const sides = marks.map((mark) => (mark.endsWith(":") ? (mark.startsWith(":") ? "center" : "right") : null));
-  return { header, sides };
+  const alignments = marks.map((mark) => (mark.endsWith(":") ? (mark.startsWith(":") ? "center" : "right") : null));
+  return { header, alignments };
 }
 
-function readTable(lines, from, open) {
-  const { header, sides } = tableAt(lines, from, open);
+function parseTable(lines, from, open) {
+  const { header, alignments } = tableAt(lines, from, open);
   let to = Math.min(from + 2, lines.length);
   const rows = [];
   for (; to < lines.length && !isBlank(lines[to]) && lines[to].includes("|"); to += 1) {
-    const cells = cellsOf(lines[to]);
-    // Cells too many are text all the same: they share the last.
+    const cells = splitCells(lines[to]);
+    // Surplus cells are joined into the last one, so that no text is lost.
     const kept = cells.slice(0, header.length - 1).concat(cells.slice(header.length - 1).join(" | "));
     rows.push(header.map((_, column) => kept[column] ?? ""));
   }
-  return { type: "table", header, sides, rows, from, to };
+  return { type: "table", header, alignments, rows, from, to };
 }
 
-/** Whether a line ends the paragraph before it. */
+/** Whether a line starts a block and so ends the paragraph before it. */
 function startsBlock(lines, at, open) {
   const line = lines[at];
   const item = LIST_ITEM.exec(line);
@@ -148,39 +148,39 @@ function startsBlock(lines, at, open) {
   );
 }
 
-function readParagraph(lines, from, open) {
+function parseParagraph(lines, from, open) {
   let to = from + 1;
   while (to < lines.length && !isBlank(lines[to]) && !startsBlock(lines, to, open)) to += 1;
   return { type: "paragraph", text: lines.slice(from, to).join("\n").trimEnd(), from, to };
 }
 
-function readBlock(lines, at, open, depth) {
+function parseBlock(lines, at, open, depth) {
   const line = lines[at];
-  if (fenceAt(line)) return readCode(lines, at, open);
-  if (HEADING.test(line)) return readHeading(lines, at);
+  if (fenceAt(line)) return parseCode(lines, at, open);
+  if (HEADING.test(line)) return parseHeading(lines, at);
   if (RULE.test(line)) return { type: "rule", from: at, to: at + 1 };
-  if (depth < DEEPEST && QUOTE.test(line)) return readQuote(lines, at, open, depth);
-  if (depth < DEEPEST && LIST_ITEM.test(line)) return readList(lines, at, open, depth);
-  if (tableAt(lines, at, open)) return readTable(lines, at, open);
-  return readParagraph(lines, at, open);
+  if (depth < MAX_DEPTH && QUOTE.test(line)) return parseQuote(lines, at, open, depth);
+  if (depth < MAX_DEPTH && LIST_ITEM.test(line)) return parseList(lines, at, open, depth);
+  if (tableAt(lines, at, open)) return parseTable(lines, at, open);
+  return parseParagraph(lines, at, open);
 }
 
 /**
  * @param {string[]} lines
- * @param {boolean} open whether more may come
- * @param {number} [depth] how many quotes and lists it stands in
- * @param {number} [first] the line to begin at
+ * @param {boolean} open whether the text may grow
+ * @param {number} [depth] the number of enclosing quotes and lists
+ * @param {number} [first] the first line to parse
  * @returns {Block[]}
  */
 export function parseLines(lines, open, depth = 0, first = 0) {
-  const shown = open && lines.length && UNCLEAR.test(lines.at(-1)) ? [...lines.slice(0, -1), ""] : lines;
+  const shown = open && lines.length && INCOMPLETE_MARK.test(lines.at(-1)) ? [...lines.slice(0, -1), ""] : lines;
   const blocks = [];
   for (let at = first; at < shown.length;) {
     if (isBlank(shown[at])) {
       at += 1;
       continue;
     }
-    const block = readBlock(shown, at, open, depth);
+    const block = parseBlock(shown, at, open, depth);
     blocks.push(block);
     at = block.to;
   }
