@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from served import Running, running, write_model
 from talk import PHONE, WIDE, Talk
 
@@ -20,11 +21,20 @@ from neolm.serving.server.preferences import export
 pytestmark = pytest.mark.xdist_group("page")
 
 
+def write_endless_model(directory: Path) -> Path:
+    """A model that never generates the end of text greedily: the logit of that token is always 0."""
+    write_model(directory, context=4096)
+    weights = load_file(directory / "model.safetensors")
+    weights["transformer.wte.weight"][neolm.load_tokenizer(str(directory)).eos_token_id] = 0
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    return directory
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     place = tmp_path_factory.mktemp("a server")
     names = [str(write_model(place / name, seed=number)) for number, name in enumerate(("left", "right"))]
-    names.append(str(write_model(place / "long", context=4096)))
+    names.append(str(write_endless_model(place / "long")))
     with running(names, feedback=f"sqlite:///{place / 'feedback.sqlite'}") as server:
         yield server
 
@@ -83,7 +93,7 @@ def test_a_text_goes_on_beyond_the_context(visit: Talk, served: Running) -> None
 
 def test_stopping_stops_the_engine(visit: Talk, served: Running) -> None:
     visit.page.select_option("#model", "long")
-    settle(visit, max_tokens="4000", temperature="0")  # greedy, this one never ends by itself
+    settle(visit, max_tokens="4000", temperature="0")
     visit.page.keyboard.press("Escape")
     visit.mode("completion")
     visit.send("the sea")
