@@ -107,6 +107,47 @@ def test_the_raw_text_may_be_gone_once_the_corpus_is_built(
     assert (trained / "evaluation" / "scores.json").is_file()
 
 
+def test_an_interrupted_training_resumes_without_the_raw_text(texts: Path, tmp_path: Path) -> None:
+    recipe = {"output": str(tmp_path / "run"), "corpus": corpus_of(texts), **TINY}
+    recipe["pretrain"] = TINY["pretrain"] | {"steps": 4, "checkpoint_every": 2}
+    run = neolm.run(recipe)
+    weights = (run / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(run / "model")
+    (run / "pretrain" / "manifest.json").unlink()
+    shutil.rmtree(max((run / "pretrain" / "checkpoints").glob("*4")))
+    shutil.rmtree(texts)
+    neolm.run(run / "recipe.yaml")
+    assert (run / "model" / "model.safetensors").read_bytes() == weights
+    with pytest.raises(InputError, match=r"corpus\.path: .* does not exist"):
+        neolm.run(recipe | {"output": str(tmp_path / "another")})
+
+
+def test_a_missing_path_is_an_error_although_another_corpus_is_finished(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {"output": str(tmp_path / "run"), "corpus": corpus_of(texts)}
+    neolm.run(recipe)
+    with pytest.raises(InputError, match=r"corpus\.path: nowhere does not exist"):
+        neolm.run(recipe | {"corpus": corpus_of(Path("nowhere"))})
+    assert "no longer there" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["notes #2", "-notes", "CC BY: 4.0", "[old] {x} *", "100%20?a=b&c", "yes", "1e3", "s3:#"]
+)
+def test_any_folder_name_is_a_path(
+    texts: Path, tmp_path: Path, neolm_: Run, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    texts.rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    code, _, said = neolm_("corpus", "build", "text", f"corpus.path={name}", f"output=runs/{name}")
+    assert code == 0, said
+    manifest = read_manifest(tmp_path / "runs" / name / "corpus")
+    assert manifest is not None
+    assert manifest.counts["kept"]["documents"] == 12
+    assert manifest.inputs["raw"].path == str(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     "override",
     ["pretrain.lr=1e-5", "corpus.min_characters=77", "seed=9", "model.num_heads=3", "tokenizer.vocab_size=301"],

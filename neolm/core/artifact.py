@@ -156,13 +156,20 @@ class Stage:
         )
 
     def changes(self, manifest: Manifest) -> list[str]:
-        """The differences between `manifest` and this stage, one phrase each; empty if there are none."""
+        """The differences between `manifest` and this stage, one phrase each; empty if there are none.
+
+        Inputs are compared only if the settings are the same.
+        """
         found = [f"{key}: {a!r} -> {b!r}" for key, a, b in differences(manifest.config, jsonable(self.config))]
-        found += [
-            f"input {name} changed"
-            for name in sorted({*manifest.inputs, *self.inputs})
-            if self._input_changed(name, manifest.inputs.get(name))
-        ]
+        found += (
+            []
+            if found
+            else [
+                f"input {name} changed"
+                for name in sorted({*manifest.inputs, *self.inputs})
+                if self._input_changed(name, manifest.inputs.get(name))
+            ]
+        )
         if manifest.code.get("digest") != code_digest(self.room):
             found.append(CODE_CHANGED)
         return found

@@ -1,1 +1,1 @@
-"""Raw text to clean, deduplicated, documented documents. Later rooms read them through `neolm.corpus.documents`."""
+"""Build clean, deduplicated documents from raw text. Other rooms read them with `neolm.corpus.documents`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.artifact import Manifest, Stage
-from neolm.core.errors import InputError
+from neolm.core.errors import SettingError
 from neolm.core.progress import count, task
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.sources import Raw, RawText, describe_ignored
@@ -23,7 +23,7 @@ def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
     """Build `output/corpus` unless it is up to date, and return its manifest.
 
     Raises:
-        InputError: the raw text is missing or cannot be read, or no document is kept.
+        SettingError: the raw text is missing or cannot be read, or no document is kept.
     """
     raw = RawText(config, output)
     stage = Stage("corpus", "corpus", output / "corpus", {"raw": raw}, config.model_dump())
@@ -45,7 +45,7 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
     verdicts = decide(records, config)
     counts = verdicts.counts
     if not counts["kept"]["documents"]:
-        raise InputError(_nothing_kept(raw, counts["rejected"]))
+        raise SettingError("path", f"{raw.location}: {_nothing_kept(raw, counts['rejected'])}")
     with task("corpus: writing", verdicts.kept_bytes / 1e6, "MB") as bar:
         written = write_splits(directory, final_rows(records, verdicts, config), lambda size: bar.advance(size / 1e6))
     shutil.rmtree(scratch)
@@ -58,18 +58,17 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
 
 def _nothing_kept(raw: Raw, rejected: Mapping[str, Mapping[str, int]]) -> str:
     """The error message if no document is left: the reasons, and the remedy for the most frequent one."""
-    where = f"corpus.path: {raw.location}"
     if not rejected:
-        return f"{where}: has no documents; give files with text in them"
+        return "it has no documents; give files with text in them"
     if len(rejected) == 1 and raw.files[0].kind == "text" and "broken_utf8" in rejected:
         example = raw.files[0].name
         return (
-            f"{where}: the text is not UTF-8; convert it, for example from Windows-1252: "
+            "the text is not UTF-8; convert it, for example from Windows-1252: "
             f"iconv -f WINDOWS-1252 -t UTF-8 '{example}' > converted.txt"
         )
     reasons = sorted(rejected, key=lambda reason: (-rejected[reason]["documents"], reason))
     listed = ", ".join(f"{reason} {rejected[reason]['documents']}" for reason in reasons)
-    return f"{where}: no document is kept ({listed}); {_REMEDIES.get(reasons[0], 'give other files')}"
+    return f"no document is kept ({listed}); {_REMEDIES.get(reasons[0], 'give other files')}"
 
 
 _REMEDIES = {

@@ -1,7 +1,7 @@
-"""The bytes of a file, chunk by chunk, unpacked where its suffix says so, and the lines in them.
+"""Read a file in chunks or lines, decompressed if its suffix is .gz or .zst.
 
-The libraries' own stream readers either end a truncated Zstandard file in silence or lose what a truncated gzip
-file still holds; here every byte before the damage is delivered first.
+The stream readers of the libraries either end a truncated Zstandard file without an error, or lose the readable part of
+a truncated gzip file. The readers here return every byte before the damage first.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 
 import zstandard
 
-CHUNK_BYTES = 2**16  # small, because a packed chunk may unpack to a thousand times its size
+CHUNK_BYTES = 2**16  # small, because a chunk can be a thousand times larger after decompression
 
 
 class DamagedFileError(Exception):
-    """A file that ends early (`truncated`) or cannot be read on (`unreadable`); the message says what was found."""
+    """A file that ends early (`reason` is `truncated`) or has an unreadable part (`unreadable`)."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -27,7 +27,7 @@ class DamagedFileError(Exception):
 
 @dataclass(frozen=True)
 class Line:
-    """One line without its end; `damage` is set where the file broke off in this line."""
+    """One line without its line end. `damage` is set if the file is damaged in this line."""
 
     number: int
     data: bytes
@@ -39,17 +39,17 @@ def _gzip() -> Any:
 
 
 def _zstandard() -> Any:
-    return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()  # 2 GiB: files made with --long=31
+    return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()  # 2 GiB: files of zstd --long=31
 
 
 DECODERS: dict[str, Callable[[], Any]] = {".gz": _gzip, ".zst": _zstandard}
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
-    """The content of `path`.
+    """The content of `path` in chunks.
 
     Raises:
-        DamagedFileError: after everything before the damage was delivered.
+        DamagedFileError: the file is damaged. Everything before the damage was returned.
     """
     decoder = DECODERS.get(path.suffix.lower())
     try:
@@ -64,7 +64,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 
 def _unpacked(file: BinaryIO, new_decoder: Callable[[], Any]) -> Iterator[bytes]:
-    """All frames in `file`, one after the other: both formats allow concatenation, and padding with zeros."""
+    """The content of all frames in `file`. Both formats allow concatenated frames and padding with zeros."""
     decoder = None
     while data := file.read(CHUNK_BYTES):
         while data:
@@ -87,8 +87,8 @@ def _unpacked(file: BinaryIO, new_decoder: Callable[[], Any]) -> Iterator[bytes]
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    r"""The lines of `path`, numbered from 1 and split at `\n`; a damaged file ends in one line with `damage`."""
-    number, pending = 1, []  # the pieces of a line that is not complete, so that a long one is joined only once
+    r"""The lines of `path`, numbered from 1 and split at `\n`. The last line of a damaged file has `damage`."""
+    number, pending = 1, []  # `pending` holds the parts of an incomplete line, so that a long line is joined only once
     damage = None
     chunks = read_chunks(path)
     while damage is None:
@@ -101,9 +101,9 @@ def read_lines(path: Path) -> Iterator[Line]:
             break
         first, *rest = chunk.split(b"\n")
         pending.append(first)
-        for piece in rest:
+        for start in rest:
             yield Line(number, b"".join(pending))
-            number, pending = number + 1, [piece]
+            number, pending = number + 1, [start]
     last = b"".join(pending)
     if last or damage is not None:
         yield Line(number, last, damage)

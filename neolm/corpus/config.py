@@ -1,4 +1,4 @@
-"""The settings of the corpus. Imports nothing heavy: the command line reads them to answer `--help`."""
+"""The `corpus` section of a recipe. This module imports nothing slow, because `--help` reads it."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from neolm.core.config import Config, Unit
 
 
 class CorpusConfig(Config):
-    """Where the raw text lies and what is kept of it."""
+    """Where the raw text is, and which documents are kept."""
 
     source: Literal["python-stdlib", "files"] = "python-stdlib"
-    """`python-stdlib`: the running interpreter's own library, with no download; `files`: your text, see `path`."""
+    """`python-stdlib`: the standard library of the running Python, without a download; `files`: your text in `path`."""
 
     path: str | None = None
-    """A file or a folder of .txt, .md, .py, .jsonl and .parquet (.txt and .jsonl also as .gz or .zst); for `files`."""
+    """For `files`: a file or folder of .txt, .md, .py, .jsonl and .parquet (.txt and .jsonl also as .gz or .zst)."""
 
     licence: str = "unknown"
-    """The licence written beside each document of `files` that states none itself, best by its SPDX name."""
+    """The licence of documents of `files` that have none of their own, preferably an SPDX name."""
 
     text_key: Annotated[str, Field(min_length=1)] = "text"
-    """The key (.jsonl) or column (.parquet) that holds the text."""
+    """The key (.jsonl) or column (.parquet) of the text."""
 
     min_characters: Annotated[int, Field(ge=0), Unit("characters")] = 10
-    """Shorter documents, white space at the ends not counted, are dropped as `too_short`."""
+    """Shorter documents (without white space at the ends) are rejected as `too_short`."""
 
     max_line_characters: Annotated[int, Field(ge=1), Unit("characters")] = 100_000
-    """Documents with a longer line (dumps, minified code) are dropped as `too_long_lines`."""
+    """Documents with a longer line (dumps, minified code) are rejected as `too_long_lines`."""
 
     min_text_fraction: Annotated[float, Field(ge=0, le=1), Unit("fraction of characters")] = 0.5
-    """Documents with a smaller share of letters, digits and white space are dropped as `mostly_non_text`."""
+    """Documents with a smaller share of letters, digits and white space are rejected as `mostly_non_text`."""
 
     split_characters: Annotated[int | None, Field(ge=1), Unit("characters")] = None
-    """Cut longer documents into parts of at most so many, at paragraphs where possible; null: leave them whole."""
+    """Divide longer documents into parts of at most this size, between paragraphs if possible; null: do not divide."""
 
     validation_fraction: Annotated[float, Field(gt=0, lt=1), Unit("fraction of documents")] = 0.05
-    """The share of documents, chosen by a hash of their ids, that is kept from training to measure the model on."""
+    """The share of documents that are held out to validate the model, chosen by a hash of their ids."""

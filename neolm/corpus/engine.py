@@ -1,8 +1,8 @@
-"""Daft, the corpus engine, with everything switched off that would phone home or draw over our progress.
+"""Import Daft, the corpus engine, with telemetry and its progress bar disabled.
 
-The only place that imports Daft. It runs embedded unless the user chose Ray by Daft's own setting
-(`DAFT_RUNNER=ray`, or `daft.set_runner_ray(...)`); on a cluster these variables belong into the workers'
-environment too, and inputs and output onto a file system that all of them see.
+This is the only module that imports Daft. Daft runs in the process unless the user chooses Ray (`DAFT_RUNNER=ray` or
+`daft.set_runner_ray(...)`). On a cluster, set these variables in the environment of the workers too, and put inputs and
+output on a file system that all workers can read.
 """
 
 from __future__ import annotations
@@ -17,6 +17,6 @@ os.environ.update(
     DAFT_SHOW_QUERY_ID="0",
 )
 
-import daft  # after the switches above, which it reads when it is imported
+import daft  # after the variables above, which Daft reads at import
 
 __all__ = ["daft"]

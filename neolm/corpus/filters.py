@@ -1,7 +1,7 @@
-"""Which documents are dropped, and why: pure functions from a clean text to a reason or None.
+"""Filters: pure functions from a clean text to the reason for rejecting it, or None.
 
-Duplicates are found later, over the whole corpus (`neolm.corpus.frames`); records that cannot be read at all
-get their reason where they are read (`neolm.corpus.records`).
+Duplicates are found later, in the whole corpus (`neolm.corpus.frames`). Unreadable records get their reason where they
+are read (`neolm.corpus.records`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Filter = Callable[[str, CorpusConfig], str | None]
 
 
 def empty(text: str, config: CorpusConfig) -> str | None:
-    """Nothing but white space."""
+    """Only white space, or no text."""
     return None if text and not text.isspace() else "empty"
 
 
@@ -43,7 +43,7 @@ FILTERS: tuple[Filter, ...] = (empty, too_short, too_long_lines, mostly_non_text
 
 
 def judge(text: str, config: CorpusConfig) -> str | None:
-    """The reason of the first filter that drops `text`, or None if all let it pass."""
+    """The reason of the first filter that rejects `text`, or None."""
     return next((reason for check in FILTERS if (reason := check(text, config)) is not None), None)
 
 
@@ -51,7 +51,7 @@ def text_fraction(text: str) -> float:
     """The share of letters, digits, combining marks and white space among the characters; 0 for an empty text."""
     if not text:
         return 0.0
-    plain = text.encode("ascii", "ignore")  # most of any corpus is, and is counted by one pass in C
+    plain = text.encode("ascii", "ignore")  # most text is ASCII, and is counted in one pass in C
     found = len(plain.translate(None, _NON_TEXT_ASCII))
     if len(plain) < len(text):
         others = Counter("".join(_BEYOND_ASCII.findall(text)))
@@ -60,7 +60,7 @@ def text_fraction(text: str) -> float:
 
 
 def _is_text(character: str) -> bool:
-    # Marks are the vowels of Indic scripts and the accents that NFC could not join to a letter.
+    # Marks are the vowels of Indic scripts, and accents without a precomposed letter in NFC.
     return character.isalnum() or character.isspace() or unicodedata.category(character).startswith("M")
 
 

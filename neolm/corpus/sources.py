@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from neolm.core.errors import InputError
+from neolm.core.errors import InputError, SettingError
 from neolm.core.files import digest_file, digest_json
 from neolm.corpus.config import CorpusConfig
 
@@ -89,21 +89,21 @@ def find_files(config: CorpusConfig, output: Path) -> Raw:
     """The files that `config` names. In a folder, `output` and hidden files and folders are ignored.
 
     Raises:
-        InputError: the path does not exist, has no supported file or is empty, or the settings contradict each other.
+        SettingError: the path does not exist, has no supported file or is empty, or the settings contradict each other.
     """
     if config.source == "python-stdlib":
         if config.path is not None:
-            raise InputError(
-                f"corpus.path: corpus.source=python-stdlib has no path; set corpus.source=files to read {config.path}"
+            raise SettingError(
+                "path", f"corpus.source=python-stdlib has no path; set corpus.source=files to read {config.path}"
             )
         return _standard_library(output)
     if config.path is None:
-        raise InputError("corpus.path: corpus.source=files needs a file or a folder: corpus.path=FILE_OR_FOLDER")
+        raise SettingError("path", "corpus.source=files needs a file or a folder: corpus.path=FILE_OR_FOLDER")
     path = _expanded(config.path)
     try:
         return _folder(path, output) if path.is_dir() else _single_file(path)
     except OSError as error:
-        raise InputError(f"corpus.path: {path}: cannot be read ({error.strerror})") from None
+        raise SettingError("path", f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _standard_library(output: Path) -> Raw:
@@ -114,9 +114,10 @@ def _standard_library(output: Path) -> Raw:
         if name.endswith(".py")
     ]
     if not found:
-        raise InputError(
-            f"corpus.source: the standard library of this Python has no .py files below {root}; "
-            "use another interpreter, or your own text: corpus.source=files corpus.path=FILE_OR_FOLDER"
+        raise SettingError(
+            "source",
+            f"the standard library of this Python has no .py files below {root}; "
+            "use another interpreter, or your own text: corpus.source=files corpus.path=FILE_OR_FOLDER",
         )
     return Raw(root, tuple(found), {})
 
@@ -132,15 +133,15 @@ def _expanded(path: str) -> Path:
 
 def _single_file(path: Path) -> Raw:
     if not path.exists():
-        raise InputError(f"corpus.path: {path} does not exist")
+        raise SettingError("path", f"{path} does not exist")
     kind = _kind(path.name)
     if kind is None:
-        raise InputError(f"corpus.path: {path}: files of this kind cannot be read; supported: {SUPPORTED}")
+        raise SettingError("path", f"{path}: files of this kind cannot be read; supported: {SUPPORTED}")
     if not path.is_file():
-        raise InputError(f"corpus.path: {path} is neither a file nor a folder")
+        raise SettingError("path", f"{path} is neither a file nor a folder")
     with path.open("rb") as file:
         if not file.read(1):
-            raise InputError(f"corpus.path: {path} is empty; give a file with text in it")
+            raise SettingError("path", f"{path} is empty; give a file with text in it")
     return Raw(path, (RawFile.at(path, path.name, kind),), {})
 
 
@@ -159,7 +160,7 @@ def _folder(path: Path, output: Path) -> Raw:
             found.append(RawFile.at(file, name, kind))
     if not found:
         seen = describe_ignored(ignored) if ignored else "no files"
-        raise InputError(f"corpus.path: {path} has no text to read ({seen}); supported: {SUPPORTED}")
+        raise SettingError("path", f"{path} has no text to read ({seen}); supported: {SUPPORTED}")
     return Raw(path, tuple(found), ignored)
 
 

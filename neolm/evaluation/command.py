@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from neolm.core.artifact import chain
 from neolm.core.config import load_config
 from neolm.core.device import choose_device, choose_precision
-from neolm.core.errors import InputError
+from neolm.core.errors import InputError, SettingError
 from neolm.corpus.config import CorpusConfig
 from neolm.evaluation.config import EvaluateConfig
 
@@ -63,5 +63,8 @@ def _raw_documents(path: str | Path, model: Path) -> Iterator[TextDocument]:
     from neolm.corpus.sources import find_files
 
     config = CorpusConfig(source="files", path=str(path))
-    files = find_files(config, model).files  # the model's own files are not text to measure on
+    try:
+        files = find_files(config, model).files  # the model's own files are not text to measure on
+    except SettingError as error:
+        raise InputError(f"text: {error.problem}") from None
     return (record for file in files for record in read_records(file, config) if record.reason is None)

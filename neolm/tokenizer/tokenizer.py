@@ -21,7 +21,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from neolm.core.errors import InputError
+from neolm.core.errors import InputError, SettingError
 from neolm.core.files import write_json
 
 END_OF_TEXT = "<|endoftext|>"
@@ -174,7 +174,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE of exactly `vocab_size` tokens on `texts`. Id 0 is the end of text.
 
     Raises:
-        InputError: the text has too few repeated pairs for a vocabulary of this size.
+        SettingError: the text has too few repeated pairs for a vocabulary of this size.
     """
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -189,9 +189,9 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     backend.train_from_iterator(texts, trainer=trainer)
     reached = backend.get_vocab_size()
     if reached < vocab_size:
-        raise InputError(
-            f"tokenizer.vocab_size: the corpus is too small for {vocab_size} tokens; "
-            f"set tokenizer.vocab_size={reached} or less, or add text"
+        raise SettingError(
+            "vocab_size",
+            f"the corpus is too small for {vocab_size} tokens; set tokenizer.vocab_size={reached} or less, or add text",
         )
     return Tokenizer(backend)
 

@@ -134,7 +134,7 @@ def test_daft_is_silent_and_the_settings_do_not_load_it():
 
 
 BAD = {
-    "no path": (None, {}, "corpus.path: corpus.source=files needs a file or a folder"),
+    "no path": (None, {}, "^path: corpus.source=files needs a file or a folder"),
     "path with the standard library": ("a.txt", {"source": "python-stdlib"}, "set corpus.source=files"),
     "missing": ("nothing.txt", {}, "nothing.txt does not exist"),
     "empty file": ("empty.txt", {}, "empty.txt is empty"),

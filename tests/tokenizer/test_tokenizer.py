@@ -106,7 +106,7 @@ def test_training_reaches_the_requested_size(trained: Tokenizer) -> None:
 
 def test_a_vocabulary_that_is_too_large_for_the_text_is_refused() -> None:
     with pytest.raises(
-        InputError, match=r"vocab_size: the corpus is too small for 5000 .* set tokenizer\.vocab_size=\d+ or less"
+        InputError, match=r"^vocab_size: the corpus is too small for 5000 .* set tokenizer\.vocab_size=\d+ or less"
     ):
         train_tokenizer(iter(["a small text, a small text"]), 5000)
 
