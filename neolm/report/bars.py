@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from neolm.report.svg import CHARACTER, NARROW, clipped, picture, scale, shown, text
+from neolm.report.svg import CHARACTER, NARROW, TONES, clipped, picture, scale, shown, text
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class Bar:
     """A confidence interval, drawn as a whisker."""
     start: float = 0.0
     quiet: bool = False
-    """Draw it in grey, for what is there to compare with."""
+    """Draw it in grey, for values to compare with."""
+    tone: int = 0
+    """Number of the line whose colour it has."""
 
 
 def bar_chart(bars: Sequence[Bar], title: str, width: int = 720) -> str:
@@ -40,7 +42,7 @@ def bar_chart(bars: Sequence[Bar], title: str, width: int = 720) -> str:
         middle = y + thick / 2 + 4
         parts.append(text(name_width, middle, name, "end") if beside else text(10, y - 6, name))
         x, right = to_x(bar.start), max(to_x(bar.start + bar.value), to_x(bar.start) + 1.5)
-        tone = "quiet" if bar.quiet else "first"
+        tone = "quiet" if bar.quiet else TONES[bar.tone % len(TONES)]
         shape = f'<rect class="bar" x="{x:.1f}" y="{y:.1f}" width="{right - x:.1f}" height="{thick}" rx="2"/>'
         parts.append(f'<g class="{tone}">{shape}</g>')
         if bar.interval:

@@ -12,7 +12,7 @@ from neolm.report.chart import Line, Point
 from neolm.report.curves import CURVES, Curve, large_figure, small_figure
 from neolm.report.measures import comparable_losses, comparable_scores, differing_settings, measured, notes
 from neolm.report.pages import Figure, render
-from neolm.report.scores import Score, read_score
+from neolm.report.scores import read_score
 from neolm.report.svg import swatch
 from neolm.report.training_run import TrainingRun
 
@@ -30,6 +30,7 @@ def comparison_page(runs: Runs) -> str:
         names=[run.name for run in runs],
         headers=[Markup(swatch(number)) + " " + run.name for number, run in enumerate(runs)],
         best=_best(runs),
+        comparable=comparable_losses(runs),
         notes=notes(runs),
         numbers=[[name, *values] for name, values in measured(runs)],
         scores=_scores(runs),
@@ -47,21 +48,20 @@ def _best(runs: Runs) -> list[tuple[str, str]]:
     if len(losses) > 1 and comparable_losses(runs):
         loss, name, step = min(losses)
         found.append((name, f"has the lowest validation loss: {loss:.3f}, at step {step:,.0f}."))
-    scores = _bits_per_byte(runs)
+    scores = [(score.value, run.name) for run in runs if (score := read_score(run.scores, "bits_per_byte"))]
     if len(scores) > 1 and comparable_scores(runs):
-        name, score = min(scores, key=lambda item: item[1].value)
-        found.append((name, f"needs the fewest bits per byte of held-out text: {score.value:.3f}."))
+        bits, name = min(scores)
+        found.append((name, f"needs the fewest bits per byte of held-out text: {bits:.3f}."))
     return found
-
-
-def _bits_per_byte(runs: Runs) -> list[tuple[str, Score]]:
-    scores = [(run.name, read_score(run.scores, "bits_per_byte")) for run in runs]
-    return [(name, score) for name, score in scores if score is not None]
 
 
 def _scores(runs: Runs) -> Figure | None:
     """Bars of bits per byte, if at least two are comparable."""
-    bars = [Bar(name, score.value, f"{score.value:.3f}", score.interval) for name, score in _bits_per_byte(runs)]
+    bars = [
+        Bar(run.name, score.value, f"{score.value:.3f}", score.interval, tone=number)
+        for number, run in enumerate(runs)
+        if (score := read_score(run.scores, "bits_per_byte"))
+    ]
     if len(bars) < 2 or not comparable_scores(runs):
         return None
     title = "Bits per byte of the same held-out text; fewer are better"

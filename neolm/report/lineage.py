@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from neolm.core.artifact import Manifest
 from neolm.core.progress import count, duration
 from neolm.report.pages import data_size
@@ -30,7 +32,7 @@ def _raw_inputs(artefacts: list[tuple[Path, Manifest]]) -> list[Row]:
     for place, manifest in artefacts:
         for name, value in manifest.inputs.items():
             if (place.parent / value.path).resolve() not in places:
-                rows[value.path] = [("raw text" if name == "raw" else name, value.path), "", value.digest[:DIGITS]]
+                rows[value.path] = [("raw text" if name == "raw" else name, value.path), "", _digest(value.digest)]
     return list(rows.values())
 
 
@@ -40,7 +42,7 @@ def _stage_row(run: Run, place: Path, manifest: Manifest) -> Row:
     made_from = f"from {', '.join(manifest.inputs)}" if manifest.inputs else ""
     detail = " \u00b7 ".join(part for part in (_made(manifest), made_from) if part)
     took = f"{seconds:.1f}s" if seconds < 10 else duration(seconds)
-    return [(manifest.stage, detail), took, manifest.digest[:DIGITS]]
+    return [(manifest.stage, detail), took, _digest(manifest.digest)]
 
 
 def _made(manifest: Manifest) -> str:
@@ -66,6 +68,10 @@ def _in_words(stage: str, counts: Mapping[str, Any]) -> str:
         case "evaluation":
             return f"{counts['bits_per_byte']['value']:.3f} bits per byte"
     return ""
+
+
+def _digest(digest: str) -> str:
+    return Markup('<code title="{}">{}</code>').format(digest, digest[:DIGITS])
 
 
 def software(run: Run) -> list[tuple[str, str]]:

@@ -73,6 +73,7 @@ MEASURES = (
     Measure("Best validation loss", lambda run: _loss(run.best[1] if run.best else None), _best),
     Measure("Final validation loss", lambda run: _loss(run.validation[-1][1] if run.validation else None)),
     Measure("Training loss", lambda run: _loss(run.training_loss)),
+    BITS_PER_BYTE,
     Measure("Tokens", lambda run: _optional(run.tokens, count)),
     Measure("Tokens per second", lambda run: _optional(run.usual("tokens_per_second"), count)),
     Measure("MFU", lambda run: _optional(run.usual("mfu"), lambda share: f"{share:.1%}")),
@@ -84,7 +85,7 @@ MEASURES = (
 
 def measured(runs: Sequence[TrainingRun]) -> list[tuple[str, list[tuple[str, str]]]]:
     """The name of each measure with the (value, remark) of each run. Bits per byte only if they are comparable."""
-    measures = (*MEASURES, BITS_PER_BYTE) if comparable_scores(runs) else MEASURES
+    measures = [measure for measure in MEASURES if measure is not BITS_PER_BYTE or comparable_scores(runs)]
     return [(measure.name, [(measure.value(run), measure.remark(run)) for run in runs]) for measure in measures]
 
 

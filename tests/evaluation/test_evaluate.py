@@ -218,6 +218,40 @@ def test_the_stage_measures_the_quantized_model(run_directory: Path, tokenizer: 
     assert rounded["loss"] == evaluate(model, tokenizer, held_out, CONFIG)["loss"]
 
 
+# A value of each setting that changes the scores or the samples; None: it changes none of them, for this reason.
+CHANGES: dict[str, Any] = {
+    "window": 24,
+    "stride": 8,
+    "max_bytes": 300,
+    "batch_size": None,  # only speed and memory
+    "bootstrap_samples": 150,
+    "confidence": 0.5,
+    "seed": 3,
+    "baselines": False,
+    "dictionary_bytes": 1024,
+    "device": None,  # the tests have no second device; an unknown one is refused, see below
+    "precision": "bfloat16",
+    "quantize": "int8",
+    "prompts": ("The sea",),
+    "sample_tokens": 5,
+    "temperature": 0.1,
+}
+
+
+def test_every_setting_changes_the_result(run_directory: Path) -> None:
+    assert set(CHANGES) == set(EvaluateConfig.model_fields)
+
+    def result(**settings: Any) -> list[bytes]:
+        stage_scores(run_directory, **{"sample_tokens": 8, **settings})
+        return [(run_directory / "evaluation" / name).read_bytes() for name in ("scores.json", "samples.json")]
+
+    before = result()
+    for name, value in CHANGES.items():
+        if value is not None:
+            assert result(**{name: value}) != before, name
+    assert result(batch_size=3)[1] == before[1]
+
+
 def test_an_unknown_device_is_one_clear_line(run_directory: Path) -> None:
     with pytest.raises(InputError, match="device: 'abacus' is unknown"):
         evaluate_stage(run_directory, EvaluateConfig(device="abacus"))
