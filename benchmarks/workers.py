@@ -31,6 +31,8 @@ class Contestant:
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: str | None = None
     """The environment it runs in (environments.py); None: this one."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of its process."""
 
 
 class Worker:
@@ -56,6 +58,7 @@ class Worker:
                     "OMP_NUM_THREADS": threads,
                     "HF_HUB_OFFLINE": "1",
                     "PYTHONUNBUFFERED": "1",
+                    **contestant.variables,
                 },
                 start_new_session=True,  # Ctrl-C is for the parent
             )

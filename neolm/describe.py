@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import itertools
+import os
 import platform
 import re
 import shutil
@@ -88,6 +89,7 @@ def machine_report() -> list[tuple[str, str]]:
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         ("torch", torch.__version__),
         ("processor", f"{cpu_name()}, {usable_cores()} cores usable, {', '.join(matrix) or 'no vector units known'}"),
+        ("load", _load()),
         ("memory", f"{total / 2**30:.1f} GiB, {available / 2**30:.1f} GiB available"),
         ("disk", f"{free / 2**30:.1f} GiB free here"),
         ("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
@@ -98,6 +100,13 @@ def machine_report() -> list[tuple[str, str]]:
         ("", f"matrix products at {ceiling / 1e9:,.0f} GFLOP/s, measured now"),
         *(("missing", line) for line in _missing()),
     ]
+
+
+def _load() -> str:
+    """How busy the machine is: threads that run or wait for a core, the mean of the last minute."""
+    running, cores = os.getloadavg()[0], usable_cores()
+    text = f"{running:.1f} threads running on {cores} core{'s' if cores > 1 else ''}"
+    return f"{text}: other programs compete with NeoLM, so expect it to be slower" if running > cores / 2 else text
 
 
 def _missing() -> list[str]:

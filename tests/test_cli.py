@@ -202,8 +202,19 @@ def test_config_prints_every_key_with_its_meaning(neolm_: Run) -> None:
 def test_doctor_says_what_will_be_used(neolm_: Run) -> None:
     code, printed, _ = neolm_("doctor")
     assert code == 0
-    for word in ("processor", "memory", "GPU", "compiler", "will use", "precision", "FLOP/s"):
+    for word in ("processor", "load", "memory", "GPU", "compiler", "will use", "precision", "FLOP/s"):
         assert word in printed
+
+
+@pytest.mark.parametrize(("running", "warned"), [(0.1, False), (9.5, True)])
+def test_doctor_shows_when_other_programs_use_the_cores(
+    neolm_: Run, monkeypatch: pytest.MonkeyPatch, running: float, warned: bool
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (running, 0.0, 0.0))
+    monkeypatch.setattr("neolm.describe.usable_cores", lambda: 2)
+    printed = neolm_("doctor")[1]
+    assert f"{running} threads running on 2 cores" in printed
+    assert ("compete with NeoLM" in printed) == warned
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
