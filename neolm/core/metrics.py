@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a metrics file in order. Incomplete lines are skipped; a missing file has no rows."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     rows = []
