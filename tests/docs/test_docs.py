@@ -32,6 +32,7 @@ PIPELINE = ("run", "pretrain", "corpus build", "tokenizer train")
 NOT_RUN = {
     "make demo": "sets up an environment from a package index",
     "make test": "is what runs this test",
+    "neolm serve runs/mine/model": "runs until it is stopped; tests/serving/server/ starts it",
     "neolm serve runs/mine": "runs until it is stopped; tests/serving/server/ starts it",
     ".venv/bin/neolm serve runs/quickstart/model": "the same, after `make demo`",
     "neolm import EleutherAI/gpt-neo-125m models/gpt-neo-125m": "fetches from a hub",
