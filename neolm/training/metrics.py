@@ -1,4 +1,4 @@
-"""`metrics.jsonl` as it is written: what a resumed run keeps of it, and who else gets its rows."""
+"""Writing `metrics.jsonl`: rows are appended, sent to the trackers, and cut back to the resumed step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from neolm.training.trackers import Tracker, say_lost
 
 
 class MetricsLog:
-    """Appends rows to a file, each flushed, so that a kill loses none that was written."""
+    """Appends rows to a file and flushes each, so that a kill loses none that was written."""
 
     def __init__(self, path: Path, resume_at: int, trackers: Sequence[Tracker] = ()) -> None:
-        """Open `path`, keeping of an earlier run the rows up to step `resume_at`; the trackers get each new row."""
+        """Open `path` and drop the rows after step `resume_at`. The trackers receive each new row."""
         self.path = path
+        with storage_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(path) if row["step"] <= resume_at]
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file: IO[str] = path.open("a", encoding="utf-8")
@@ -28,19 +30,19 @@ class MetricsLog:
         with storage_errors(self.path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
-        self._ask_each(lambda tracker: tracker.log(row))
+        self._for_each(lambda tracker: tracker.log(row))
 
     def close(self) -> None:
         """Close the file and the trackers."""
         self._file.close()
-        self._ask_each(lambda tracker: tracker.close())
+        self._for_each(lambda tracker: tracker.close())
         self._trackers = []
 
-    def _ask_each(self, ask: Callable[[Tracker], None]) -> None:
-        """Ask each tracker; one that fails, in whatever way, is told of once and asked no more."""
+    def _for_each(self, call: Callable[[Tracker], None]) -> None:
+        """Call each tracker. One that raises is reported once and removed."""
         for tracker in list(self._trackers):
             try:
-                ask(tracker)
+                call(tracker)
             except Exception as error:
                 self._trackers.remove(tracker)
                 say_lost(tracker, error)

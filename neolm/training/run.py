@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
-from neolm.core.device import Choice
+from neolm.core.device import Choice, choose_compile, choose_device, choose_precision
 from neolm.data.batch import Batch
 from neolm.training.config import TrainConfig
 from neolm.training.objective import Objective
 from neolm.training.passes import GradientAccumulation, Passes
 from neolm.training.precision import MixedPrecision, Precision
-from neolm.training.trackers import Tracker
+from neolm.training.trackers import Tracker, open_trackers
 from neolm.training.world import World
 
 NOT_COMPILED = Choice("off", "as requested")
@@ -80,6 +81,21 @@ class Training:
     """FLOP/s of this machine's matrix products, against which MFU is measured; 0: unknown."""
     trackers: Callable[[int], Sequence[Tracker]] = lambda resume_at: ()
     """Opens the trackers, given the last step before the training starts or resumes."""
+
+    @classmethod
+    def from_config(cls, config: TrainConfig, *, directory: Path, **parts: Any) -> Training:
+        """A training on the device, in the precision and with the trackers of `config`; `parts` are further fields."""
+        device = choose_device(config.device)
+        precision = choose_precision(config.precision, device.value)
+        return cls(
+            config=config,
+            directory=directory,
+            device=device,
+            precision=precision,
+            compile=choose_compile(config.compile, device.value, precision.value),
+            trackers=partial(open_trackers, config.track, directory, config.model_dump(mode="json")),
+            **parts,
+        )
 
     def batch(self, step: int) -> Batch:
         """Read this rank's batch of `step` from indexed data."""
