@@ -262,7 +262,7 @@ def test_no_such_recipe(neolm_: Run, tmp_path: Path) -> None:
         ("model.max_position_embeddings=16", ("pretrain.sequence_length", "context of 16")),
         ("tokenizer.vocab_size=60000", ("tokenizer.vocab_size", "the corpus is too small for 60000 tokens")),
         ("tokenizer.path=/nowhere", ("/nowhere", "no such tokenizer")),
-        ("pretrain.sequence_length=100000", ("fewer than one sequence of 100000", "sequence_length lower")),
+        ("pretrain.sequence_length=100000", ("pretrain.sequence_length", "fewer than one sequence of 100000")),
     ],
 )
 def test_wrong_settings(neolm_: Run, tmp_path: Path, text_folder: Path, override: str, words: tuple[str, ...]) -> None:

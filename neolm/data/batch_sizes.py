@@ -1,12 +1,12 @@
-"""Which examples each step reads: a constant batch, or GPT-3's ramp from a small batch to the full one.
+"""The examples of each step: constant batches, or GPT-3's ramp from a small batch to the full one.
 
 Brown et al. 2020, appendix B: the batch grows linearly from 32k tokens to its full size over the first 4 to 12 billion
 tokens. Here step 1 reads `start` examples, and a step that begins at example e reads
 
     start + (full - start) * e / ramp
 
-of them, rounded down to a multiple of `start`; from example `ramp` on, `full`. So the examples of a step are a function
-of its number alone: nothing of it needs to be saved.
+examples, rounded down to a multiple of `start`; from example `ramp` on, `full`. So the examples of a step are a
+function of its number, and nothing has to be saved.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """The examples of each step; `ramp` is in examples, 0 for batches of `full` from the start."""
+    """The examples of each step; `ramp` is in examples, 0 for constant batches of `full`."""
 
     full: int
     start: int = 0
     ramp: int = 0
 
     def examples(self, step: int) -> range:
-        """The global indices of the examples of `step`, counted from 1."""
+        """Global indices of the examples of `step`, counted from 1."""
         firsts = self._firsts
         if step < len(firsts):
             return range(firsts[step - 1], firsts[step])
@@ -33,7 +33,7 @@ class BatchSizes:
         return range(first, first + self.full)
 
     def steps_for(self, examples: int) -> int:
-        """How many steps read at least so many examples."""
+        """Number of steps that read at least `examples` examples."""
         firsts = self._firsts
         if examples <= firsts[-1]:
             return bisect.bisect_left(firsts, examples)
@@ -41,7 +41,7 @@ class BatchSizes:
 
     @cached_property
     def _firsts(self) -> list[int]:
-        """The first example of each step of the ramp, and that of the first full step."""
+        """First example of each step of the ramp and of the first full step."""
         firsts = [0]
         if self.start:
             while firsts[-1] < self.ramp:

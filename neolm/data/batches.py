@@ -1,6 +1,6 @@
 """Batches of packed sequences, each a pure function of (seed, step).
 
-The stream is cut into windows of T tokens, one after the other; documents run on across windows, with end-of-text
+The token stream is cut into consecutive windows of T tokens. Documents continue across windows, with end-of-text
 between them, and attention may cross from one to the next (Brown et al. 2020, appendix B). Example e of the run,
 counted from 0 over all steps and devices, is window `Permutation(epoch)[e mod N]` of epoch `e div N`.
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neolm.core.errors import InputError
+from neolm.core.errors import SettingError
 from neolm.data.batch import Batch
 from neolm.data.batch_sizes import BatchSizes
 from neolm.data.order import Permutation
@@ -73,13 +73,14 @@ def count_windows(shards: TokenShards, sequence_length: int) -> int:
     """Return the number of whole windows of `sequence_length` tokens, followed by a token to predict, in the stream.
 
     Raises:
-        InputError: there is none.
+        SettingError: there is none.
     """
     windows = (shards.tokens - 1) // sequence_length
     if windows < 1:
-        raise InputError(
-            f"the corpus has {shards.tokens} tokens to train on, fewer than one sequence of {sequence_length}: "
-            "add more text, or set sequence_length lower"
+        raise SettingError(
+            "sequence_length",
+            f"the corpus has {shards.tokens} training tokens, fewer than one sequence of {sequence_length}. "
+            "Add text, or choose a smaller value",
         )
     return windows
 

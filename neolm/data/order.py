@@ -1,8 +1,8 @@
-"""In which order training sees its examples: a permutation per epoch that is computed, never stored.
+"""Order of the training examples: a permutation for each epoch, which is computed and never stored.
 
-A Feistel network over the index bits, walked until it lands inside the range, is a bijection of `range(size)` (Black &
-Rogaway 2002, "Ciphers with arbitrary finite domains"). Any position of any epoch is found in a microsecond, so a run
-resumes by seek, and ranks need not agree on anything but the seed.
+A Feistel network over the index bits, repeated until the result is inside the range, is a bijection of `range(size)`
+(Black & Rogaway 2002, "Ciphers with arbitrary finite domains"). Any position of any epoch is found in a microsecond, so
+a run resumes by seek, and ranks share only the seed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Permutation:
         self._keys = _mix(root + np.arange(1, ROUNDS + 1, dtype=np.uint64) * _GOLDEN)
 
     def __call__(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Where each of `indices` (any shape, values in range(size)) is sent."""
+        """Images of `indices` (any shape, values in range(size))."""
         values = self._encrypt(np.asarray(indices).astype(np.uint64))
         outside = values >= self.size
-        while outside.any():  # walk the cycle back into the range; the domain is at most four times larger
+        while outside.any():  # follow the cycle back into the range; the domain is at most four times larger
             values[outside] = self._encrypt(values[outside])
             outside = values >= self.size
         return values.astype(np.int64)

@@ -1,1 +1,1 @@
-"""THE loop, and what it is made of: objectives, optimiser, schedule, precision, checkpoints."""
+"""THE training loop, with objectives, optimisers, schedules, precision and checkpoints."""

@@ -1,9 +1,9 @@
 """Checkpoints on disk, which survive a kill at any moment.
 
-`step-00000500` holds everything that a run needs to go on bit for bit, `best-00000400` the weights of the lowest
-validation loss. A checkpoint is a directory with a directory of tensors for each of its parts (see `tensor_files`) and
-`checkpoint.json`, which carries the state and the digest of every file, and its own: a torn or altered checkpoint is
-seen, named and passed over. A name that starts with a dot is of a checkpoint that is being written or removed.
+`step-00000500` holds all that a run needs to resume bit for bit, `best-00000400` the weights of the lowest validation
+loss. A checkpoint is a directory with a directory of tensors for each of its parts (see `tensor_files`) and the record
+`checkpoint.json` with the state and the digests of all files and of itself: a damaged checkpoint is detected, reported
+and skipped. A name that starts with a dot is a checkpoint that is being written or removed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from neolm.core.errors import InputError
 from neolm.core.files import digest_file, digest_json, jsonable, remove, write_json
 from neolm.core.progress import say
-from neolm.training.tensor_files import read_pieces, read_whole
+from neolm.training.tensor_files import read_shards, read_tensors
 
 RECORD = "checkpoint.json"
 FORMAT = 2
@@ -28,7 +28,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk whose files are as they were written."""
+    """An intact checkpoint on disk."""
 
     directory: Path
     state: dict[str, Any]
@@ -39,24 +39,24 @@ class Checkpoint:
         return int(self.state["step"])
 
     def tensors(self, part: str) -> dict[str, Tensor]:
-        """The tensors of `part`, such as `weights`, whole."""
-        return read_whole(self.directory / part)
+        """Read the tensors of `part`, such as `weights`, assembled from all shards."""
+        return read_tensors(self.directory / part)
 
     def load(self, part: str, into: Mapping[str, Tensor]) -> None:
-        """Fill `into` in place with the tensors of `part`; a DTensor takes its own piece, whoever wrote them.
+        """Fill `into` in place with the tensors of `part`, a DTensor with its shard, however the part was sharded.
 
         Raises:
-            RuntimeError: a name is not in the checkpoint.
+            RuntimeError: a name is missing from the checkpoint.
             ValueError: a tensor has another size.
         """
-        read_pieces(self.directory / part, into)
+        read_shards(self.directory / part, into)
 
 
 def last_checkpoint(root: Path, kind: str) -> Checkpoint | None:
-    """The newest checkpoint of `kind` whose files are whole; damaged ones are named and passed over.
+    """Return the newest intact checkpoint of `kind`; damaged ones are reported and skipped.
 
     Raises:
-        InputError: a checkpoint is of another version of NeoLM.
+        InputError: a checkpoint was written by another version of NeoLM.
     """
     return next(_good(root, kind), None)
 
@@ -69,16 +69,17 @@ def _good(root: Path, kind: str) -> Iterator[Checkpoint]:
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             damaged, record = [f"{RECORD} ({type(error).__name__})"], {}
         if damaged:
-            say(f"checkpoint {directory.name} is damaged ({', '.join(damaged)}); passing over to the one before it")
+            say(f"checkpoint {directory.name} is damaged ({', '.join(damaged)}); using the one before it")
             continue
         yield Checkpoint(directory, record["state"])
 
 
 def _damaged(directory: Path, record: dict[str, Any]) -> list[str]:
-    """The files of a checkpoint that are not as its record says, or the record itself."""
+    """Files of a checkpoint that do not match its record, or the record itself."""
     if "state" in record and record.get("format", 1) != FORMAT:
         raise InputError(
-            f"{directory} was written by another version of NeoLM: go on with that version, or give another output=DIR"
+            f"{directory} was written by another version of NeoLM. "
+            "Continue with that version, or choose another output=DIR"
         )
     if record.pop("digest") != digest_json(record):
         return [RECORD]
@@ -92,27 +93,27 @@ def _damaged(directory: Path, record: dict[str, Any]) -> list[str]:
 
 
 def write_record(directory: Path, state: Mapping[str, Any], digests: Mapping[str, str]) -> None:
-    """Write the record of a checkpoint whose files are on disk."""
+    """Write the record of a checkpoint after its files."""
     record = jsonable({"format": FORMAT, "state": state, "digests": digests})
     write_json(directory / RECORD, record | {"digest": digest_json(record)})
 
 
 def discard_after(root: Path, kind: str, step: int) -> None:
-    """Remove checkpoints of `kind` beyond `step`: a resumed run makes them again."""
+    """Remove the checkpoints of `kind` after `step`: a resumed run writes them again."""
     for directory in named_checkpoints(root, kind):
         if step_of(directory) > step:
             discard(directory)
 
 
 def discard(directory: Path) -> None:
-    """Remove a checkpoint; half removed, it has its name no longer."""
+    """Remove a checkpoint. It is renamed first, so that no name belongs to half a checkpoint."""
     doomed = directory.with_name(f".{directory.name}.removed")
     remove(doomed)
     remove(directory.rename(doomed))
 
 
 def named_checkpoints(root: Path, kind: str) -> list[Path]:
-    """The checkpoints of `kind`, oldest first, whole or not."""
+    """Directories of the checkpoints of `kind`, oldest first, intact or not."""
     return sorted(p for p in root.glob(f"{kind}-*") if p.is_dir() and p.name.rpartition("-")[2].isdigit())
 
 
@@ -135,12 +136,12 @@ def checkpoint_path(root: Path, kind: str, step: int) -> Path:
 
 
 def partial_path(directory: Path) -> Path:
-    """Where a checkpoint lies before it has its name."""
+    """Directory of a checkpoint while it is written."""
     return directory.with_name(f".{directory.name}.partial")
 
 
-def discard_remains(root: Path) -> None:
-    """Remove what a killed process left half written or half removed."""
+def discard_leftovers(root: Path) -> None:
+    """Remove checkpoints that a killed process left half written or half removed."""
     for pattern in (".*-*.partial", ".*-*.removed"):
         for path in root.glob(pattern):
             remove(path)
@@ -155,7 +156,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def restore_random_state(state: Mapping[str, Tensor]) -> None:
-    """Put back what `random_state` gave."""
+    """Restore the result of `random_state`."""
     torch.set_rng_state(state["cpu"])
     cuda = [value for name, value in state.items() if name.startswith("cuda.")]
     if cuda and torch.cuda.is_available():

@@ -1,12 +1,11 @@
-"""The writer of checkpoints: while training goes on, a thread puts a copy of the state on disk.
+"""Write checkpoints in a background thread.
 
-A save copies the tensors to host memory and returns. The thread writes the copy beside its place, flushes every file,
-takes its digest, writes the record last and renames the directory into place; then it removes what is no longer to be
-kept. So a kill at any moment leaves the checkpoints that were there, and one more or not. (Snapshot and persistence are
-split in this way by Mohan, Phanishayee and Chidambaram 2021, "CheckFreq".) Over several processes each writes what it
-holds, and the first names the checkpoint once all have.
+A save copies the tensors to host memory and returns. The thread writes the copy to a temporary directory, flushes and
+digests every file, writes the record last and renames the directory; then it removes old checkpoints. So a kill at any
+moment leaves the earlier checkpoints intact. (Mohan, Phanishayee & Chidambaram 2021, "CheckFreq", split snapshot and
+persistence in this way.) With several processes, each writes its shards, and rank 0 renames the directory at the end.
 
-Left out: a directory that is not shared by all processes.
+Not supported: a directory that the processes do not share.
 """
 
 from __future__ import annotations
@@ -29,67 +28,67 @@ from neolm.training.checkpoint import (
     best_step_of,
     checkpoint_path,
     discard,
-    discard_remains,
+    discard_leftovers,
     named_checkpoints,
     partial_path,
     step_of,
     write_record,
 )
-from neolm.training.tensor_files import local_tensor, plan_pieces, share_pieces, write_pieces
+from neolm.training.tensor_files import assign_shards, local_tensor, plan_shards, write_shards
 from neolm.training.world import World
 
 Parts = dict[str, dict[str, Tensor]]
 
 
 class CheckpointWriter:
-    """Writes checkpoints below `root`, one at a time; used as a context, it is not left before the last is on disk.
+    """Writes checkpoints below `root`, one at a time. A `with` block waits at its end until the last is on disk.
 
     Of kind `step` the last `keep` are kept, and those at multiples of `keep_every`; of kind `best` the last one, and
     those that are the `best_step` of a step checkpoint on disk.
-    With several processes, each of them makes a writer and calls it alike.
+    With several processes, each creates a writer and makes the same calls.
     """
 
     def __init__(self, root: Path, *, keep: int, keep_every: int | None = None, asynchronous: bool = True) -> None:
         assert keep >= 1
         self._root, self._keep, self._keep_every = root, keep, keep_every
-        self._ranks = World()
+        self._world = World()
         self._thread = ThreadPoolExecutor(1, "checkpoint") if asynchronous else None
         self._pending: dict[str, Future[None]] = {}
-        self._room: dict[str, Parts] = {}
-        if self._ranks.first:
+        self._buffers: dict[str, Parts] = {}
+        if self._world.first:
             with storage_errors(root):
-                discard_remains(root)
+                discard_leftovers(root)
 
     def save(self, kind: str, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Save `parts`, named tensors by the name of the part, and `state`, JSON with the step, as they are now.
+        """Save the current values of `parts`, named tensors by part, and of `state`, JSON with the step.
 
-        Waits for the save of its kind before. Asynchronous, it returns when the tensors are copied; `poll` or `wait`
-        says how the writing went.
+        Waits for the previous save of the same kind. An asynchronous save returns when the tensors are copied; `poll`
+        or `wait` raises the errors of writing.
 
         Raises:
-            StorageError: the disk is full, now or in the save before; older checkpoints are as they were.
+            StorageError: the disk is full, now or in the previous save; older checkpoints are intact.
         """
         self._wait(kind)
         final = checkpoint_path(self._root, kind, state["step"])
-        plans = {part: plan_pieces(tensors) for part, tensors in parts.items()}
+        plans = {part: plan_shards(tensors) for part, tensors in parts.items()}
         state = jsonable(state)
         if self._thread is None:
-            held = {part: {n: local_tensor(t).cpu() for n, t in tensors.items()} for part, tensors in parts.items()}
-            self._write(final, plans, held, state)
+            copies = {part: {n: local_tensor(t).cpu() for n, t in tensors.items()} for part, tensors in parts.items()}
+            self._write(final, plans, copies, state)
             return
-        # The room belongs to the thread until all is written: a save that is interrupted here loses room, not data.
-        room = self._room.pop(kind, {})
-        held = _copy_to_host(parts, room)
-        self._pending[kind] = self._thread.submit(self._write_and_return, kind, room, final, plans, held, state)
+        # The buffers belong to the thread until all is written: an interruption here loses buffers, not data.
+        buffers = self._buffers.pop(kind, {})
+        copies = _copy_to_host(parts, buffers)
+        self._pending[kind] = self._thread.submit(self._write_and_return, kind, buffers, final, plans, copies, state)
 
     def poll(self) -> None:
-        """Raise what a write that has ended raised."""
+        """Raise the errors of writes that have ended."""
         done = [self._pending.pop(kind) for kind, write in list(self._pending.items()) if write.done()]
         for write in done:
             write.result()
 
     def wait(self) -> None:
-        """Return when everything is on disk; raises what writing raised."""
+        """Wait until everything is on disk; raise the errors of writing."""
         self._wait(*self._pending)
 
     def _wait(self, *kinds: str) -> None:
@@ -97,7 +96,7 @@ class CheckpointWriter:
         self.poll()
 
     def close(self) -> None:
-        """Wait, and end the thread."""
+        """Wait and stop the thread."""
         try:
             self.wait()
         finally:
@@ -118,41 +117,41 @@ class CheckpointWriter:
             if str(second) != str(error):
                 say(f"the checkpoint that was being written is lost: {second}")
 
-    def _write_and_return(self, kind: str, room: Parts, *save: Any) -> None:
+    def _write_and_return(self, kind: str, buffers: Parts, *save: Any) -> None:
         try:
             self._write(*save)
         finally:
-            self._room[kind] = room
+            self._buffers[kind] = buffers
 
-    def _write(self, final: Path, plans: Mapping[str, SavePlan], held: Parts, state: Mapping[str, Any]) -> None:
+    def _write(self, final: Path, plans: Mapping[str, SavePlan], copies: Parts, state: Mapping[str, Any]) -> None:
         partial = partial_path(final)
         try:
-            shares = self._ranks.combine(lambda: self._begin(partial, plans), _share)
-            self._ranks.combine(
-                lambda: self._write_parts(partial, shares, held),
+            assigned = self._world.combine(lambda: self._begin(partial, plans), _assign)
+            self._world.combine(
+                lambda: self._write_parts(partial, assigned, copies),
                 lambda digests: self._finish(partial, final, state, digests),
             )
         except BaseException:
-            if self._ranks.first:
+            if self._world.first:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
 
     def _begin(self, partial: Path, plans: Mapping[str, SavePlan]) -> Mapping[str, SavePlan]:
-        if self._ranks.first:
+        if self._world.first:
             with storage_errors(self._root):
                 remove(partial)
                 partial.mkdir(parents=True)
         return plans
 
-    def _write_parts(self, partial: Path, shares: Mapping[str, SavePlan], held: Parts) -> dict[str, str]:
-        """Write this process's files; returns their digests as the disk has them."""
+    def _write_parts(self, partial: Path, assigned: Mapping[str, SavePlan], copies: Parts) -> dict[str, str]:
+        """Write the files of this process and return their digests, read back from disk."""
         digests = {}
         with storage_errors(self._root):
-            for part, share in shares.items():
+            for part, plan in assigned.items():
                 directory = partial / part
                 directory.mkdir(exist_ok=True)
-                if share.items or self._ranks.first:  # one file at least, so that an empty part is there
-                    path = write_pieces(directory, self._ranks.number, share, held[part])
+                if plan.items or self._world.first:  # at least one file, so that the directory of an empty part exists
+                    path = write_shards(directory, self._world.number, plan, copies[part])
                     digests[path.relative_to(partial).as_posix()] = digest_file(path)
                 sync_directory(directory)
         return digests
@@ -160,7 +159,7 @@ class CheckpointWriter:
     def _finish(
         self, partial: Path, final: Path, state: Mapping[str, Any], digests: list[dict[str, str]]
     ) -> list[None]:
-        """Give a checkpoint whose files are all on disk its record and its name, and remove older ones."""
+        """Write the record of a checkpoint whose files are on disk, rename it and remove older ones."""
         with storage_errors(self._root):
             write_record(partial, state, {name: digest for each in digests for name, digest in each.items()})
             if final.exists():
@@ -181,25 +180,25 @@ class CheckpointWriter:
                 discard(directory)
 
 
-def _share(plans: list[Mapping[str, SavePlan]]) -> list[dict[str, SavePlan]]:
-    """What each rank writes of each part."""
-    shares = {part: share_pieces([plan[part] for plan in plans]) for part in plans[0]}
-    return [{part: share[rank] for part, share in shares.items()} for rank in range(len(plans))]
+def _assign(plans: list[Mapping[str, SavePlan]]) -> list[dict[str, SavePlan]]:
+    """The shards that each rank writes, by part."""
+    assigned = {part: assign_shards([plan[part] for plan in plans]) for part in plans[0]}
+    return [{part: plan[rank] for part, plan in assigned.items()} for rank in range(len(plans))]
 
 
-def _copy_to_host(parts: Mapping[str, Mapping[str, Tensor]], room: Parts) -> Parts:
-    """A copy of what is held here of `parts`, in the tensors of `room`; those that it lacks are put there."""
+def _copy_to_host(parts: Mapping[str, Mapping[str, Tensor]], buffers: Parts) -> Parts:
+    """Copy this process's shards of `parts` into `buffers`; missing buffers are added."""
     copies: Parts = {}
     devices = set()
     for part, tensors in parts.items():
-        places, copies[part] = room.setdefault(part, {}), {}
+        reusable, copies[part] = buffers.setdefault(part, {}), {}
         for name, tensor in tensors.items():
             source = local_tensor(tensor)
-            place = places.get(name)
-            if place is None or place.shape != source.shape or place.dtype != source.dtype:
-                place = torch.empty(source.shape, dtype=source.dtype, device="cpu", pin_memory=source.is_cuda)
-            place.copy_(source, non_blocking=source.is_cuda)
-            places[name] = copies[part][name] = place
+            buffer = reusable.get(name)
+            if buffer is None or buffer.shape != source.shape or buffer.dtype != source.dtype:
+                buffer = torch.empty(source.shape, dtype=source.dtype, device="cpu", pin_memory=source.is_cuda)
+            buffer.copy_(source, non_blocking=source.is_cuda)
+            reusable[name] = copies[part][name] = buffer
             if source.is_cuda:
                 devices.add(source.device)
     for device in devices:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, turned into an event that the loop looks at between two steps."""
+"""Turn Ctrl-C and SIGTERM into an event that the loop checks after each step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from neolm.core.progress import say
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets: the step ends, the state is saved. A second Ctrl-C stops at once."""
+    """Yield an event that Ctrl-C or SIGTERM sets. A second signal raises KeyboardInterrupt at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event

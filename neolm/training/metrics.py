@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from neolm.core.files import storage_errors, write_text
 from neolm.core.metrics import read_metrics
-from neolm.training.trackers import Tracker, say_lost
+from neolm.training.trackers import Tracker, report_failure
 
 
 class MetricsLog:
@@ -45,4 +45,4 @@ class MetricsLog:
                 call(tracker)
             except Exception as error:
                 self._trackers.remove(tracker)
-                say_lost(tracker, error)
+                report_failure(tracker, error)

@@ -1,9 +1,9 @@
 """The optimisers of a training: AdamW with decoupled weight decay (Loshchilov & Hutter 2019), or Muon for the matrices.
 
-With Muon, the matrices of the blocks move by it, and embeddings, norms and biases by AdamW.
+Muon updates the matrices of the blocks; AdamW then updates embeddings, norms and biases.
 
-The original GPT-Neo, BERT and ALBERT ran Adam without bias correction, which torch does not offer. It is the same
-update with a step counter so far on that both corrections, 1 - beta^step, are 1 in float32.
+The original GPT-Neo, BERT and ALBERT used Adam without bias correction, which torch does not offer. It is the same
+update with a step counter so large that both corrections, 1 - beta^step, are 1 in float32.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from neolm.core.errors import InputError
 from neolm.training.config import TrainConfig
 from neolm.training.muon import Muon
 
-LATE = 2**24  # the largest counter that float32 holds exactly: it stays there, and 0.999999^LATE is below 1e-7
+LARGE_STEP = 2**24  # the largest exact float32 counter, where it stays; 0.999999^LARGE_STEP is below 1e-7
 
 
 def build_optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """The optimisers of `model`'s parameters, each parameter in one of them, with weight decay or without.
+    """Create the optimisers of the parameters of `model`, each in a group with or without weight decay.
 
     Raises:
         InputError: the model is quantised.
     """
     if getattr(model, "quantized", None):
-        raise InputError("a quantised model cannot be trained; train the model that it was made from, then quantise")
+        raise InputError("a quantised model cannot be trained. Train the original model, then quantise it")
     matrices: list[nn.Parameter] = []
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
@@ -49,26 +49,26 @@ def build_optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
         fused=not any(parameter.is_meta for parameter in model.parameters()),
     )
     if not config.bias_correction:
-        _start_late(adamw)
+        _disable_bias_correction(adamw)
     if not matrices:
         return [adamw]
     muon = Muon(matrices, config.learning_rate, config.weight_decay, config.momentum)
     return [adamw, muon]
 
 
-def _start_late(adamw: torch.optim.AdamW) -> None:
-    """Make the state that AdamW would make at its first step, but with the counter far on."""
+def _disable_bias_correction(adamw: torch.optim.AdamW) -> None:
+    """Create the state of AdamW's first step, with a large step counter."""
     for group in adamw.param_groups:
         for parameter in group["params"]:
             adamw.state[parameter] = {
-                "step": torch.full((), float(LATE), device=parameter.device),
+                "step": torch.full((), float(LARGE_STEP), device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
 
 
 def kind_of_parameter(name: str, parameter: nn.Parameter) -> str:
-    """`bias`, `norm`, `embedding` or `matrix`, by which a recipe says what decays."""
+    """`bias`, `norm`, `embedding` or `matrix`, as in the setting `no_decay`."""
     if name.endswith("bias"):
         return "bias"
     if parameter.dim() == 1:
@@ -77,7 +77,7 @@ def kind_of_parameter(name: str, parameter: nn.Parameter) -> str:
 
 
 def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
-    """The state of the optimisers as named tensors: `<optimiser>.<parameter>.<key>`."""
+    """State of the optimisers as named tensors: `<optimiser>.<parameter>.<key>`."""
     return {
         f"{number}.{index}.{key}": torch.as_tensor(value)
         for number, optimiser in enumerate(optimisers)
@@ -87,7 +87,7 @@ def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, 
 
 
 def restore_optimisers(optimisers: Sequence[torch.optim.Optimizer], tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what `optimiser_tensors` gave."""
+    """Restore the result of `optimiser_tensors`."""
     states: list[dict[int, dict[str, Any]]] = [{} for _ in optimisers]
     for name, value in tensors.items():
         number, index, key = name.split(".", maxsplit=2)

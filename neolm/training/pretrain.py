@@ -1,7 +1,7 @@
 """The `pretrain` and `model` stages: a decoder trained on token shards, and its Hugging Face directory.
 
-`pretrain/` is built in place, since it resumes: `config.json` is written when it starts, the manifest when it is done.
-A directory that holds another run, finished or not, is refused rather than overwritten.
+`pretrain/` is built in place because it resumes: `config.json` is written at the start, the manifest at the end. A
+directory that holds another run, finished or not, is refused.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from neolm.training.trackers import open_trackers, require_packages
 
 
 def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, seed: int) -> Manifest:
-    """Train on `output/shards` into `output/pretrain`; resume what is unfinished; do nothing if it is finished.
+    """Train on `output/shards` into `output/pretrain`, or resume an unfinished training; a finished one is kept.
 
     `model` is the architecture of a new model, or the directory of a model to continue from.
     """
@@ -99,7 +99,7 @@ def _train(
 
 
 def build_model(output: Path, config: PretrainConfig) -> Manifest:
-    """Write the trained weights and the tokenizer to `output/model`, a Hugging Face directory, unless that is done."""
+    """Write the trained weights and the tokenizer to the Hugging Face directory `output/model`."""
     source = output / "pretrain"
     trained = require(source, "pretrain", "pretrain RECIPE")
     stage = Stage(
@@ -155,10 +155,10 @@ def _prepare(
         config.validation_sequences,
     )
     if not validation:
-        say(f"there is no validation loss: the held-out text is shorter than {config.sequence_length} tokens")
+        say(f"no validation: the held-out text is shorter than one sequence of {config.sequence_length} tokens")
     began = stage.start(precision=precision.value)["precision"]
     if began != precision.value:
-        say(f"this training began in {began}; on this machine it goes on in {precision.value}, so not bit for bit")
+        say(f"this training began in {began} and continues in {precision.value}, so it is not the same bit for bit")
     torch.manual_seed(seed)
     model = Decoder(architecture).initialise(seed) if base is None else load_model(base, "cpu", "float32").train()
     with numerics(config.deterministic, config.tf32):

@@ -1,11 +1,11 @@
 """The learning rate as a pure function of the position in a training, measured in examples.
 
-Every shape rises linearly over `warmup` examples. Then it is
+Every shape rises linearly over `warmup` examples. After that:
 
-- `constant`: at the peak to the end;
-- `linear`, `cosine`: falling to `final` of the peak over `fall` examples, and constant at that (Brown et al. 2020,
-  appendix B: a cosine to a tenth over 260 billion tokens, then on at a tenth);
-- `warmup-stable-decay`: at the peak until the last `fall` examples, then falling linearly to `final` (Hu et al. 2024,
+- `constant`: the peak;
+- `linear`, `cosine`: decay to `final` of the peak over `decay` examples, then constant (Brown et al. 2020, appendix B:
+  a cosine to a tenth over 260 billion tokens, then constant at a tenth);
+- `warmup-stable-decay`: the peak until the last `decay` examples, then linear decay to `final` (Hu et al. 2024,
   "MiniCPM", section 4).
 """
 
@@ -20,21 +20,21 @@ Shape = Literal["constant", "linear", "cosine", "warmup-stable-decay"]
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The share of the peak learning rate at each position of a training of `total` examples."""
+    """Share of the peak learning rate at each position of a training of `total` examples."""
 
     shape: Shape
     total: int
     warmup: int
-    fall: int
+    decay: int
     final: float
 
     def __call__(self, position: int) -> float:
-        """The share of the peak for the step that ends at example `position`."""
+        """Share of the peak for the step that ends at example `position`."""
         if position <= self.warmup:
             return position / self.warmup
         if self.shape == "constant":
             return 1.0
-        start = max(self.warmup, self.total - self.fall) if self.shape == "warmup-stable-decay" else self.warmup
-        progress = min(1.0, max(0, position - start) / max(1, self.fall))
-        falling = 0.5 * (1 + math.cos(math.pi * progress)) if self.shape == "cosine" else 1 - progress
-        return self.final + (1 - self.final) * falling
+        start = max(self.warmup, self.total - self.decay) if self.shape == "warmup-stable-decay" else self.warmup
+        progress = min(1.0, max(0, position - start) / max(1, self.decay))
+        decayed = 0.5 * (1 + math.cos(math.pi * progress)) if self.shape == "cosine" else 1 - progress
+        return self.final + (1 - self.final) * decayed

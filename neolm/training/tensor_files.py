@@ -1,16 +1,16 @@
-"""Named tensors in a directory, whole or sharded over processes, as torch.distributed.checkpoint (DCP) lays them out.
+"""Named tensors in a directory, whole or sharded over processes, in the layout of torch.distributed.checkpoint (DCP).
 
-Each process writes the pieces that it holds into one safetensors file, with their offsets in its header: the layout of
-DCP's `HuggingFaceStorageWriter`, read by its `HuggingFaceStorageReader` into any sharding over any number of processes.
-Nothing is pickled, and a file of one process is an ordinary safetensors file. DCP's planners say who writes and reads
-what. Two things of DCP are done here instead:
+Each process writes its shards into one safetensors file, with their offsets in the header: the layout of DCP's
+`HuggingFaceStorageWriter`. Its `HuggingFaceStorageReader` reads it into any sharding over any number of processes.
+Nothing is pickled, and the file of a single process is an ordinary safetensors file. DCP's planners decide what each
+process writes and reads. Two parts of DCP are not used:
 
-- Its writer builds a whole file in memory under Python's lock (1.9 s for 512 MiB, measured), and syncs it before its
-  last bytes leave the buffer. `write_tensors` does neither.
-- `dcp.save` and `dcp.load` warn where there is no process group, and a warning cannot be silenced for one thread alone.
-  The planner and the reader are called directly, in the order that `SavePlanner` and `LoadPlanner` document.
+- Its writer builds a whole file in memory while it holds Python's lock (1.9 s for 512 MiB, measured), and syncs it
+  before the last bytes leave the buffer. `write_tensors` does neither.
+- `dcp.save` and `dcp.load` warn if there is no process group, and a warning cannot be silenced for a single thread. The
+  planner and the reader are called directly, in the order that `SavePlanner` and `LoadPlanner` document.
 
-Left out: more than one piece of a tensor in one process, which the layout cannot name.
+Not supported: more than one shard of a tensor in one process, which the layout cannot express.
 """
 
 from __future__ import annotations
@@ -31,44 +31,44 @@ from neolm.core.files import write_tensors
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
-    """The piece of `tensor` that this process holds: all of it, unless it is a DTensor."""
+    """The shard of `tensor` in this process: all of it, unless it is a DTensor."""
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
-def plan_pieces(tensors: Mapping[str, Tensor]) -> SavePlan:
-    """Which pieces of `tensors` this process holds."""
+def plan_shards(tensors: Mapping[str, Tensor]) -> SavePlan:
+    """Plan to save the shards of `tensors` in this process."""
     planner = _save_planner()
     planner.set_up_planner(dict(tensors), is_coordinator=True)
     return planner.create_local_plan()
 
 
-def share_pieces(plans: Sequence[SavePlan]) -> list[SavePlan]:
-    """Which pieces each process writes, from what each of them holds: every piece once."""
+def assign_shards(plans: Sequence[SavePlan]) -> list[SavePlan]:
+    """Combine the plans of all processes into one for each, in which every shard is written once."""
     return _save_planner().create_global_plan(list(plans))[0]
 
 
-def write_pieces(directory: Path, number: int, plan: SavePlan, tensors: Mapping[str, Tensor]) -> Path:
-    """Write the pieces of `plan`, whose data on the CPU are in `tensors`, as process `number`; returns the file.
+def write_shards(directory: Path, number: int, plan: SavePlan, tensors: Mapping[str, Tensor]) -> Path:
+    """Write the shards of `plan`, whose data are in `tensors` on the CPU, as process `number`; return the file.
 
     Raises:
-        OSError: what the disk said.
+        OSError: the file cannot be written.
     """
     offsets = {}
     for item in plan.items:
         assert item.tensor_data is not None
         offsets[item.index.fqn] = {"saved_offsets": list(item.tensor_data.chunk.offsets)}
-    assert len(offsets) == len(plan.items), "a process holds one piece of a tensor"
+    assert len(offsets) == len(plan.items), "one shard of a tensor in each process"
     path = directory / f"shard-{number + 1:05d}.safetensors"
     header = {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(offsets)}
     write_tensors(path, {name: tensors[name] for name in offsets}, header)
     return path
 
 
-def read_pieces(directory: Path, into: Mapping[str, Tensor]) -> None:
-    """Fill `into` in place with the tensors of those names, a DTensor with its own piece; other dtypes are converted.
+def read_shards(directory: Path, into: Mapping[str, Tensor]) -> None:
+    """Fill `into` in place with the tensors of those names, a DTensor with its shard; other dtypes are converted.
 
     Raises:
-        RuntimeError: a name is not there.
+        RuntimeError: a name is missing.
         ValueError: a tensor has another size.
     """
     reader = HuggingFaceStorageReader(str(directory))
@@ -81,13 +81,13 @@ def read_pieces(directory: Path, into: Mapping[str, Tensor]) -> None:
         reader.read_data(planner.finish_plan(plan), planner).wait()
 
 
-def read_whole(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a directory, put together from their pieces."""
+def read_tensors(directory: Path) -> dict[str, Tensor]:
+    """Read all tensors of a directory, assembled from their shards."""
     found = {}
     for name, metadata in HuggingFaceStorageReader(str(directory)).read_metadata().state_dict_metadata.items():
         assert isinstance(metadata, TensorStorageMetadata)
         found[name] = torch.empty(metadata.size, dtype=metadata.properties.dtype)
-    read_pieces(directory, found)
+    read_shards(directory, found)
     return found
 
 

@@ -138,7 +138,7 @@ def test_documents_of_a_batch(shards: TokenShards) -> None:
 
 
 def test_a_corpus_smaller_than_one_sequence_is_refused(shards: TokenShards) -> None:
-    with pytest.raises(InputError, match=r"fewer than one sequence of 100000.*sequence_length lower"):
+    with pytest.raises(InputError, match=r"sequence_length: .* fewer than one sequence of 100000"):
         TrainingBatches(shards, 100_000, BatchSizes(1), seed=0)
 
 

@@ -83,9 +83,9 @@ def full_disk(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
     return write(*arguments)
 
-write = checkpoint_writer.write_pieces
+write = checkpoint_writer.write_shards
 with CheckpointWriter(root, keep=2) as writer:
-    checkpoint_writer.write_pieces = full_disk
+    checkpoint_writer.write_shards = full_disk
     try:
         writer.save("step", {"weights": state(6, meshes[0])}, {"step": 6})
         writer.wait()
@@ -93,7 +93,7 @@ with CheckpointWriter(root, keep=2) as writer:
         assert "disk is full" in str(error), error
     else:
         raise AssertionError("nothing was raised")
-    checkpoint_writer.write_pieces = write
+    checkpoint_writer.write_shards = write
     dist.barrier()
     check(root, 5, meshes[0])
     writer.save("best", {"weights": state(7, meshes[0])}, {"step": 7})

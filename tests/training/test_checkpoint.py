@@ -170,7 +170,7 @@ def test_a_checkpoint_of_another_version_is_refused_not_removed(tmp_path: Path) 
     old = tmp_path / "step-00000005"
     old.mkdir()
     (old / "checkpoint.json").write_text('{"state": {"step": 5}, "digests": {"weights": "0"}}')
-    with pytest.raises(InputError, match=r"step-00000005 was written by another version of NeoLM: .*output=DIR"):
+    with pytest.raises(InputError, match=r"step-00000005 was written by another version of NeoLM. .*output=DIR"):
         last_checkpoint(tmp_path, "step")
 
 
@@ -205,9 +205,9 @@ class Gate:
     """Holds the writing thread before it writes its first tensors, until opened."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.reached, self._open, self._write = threading.Event(), threading.Event(), checkpoint_writer.write_pieces
+        self.reached, self._open, self._write = threading.Event(), threading.Event(), checkpoint_writer.write_shards
         self.open = self._open.set
-        patch.setattr(checkpoint_writer, "write_pieces", self)
+        patch.setattr(checkpoint_writer, "write_shards", self)
 
     def __call__(self, *arguments: Any) -> Path:
         self.reached.set()
@@ -283,9 +283,9 @@ def test_what_goes_wrong_in_the_thread_is_raised(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     save(tmp_path, 1)
-    monkeypatch.setattr(checkpoint_writer, "write_pieces", failing)
+    monkeypatch.setattr(checkpoint_writer, "write_shards", failing)
     writer = CheckpointWriter(tmp_path, keep=2)
-    with pytest.raises(StorageError, match=r"disk is full .* saved before is intact") as caught:
+    with pytest.raises(StorageError, match=r"disk is full .* results are intact") as caught:
         match how:
             case "context":
                 with writer:
@@ -385,7 +385,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(small_disk: Path, asynchrono
     weights = {"weights": {"w": torch.zeros(30_000)}}
     save_and_wait(1, weights)
     save_and_wait(2, weights)
-    with pytest.raises(StorageError, match=r"disk is full .* saved before is intact") as caught:
+    with pytest.raises(StorageError, match=r"disk is full .* results are intact") as caught:
         save_and_wait(3, weights)
     assert "\n" not in str(caught.value)
     assert last(small_disk).step == 2

@@ -58,12 +58,12 @@ def test_the_schedules_against_numbers_by_hand() -> None:
 def test_settings_become_a_schedule_in_sequences() -> None:
     defaults = {"sequence_length": 10, "batch_size": 4}
     plain = PretrainConfig(steps=100, warmup_steps=5, **defaults).learning_rate_share
-    assert (plain.total, plain.warmup, plain.fall) == (400, 20, 380)
+    assert (plain.total, plain.warmup, plain.decay) == (400, 20, 380)
     stable = PretrainConfig(steps=100, warmup_steps=5, schedule="warmup-stable-decay", **defaults).learning_rate_share
-    assert stable.fall == 80
+    assert stable.decay == 80
     # lengths in tokens, as GPT-3's are given; the last batch is whole
     gpt3 = PretrainConfig(tokens=300, warmup_tokens=40, decay_tokens=260, **defaults).learning_rate_share
-    assert (gpt3.total, gpt3.warmup, gpt3.fall) == (32, 4, 26)
+    assert (gpt3.total, gpt3.warmup, gpt3.decay) == (32, 4, 26)
     with pytest.raises(ValueError, match="either decay_steps or decay_tokens"):
         PretrainConfig(steps=1, decay_steps=1, decay_tokens=1)
 

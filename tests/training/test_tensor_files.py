@@ -8,7 +8,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
-from neolm.training.tensor_files import plan_pieces, read_pieces, read_whole, share_pieces, write_pieces
+from neolm.training.tensor_files import assign_shards, plan_shards, read_shards, read_tensors, write_shards
 
 
 def sample() -> dict[str, torch.Tensor]:
@@ -44,17 +44,17 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 def write(directory: Path, tensors: dict[str, torch.Tensor]) -> Path:
     directory.mkdir()
-    return write_pieces(directory, 0, share_pieces([plan_pieces(tensors)])[0], tensors)
+    return write_shards(directory, 0, assign_shards([plan_shards(tensors)])[0], tensors)
 
 
 def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path: Path) -> None:
     tensors = sample()
     path = write(tmp_path / "part", tensors)
-    assert_same(read_whole(tmp_path / "part"), tensors)
+    assert_same(read_tensors(tmp_path / "part"), tensors)
     assert_same(load_file(path), tensors)  # an ordinary safetensors file
     into = {name: torch.zeros_like(tensor) for name, tensor in tensors.items() if name != "count"}
     places = {name: tensor.data_ptr() for name, tensor in into.items()}
-    read_pieces(tmp_path / "part", into)
+    read_shards(tmp_path / "part", into)
     assert_same(into | {"count": tensors["count"]}, tensors)
     assert places == {name: tensor.data_ptr() for name, tensor in into.items()}
 
@@ -62,27 +62,27 @@ def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path: Path) -> None:
 def test_parameters_are_filled_in_place(tmp_path: Path) -> None:
     write(tmp_path / "part", {"weight": torch.arange(4.0)})
     parameter = torch.nn.Parameter(torch.zeros(4, dtype=torch.bfloat16))
-    read_pieces(tmp_path / "part", {"weight": parameter})
+    read_shards(tmp_path / "part", {"weight": parameter})
     assert parameter.tolist() == [0, 1, 2, 3]
     assert parameter.requires_grad
 
 
 def test_no_tensors_and_very_many(tmp_path: Path) -> None:
     write(tmp_path / "none", {})
-    assert read_whole(tmp_path / "none") == {}
+    assert read_tensors(tmp_path / "none") == {}
     many = {f"{i // 3}.{i}.exp_avg": torch.full((i % 5,), float(i)) for i in range(5000)}
     write(tmp_path / "many", many)
-    assert_same(read_whole(tmp_path / "many"), many)
+    assert_same(read_tensors(tmp_path / "many"), many)
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "part", {"weight": torch.arange(4.0)})
     with pytest.raises(RuntimeError, match=r"Missing key .*: bias"):
-        read_pieces(tmp_path / "part", {"bias": torch.zeros(4)})
+        read_shards(tmp_path / "part", {"bias": torch.zeros(4)})
     with pytest.raises(ValueError, match=r"Size mismatch .* for weight"):
-        read_pieces(tmp_path / "part", {"weight": torch.zeros(5)})
+        read_shards(tmp_path / "part", {"weight": torch.zeros(5)})
     with pytest.raises(FileNotFoundError):
-        read_whole(tmp_path / "absent")
+        read_tensors(tmp_path / "absent")
 
 
 def test_dcp_reads_what_we_write_and_the_other_way_round(tmp_path: Path) -> None:
@@ -95,6 +95,6 @@ def test_dcp_reads_what_we_write_and_the_other_way_round(tmp_path: Path) -> None
         dcp.load(into, storage_reader=dcp.HuggingFaceStorageReader(str(tmp_path / "ours")))
         dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(theirs), save_distributed=True))
     assert_same(into, tensors)
-    assert_same(read_whole(theirs), tensors)
+    assert_same(read_tensors(theirs), tensors)
     (path,) = theirs.iterdir()
     assert len(path.read_bytes()) == len(ours.read_bytes())

@@ -80,7 +80,7 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)  # as if it could not be found
-    said = rf'pretrain.track: {name} is not installed: pip install "neolm\[track\]"'
+    said = rf'^track: {name} is not installed. Install it with pip install "neolm\[track\]"'
     with pytest.raises(InputError, match=said):
         require_packages([name])
     with pytest.raises(InputError, match=said):
@@ -259,7 +259,7 @@ def test_online_without_a_login_is_the_users_mistake(
     tmp_path: Path, wandb: StubWandb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
-    with pytest.raises(InputError, match="nobody is logged in: `wandb login`, or WANDB_MODE=offline"):
+    with pytest.raises(InputError, match="nobody is logged in. Run `wandb login`, or set WANDB_MODE=offline"):
         open_trackers(["wandb"], tmp_path, SETTINGS)
     assert not wandb.started
 
