@@ -259,7 +259,7 @@ def test_online_without_a_login_is_the_users_mistake(
     tmp_path: Path, wandb: StubWandb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
-    with pytest.raises(InputError, match="nobody is logged in. Run `wandb login`, or set WANDB_MODE=offline"):
+    with pytest.raises(InputError, match=r"nobody is logged in\. Run `wandb login`, or set WANDB_MODE=offline"):
         open_trackers(["wandb"], tmp_path, SETTINGS)
     assert not wandb.started
 
