@@ -25,7 +25,7 @@ def main() -> None:
         streams = dict(enumerate(prompt_generators(prompts, seed=1)))
         batch = Batch(model, dict(enumerate(prompts)), config, streams)
         ids = []
-        while batch.live:
+        while batch.running:
             given = dict(batch.step())
             stamp()
             ids.append(given[0])

@@ -24,13 +24,13 @@ def main() -> None:
     weights = sum(tensor.nbytes for tensor in tensors)
     # A token reads every weight once, but only one row of an embedding that is not the head.
     read = weights if model.config.tie_embeddings else weights - model.embedding.weight.nbytes
-    reader = model_runner_for(model)
+    runner = model_runner_for(model)
     cache = BatchCache(model, 1, model.config.max_position_embeddings)
     ids = torch.randint(0, 50_000, (PROMPT,), generator=torch.Generator().manual_seed(0)).tolist()
 
     def write() -> float:
         began = time.perf_counter()
-        ids.append(int(next_logits(reader, cache, [ids])[0].argmax()))
+        ids.append(int(next_logits(runner, cache, [ids])[0].argmax()))
         return time.perf_counter() - began
 
     write()  # compiles, where nothing is kept from before

@@ -110,7 +110,7 @@ def neolm(shape: Shape) -> tuple[Generate, Decoder]:
             torch.nn.init.normal_(parameter, std=0.02)
     from neolm.generation.model_runner import model_runner_for
 
-    reader = model_runner_for(model)
+    runner = model_runner_for(model)
 
     def generate(prompts: list[list[int]], tokens: int) -> float:
         settings = GenerationConfig(max_new_tokens=tokens, ignore_eos=True)
@@ -118,8 +118,8 @@ def neolm(shape: Shape) -> tuple[Generate, Decoder]:
         torch.cuda.synchronize()
         began = time.perf_counter()
         batch = Batch(model, dict(enumerate(prompts)), settings, streams)
-        batch.reader = reader
-        while batch.live:
+        batch.runner = runner
+        while batch.running:
             batch.step()
         torch.cuda.synchronize()
         return time.perf_counter() - began

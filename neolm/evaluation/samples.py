@@ -33,9 +33,9 @@ def samples(
     rows = [row for row in rows if row["prompt"] and len(tokenizer.encode(row["prompt"])) <= context]
     prompts = [row["prompt"] for row in rows]
     sampled = generate(
-        model, tokenizer, prompts, config.sample_tokens, temperature=config.temperature, seed=config.seed
+        model, tokenizer, prompts, max_new_tokens=config.sample_tokens, temperature=config.temperature, seed=config.seed
     )
-    greedy = generate(model, tokenizer, prompts, config.sample_tokens)
+    greedy = generate(model, tokenizer, prompts, max_new_tokens=config.sample_tokens)
     written = [{"sampled": drawn, "greedy": likeliest} for drawn, likeliest in zip(sampled, greedy, strict=True)]
     return [row | texts for row, texts in zip(rows, written, strict=True)]
 

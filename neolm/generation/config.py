@@ -1,10 +1,11 @@
-"""How to continue a prompt: one definition for the Python functions, the command line, recipes and the server."""
+"""Settings of generation: one definition for the Python functions, the command line, recipes and the server."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, TypedDict
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from neolm.core.config import Config, Unit, validate
 
@@ -15,38 +16,59 @@ class GenerationConfig(Config):
     """Length, sampling and stopping of generated text."""
 
     max_new_tokens: Annotated[int, Field(ge=0), Unit("tokens")] = 128
-    """Longest continuation; the model's context ends it earlier where it is full."""
+    """Maximum length of the continuation; a full context ends it earlier."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """Divides the logits before the softmax; 0 always takes the likeliest token (greedy)."""
     top_k: Annotated[int, Field(ge=1), Unit("tokens")] | None = None
-    """Draw from the k likeliest tokens only; null: from all."""
+    """Sample from the k likeliest tokens only; null: from all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Draw from the smallest set of likeliest tokens that has this probability; null: from all."""
+    """Sample from the smallest set of likeliest tokens that has this probability; null: from all."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
-    """Makes tokens that the prompt or the continuation already has less likely where above 1 (Keskar et al. 2019)."""
+    """Above 1 makes tokens of the prompt and the continuation less likely (Keskar et al. 2019)."""
     presence_penalty: float = 0.0
-    """Taken from the logits of tokens that the continuation already has."""
+    """Subtracted from the logits of tokens that are in the continuation."""
     frequency_penalty: float = 0.0
-    """Taken from the logits of tokens for each time that the continuation already has them."""
+    """Subtracted from the logits of tokens once for each time that they are in the continuation."""
     logit_bias: dict[int, float] = Field(default_factory=dict)
-    """Added to the logits of these token ids: -100 as good as bans one, 100 as good as forces it."""
+    """Added to the logits of these token ids: -100 practically bans a token, 100 practically forces it."""
     stop: tuple[StopString, ...] = ()
-    """Texts that end the continuation; they are not part of it."""
+    """Strings that end the continuation; they are not part of it."""
     ignore_eos: bool = False
-    """Go on after the end-of-text token, which itself is never shown."""
+    """Continue after the end-of-text token, which itself is never shown."""
     seed: int | None = None
-    """Fixes the draws of a temperature above 0; null: different every time."""
+    """Seed of the sampling; null: different every time."""
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_several(cls, stop: object) -> object:
+        return (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else stop
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Show only the settings that differ from their defaults."""
+        default = GenerationConfig.model_construct()
+        return ((name, value) for name, value in self if value != getattr(default, name))
 
 
-def generation_config(**fields: Any) -> GenerationConfig:
-    """A `GenerationConfig` of `fields`; `stop` may be one string or several.
+class Settings(TypedDict, total=False):
+    """The fields of `GenerationConfig` as keyword arguments; `stop` may be one string or several."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+    stop: str | Sequence[str]
+    ignore_eos: bool
+    seed: int | None
+
+
+def generation_config(**settings: Any) -> GenerationConfig:
+    """Return a `GenerationConfig`.
 
     Raises:
-        InputError: an unknown key or a value out of range.
+        InputError: an unknown setting or a value out of range.
     """
-    stop = fields.get("stop")
-    if isinstance(stop, str):
-        fields["stop"] = (stop,)
-    elif stop is not None:
-        fields["stop"] = tuple(stop)
-    return validate(GenerationConfig, fields, {})
+    return validate(GenerationConfig, settings, {})

@@ -1,9 +1,9 @@
-"""Keys and values of earlier tokens, in pages of 16 tokens that texts hold by number (Kwon et al. 2023, section 4.1).
+"""KV cache in blocks of 16 tokens, addressed by block tables (PagedAttention, Kwon et al. 2023, section 4.1).
 
-A text's table says which page holds its positions 0 to 15, 16 to 31, ...; the pages need not be neighbours, and two
-texts with the same beginning may hold the same pages. `neolm.kernels.attention` says how a page is laid out.
+The block table of a sequence lists the blocks of its positions 0 to 15, 16 to 31, ...; the blocks need not be
+neighbours, and sequences with the same prefix may share blocks. The layout of a block is in `neolm.kernels.attention`.
 
-Shapes: N pages, H heads, D head size, P the head size padded to 16.
+Shapes: N blocks, H heads, D head size, P the head size padded to 16.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ BlockTable = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Span:
-    """New tokens of one text, which read what its pages hold of the tokens before them.
+    """New tokens of one sequence, at positions `start`, `start` + 1, ...; earlier positions are in the KV cache.
 
-    `ids` are at positions `start`, `start` + 1, ...; the logits of the last `num_logits` of them are returned.
+    Logits are computed after the last `num_logits` of the tokens.
     """
 
     ids: Sequence[int]
@@ -38,63 +38,62 @@ class Span:
 
 
 class KVCache:
-    """The keys and values in `count` pages and a spare one, layer by layer.
+    """Keys and values of all layers in `num_blocks` blocks, and one more block, with that number, for padding.
 
-    On a CPU as the kernels read them, (N, H, D, 16) and (N, H, 16, P); elsewhere token by token, (N, 16, H, D), so that
-    pages side by side are keys side by side.
+    On a CPU in the layout of the kernels, (N, H, D, 16) and (N, H, 16, P); elsewhere by token, (N, 16, H, D), so that
+    the keys of neighbouring blocks are contiguous.
     """
 
-    def __init__(self, config: DecoderConfig, count: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, config: DecoderConfig, num_blocks: int, dtype: torch.dtype, device: torch.device) -> None:
         H, D = config.num_heads, config.head_size
-        self.dtype, self.head_size = dtype, D
-        self.spare = count  # a page that is nobody's
-        self._for_kernels = device.type == "cpu"
-        shapes = [(count + 1, BLOCK_SIZE, H, D)] * 2
-        if self._for_kernels:
-            shapes = [(count + 1, H, D, BLOCK_SIZE), (count + 1, H, BLOCK_SIZE, padded(D))]
-        # Zeros, not empty: a masked key weighs 0, and 0 x NaN is NaN. On a CPU memory comes when it is written to.
+        self.dtype, self.head_size, self.num_blocks = dtype, D, num_blocks
+        self._kernel_layout = device.type == "cpu"
+        shapes = [(num_blocks + 1, BLOCK_SIZE, H, D)] * 2
+        if self._kernel_layout:
+            shapes = [(num_blocks + 1, H, D, BLOCK_SIZE), (num_blocks + 1, H, BLOCK_SIZE, padded(D))]
+        # Zeros, not empty: a masked key has weight 0, and 0 x NaN is NaN. A CPU allocates them when they are written.
         self.keys, self.values = (
             [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)] for shape in shapes
         )
 
     @cached_property
     def addresses(self) -> NDArray[np.int64]:
-        """Where each layer's keys and values begin, (L, 2)."""
-        places = zip(self.keys, self.values, strict=True)
-        return np.array([[keys.data_ptr(), values.data_ptr()] for keys, values in places], np.int64)
+        """Addresses of each layer's keys and values, (L, 2)."""
+        pairs = zip(self.keys, self.values, strict=True)
+        return np.array([[keys.data_ptr(), values.data_ptr()] for keys, values in pairs], np.int64)
 
-    def write(self, layer: int, page: Tensor, slot: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put keys and values (tokens, H, D) into slots of pages, each (tokens)."""
+    def write(self, layer: int, block: Tensor, slot: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store keys and values (tokens, H, D) in slots of blocks, each (tokens)."""
         keys, values = keys.to(self.dtype), values.to(self.dtype)
-        if self._for_kernels:
-            self.keys[layer][page, :, :, slot] = keys
-            self.values[layer][page, :, slot, : self.head_size] = values
+        if self._kernel_layout:
+            self.keys[layer][block, :, :, slot] = keys
+            self.values[layer][block, :, slot, : self.head_size] = values
         else:
-            self.keys[layer][page, slot] = keys
-            self.values[layer][page, slot] = values
+            self.keys[layer][block, slot] = keys
+            self.values[layer][block, slot] = values
 
-    def read(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values in pages (B, n) as (B, H, 16 n, D)."""
-        keys, values = self.keys[layer][pages], self.values[layer][pages]
-        if self._for_kernels:
+    def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of `blocks` (B, n) as (B, H, 16 n, D)."""
+        keys, values = self.keys[layer][blocks], self.values[layer][blocks]
+        if self._kernel_layout:
             keys, values = keys.transpose(-1, -2), values[..., : self.head_size]  # (B, n, H, 16, D)
             return keys.transpose(1, 2).flatten(2, 3), values.transpose(1, 2).flatten(2, 3)
         return keys.flatten(1, 2).transpose(1, 2), values.flatten(1, 2).transpose(1, 2)
 
 
 def block_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
-    """Memory of one page in all layers."""
-    channels = config.num_heads * (config.head_size + padded(config.head_size))  # without padding but on a CPU
+    """Memory of one block in all layers, at most: the padding of values exists only on a CPU."""
+    channels = config.num_heads * (config.head_size + padded(config.head_size))
     return int(config.num_layers * channels * BLOCK_SIZE * dtype.itemsize)
 
 
 def blocks_for(tokens: int) -> int:
-    """Number of blocks that hold so many tokens."""
+    """Number of blocks that hold `tokens` tokens."""
     return -(-tokens // BLOCK_SIZE)
 
 
 def kv_cache_dtype(model: Decoder) -> torch.dtype:
-    """fp32 for a model whose weights are; half as many bits for all others."""
+    """The model's type; float32 for float64, and bfloat16 for quantised and float16 models on a CPU."""
     dtype = model.dtype
     if model.device.type == "cpu" and (model.quantized or dtype == torch.float16):
         return torch.bfloat16
@@ -102,30 +101,29 @@ def kv_cache_dtype(model: Decoder) -> torch.dtype:
 
 
 class BatchCache:
-    """Blocks for up to `capacity` tokens in each of `rows` texts; `lengths` are the tokens held."""
+    """KV cache of a batch: blocks for `capacity` tokens in each of `rows` rows; `lengths` counts the cached tokens."""
 
-    def __init__(self, model: Decoder, rows: int, capacity: int, pages: KVCache | None = None) -> None:
-        """Take new pages, or those of `pages`, which nobody else may use meanwhile; there must be enough of them."""
+    def __init__(self, model: Decoder, rows: int, capacity: int, kv_cache: KVCache | None = None) -> None:
+        """Allocate blocks, or use those of `kv_cache`, which must be enough and not in use."""
         self.lengths = [0] * rows
         self.capacity = capacity
         each = blocks_for(capacity)
-        self.pages = pages or KVCache(model.config, rows * each, kv_cache_dtype(model), model.device)
-        assert self.pages.spare >= rows * each
-        self._tables: list[BlockTable] = [np.arange(row * each, (row + 1) * each) for row in range(rows)]
+        self.kv_cache = kv_cache or KVCache(model.config, rows * each, kv_cache_dtype(model), model.device)
+        assert self.kv_cache.num_blocks >= rows * each
+        self._block_tables: list[BlockTable] = [np.arange(row * each, (row + 1) * each) for row in range(rows)]
 
     def spans(self, rows: Sequence[Sequence[int]]) -> list[Span]:
-        """What is to be read so that each row's ids are held; they are more than those held."""
+        """Return the tokens of each row that are not cached; there is at least one in each."""
         assert max(map(len, rows)) <= self.capacity, (list(map(len, rows)), self.capacity)
-        return [
-            Span(ids[held:], held, table) for ids, held, table in zip(rows, self.lengths, self._tables, strict=True)
-        ]
+        cached = zip(rows, self.lengths, self._block_tables, strict=True)
+        return [Span(ids[length:], length, block_table) for ids, length, block_table in cached]
 
     def drop(self, row: int) -> None:
-        """Forget a row; the last row takes its number."""
-        length, table = self.lengths.pop(), self._tables.pop()
+        """Remove a row; the last row takes its index."""
+        length, block_table = self.lengths.pop(), self._block_tables.pop()
         if row < len(self.lengths):
-            self.lengths[row], self._tables[row] = length, table
+            self.lengths[row], self._block_tables[row] = length, block_table
 
     def rewind(self, row: int, length: int) -> None:
-        """Take back the tokens of a row after its first `length`."""
+        """Remove the tokens of a row after its first `length`."""
         self.lengths[row] = min(length, self.lengths[row])

@@ -1,7 +1,7 @@
-"""A model reads new tokens of several texts, keeps their keys and values in pages, and says what comes next.
+"""Model runners: compute new tokens of several sequences, store their keys and values, and return logits.
 
-`model_runner_for` chooses: on a CPU compiled kernels (`neolm.generation.kernel_runner`), on a GPU captured graphs
-(`neolm.generation.cuda_graph_runner`), elsewhere the model as torch runs it, here.
+`model_runner_for` chooses: on a CPU compiled kernels (`neolm.generation.kernel_runner`), on a GPU CUDA graphs
+(`neolm.generation.cuda_graph_runner`), elsewhere the model's own forward pass, `TorchRunner`.
 
 Shapes: B spans, T tokens of the longest, S keys, H heads, D head size, C channels, V vocabulary.
 """
@@ -14,32 +14,33 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from neolm.generation.kv_cache import BatchCache, KVCache, Span, blocks_for
 from neolm.kernels.attention import BLOCK_SIZE
 from neolm.models.decoder import Decoder
 
-MAX_DECODE_TOKENS = 32  # tokens
+MAX_DECODE_TOKENS = 32
 
 
 class ModelRunner(Protocol):
-    """Runs a model; spans of more than `max_decode_tokens` tokens may be computed in another way, as prompts."""
+    """Runs a model on spans. Spans of more than `max_decode_tokens` tokens may be computed in another way (prefill)."""
 
     max_decode_tokens: int
 
     @property
     def model(self) -> Decoder:
-        """Who reads."""
+        """The model that runs."""
         ...
 
-    def run(self, pages: KVCache, spans: Sequence[Span]) -> Tensor:
-        """Read `spans` into `pages`; fp32 logits (sum of `num_logits`, V), span by span."""
+    def run(self, kv_cache: KVCache, spans: Sequence[Span]) -> Tensor:
+        """Compute `spans` and store their keys and values; returns fp32 logits (sum of `num_logits`, V) in order."""
         ...
 
 
 def model_runner_for(model: Decoder) -> ModelRunner:
-    """The fastest reader of `model`, as it is now: change its weights in place or ask anew."""
+    """Return the fastest runner of `model`; it is valid as long as weights change only in place."""
     from neolm.generation.cuda_graph_runner import cuda_graph_runner_of
     from neolm.generation.kernel_runner import KernelRunner, why_not
 
@@ -48,17 +49,17 @@ def model_runner_for(model: Decoder) -> ModelRunner:
     return TorchRunner(model) if why_not(model) else KernelRunner(model)
 
 
-def cache_for(reader: ModelRunner, rows: int, capacity: int) -> BatchCache:
-    """A cache for up to `capacity` tokens in each of `rows` texts, where `reader` reads fastest."""
+def cache_for(runner: ModelRunner, rows: int, capacity: int) -> BatchCache:
+    """Return the cache with which `runner` is fastest, for up to `capacity` tokens in each of `rows` rows."""
     from neolm.generation.cuda_graph_runner import CudaGraphRunner
 
-    if isinstance(reader, CudaGraphRunner):
-        return reader.cache(rows, capacity)
-    return BatchCache(reader.model, rows, capacity)
+    if isinstance(runner, CudaGraphRunner):
+        return runner.cache(rows, capacity)
+    return BatchCache(runner.model, rows, capacity)
 
 
 class TorchRunner:
-    """Reads with the model's own forward pass, on any device."""
+    """Runs the model's own forward pass, on any device."""
 
     max_decode_tokens = MAX_DECODE_TOKENS
 
@@ -66,16 +67,16 @@ class TorchRunner:
         self.model = model
 
     @torch.inference_mode()
-    def run(self, pages: KVCache, spans: Sequence[Span]) -> Tensor:
-        """See `ModelRunner`. All spans together, padded on the right, which causal attention never sees."""
+    def run(self, kv_cache: KVCache, spans: Sequence[Span]) -> Tensor:
+        """See `ModelRunner`. Spans are padded on the right, where causal attention does not look."""
         device, width = self.model.device, max(len(span.ids) for span in spans)
         ids = torch.tensor([[*span.ids, *[0] * (width - len(span.ids))] for span in spans], device=device)  # (B, T)
-        step = step_of(pages, spans, device)
-        # Where all texts are at the same place one row of positions serves; padding stays inside the tables.
-        positions = step.positions.clamp(max=self.model.config.max_position_embeddings - 1)
+        view = cache_view(kv_cache, spans, device)
+        # Padding must stay within the position table; a single span needs no positions by row.
+        positions = view.positions.clamp(max=self.model.config.max_position_embeddings - 1)
         positions = positions[0] if len(spans) == 1 else positions
         with evaluating(self.model):
-            hidden = self.model(ids, positions=positions, cache=step, logits=False)
+            hidden = self.model(ids, positions=positions, cache=view, logits=False)
             rows = [(row, len(span.ids) - n) for row, span in enumerate(spans) for n in range(span.num_logits, 0, -1)]
             if not rows:
                 return torch.empty(0, self.model.config.vocab_size, device=device)
@@ -84,100 +85,105 @@ class TorchRunner:
             return logits
 
 
-class CachedStep:
-    """One new token of each text, and the pages as attention sees them: `neolm.models.attention.KeyValueCache`.
+class CacheView:
+    """The KV cache as attention sees it in one step: `neolm.models.attention.KeyValueCache`.
 
-    What it is made of are tensors, so that the same step can be captured once and replayed.
+    It is made of tensors only, so that a step can be captured in a CUDA graph and replayed.
     """
 
     def __init__(
-        self, pages: KVCache, starts: Tensor, tables: Tensor, counts: Tensor | None = None, width: int = 1
+        self, kv_cache: KVCache, starts: Tensor, block_tables: Tensor, counts: Tensor | None = None, width: int = 1
     ) -> None:
-        """Prepare for the new tokens.
+        """Prepare the indices of the new tokens.
 
         Args:
-            pages: Where keys and values go and are.
-            starts: (B, 1), the position of each text's first new token.
-            tables: (B, pages), all that the longest text needs.
-            counts: (B, 1), new tokens of each text; None: `width` of each.
-            width: New tokens of the text that has most.
+            kv_cache: Keys and values.
+            starts: (B, 1), the position of each sequence's first new token.
+            block_tables: (B, blocks), as many as the longest sequence needs.
+            counts: (B, 1), new tokens of each sequence; None: `width` of each.
+            width: Largest number of new tokens.
         """
-        self.pages, self.starts, self.tables = pages, starts, tables
+        self.kv_cache, self.starts, self.block_tables = kv_cache, starts, block_tables
         self.positions = starts + torch.arange(width, device=starts.device)  # (B, T)
-        # Of each new token. Where no text is shorter than another, nothing has to be looked up.
+        # Row and index of each new token. With equal counts no `nonzero`, which a CUDA graph cannot capture.
         rows, indices = torch.arange(len(starts), device=starts.device), torch.arange(width, device=starts.device)
         if counts is None:
             self.row, self.index = rows.repeat_interleave(width), indices.repeat(len(starts))
         else:
             self.row, self.index = (indices < counts).nonzero(as_tuple=True)
         position = self.positions[self.row, self.index]
-        self.page, self.slot = tables[self.row, position // BLOCK_SIZE], position % BLOCK_SIZE
-        self._seen: dict[int | None, tuple[Tensor, Tensor]] = {}
+        self.block, self.slot = block_tables[self.row, position // BLOCK_SIZE], position % BLOCK_SIZE
+        self._visible_blocks: dict[int | None, tuple[Tensor, Tensor]] = {}
 
     def update(
         self, layer: int, keys: Tensor, values: Tensor, window: int | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store a layer's new keys and values and return those to attend to."""
+        """Store a layer's new keys and values; returns the keys and values to attend to, and the mask."""
         self._store(layer, keys, values)
-        tables, visible = self._visible(window)
-        # On a CPU attention to bfloat16 keys is eight times slower than widening them (measured).
+        blocks, visible = self._visible(window)
+        # On a CPU attention to bfloat16 keys is eight times slower than widening them first (measured).
         dtype = torch.promote_types(keys.dtype, torch.float32) if keys.device.type == "cpu" else keys.dtype
-        held, worth = self.pages.read(layer, tables)
-        return held.to(dtype), worth.to(dtype), visible
+        keys, values = self.kv_cache.read(layer, blocks)
+        return keys.to(dtype), values.to(dtype), visible
 
     def _store(self, layer: int, keys: Tensor, values: Tensor) -> None:
         if len(self.row) == len(self.starts) * self.positions.shape[1]:
             new = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (keys, values))
         else:
             new = (tensor[self.row, :, self.index] for tensor in (keys, values))
-        self.pages.write(layer, self.page, self.slot, *new)
+        self.kv_cache.write(layer, self.block, self.slot, *new)
 
     def _visible(self, window: int | None) -> tuple[Tensor, Tensor]:
-        """The pages to look into (B, n), and which of their slots each new token sees (B, 1, T, 16 n)."""
-        if window not in self._seen:
-            width, count = self.positions.shape[1], self.tables.shape[1]
+        """Return the blocks to read (B, n) and the mask of the slots that each new token sees (B, 1, T, 16 n)."""
+        if window not in self._visible_blocks:
+            width, count = self.positions.shape[1], self.block_tables.shape[1]
             oldest = torch.zeros_like(self.starts)
             if window:
                 oldest = (self.starts - window + 1).clamp(min=0) // BLOCK_SIZE
                 count = min(count, blocks_for(window + width) + 1)
-            place = oldest + torch.arange(count, device=self.starts.device)  # (B, n)
-            tables = self.tables.gather(1, place.clamp(max=self.tables.shape[1] - 1))
+            index = oldest + torch.arange(count, device=self.starts.device)  # (B, n)
+            blocks = self.block_tables.gather(1, index.clamp(max=self.block_tables.shape[1] - 1))
             slots = torch.arange(BLOCK_SIZE, device=self.starts.device)
-            keys = (place.unsqueeze(-1) * BLOCK_SIZE + slots).flatten(1)  # (B, S)
+            keys = (index.unsqueeze(-1) * BLOCK_SIZE + slots).flatten(1)  # (B, S)
             distance = self.positions.unsqueeze(2) - keys.unsqueeze(1)  # (B, T, S)
             visible = (distance >= 0) & (distance < window) if window else distance >= 0
-            self._seen[window] = tables, visible.unsqueeze(1)
-        return self._seen[window]
+            self._visible_blocks[window] = blocks, visible.unsqueeze(1)
+        return self._visible_blocks[window]
 
 
-class FreshStep(CachedStep):
-    """The beginning of every text: attention needs no cache to look into."""
+class PrefillView(CacheView):
+    """A step in which no sequence has cached tokens: attention stays within the new keys."""
 
     def update(
         self, layer: int, keys: Tensor, values: Tensor, window: int | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store a layer's keys and values, which attention has already."""
+        """Store a layer's keys and values and return them."""
         self._store(layer, keys, values)
         return keys, values, None
 
 
-def step_of(pages: KVCache, spans: Sequence[Span], device: torch.device) -> CachedStep:
-    """The step in which `spans` are read."""
+def block_tables_of(spans: Sequence[Span]) -> NDArray[np.int64]:
+    """Block tables of `spans`, (B, blocks of the longest), padded with block 0."""
+    used = [span.block_table[: blocks_for(span.start + len(span.ids))] for span in spans]
+    tables = np.zeros((len(spans), max(map(len, used))), np.int64)
+    for row, table in zip(tables, used, strict=True):
+        row[: len(table)] = table
+    return tables
+
+
+def cache_view(kv_cache: KVCache, spans: Sequence[Span], device: torch.device) -> CacheView:
+    """Return the view of `kv_cache` for the step that computes `spans`."""
     counts = [len(span.ids) for span in spans]
     starts = [span.start for span in spans]
-    tables = np.zeros((len(spans), blocks_for(max(map(sum, zip(starts, counts, strict=True))))), np.int64)
-    for row, span in zip(tables, spans, strict=True):
-        own = span.block_table[: blocks_for(span.start + len(span.ids))]
-        row[: len(own)] = own
     first, many = (torch.tensor(column, device=device).unsqueeze(1) for column in (starts, counts))
-    kind = CachedStep if any(starts) else FreshStep
+    kind = CacheView if any(starts) else PrefillView
     ragged = many if len(set(counts)) > 1 else None
-    return kind(pages, first, torch.from_numpy(tables).to(device), ragged, max(counts))
+    return kind(kv_cache, first, torch.from_numpy(block_tables_of(spans)).to(device), ragged, max(counts))
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model without dropout inside the block; every module is left as it was."""
+    """Disable dropout inside the block and restore the mode of every module after it."""
     if not model.training:
         yield
         return

@@ -1,12 +1,12 @@
-"""From logits to the next token: penalties and bias, temperature, top-k, top-p, and a draw.
+"""Sampling, from logits to the next token: penalties and bias, temperature, top-k, top-p, and a draw.
 
 The order temperature, top-k, top-p is that of openai/gpt-2, src/sample.py. Top-p keeps the smallest set of likeliest
-tokens whose probability reaches p (Holtzman et al. 2020, equation 3), which is never empty; of equally likely tokens
-at either border those with the smaller ids stay, so that k = 1 is the greedy choice. The penalty is Keskar et al.
-2019, section 4.1, in its later form: positive logits of tokens seen are divided by it, negative ones multiplied.
+tokens whose probability reaches p (Holtzman et al. 2020, equation 3), which is never empty. Among equally likely tokens
+at the border those with smaller ids stay, so that k = 1 is greedy. The repetition penalty is Keskar et al. 2019,
+section 4.1, in its later form: positive logits of tokens in the text are divided by it, negative ones multiplied.
 
-Every row draws from a random stream of its own, derived from the seed, the prompt and how often that prompt came
-before in the batch: each prompt gets in any batch what it gets alone, and repeated prompts still differ.
+Every row has its own random generator, seeded with the seed, the prompt and the number of equal prompts before it in
+the batch. So a prompt has the same samples in any batch as alone, and equal prompts have different samples.
 
 Shapes: B rows, V vocabulary.
 """
@@ -29,7 +29,7 @@ from neolm.generation.config import GenerationConfig
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Logits (B, V) with those of `seen` (B, V, bool) made less likely by `penalty` above 1."""
+    """Return logits (B, V) in which `penalty` above 1 has made the `seen` tokens (B, V, bool) less likely."""
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
@@ -40,10 +40,9 @@ def has_penalties(config: GenerationConfig) -> bool:
 
 
 def apply_penalties(logits: Tensor, ids: Sequence[int], prompt: int, config: GenerationConfig) -> Tensor:
-    """Logits (V) as the text so far and the settings change them, anew; of `ids` the first `prompt` are the prompt.
+    """Return logits (V) with penalties and bias for the text `ids`, of which the first `prompt` tokens are the prompt.
 
-    First the repetition penalty, which knows the whole text, then presence and frequency penalties, which know the
-    continuation, then the bias.
+    The repetition penalty counts the whole text; presence and frequency penalties count the continuation.
     """
     size, device = logits.shape[0], logits.device
     if config.repetition_penalty != 1:
@@ -60,7 +59,7 @@ def apply_penalties(logits: Tensor, ids: Sequence[int], prompt: int, config: Gen
 
 
 def descending(logits: Tensor) -> Tensor:
-    """Each row of logits (B, V) from the largest down."""
+    """Sort each row of logits (B, V) in descending order."""
     if logits.device.type != "cpu":
         return logits.sort(-1, descending=True).values
     # numpy sorts with vector instructions: 50,257 logits in 0.1 ms, torch takes 3 to 7 ms (measured).
@@ -68,15 +67,15 @@ def descending(logits: Tensor) -> Tensor:
 
 
 def keep_largest(logits: Tensor, ordered: Tensor, counts: Tensor) -> Tensor:
-    """Logits (B, V) with all but the `counts` (B, 1) largest of each row at -inf; smaller ids win ties."""
+    """Set all but the `counts` (B, 1) largest logits of each row to -inf; among equal logits the smaller ids stay."""
     least = ordered.gather(1, counts - 1)  # the smallest that stays  # (B, 1)
-    above, level = logits > least, logits == least
+    above, equal = logits > least, logits == least
     room = counts - above.sum(1, keepdim=True)
-    return logits.masked_fill(~(above | (level & (level.cumsum(1) <= room))), -torch.inf)
+    return logits.masked_fill(~(above | (equal & (equal.cumsum(1) <= room))), -torch.inf)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Logits (B, V) with all but the k largest at -inf."""
+    """Set all but the k largest logits of each row (B, V) to -inf."""
     B, V = logits.shape
     if k >= V:
         return logits
@@ -84,12 +83,12 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Logits (B, V) with all but the smallest set of likeliest tokens that reaches probability p at -inf."""
+    """Set all logits (B, V) to -inf but those of the smallest set of likeliest tokens that reaches probability p."""
     if p >= 1:
         return logits
     ordered = descending(logits)
-    reached = ordered.softmax(-1).double().cumsum(-1)  # (B, V)
-    counts = (reached < p).sum(-1, keepdim=True) + 1
+    cumulative = ordered.softmax(-1).double().cumsum(-1)  # (B, V)
+    counts = (cumulative < p).sum(-1, keepdim=True) + 1
     return keep_largest(logits, ordered, counts.clamp(max=logits.shape[1]))
 
 
@@ -105,21 +104,23 @@ def distribution(logits: Tensor, config: GenerationConfig) -> Tensor:
 
 
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """One token (B) from each row of probabilities (B, V) by inversion; uniforms (B) lie in [0, 1)."""
-    reached = probabilities.double().cumsum(-1)
-    total = reached[:, -1]
+    """Draw one token (B) from each row of probabilities (B, V) by inversion; uniforms (B) lie in [0, 1)."""
+    cumulative = probabilities.double().cumsum(-1)
+    total = cumulative[:, -1]
     target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-    # The first token that takes the sum above the target: one of probability zero never does.
-    return torch.searchsorted(reached, target.unsqueeze(1), right=True).squeeze(1)
+    # The first token whose cumulative probability exceeds the target: never one of probability zero.
+    return torch.searchsorted(cumulative, target.unsqueeze(1), right=True).squeeze(1)
 
 
-def sample(logits: Tensor, config: GenerationConfig, streams: Sequence[random.Random]) -> Tensor:
-    """The next token (B) of each row of logits (B, V); greedy at temperature 0 and for top_k = 1.
+def sample(logits: Tensor, config: GenerationConfig, generators: Sequence[random.Random]) -> Tensor:
+    """Choose the next token (B) of each row of logits (B, V); greedy at temperature 0 and for top_k = 1.
 
     Raises:
         NonFiniteError: the largest logit of a row is not finite.
     """
-    if logits.device.type == "cpu":  # numpy takes a fifth of the time, and wakes no threads of torch's
+    if logits.device.type not in ("cpu", "cuda"):  # float64, which draws need, may not exist there: mps has none
+        logits = logits.cpu()
+    if logits.device.type == "cpu":  # numpy takes a fifth of the time, and wakes none of torch's threads
         values = logits.detach().numpy()
         best = values.argmax(-1)
         likeliest = torch.from_numpy(best)
@@ -131,17 +132,17 @@ def sample(logits: Tensor, config: GenerationConfig, streams: Sequence[random.Ra
         raise NonFiniteError("the model's logits are not finite: its weights are damaged, or its precision is too low")
     if config.temperature == 0 or config.top_k == 1:
         return likeliest
-    uniforms = torch.tensor([stream.random() for stream in streams], dtype=torch.float64, device=logits.device)
+    uniforms = torch.tensor([each.random() for each in generators], dtype=torch.float64, device=logits.device)
     return draw(distribution(logits, config), uniforms)
 
 
 def prompt_generators(prompts: Sequence[Sequence[int]], seed: int | None) -> list[random.Random]:
-    """A random stream for each prompt (token ids); without a seed from fresh entropy."""
+    """Return a random generator for each prompt (token ids); without a seed they differ at every call."""
     seed = secrets.randbits(64) if seed is None else seed
-    came: Counter[tuple[int, ...]] = Counter()
+    occurrences: Counter[tuple[int, ...]] = Counter()
     result = []
     for prompt in map(tuple, prompts):
-        key = f"{seed} {came[prompt]} {' '.join(map(str, prompt))}"
-        came[prompt] += 1
+        key = f"{seed} {occurrences[prompt]} {' '.join(map(str, prompt))}"
+        occurrences[prompt] += 1
         result.append(random.Random(hashlib.sha256(key.encode()).digest()))
     return result

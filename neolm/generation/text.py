@@ -1,4 +1,4 @@
-"""Bytes of tokens to text that can be shown at once: whole characters, and nothing that may yet be a stop string."""
+"""Incremental detokenisation: bytes of tokens to text that is final, and the search for stop strings."""
 
 from __future__ import annotations
 
@@ -7,50 +7,51 @@ from collections.abc import Sequence
 
 
 class TextStream:
-    """The text of one continuation as it grows, up to the first stop string; `stopped` says that it has come.
+    """The text of one continuation as it grows, up to the first stop string; `stopped` tells whether that was found.
 
-    Bytes that are not UTF-8 become U+FFFD, exactly as if all were decoded in one go.
+    Invalid UTF-8 becomes U+FFFD, exactly as if all bytes were decoded at once.
     """
 
     def __init__(self, stop: Sequence[str] = (), later: Sequence[str] = ()) -> None:
-        """Begin.
+        """Begin an empty text.
 
         Args:
-            stop: Ends the text wherever it stands.
-            later: The same, but not in the space that the text begins with.
+            stop: Stop strings, found anywhere.
+            later: Stop strings that are not looked for in the white space at the beginning of the text.
         """
         self.stopped = False
         self._stop, self._later = tuple(stop), tuple(later)
-        self._blank = bool(later)  # nothing but space has come
+        self._blank = bool(later)  # only white space so far
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held = ""  # may be the beginning of a stop string
+        self._pending = ""  # may be the beginning of a stop string
 
     def feed(self, data: bytes) -> str:
-        """Take the bytes of a token; returns the text that is now certain."""
+        """Add the bytes of a token; returns the text that has become final."""
         return self._release(self._decoder.decode(data))
 
     def finish(self) -> str:
-        """The rest, when no more bytes come."""
-        text = self._release(self._decoder.decode(b"", final=True)) + self._held
-        self._held = ""
+        """Return the rest of the text; no more bytes follow."""
+        text = self._release(self._decoder.decode(b"", final=True)) + self._pending
+        self._pending = ""
         return text
 
     def _release(self, new: str) -> str:
         if self.stopped:
             return ""
-        text = self._held + new
-        begin = len(text) - len(text.lstrip()) if self._blank else 0  # of what `later` is looked for in
+        text = self._pending + new
+        begin = len(text) - len(text.lstrip()) if self._blank else 0  # where the search for `later` begins
         self._blank = self._blank and begin == len(text)
         found = [text.find(stop) for stop in self._stop] + [text.find(stop, begin) for stop in self._later]
         if any(place >= 0 for place in found):
-            self.stopped, self._held = True, ""
+            self.stopped, self._pending = True, ""
             return text[: min(place for place in found if place >= 0)]
-        held = [_overlap(text, stop) for stop in self._stop] + [_overlap(text[begin:], stop) for stop in self._later]
-        certain = len(text) - max(held, default=0)
-        self._held = text[certain:]
-        return text[:certain]
+        overlaps = [_overlap(text, stop) for stop in self._stop]
+        overlaps += [_overlap(text[begin:], stop) for stop in self._later]
+        final = len(text) - max(overlaps, default=0)
+        self._pending = text[final:]
+        return text[:final]
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop` without being all of it."""
+    """Length of the longest end of `text` that is a proper beginning of `stop`."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,5 +1,5 @@
-"""Machine code for the CPU, made by Numba while the program runs: matrix products of few rows, and one decoding step.
+"""CPU kernels compiled by Numba at run time: matrix products of few rows, and one decode step of a whole model.
 
-torch's own products of one row leave half of the memory's speed unused, and a model of small operations spends its
-time between them. Here the weights of all layers are read in one function, by a team of threads of its own.
+torch's matrix product of one row reaches half of the memory bandwidth, and a small model spends most of a decode step
+between operations. Here one compiled function runs all layers, in a thread pool owned by this package.
 """

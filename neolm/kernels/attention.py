@@ -1,8 +1,8 @@
-"""One query's attention to the keys of its text, which lie in pages (Kwon et al. 2023, section 4.1).
+"""Attention of one query to the keys of its sequence in KV cache blocks (Kwon et al. 2023, section 4.1).
 
-A page holds 16 tokens of one layer. Keys lie channel by channel (H, D, 16), so that 16 scores come from D vector
-products without a sum across lanes; values token by token (H, 16, P), where P is D padded to 16. Both are fp32 or
-bfloat16; sums are fp32. Only slots that hold a token are read into the result.
+A block holds 16 tokens of one layer. Keys are stored by channel (H, D, 16), so that 16 scores take D vector products
+without a horizontal sum; values are stored by token (H, 16, P), where P is D padded to 16. Both are fp32 or bfloat16;
+sums are fp32. Slots without a token do not affect the result.
 
 Shapes: H heads, D head size.
 """
@@ -14,103 +14,103 @@ from typing import Any
 import numpy as np
 from numba import carray, njit
 
-from neolm.kernels.lanes import (
+from neolm.kernels.mathematics import FAST, exp, to_bf16
+from neolm.kernels.simd import (
     F32,
     LANES,
     Builder,
     Value,
     as_pointer,
-    constant,
-    emitted,
-    lanes,
+    fma,
+    int64,
+    llvm_function,
     load,
     loop,
-    multiply_add,
-    number,
     splat,
+    splat_constant,
     store,
+    vector,
     widen_bf16,
 )
-from neolm.kernels.mathematics import FAST, exp, to_bf16
 
-BLOCK_SIZE = LANES  # tokens
+BLOCK_SIZE = LANES  # tokens in a KV cache block
 
 
 def _read(builder: Builder, address: Value, index: Value, bits: int) -> Value:
-    """16 numbers from the `index`th of an array."""
-    offset = builder.mul(index, number(bits // 8))
-    return load(builder, address, offset, lanes(F32)) if bits == 32 else widen_bf16(builder, address, offset)
+    """Load 16 numbers of an array, from `index` on, as fp32."""
+    offset = builder.mul(index, int64(bits // 8))
+    return load(builder, address, offset, vector(F32)) if bits == 32 else widen_bf16(builder, address, offset)
 
 
-def _scores_tile(bits: int) -> Any:
-    @emitted
+def _scores_microkernel(bits: int) -> Any:
+    @llvm_function
     def scores(builder: Builder, q: Value, keys: Value, d: Value, result: Value) -> None:
-        """The products of q (D, fp32) with the 16 keys of a page and head."""
+        """Scores of q (D, fp32) and the 16 keys of one block and head."""
 
         def add(channel: Value, sums: list[Value]) -> list[Value]:
             new = []
             for n, value in enumerate(sums):
-                one = builder.add(channel, number(n))
-                key = _read(builder, keys, builder.mul(one, number(BLOCK_SIZE)), bits)
-                query = splat(builder, load(builder, q, builder.mul(one, number(4)), F32))
-                new.append(multiply_add(builder, key, query, value))
+                one = builder.add(channel, int64(n))
+                key = _read(builder, keys, builder.mul(one, int64(BLOCK_SIZE)), bits)
+                query = splat(builder, load(builder, q, builder.mul(one, int64(4)), F32))
+                new.append(fma(builder, key, query, value))
             return new
 
-        whole = builder.and_(d, number(-4))
-        a, b, c, e = loop(builder, whole, 4, [constant(F32, 0.0)] * 4, add)
+        whole = builder.and_(d, int64(-4))
+        a, b, c, e = loop(builder, whole, 4, [splat_constant(F32, 0.0)] * 4, add)
         value = builder.fadd(builder.fadd(a, b), builder.fadd(c, e))
         [value] = loop(builder, d, 1, [value], add, start=whole)
-        store(builder, result, number(0), value)
+        store(builder, result, int64(0), value)
 
     return scores
 
 
-def _weigh_tile(bits: int) -> Any:
-    @emitted
-    def weigh(
-        builder: Builder, shares: Value, values: Value, d: Value, first: Value, end: Value, result: Value
+def _accumulate_microkernel(bits: int) -> Any:
+    @llvm_function
+    def accumulate(
+        builder: Builder, scores: Value, values: Value, d: Value, first: Value, end: Value, result: Value
     ) -> None:
-        """Result (D padded to 16) += shares[j] values[j] for `first` <= j < `end` of a page and head."""
+        """Add scores[j] values[j] for `first` <= j < `end` of one block and head to `result` (D padded to 16)."""
 
         def columns(count: int) -> Any:
             def run(channel: Value, _: list[Value]) -> list[Value]:
-                offsets = [builder.add(channel, number(LANES * n)) for n in range(count)]
-                sums = [load(builder, result, builder.mul(at, number(4)), lanes(F32)) for at in offsets]
+                offsets = [builder.add(channel, int64(LANES * n)) for n in range(count)]
+                sums = [load(builder, result, builder.mul(at, int64(4)), vector(F32)) for at in offsets]
 
                 def add(j: Value, sums: list[Value]) -> list[Value]:
-                    share = splat(builder, load(builder, shares, builder.mul(j, number(4)), F32))
+                    score = splat(builder, load(builder, scores, builder.mul(j, int64(4)), F32))
                     row = builder.mul(j, d)
                     return [
-                        multiply_add(builder, _read(builder, values, builder.add(row, at), bits), share, value)
+                        fma(builder, _read(builder, values, builder.add(row, at), bits), score, value)
                         for at, value in zip(offsets, sums, strict=True)
                     ]
 
                 for at, value in zip(offsets, loop(builder, end, 1, sums, add, start=first), strict=True):
-                    store(builder, result, builder.mul(at, number(4)), value)
+                    store(builder, result, builder.mul(at, int64(4)), value)
                 return []
 
             return run
 
-        whole = builder.and_(d, number(-4 * LANES))
+        whole = builder.and_(d, int64(-4 * LANES))
         loop(builder, whole, 4 * LANES, [], columns(4))
         loop(builder, d, LANES, [], columns(1), start=whole)
 
-    return weigh
+    return accumulate
 
 
-_scores_fp32, _scores_bf16 = _scores_tile(32), _scores_tile(16)
-_weigh_fp32, _weigh_bf16 = _weigh_tile(32), _weigh_tile(16)
+_scores_fp32, _scores_bf16 = _scores_microkernel(32), _scores_microkernel(16)
+_accumulate_fp32, _accumulate_bf16 = _accumulate_microkernel(32), _accumulate_microkernel(16)
 
 
 @njit(inline="always")
 def padded(size: int) -> int:
-    """Channels of a value in a page."""
+    """`size` rounded up to a multiple of 16."""
     return -(-size // LANES) * LANES
 
 
 @njit(fastmath=FAST)
 def store_key_and_value(key: Any, value: Any, keys: int, values: int, slot: int, bits: int) -> None:
-    """Put a token's key and value (D) of one head into `slot` of the page and head at these addresses."""
+    """Store a token's key and value (D) in `slot` of one block and head, at these addresses."""
     d = key.size
     if bits == 32:
         k32 = carray(as_pointer(keys), d * BLOCK_SIZE, np.float32)
@@ -129,40 +129,40 @@ def store_key_and_value(key: Any, value: Any, keys: int, values: int, slot: int,
 @njit(fastmath=FAST)
 def attend(
     q: Any,
-    table: Any,
+    block_table: Any,
     first: int,
     end: int,
     keys: int,
     values: int,
-    page_bytes: int,
-    value_bytes: int,
+    key_block_bytes: int,
+    value_block_bytes: int,
     bits: int,
-    shares: Any,
+    scores: Any,
     result: Any,
 ) -> None:
-    """Softmax attention of one scaled query to the tokens `first` to `end` of its text.
+    """Compute softmax attention of one scaled query to the tokens `first` to `end` of its sequence.
 
     Args:
         q: (D).
-        table: The numbers of the text's pages.
-        first: The first token that it sees.
-        end: One more than the last one.
-        keys: Address of the head's keys in page 0.
-        values: Address of its values there.
-        page_bytes: From one page's keys to the next one's.
-        value_bytes: The same for values.
-        bits: Of a number in the pages.
-        shares: Room for a number a token, and 32 more.
+        block_table: Block numbers of the sequence.
+        first: First visible token.
+        end: One more than the last visible token.
+        keys: Address of the head's keys in block 0.
+        values: Address of the head's values in block 0.
+        key_block_bytes: Bytes from one block's keys to the next block's.
+        value_block_bytes: Bytes from one block's values to the next block's.
+        bits: Bits of a number in the cache, 32 (fp32) or 16 (bfloat16).
+        scores: Workspace of one fp32 number a token, and 32 more.
         result: (D padded to 16), overwritten.
     """
     d, start = q.size, first // BLOCK_SIZE * BLOCK_SIZE
     for at in range(start, end, BLOCK_SIZE):
-        address = keys + table[at // BLOCK_SIZE] * page_bytes
+        address = keys + block_table[at // BLOCK_SIZE] * key_block_bytes
         if bits == 32:
-            _scores_fp32(q.ctypes.data, address, d, shares.ctypes.data + 4 * (at - start))
+            _scores_fp32(q.ctypes.data, address, d, scores.ctypes.data + 4 * (at - start))
         else:
-            _scores_bf16(q.ctypes.data, address, d, shares.ctypes.data + 4 * (at - start))
-    seen = shares[first - start : end - start]
+            _scores_bf16(q.ctypes.data, address, d, scores.ctypes.data + 4 * (at - start))
+    seen = scores[first - start : end - start]
     largest = seen[0]
     for i in range(seen.size):
         largest = max(largest, seen[i])
@@ -172,13 +172,13 @@ def attend(
         total += seen[i]
     result[:] = 0
     for at in range(start, end, BLOCK_SIZE):
-        address = values + table[at // BLOCK_SIZE] * value_bytes
+        address = values + block_table[at // BLOCK_SIZE] * value_block_bytes
         low, high = max(first - at, 0), min(end - at, BLOCK_SIZE)
-        share = shares.ctypes.data + 4 * (at - start)
+        score = scores.ctypes.data + 4 * (at - start)
         if bits == 32:
-            _weigh_fp32(share, address, padded(d), low, high, result.ctypes.data)
+            _accumulate_fp32(score, address, padded(d), low, high, result.ctypes.data)
         else:
-            _weigh_bf16(share, address, padded(d), low, high, result.ctypes.data)
+            _accumulate_bf16(score, address, padded(d), low, high, result.ctypes.data)
     inverse = np.float32(1) / total
     for i in range(d):
         result[i] *= inverse

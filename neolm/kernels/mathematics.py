@@ -1,4 +1,4 @@
-"""Functions of one fp32 number in a form that compilers turn into vector instructions."""
+"""Activations, exp, layer norm and bfloat16 rounding in fp32, in a form that LLVM vectorises."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-# Sums may be taken in any order and products fused, but infinities and NaN stay what they are.
+# LLVM may reorder sums and fuse products, but must keep infinities and NaN.
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 _one = np.float32(1)
 _half = np.float32(0.5)
 _log2_e = np.float32(math.log2(math.e))
-_ln2_high = np.float32(0.693359375)  # few bits: its products with whole numbers below 256 are exact
+_ln2_high = np.float32(0.693359375)  # few bits: its products with integers below 256 are exact
 _ln2_low = np.float32(math.log(2) - 0.693359375)
 _series = tuple(np.float32(1 / math.factorial(n)) for n in range(8))
 _root_half = np.float32(math.sqrt(0.5))
@@ -26,7 +26,7 @@ _quick = np.float32(1.702)
 
 @intrinsic
 def as_float(context: Any, bits: Any) -> Any:
-    """The fp32 number of 32 bits."""
+    """Reinterpret 32 bits as an fp32 number."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.bitcast(values[0], ir.FloatType())
@@ -36,7 +36,7 @@ def as_float(context: Any, bits: Any) -> Any:
 
 @intrinsic
 def as_bits(context: Any, value: Any) -> Any:
-    """The 32 bits of an fp32 number."""
+    """Reinterpret an fp32 number as 32 bits."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.bitcast(values[0], ir.IntType(32))
@@ -46,7 +46,7 @@ def as_bits(context: Any, value: Any) -> Any:
 
 @intrinsic
 def from_half(context: Any, bits: Any) -> Any:
-    """The fp32 number of 16 bits of fp16."""
+    """Convert 16 bits of an fp16 number to fp32."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.fpext(builder.bitcast(values[0], ir.HalfType()), ir.FloatType())
@@ -56,7 +56,7 @@ def from_half(context: Any, bits: Any) -> Any:
 
 @njit(inline="always")
 def to_bf16(x: Any) -> Any:
-    """The upper half of an fp32's bits, rounded to nearest even."""
+    """Round an fp32 number to bfloat16 (16 bits), to nearest even."""
     bits = np.uint32(as_bits(x))
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     return np.uint16(rounded)
@@ -64,7 +64,7 @@ def to_bf16(x: Any) -> Any:
 
 @njit(fastmath=FAST, error_model="numpy", inline="always")
 def exp(x: Any) -> Any:
-    """e^x within 2 units of the last place; below -87 a number near 1e-38, above 88 one near 1e38."""
+    """e^x within 2 ulp; x is clamped to -87 ... 88, where e^x is near 1e-38 and 1e38."""
     x = min(max(x, np.float32(-87)), np.float32(88))
     whole = np.floor(x * _log2_e + _half)
     r = x - whole * _ln2_high - whole * _ln2_low  # |r| <= ln(2)/2: the series' next term is below 6e-9
@@ -80,26 +80,26 @@ def _gelu_tanh(x: Any) -> Any:
 
 
 def _tail_series() -> tuple[tuple[np.float32, ...], np.float32, np.float32]:
-    """A polynomial for erfc(z) e^(z^2), z from 0 to 6, in t = 1 / (1 + 0.3 z) moved to -1 ... 1; off by 1e-8."""
-    low = 1 / (1 + _SLOWNESS * 6)
+    """Polynomial for erfc(z) e^(z^2), 0 <= z <= 6, in t = 1 / (1 + 0.3 z) scaled to -1 ... 1; error 1e-8."""
+    low = 1 / (1 + _TAIL_SCALE * 6)
     t = ((1 - low) * np.cos((np.arange(64) + 0.5) / 64 * np.pi) + 1 + low) / 2
-    z = (1 / t - 1) / _SLOWNESS
+    z = (1 / t - 1) / _TAIL_SCALE
     values = [math.erfc(number) * math.exp(number * number) for number in z]
     fit = np.polynomial.Chebyshev.fit(t, values, 8, domain=[low, 1])
     coefficients = tuple(np.float32(c) for c in np.polynomial.chebyshev.cheb2poly(fit.coef))
     return coefficients, np.float32(2 / (1 - low)), np.float32(-(1 + low) / (1 - low))
 
 
-_SLOWNESS = 0.3
+_TAIL_SCALE = 0.3
 _tail, _tail_slope, _tail_start = _tail_series()
-_slowness = np.float32(_SLOWNESS)
+_tail_scale = np.float32(_TAIL_SCALE)
 
 
 @njit(fastmath=FAST, error_model="numpy", inline="always")
 def _gelu(x: Any) -> Any:
-    """X Phi(x), Phi being the normal distribution's, from its tail: nothing is lost where that is small."""
+    """X Phi(x), with the normal distribution function Phi computed from its tail: exact where Phi is small."""
     z = abs(x) * _root_half
-    s = _tail_slope / (_one + _slowness * z) + _tail_start
+    s = _tail_slope / (_one + _tail_scale * z) + _tail_start
     value = _tail[8]
     for n in range(7, -1, -1):
         value = value * s + _tail[n]
@@ -112,7 +112,7 @@ ACTIVATIONS = ("gelu", "gelu_new", "quick_gelu", "relu", "silu", "tanh")
 
 @njit(fastmath=FAST, error_model="numpy")
 def activate(kind: int, values: Any) -> None:
-    """Put `values` (fp32) through the non-linearity ACTIVATIONS[kind]."""
+    """Apply ACTIVATIONS[kind] to `values` (fp32) in place."""
     if kind == 0:
         for i in range(values.size):
             values[i] = _gelu(values[i])
@@ -135,7 +135,7 @@ def activate(kind: int, values: Any) -> None:
 
 @njit(fastmath=FAST, error_model="numpy")
 def layer_norm(x: Any, weight: Any, bias: Any, epsilon: float, y: Any) -> None:
-    """Y = (x - mean) / sqrt(variance + epsilon) * weight + bias, each (C)."""
+    """Store (x - mean) / sqrt(variance + epsilon) * weight + bias in `y`, all (C)."""
     total = np.float32(0)
     for i in range(x.size):
         total += x[i]

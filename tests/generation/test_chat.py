@@ -99,7 +99,7 @@ def test_a_message_beyond_the_context_is_refused_and_nothing_lost(neo: Decoder, 
 def test_commands(neo: Decoder, tokenizer: Tokenizer) -> None:
     session = Session(neo, tokenizer, SHORT)
     screen = talk(session, "/help", "sea", "/reset", "", KeyboardInterrupt, "/exit", "never read")
-    assert "/reset  forget" in screen
+    assert "/reset        forget" in screen
     assert "(forgotten)\n" in screen
     assert "Ctrl-D leaves" in screen
     assert screen.endswith("> ")

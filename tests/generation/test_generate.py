@@ -140,9 +140,9 @@ def test_why_a_row_ended(neo: Decoder, tokenizer: Tokenizer) -> None:
         model: Any = Scripted(neo, script)
         config = GenerationConfig(max_new_tokens=count)
         batch = Batch(model, {7: [5]}, config, {7: prompt_generators([[5]], 0)[0]}, eos_token_id)
-        while batch.live:
+        while batch.running:
             batch.step()
-        return batch.ends  # type: ignore[return-value]
+        return batch.finish_reasons  # type: ignore[return-value]
 
     assert ends(eos, 60) == {7: "end of text"}
     assert ends(None, 60) == {7: "length"}
@@ -236,11 +236,11 @@ def test_bad_settings(neo: Decoder, tokenizer: Tokenizer, settings: dict[str, An
 
 
 def test_things_that_do_not_belong_together(make: Callable[..., Decoder], tokenizer: Tokenizer) -> None:
-    with pytest.raises(InputError, match="310 tokens, the model embeds 300"):
+    with pytest.raises(InputError, match="310 tokens, but the model embeds 300"):
         generate(make("gpt2", vocab_size=300), tokenizer, "a")
-    with pytest.raises(InputError, match="token ids outside the model's 0 to 329"):
+    with pytest.raises(InputError, match=r"token id 330 at position 0, outside the model's vocabulary \(0 to 329\)"):
         generate_ids(make("gpt2"), [[330]], GenerationConfig())
-    with pytest.raises(InputError, match="prompts must be text"):
+    with pytest.raises(InputError, match="prompt 1 of 1 is not text but list"):
         generate(make("gpt2"), tokenizer, [[1, 2]])  # type: ignore[list-item]
 
 

@@ -1,6 +1,6 @@
-"""Cached decoding computes what the full forward pass computes, for every family, past the window, to the limit.
+"""Cached decoding equals the full forward pass for every family, past the window, to the context limit.
 
-Both readers do: the compiled kernels and the model as torch runs it. The kernels' logits are the same bits in company.
+This holds for every model runner. The logits of the kernels have the same bits alone and in a batch.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from neolm.generation.batch import next_logits
 from neolm.generation.cuda_graph_runner import CudaGraphRunner
 from neolm.generation.kernel_runner import MAX_KERNEL_TOKENS, KernelRunner, longest_decode, why_not
 from neolm.generation.kv_cache import BatchCache, KVCache, Span, block_bytes, kv_cache_dtype
-from neolm.generation.model_runner import ModelRunner, TorchRunner, model_runner_for, step_of
+from neolm.generation.model_runner import ModelRunner, TorchRunner, cache_view, model_runner_for
 from neolm.kernels.attention import BLOCK_SIZE
-from neolm.kernels.team import team
+from neolm.kernels.thread_pool import thread_pool
 from neolm.models.attention import KeyValueCache
 from neolm.models.decoder import Decoder
 from neolm.models.quantized import quantize
 
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
-READERS: dict[str, Callable[[Decoder], ModelRunner]] = {
+RUNNERS: dict[str, Callable[[Decoder], ModelRunner]] = {
     "torch": TorchRunner,
     "graphs": CudaGraphRunner,
     "kernels": lambda model: KernelRunner(model, max_decode_tokens=64),
@@ -44,52 +44,52 @@ def full(model: Decoder, ids: list[int]) -> torch.Tensor:
     return model(torch.tensor([ids]))[0]
 
 
-@pytest.fixture(params=READERS)
-def read(request: pytest.FixtureRequest) -> Callable[[Decoder], ModelRunner]:
-    return READERS[request.param]
+@pytest.fixture(params=RUNNERS)
+def make_runner(request: pytest.FixtureRequest) -> Callable[[Decoder], ModelRunner]:
+    return RUNNERS[request.param]
 
 
-def test_what_attention_sees_is_a_cache(neo: Decoder) -> None:
+def test_the_view_is_a_key_value_cache(neo: Decoder) -> None:
     cache = BatchCache(neo, 1, 4)
-    step: KeyValueCache = step_of(cache.pages, cache.spans([[1, 2]]), neo.device)
-    assert step
+    view: KeyValueCache = cache_view(cache.kv_cache, cache.spans([[1, 2]]), neo.device)
+    assert view
 
 
 @pytest.mark.parametrize("start", [1, 8, 9, 30])
 def test_token_by_token_to_the_context_limit(
-    model: Decoder, start: int, read: Callable[[Decoder], ModelRunner]
+    model: Decoder, start: int, make_runner: Callable[[Decoder], ModelRunner]
 ) -> None:
-    ids, reader = random_ids(64), read(model)
+    ids, runner = random_ids(64), make_runner(model)
     expected = full(model, ids)
     cache = BatchCache(model, 1, 64)
     for length in range(start, 65):
-        logits = next_logits(reader, cache, [ids[:length]])
+        logits = next_logits(runner, cache, [ids[:length]])
         torch.testing.assert_close(logits[0], expected[length - 1], **CLOSE)
     assert cache.lengths == [64]
 
 
 @pytest.mark.parametrize("cuts", [[20, 40, 64], [3, 5, 6, 30, 31, 47], [8, 16, 24], [7, 64], [1, 9, 18]])
 def test_continuing_in_chunks_equals_one_prefill(
-    model: Decoder, cuts: list[int], read: Callable[[Decoder], ModelRunner]
+    model: Decoder, cuts: list[int], make_runner: Callable[[Decoder], ModelRunner]
 ) -> None:
-    ids, reader = random_ids(64, seed=1), read(model)
+    ids, runner = random_ids(64, seed=1), make_runner(model)
     expected = full(model, ids)
     cache = BatchCache(model, 1, 64)
     for cut in cuts:
-        torch.testing.assert_close(next_logits(reader, cache, [ids[:cut]])[0], expected[cut - 1], **CLOSE)
+        torch.testing.assert_close(next_logits(runner, cache, [ids[:cut]])[0], expected[cut - 1], **CLOSE)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_ragged_rows_compute_what_they_compute_alone(make: Callable[..., Decoder], data: st.DataObject) -> None:
-    """Any lengths, any chunks, any window, any head size, rows dropped and tokens taken back on the way."""
+    """Any lengths, chunks, window and head size; rows are dropped and tokens removed on the way."""
     family = data.draw(st.sampled_from(["gpt2", "gpt-neo", "gpt-neox", "gpt-neox-sequential"]))
     heads = data.draw(st.sampled_from([1, 2, 4]))
     fields = {"num_heads": heads, "hidden_size": heads * data.draw(st.sampled_from([4, 6, 18]))}
     window = {"window_size": data.draw(st.integers(1, 40))} if family == "gpt-neo" else {}
     activation = data.draw(st.sampled_from(["gelu", "gelu_new", "quick_gelu", "relu", "silu", "tanh"]))
     model = make(family, context=32, activation=activation, **window, **fields)
-    reader = READERS[data.draw(st.sampled_from(sorted(READERS)))](model)
+    runner = RUNNERS[data.draw(st.sampled_from(sorted(RUNNERS)))](model)
     rows = [random_ids(32, seed) for seed in range(data.draw(st.integers(1, 4)))]
     expected = [full(model, ids) for ids in rows]
     held = [0] * len(rows)
@@ -97,15 +97,15 @@ def test_ragged_rows_compute_what_they_compute_alone(make: Callable[..., Decoder
     while rows and max(held) < 32:
         most = data.draw(st.sampled_from([1, 1, 12, 32]))
         held = [n + data.draw(st.integers(1, min(most, 32 - n))) for n in held]
-        logits = next_logits(reader, cache, [ids[:n] for ids, n in zip(rows, held, strict=True)])
+        logits = next_logits(runner, cache, [ids[:n] for ids, n in zip(rows, held, strict=True)])
         wanted = torch.stack([values[n - 1] for values, n in zip(expected, held, strict=True)])
         # At this width and spread fp32 itself, in torch's forward pass, is off by up to 3e-5.
         torch.testing.assert_close(logits, wanted, rtol=0.0, atol=1e-4)
         if len(rows) > 1 and data.draw(st.booleans()):
-            gone = data.draw(st.integers(0, len(rows) - 1))
-            cache.drop(gone)
+            dropped = data.draw(st.integers(0, len(rows) - 1))
+            cache.drop(dropped)
             for column in (rows, expected, held):
-                column[gone] = column[-1]
+                column[dropped] = column[-1]
                 column.pop()
         back = data.draw(st.integers(0, min(held)))
         if data.draw(st.booleans()) and back:
@@ -113,33 +113,33 @@ def test_ragged_rows_compute_what_they_compute_alone(make: Callable[..., Decoder
             held[0] = back
 
 
-def test_pages_may_lie_anywhere_and_logits_of_several_tokens_may_be_asked_for(
-    model: Decoder, read: Callable[[Decoder], ModelRunner]
+def test_blocks_in_any_order_and_logits_of_several_tokens(
+    model: Decoder, make_runner: Callable[[Decoder], ModelRunner]
 ) -> None:
     ids = [random_ids(40, seed=5), random_ids(23, seed=6)]
-    pages = KVCache(model.config, 9, torch.float32, model.device)
+    cache = KVCache(model.config, 9, torch.float32, model.device)
     tables = [np.array([7, 2, 5]), np.array([0, 8, 0])]
-    reader = read(model)
-    reader.run(pages, [Span(ids[0][:30], 0, tables[0], 0), Span(ids[1][:5], 0, tables[1], 0)])
-    logits = reader.run(pages, [Span(ids[0][30:], 30, tables[0], 10), Span(ids[1][5:], 5, tables[1], 2)])
+    runner = make_runner(model)
+    runner.run(cache, [Span(ids[0][:30], 0, tables[0], 0), Span(ids[1][:5], 0, tables[1], 0)])
+    logits = runner.run(cache, [Span(ids[0][30:], 30, tables[0], 10), Span(ids[1][5:], 5, tables[1], 2)])
     expected = torch.cat([full(model, ids[0])[30:], full(model, ids[1])[-2:]])
     torch.testing.assert_close(logits, expected, **CLOSE)
 
 
 @pytest.mark.parametrize("form", ["float32", "bfloat16", "int8", "int4"])
-def test_company_changes_no_bit(make: Callable[..., Decoder], form: str) -> None:
-    """Alone, among many, in one piece or in several: the kernels give the same logits."""
+def test_the_batch_changes_no_bit_of_a_row(make: Callable[..., Decoder], form: str) -> None:
+    """Alone, in a batch, at once or in chunks: the kernels compute the same logits."""
     model = copy.deepcopy(make("gpt-neo", context=64, hidden_size=96))
     model = quantize(model, form) if form.startswith("int") else model.to(getattr(torch, form))
-    reader = KernelRunner(model, max_decode_tokens=32)
+    runner = KernelRunner(model, max_decode_tokens=32)
     rows = [random_ids(20 + n, seed=n) for n in range(11)]
     cache = BatchCache(model, 11, 64)
-    next_logits(reader, cache, [ids[:-3] for ids in rows])
-    together = next_logits(reader, cache, rows)
+    next_logits(runner, cache, [ids[:-3] for ids in rows])
+    together = next_logits(runner, cache, rows)
     for ids, expected in zip(rows, together, strict=True):
         alone = BatchCache(model, 1, 64)
         for cut in (5, 6, len(ids)):
-            logits = next_logits(reader, alone, [ids[:cut]])
+            logits = next_logits(runner, alone, [ids[:cut]])
         assert torch.equal(logits[0], expected)
 
 
@@ -148,22 +148,22 @@ def test_company_changes_no_bit(make: Callable[..., Decoder], form: str) -> None
 def test_threads_change_no_bit(
     make: Callable[..., Decoder], form: str, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tests run with one thread a worker; here are several, each with its share of every layer."""
+    """The other tests run with one thread; here several divide every layer."""
     model = copy.deepcopy(make(family, context=64, hidden_size=96, num_layers=3))
     model = quantize(model, form) if form.startswith("int") else model.to(getattr(torch, form))
     rows = [random_ids(12 + n, seed=n) for n in range(5)]
     found = []
     for size in (1, 2, 3):
-        monkeypatch.setattr(kernel_runner, "team", lambda size=size: team(size))
-        reader = KernelRunner(model, max_decode_tokens=32)
-        for _ in range(1 if size == 1 else 8):  # a race shows now and then
+        monkeypatch.setattr(kernel_runner, "thread_pool", lambda size=size: thread_pool(size))
+        runner = KernelRunner(model, max_decode_tokens=32)
+        for _ in range(1 if size == 1 else 8):  # a race shows only sometimes
             cache = BatchCache(model, 5, 64)
-            next_logits(reader, cache, [ids[:-2] for ids in rows])
-            found.append(next_logits(reader, cache, rows))
+            next_logits(runner, cache, [ids[:-2] for ids in rows])
+            found.append(next_logits(runner, cache, rows))
     assert all(torch.equal(logits, found[0]) for logits in found)
 
 
-def test_which_reader_reads_does_not_depend_on_the_moment(make: Callable[..., Decoder]) -> None:
+def test_the_choice_of_the_path_is_fixed(make: Callable[..., Decoder]) -> None:
     model = make("gpt2")
     assert {longest_decode(model) for _ in range(5)} == {32}
     assert longest_decode(quantize(copy.deepcopy(model), "int8")) in (32, 128)
@@ -172,48 +172,48 @@ def test_which_reader_reads_does_not_depend_on_the_moment(make: Callable[..., De
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_long_span_in_parts(make: Callable[..., Decoder]) -> None:
+def test_a_long_span_in_chunks(make: Callable[..., Decoder]) -> None:
     model = make("gpt-neox", context=256)
-    reader = KernelRunner(model, max_decode_tokens=200)
+    runner = KernelRunner(model, max_decode_tokens=200)
     ids = random_ids(180)
-    logits = reader.run(BatchCache(model, 1, 256).pages, [Span(ids, 0, np.arange(16), 70)])
+    logits = runner.run(BatchCache(model, 1, 256).kv_cache, [Span(ids, 0, np.arange(16), 70)])
     torch.testing.assert_close(logits, full(model, ids)[-70:], rtol=0.0, atol=1e-4)
 
 
-def test_more_tokens_than_the_kernels_take_at_once(neo: Decoder) -> None:
-    reader = KernelRunner(neo, max_decode_tokens=30)
+def test_more_tokens_than_one_call_of_the_kernels_takes(neo: Decoder) -> None:
+    runner = KernelRunner(neo, max_decode_tokens=30)
     rows = [random_ids(27, seed=n) for n in range(7)]
     assert sum(map(len, rows)) > 2 * MAX_KERNEL_TOKENS
-    logits = next_logits(reader, BatchCache(neo, 7, 64), rows)
+    logits = next_logits(runner, BatchCache(neo, 7, 64), rows)
     expected = torch.stack([full(neo, ids)[-1] for ids in rows])
     torch.testing.assert_close(logits, expected, **CLOSE)
 
 
-def test_taking_tokens_back(model: Decoder) -> None:
+def test_rewind(model: Decoder) -> None:
     ids, other = random_ids(40, seed=2), random_ids(40, seed=3)
-    cache, reader = BatchCache(model, 1, 64), model_runner_for(model)
-    next_logits(reader, cache, [ids])
+    cache, runner = BatchCache(model, 1, 64), model_runner_for(model)
+    next_logits(runner, cache, [ids])
     cache.rewind(0, 4)
     mixed = ids[:4] + other[4:]
-    torch.testing.assert_close(next_logits(reader, cache, [mixed])[0], full(model, mixed)[-1], **CLOSE)
+    torch.testing.assert_close(next_logits(runner, cache, [mixed])[0], full(model, mixed)[-1], **CLOSE)
     cache.rewind(0, 100)
     assert cache.lengths == [40]
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_bfloat16_decoding_is_as_near_to_fp32_as_bfloat16_itself(make: Callable[..., Decoder], reader: str) -> None:
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_bfloat16_decoding_is_as_near_to_fp32_as_bfloat16_itself(make: Callable[..., Decoder], runner: str) -> None:
     model = make("gpt-neo")
     half = copy.deepcopy(model).bfloat16()
     ids = random_ids(40)
     cache = BatchCache(half, 1, 64)
     expected, uncached = full(model, ids), full(half, ids).float()
-    read = READERS[reader](half)
-    decoded = torch.stack([next_logits(read, cache, [ids[:length]])[0] for length in range(1, 41)])
+    half_runner = RUNNERS[runner](half)
+    decoded = torch.stack([next_logits(half_runner, cache, [ids[:length]])[0] for length in range(1, 41)])
     assert decoded.dtype == torch.float32
     assert (decoded - expected).abs().max() < 2 * (uncached - expected).abs().max()
 
 
-def test_what_the_kernels_cannot_run_goes_to_torch(make: Callable[..., Decoder]) -> None:
+def test_models_that_the_kernels_cannot_run_go_to_torch(make: Callable[..., Decoder]) -> None:
     model = make("gpt2")
     assert why_not(model) is None
     assert isinstance(model_runner_for(copy.deepcopy(model).double()), TorchRunner)
@@ -222,8 +222,8 @@ def test_what_the_kernels_cannot_run_goes_to_torch(make: Callable[..., Decoder])
     assert "odd width" in str(why_not(copy.deepcopy(odd).bfloat16()))
 
 
-def test_a_page_is_as_large_as_said(neo: Decoder) -> None:
-    pages = KVCache(neo.config, 3, torch.bfloat16, neo.device)
-    held = sum(tensor.nbytes for tensor in (*pages.keys, *pages.values))
-    assert held == 4 * block_bytes(neo.config, torch.bfloat16)
+def test_block_bytes_is_the_memory_of_a_block(neo: Decoder) -> None:
+    cache = KVCache(neo.config, 3, torch.bfloat16, neo.device)
+    allocated = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
+    assert allocated == 4 * block_bytes(neo.config, torch.bfloat16)
     assert (BLOCK_SIZE, kv_cache_dtype(neo)) == (16, torch.float32)

@@ -24,7 +24,7 @@ from neolm.generation.generate import generate, stream, text_deltas
 from neolm.generation.kernel_runner import KernelRunner
 from neolm.generation.model_runner import ModelRunner, TorchRunner
 from neolm.generation.sampling import prompt_generators
-from neolm.generation.speculative import LookupProposer, Pace, Proposer, check_vocabulary, proposers
+from neolm.generation.speculative import DraftLength, LookupProposer, Proposer, check_vocabulary, proposers
 from neolm.models.decoder import Decoder
 from neolm.models.hf import save_model
 from neolm.models.quantized import quantize
@@ -49,9 +49,9 @@ class Prompter:
         self.text, self.wrong = text, wrong or set()
         self.asked: list[int] = []
 
-    def propose(self, ids: Sequence[int], most: int) -> list[int]:
-        self.asked.append(most)
-        places = range(len(ids), min(len(ids) + most, len(self.text)))
+    def propose(self, ids: Sequence[int], count: int) -> list[int]:
+        self.asked.append(count)
+        places = range(len(ids), min(len(ids) + count, len(self.text)))
         return [self.text[place] ^ (place in self.wrong) for place in places]
 
 
@@ -61,17 +61,17 @@ def make_batch(
     config: GenerationConfig,
     guesses: Any = None,
     eos: int | None = None,
-    reader: ModelRunner | None = None,
+    runner: ModelRunner | None = None,
 ) -> Batch:
     """`guesses`: proposers by row, or what `proposers` makes some of."""
-    rows, streams = dict(enumerate(prompts)), dict(enumerate(prompt_generators(prompts, config.seed)))
+    rows, generators = dict(enumerate(prompts)), dict(enumerate(prompt_generators(prompts, config.seed)))
     if not isinstance(guesses, Mapping):
-        guesses = proposers(guesses, rows, streams, config, VOCABULARY)
-    return Batch(model, rows, config, streams, eos, VOCABULARY, proposers=guesses, reader=reader)
+        guesses = proposers(guesses, rows, generators, config, VOCABULARY)
+    return Batch(model, rows, config, generators, eos, VOCABULARY, proposers=guesses, runner=runner)
 
 
 def finish(batch: Batch) -> Batch:
-    while batch.live:
+    while batch.running:
         batch.step()
     return batch
 
@@ -138,9 +138,9 @@ def test_no_guess_right_or_wrong_changes_a_token(make: Callable[..., Decoder], d
     }
     batch = finish(make_batch(model, prompts, config, guesses, eos, kind(model)))
     assert batch.ids == plain.ids
-    assert batch.ends == plain.ends
-    assert batch.reads <= plain.reads
-    assert batch.accepted <= batch.proposed
+    assert batch.finish_reasons == plain.finish_reasons
+    assert batch.forward_passes <= plain.forward_passes
+    assert batch.num_accepted_tokens <= batch.num_draft_tokens
 
 
 @pytest.mark.parametrize("form", ["float32", "bfloat16", "int8", "int4"])
@@ -154,19 +154,19 @@ def test_rounded_weights_too(make: Callable[..., Decoder], form: str, fields: di
         assert generate_ids(model, prompts, config, vocab_size=VOCABULARY, draft=guesser) == expected
 
 
-@pytest.mark.parametrize("reader", [KernelRunner, TorchRunner])
+@pytest.mark.parametrize("runner", [KernelRunner, TorchRunner])
 @pytest.mark.parametrize("fields", SETTINGS[:4])
 def test_a_draft_that_is_the_model_itself_is_always_right(
-    model: Decoder, fields: dict[str, Any], reader: Callable[[Decoder], ModelRunner]
+    model: Decoder, fields: dict[str, Any], runner: Callable[[Decoder], ModelRunner]
 ) -> None:
     """Also where tokens are drawn, since it draws with the same numbers."""
     config = GenerationConfig(max_new_tokens=49, **fields)
-    plain = finish(make_batch(model, [random_ids(10)], config, reader=reader(model)))
-    batch = finish(make_batch(model, [random_ids(10)], config, model, reader=reader(model)))
+    plain = finish(make_batch(model, [random_ids(10)], config, runner=runner(model)))
+    batch = finish(make_batch(model, [random_ids(10)], config, model, runner=runner(model)))
     assert batch.ids == plain.ids
-    assert (plain.reads, plain.proposed) == (49, 0)
-    assert batch.accepted == batch.proposed == 49 - batch.reads
-    assert batch.reads <= 6  # 5, 9, 17 tokens and what is left, after the prompt
+    assert (plain.forward_passes, plain.num_draft_tokens) == (49, 0)
+    assert batch.num_accepted_tokens == batch.num_draft_tokens == 49 - batch.forward_passes
+    assert batch.forward_passes <= 6  # 5, 9, 17 tokens and what is left, after the prompt
 
 
 class Saying(torch.nn.Module):
@@ -190,23 +190,23 @@ def test_text_that_repeats_takes_few_reads(make: Callable[..., Decoder]) -> None
     model: Any = Saying(make("gpt2", context=256), [5, 6, 7, 8, 9])
     batch = finish(make_batch(model, [[5]], GenerationConfig(max_new_tokens=100), "lookup"))
     assert batch.ids[0] == [5, *[5, 6, 7, 8, 9] * 20]
-    assert batch.reads <= 15
+    assert batch.forward_passes <= 15
     assert max(model.widths) <= 32
-    assert batch.accepted == 100 - batch.reads
+    assert batch.num_accepted_tokens == 100 - batch.forward_passes
 
 
 def test_text_that_never_repeats_is_read_as_without_a_draft(make: Callable[..., Decoder]) -> None:
     model: Any = Saying(make("gpt2", context=256), range(250))
     batch = finish(make_batch(model, [[300]], GenerationConfig(max_new_tokens=200), "lookup"))
-    assert (batch.reads, batch.proposed, set(model.widths)) == (200, 0, {1})
+    assert (batch.forward_passes, batch.num_draft_tokens, set(model.widths)) == (200, 0, {1})
 
 
 def test_guesses_that_are_always_wrong_become_rare(make: Callable[..., Decoder]) -> None:
     model: Any = Saying(make("gpt2", context=256), range(250))
     guesser = Prompter([300] * 256)
     batch = finish(make_batch(model, [[300]], GenerationConfig(max_new_tokens=200), {0: guesser}))
-    assert (batch.reads, batch.accepted) == (200, 0)
-    assert batch.proposed <= 200 // 10
+    assert (batch.forward_passes, batch.num_accepted_tokens) == (200, 0)
+    assert batch.num_draft_tokens <= 200 // 10
     assert sorted(guesser.asked)[-2:] == [1, 4]  # four at first, then one at a time
 
 
@@ -216,27 +216,27 @@ def test_rows_are_right_by_different_numbers_and_wait_for_each_other(make: Calla
     plain = finish(make_batch(model, prompts, config))
     guesses = {0: Prompter(plain.ids[0]), 1: Prompter(plain.ids[1], {25, 33, 34, 50})}
     batch = make_batch(model, prompts, config, guesses)
-    while batch.live:
+    while batch.running:
         given = batch.step()
         assert len({row for row, _ in given}) == len(given)  # one token a row and step
     assert batch.ids == plain.ids
-    assert batch.reads == plain.reads == 40  # the third row has no proposer
-    assert finish(make_batch(model, prompts[:2], config, guesses)).reads < 20
+    assert batch.forward_passes == plain.forward_passes == 40  # the third row has no proposer
+    assert finish(make_batch(model, prompts[:2], config, guesses)).forward_passes < 20
 
 
 def test_many_rows_need_no_guesses(make: Callable[..., Decoder]) -> None:
     prompts, config = [random_ids(3, seed) for seed in range(33)], GenerationConfig(max_new_tokens=8)
     batch = finish(make_batch(make("gpt2"), prompts, config, "lookup"))
-    assert (batch.reads, batch.proposed) == (8, 0)
+    assert (batch.forward_passes, batch.num_draft_tokens) == (8, 0)
 
 
 def test_a_prompt_is_read_as_without_a_draft(neo: Decoder) -> None:
-    """With more tokens it would take another way through the reader, and other bits might come out."""
+    """With more tokens it would take another way through the runner, and other bits might come out."""
     plain = finish(make_batch(neo, [random_ids(30)], GenerationConfig(max_new_tokens=10)))
     for few in (29, 30, 31, 33):
         guesser = Prompter(plain.ids[0])
-        config, reader = GenerationConfig(max_new_tokens=10), KernelRunner(neo, max_decode_tokens=few)
-        batch = make_batch(neo, [random_ids(30)], config, {0: guesser}, reader=reader)
+        config, runner = GenerationConfig(max_new_tokens=10), KernelRunner(neo, max_decode_tokens=few)
+        batch = make_batch(neo, [random_ids(30)], config, {0: guesser}, runner=runner)
         batch.step()
         assert guesser.asked == [few - 30] * (few > 30)
 
@@ -263,9 +263,9 @@ def test_a_draft_with_a_shorter_context_falls_silent(make: Callable[..., Decoder
         short.load_state_dict({**model.state_dict(), "positions.weight": model.positions.weight[:20]})  # type: ignore[union-attr]
     batch = finish(make_batch(model, [[1, 2]], config, short))
     assert batch.ids == plain.ids
-    assert batch.accepted == batch.proposed > 0
-    assert batch.proposed < 20
-    assert finish(make_batch(model, [random_ids(30)], config, short)).proposed == 0
+    assert batch.num_accepted_tokens == batch.num_draft_tokens > 0
+    assert batch.num_draft_tokens < 20
+    assert finish(make_batch(model, [random_ids(30)], config, short)).num_draft_tokens == 0
 
 
 def test_a_draft_is_never_shown_a_token_that_it_does_not_embed(make: Callable[..., Decoder]) -> None:
@@ -274,7 +274,7 @@ def test_a_draft_is_never_shown_a_token_that_it_does_not_embed(make: Callable[..
     [expected] = generate_ids(model, [prompt], config, vocab_size=VOCABULARY)
     small = make("gpt2", vocab_size=VOCABULARY, num_layers=1)
     assert generate_ids(model, [prompt], config, vocab_size=VOCABULARY, draft=small) == [expected]
-    with pytest.raises(InputError, match="the draft embeds 310 tokens, the text may have 330"):
+    with pytest.raises(InputError, match="draft: embeds 310 tokens, but the text may have 330"):
         generate_ids(model, [prompt], config, draft=small)
 
 
@@ -287,8 +287,8 @@ def test_a_stop_string_takes_back_what_was_read_beyond_it(model: Decoder, tokeni
         shown = list(text_deltas(plain, tokenizer, [stop]))
         batch = make_batch(model, [prompt], config, {0: Prompter(finish(make_batch(model, [prompt], config)).ids[0])})
         assert list(text_deltas(batch, tokenizer, [stop])) == shown
-        assert (batch.ids, batch.ends) == (plain.ids, plain.ends)
-        assert batch.reads < plain.reads
+        assert (batch.ids, batch.finish_reasons) == (plain.ids, plain.finish_reasons)
+        assert batch.forward_passes < plain.forward_passes
         assert batch.cache.lengths[0] <= len(batch.ids[0])
 
 
@@ -302,17 +302,17 @@ def test_a_conversation_is_the_same_and_goes_on_from_its_cache(
     for line in ("the sea, the sea", "April", "", "day", "The clock and the clock"):
         assert "".join(guessing.say(line)) == "".join(plain.say(line))
         assert guessing.messages == plain.messages
-        assert guessing._held == guessing._text[: len(guessing._held)]
-        assert len(guessing._held) >= len(plain._held)
+        assert guessing._cached_ids == guessing._text[: len(guessing._cached_ids)]
+        assert len(guessing._cached_ids) >= len(plain._cached_ids)
 
 
-def naive_lookup(ids: Sequence[int], most: int) -> list[int]:
+def naive_lookup(ids: Sequence[int], count: int) -> list[int]:
     """Search from the end; go on in what was found and then in what was proposed."""
-    for count in (3, 2):
-        for end in range(len(ids) - 1, count - 1, -1):
-            if count <= len(ids) and list(ids[end - count : end]) == list(ids[-count:]):
+    for length in (3, 2):
+        for end in range(len(ids) - 1, length - 1, -1):
+            if length <= len(ids) and list(ids[end - length : end]) == list(ids[-length:]):
                 text = list(ids)
-                for place in range(end, end + most):
+                for place in range(end, end + count):
                     text.append(text[place])
                 return text[len(ids) :]
     return []
@@ -321,49 +321,47 @@ def naive_lookup(ids: Sequence[int], most: int) -> list[int]:
 @given(
     st.lists(st.integers(0, 4), min_size=1, max_size=40), st.lists(st.integers(1, 9), min_size=1), st.integers(1, 12)
 )
-def test_lookup_finds_the_latest_occurrence(text: list[int], steps: list[int], most: int) -> None:
+def test_lookup_finds_the_latest_occurrence(text: list[int], steps: list[int], count: int) -> None:
     proposer, length = LookupProposer(), 0
     for step in steps:
         length = min(length + step, len(text))
-        assert proposer.propose(text[:length], most) == naive_lookup(text[:length], most)
+        assert proposer.propose(text[:length], count) == naive_lookup(text[:length], count)
 
 
 @given(st.lists(st.tuples(st.integers(0, 32), st.integers(1, 32)), min_size=1))
 def test_pace_stays_in_bounds(history: list[tuple[int, int]]) -> None:
-    pace = Pace()
+    length = DraftLength()
     for right, proposed in history:
         pauses = 0
-        while not (most := pace.next()):
+        while not (count := length.next()):
             pauses += 1
-        assert 1 <= most <= 32
+        assert 1 <= count <= 32
         assert pauses <= 15
-        pace.learn(min(proposed, most), min(right, proposed, most))
+        length.update(min(proposed, count), min(right, proposed, count))
 
 
 def test_pace_grows_with_success() -> None:
-    pace, seen = Pace(), []
+    length, seen = DraftLength(), []
     for _ in range(5):
-        seen.append(pace.next())
-        pace.learn(seen[-1], seen[-1])
+        seen.append(length.next())
+        length.update(seen[-1], seen[-1])
     assert seen == [4, 8, 16, 32, 32]
-    pace.learn(32, 6)
-    assert pace.next() == 7
-    pace.learn(7, 0)
-    assert pace.next() == 1
-    pace.learn(1, 0)
-    assert [pace.next(), pace.next()] == [0, 1]
+    length.update(32, 6)
+    assert length.next() == 7
+    length.update(7, 0)
+    assert length.next() == 1
+    length.update(1, 0)
+    assert [length.next(), length.next()] == [0, 1]
 
 
 def test_what_is_no_draft(make: Callable[..., Decoder], tokenizer: Tokenizer, neo: Decoder) -> None:
-    with pytest.raises(InputError, match="draft: a model or 'lookup', not 'lookupp'"):
+    with pytest.raises(InputError, match="draft: must be a model or 'lookup', not 'lookupp'"):
         stream(neo, tokenizer, "a", draft="lookupp")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="the draft embeds 300 tokens, the text may have 310"):
+    with pytest.raises(InputError, match="draft: embeds 300 tokens, but the text may have 310"):
         generate(neo, tokenizer, "a", draft=make("gpt2", vocab_size=300))
     check_vocabulary(tokenizer, Tokenizer(tokenizer.backend))
     other = train_tokenizer(iter(["Quick brown foxes, quick brown dogs"] * 3), 262)
-    with pytest.raises(
-        InputError, match=r"the draft's vocabulary is not the model's \(262 and 310 tokens, .* differ\)"
-    ):
+    with pytest.raises(InputError, match=r"draft: its vocabulary is not the model's \(262 and 310 tokens, .* differ\)"):
         check_vocabulary(tokenizer, other)
 
 
@@ -400,5 +398,5 @@ def test_the_command_line(
             assert run(*command, "--draft", draft)[:2] == (0, expected)
         code, _, said = run(*command, "--draft", tmp_path / "foreign")
         assert code == 2
-        assert said.startswith("neolm: the draft's vocabulary is not the model's (260 and 310 tokens, ")
+        assert said.startswith("neolm: draft: its vocabulary is not the model's (260 and 310 tokens, ")
         assert run(*command, "--draft", tmp_path / "nowhere")[0] == 2

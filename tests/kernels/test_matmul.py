@@ -16,26 +16,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from neolm.kernels import compiled as compiling
+from neolm.kernels import jit
+from neolm.kernels.matmul import (
+    BF16,
+    FP32,
+    INT4,
+    INT8,
+    matmul,
+    pack_activations,
+    packed_activation_bytes,
+    thread_outputs,
+)
 from neolm.kernels.packing import pack, unpack
-from neolm.kernels.products import BF16, FP32, INT4, INT8, multiply, prepare, prepared_bytes, share
 
-# As far as the activations are rounded: not at all, to 8 bits, to 16 of a group's largest.
+# The rounding of activations: none, to 8 bits, to 16 bits of the largest in a group.
 TOLERANCE = {FP32: 2e-6, BF16: 1e-2, INT8: 1e-4, INT4: 1e-4}
 
 
 @njit
-def product(weights: Any, x: Any, prepared: Any, y: Any, parts: int) -> None:
+def product(weights: Any, x: Any, packed_x: Any, y: Any, parts: int) -> None:
     for m in range(x.shape[0]):
-        half = x.shape[1] // 2 // 64 * 64  # in two parts, the later one first
-        prepare(weights[0], x[m], prepared[m].ctypes.data, half, x.shape[1])
+        half = x.shape[1] // 2 // 64 * 64  # in two parts, the second first
+        pack_activations(weights[0], x[m], packed_x[m].ctypes.data, half, x.shape[1])
         if half:
-            prepare(weights[0], x[m], prepared[m].ctypes.data, 0, half)
+            pack_activations(weights[0], x[m], packed_x[m].ctypes.data, 0, half)
     for part in range(parts):
-        first, end = share(weights[4], part, parts)
-        multiply(
-            weights, prepared.ctypes.data, prepared.strides[0], x.shape[0], y.ctypes.data, y.strides[0], first, end
-        )
+        first, end = thread_outputs(weights[4], part, parts)
+        matmul(weights, packed_x.ctypes.data, packed_x.strides[0], x.shape[0], y.ctypes.data, y.strides[0], first, end)
 
 
 def run(kind: int, weight: torch.Tensor, x: torch.Tensor, parts: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,7 +57,7 @@ def run(kind: int, weight: torch.Tensor, x: torch.Tensor, parts: int = 1) -> tup
     N, K = weight.shape
     row = np.array([kind, values, scales, 0, N, K], np.int64)
     y = np.full((len(x), -(-N // 16) * 16 + 16), np.nan, np.float32)
-    product(row, x.numpy(), np.zeros((len(x), prepared_bytes(K)), np.uint8), y, parts)
+    product(row, x.numpy(), np.zeros((len(x), packed_activation_bytes(K)), np.uint8), y, parts)
     return torch.from_numpy(y[:, :N]), x.double() @ exact.T
 
 
@@ -71,13 +78,13 @@ def test_any_size(kind: int, N: int, K: int, M: int, parts: int, seed: int) -> N
     y, exact = run(kind, weight, x, parts)
     scale = (x.double().square().sum(1, keepdim=True).sqrt() * weight.double().norm(dim=1)).clamp(min=1e-9)
     assert ((y - exact).abs() / scale).max() < TOLERANCE[kind]
-    for m in range(M):  # the same bits alone
+    for m in range(M):  # a row alone has the same bits
         assert torch.equal(run(kind, weight, x[m : m + 1])[0][0], y[m])
 
 
 @pytest.mark.parametrize("kind", [FP32, BF16, INT8, INT4])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_seen(kind: int, bad: float) -> None:
+def test_non_finite_inputs_give_non_finite_outputs(kind: int, bad: float) -> None:
     x = torch.ones(2, 64)
     x[0, 3] = bad
     y, _ = run(kind, torch.ones(16, 64), x)
@@ -91,7 +98,7 @@ def test_zeros(kind: int = INT8) -> None:
 
 
 @pytest.mark.slow
-def test_on_a_processor_without_products_of_bytes_and_bfloat16(tmp_path: Path) -> None:
+def test_without_vnni_and_bfloat16(tmp_path: Path) -> None:
     """The same tests, compiled for AVX2 alone."""
     environment = {
         **os.environ,
@@ -101,7 +108,7 @@ def test_on_a_processor_without_products_of_bytes_and_bfloat16(tmp_path: Path) -
     }
     if "x86_64" not in os.uname().machine:
         pytest.skip("names features of x86 processors")
-    script = "from neolm.kernels.lanes import *; assert not (WIDE or HAS_DOT_BYTES or HAS_DOT_BF16)"
+    script = "from neolm.kernels.simd import *; assert not (HAS_AVX512 or HAS_VNNI or HAS_AVX512_BF16)"
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)
     here = Path(__file__)
     tests = [here, here.parents[1] / "generation" / "test_model_runners.py"]
@@ -110,31 +117,31 @@ def test_on_a_processor_without_products_of_bytes_and_bfloat16(tmp_path: Path) -
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-def test_a_change_in_any_kernel_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_in_any_kernel_recompiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "twice.py"
     path.write_text("def twice(x):\n    return 2 * x\n", encoding="utf-8")
 
     def hits(digest: str) -> int:
-        monkeypatch.setattr(compiling, "_digest", lambda: digest)
+        monkeypatch.setattr(jit, "_digest", lambda: digest)
         spec = importlib.util.spec_from_file_location("twice", path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        function = compiling.compiled(module.twice)
+        function = jit.cached_jit(module.twice)
         assert function(4) == 8
         return sum(function.stats.cache_hits.values())
 
     assert [hits("one"), hits("one"), hits("other")] == [0, 1, 0]
 
 
-def test_a_cache_that_cannot_be_written_costs_only_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(compiling.FunctionCache, "save_overload", full)
+    monkeypatch.setattr(jit.FunctionCache, "save_overload", full)
 
-    @compiling.compiled
+    @jit.cached_jit
     def double(x: int) -> int:
         return 2 * x
 

@@ -1,7 +1,8 @@
-"""Functions compiled when first called, and kept on disk for the next process.
+"""Compilation at the first call, with a disk cache for later processes.
 
-Numba's own cache looks at the time of one file only; here the key is the text of this whole room, so that a change in
-a kernel is never missed. A cache that cannot be written (a full disk, nowhere to write) costs the time to compile.
+Numba's own disk cache checks the modification time of one file. Here the cache key also contains the source of this
+whole package, so that a change in any kernel recompiles its callers. If the cache cannot be written, every process
+compiles.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class _Cache(FunctionCache):
         with contextlib.suppress(OSError, EOFError, ValueError):
             found = super().load_overload(signature, target_context)
         if found is None and self._py_func.__name__ in _SLOW:
-            say("kernels: compiling for this processor, once (about 20 s)")
+            say("kernels: compiling for this CPU, once (about 20 s)")
         return found
 
     def save_overload(self, signature: Any, data: Any) -> None:
@@ -42,12 +43,12 @@ class _Cache(FunctionCache):
             super().save_overload(signature, data)
 
 
-_SLOW = {"read_tokens"}
+_SLOW = {"decode_step"}
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile `function` for the types that it is called with; it runs without Python's global lock."""
+def cached_jit(function: Callable[..., Any]) -> Any:
+    """Compile `function` for the argument types of each call; it runs without the GIL."""
     dispatcher = njit(nogil=True)(function)
-    with contextlib.suppress(RuntimeError):  # neither beside the source nor in the user's folder may a cache be kept
+    with contextlib.suppress(RuntimeError):  # no writable cache directory
         dispatcher._cache = _Cache(function)
     return dispatcher

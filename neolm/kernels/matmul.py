@@ -1,0 +1,240 @@
+"""Matrix products of few rows by plain or packed weights, for compiled callers.
+
+A weight matrix is described by six int64: FORMAT, VALUES, SCALES, BIAS (addresses; 0: none), OUTPUTS and INPUTS. Each
+row of activations is packed once for the format's microkernels (`pack_activations`). Threads then divide the outputs;
+how they are divided changes no bit of the result.
+
+Shapes: M rows, N outputs, K inputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit
+
+from neolm.kernels.mathematics import FAST, to_bf16
+from neolm.kernels.microkernels import packed_microkernel, plain_microkernel
+from neolm.kernels.packing import GROUP, PANEL
+from neolm.kernels.simd import (
+    F32,
+    HAS_AVX512,
+    HAS_AVX512_BF16,
+    HAS_VNNI,
+    I8,
+    I32,
+    LANES,
+    Builder,
+    Value,
+    as_pointer,
+    call,
+    int64,
+    llvm_function,
+    load_masked,
+    splat,
+    splat_constant,
+    store,
+    vector,
+)
+
+FORMAT, VALUES, SCALES, BIAS, OUTPUTS, INPUTS = range(6)
+FP32, BF16, INT8, INT4 = range(4)
+
+_PLAIN_PADDING = 32  # activations for plain formats are padded to a multiple of it
+
+
+def packed_activation_bytes(inputs: int) -> int:
+    """Bytes of a packed row of `inputs` activations, enough for every format."""
+    padded = -(-inputs // GROUP) * GROUP
+    return 4 * padded + 4 * (padded // GROUP) + 64 & -64
+
+
+@njit(fastmath=FAST)
+def pack_activations(kind: int, x: Any, target: int, first: int, end: int) -> None:
+    """Pack inputs `first` to `end` of a row of activations for weights of format `kind`.
+
+    Args:
+        kind: Format of the weights.
+        x: The row (K), fp32.
+        target: Address of the packed row.
+        first: A multiple of 64.
+        end: A multiple of 64 or K; with K the padding is written too.
+    """
+    if kind == FP32 or (kind == BF16 and not HAS_AVX512_BF16):
+        _pack_fp32(kind == BF16, x, target, first, end)
+    elif kind == BF16:
+        _pack_bf16(x, target, first, end)
+    elif HAS_VNNI:
+        _pack_int16(x, target, first, end)
+    else:
+        _pack_fp32_groups(x, target, first, end)
+
+
+@njit(fastmath=FAST)
+def _pack_fp32(pairs: bool, x: Any, target: int, first: int, end: int) -> None:
+    """Copy; with `pairs`, of each 32 the even ones first, then the odd ones."""
+    padded = -(-x.size // _PLAIN_PADDING) * _PLAIN_PADDING
+    y = carray(as_pointer(target), padded, np.float32)
+    if end == x.size:
+        y[x.size // _PLAIN_PADDING * _PLAIN_PADDING :] = 0
+    if not pairs:
+        for i in range(first, end):
+            y[i] = x[i]
+        return
+    for i in range(first, end):
+        start, place = i // 32 * 32, i % 32
+        y[start + place % 2 * 16 + place // 2] = x[i]
+
+
+@njit(fastmath=FAST)
+def _pack_bf16(x: Any, target: int, first: int, end: int) -> None:
+    padded = -(-x.size // _PLAIN_PADDING) * _PLAIN_PADDING
+    y = carray(as_pointer(target), padded, np.uint16)
+    part, short = x[first:end], y[first:end]
+    for i in range(part.size):
+        short[i] = to_bf16(part[i])
+    if end == x.size:
+        y[x.size :] = 0
+
+
+@njit(fastmath=FAST)
+def _pack_int16(x: Any, target: int, begin: int, end: int) -> None:
+    """Round each group to 16-bit integers in two bytes: x = scale (256 hi + lo)."""
+    groups = -(-x.size // GROUP)
+    high, pairs = target, target + 2 * groups * GROUP
+    for g in range(begin // GROUP, -(-end // GROUP)):
+        first = g * GROUP
+        _round_group(x.ctypes.data + 4 * first, x.size - first, high + first, groups * GROUP, pairs + 8 * g)
+
+
+@llvm_function
+def _round_group(builder: Builder, x: Value, left: Value, high: Value, low: Value, pair: Value) -> None:
+    """Round the first `left` inputs of a group; the low bytes are stored `low` bytes after the high ones."""
+    whole = range(0, GROUP, LANES)
+    parts = [load_masked(builder, x, int64(4 * n), F32, builder.trunc(builder.sub(left, int64(n)), I32)) for n in whole]
+    magnitude = splat_constant(I32, 0)
+    for part in parts:  # the bits without sign are ordered as the magnitudes, infinity and NaN last
+        bits = builder.and_(builder.bitcast(part, vector(I32)), splat_constant(I32, 0x7FFFFFFF))
+        magnitude = call(builder, "llvm.umax.v16i32", vector(I32), [magnitude, bits])
+    largest = builder.bitcast(call(builder, "llvm.vector.reduce.umax.v16i32", I32, [magnitude]), F32)
+    scale = builder.fdiv(largest, ir.Constant(F32, 32512.0))
+    inverse = builder.fdiv(ir.Constant(F32, 1.0), scale)
+    inverse = builder.select(builder.fcmp_ordered(">", scale, ir.Constant(F32, 0.0)), inverse, ir.Constant(F32, 0.0))
+    total = splat_constant(I32, 0)
+    for n, part in zip(whole, parts, strict=True):
+        scaled = builder.fmul(part, splat(builder, inverse))
+        value = builder.fptosi(call(builder, "llvm.rint.v16f32", vector(F32), [scaled]), vector(I32))
+        total = builder.add(total, value)
+        rest = builder.ashr(builder.shl(value, splat_constant(I32, 24)), splat_constant(I32, 24))
+        upper = builder.ashr(builder.sub(value, rest), splat_constant(I32, 8))
+        store(builder, high, int64(n), builder.trunc(upper, vector(I8)))
+        store(builder, builder.add(high, low), int64(n), builder.trunc(rest, vector(I8)))
+    store(builder, pair, int64(0), scale)
+    store(builder, pair, int64(4), call(builder, "llvm.vector.reduce.add.v16i32", I32, [total]))
+
+
+@njit(fastmath=FAST)
+def _pack_fp32_groups(x: Any, target: int, begin: int, end: int) -> None:
+    """Copy, and append the sum of each group."""
+    groups = -(-x.size // GROUP)
+    y = carray(as_pointer(target), groups * GROUP, np.float32)
+    sums = carray(as_pointer(target + 4 * groups * GROUP), groups, np.float32)
+    for g in range(begin // GROUP, -(-end // GROUP)):
+        part, own = x[g * GROUP : (g + 1) * GROUP], y[g * GROUP : (g + 1) * GROUP]
+        total = np.float32(0)
+        for i in range(part.size):
+            own[i] = part[i]
+            total += part[i]
+        own[part.size :] = 0
+        sums[g] = total
+
+
+def _macrokernel(unit: int, tile: int, rows: int, make: Any) -> Any:
+    """Macrokernel that computes outputs `first` to `end` of M rows.
+
+    Rows are computed in tiles of `tile` outputs and `rows` rows; the rows left over one by one, `unit` outputs at a
+    time, in the order of memory, which is fastest. `make(outputs, rows)` returns a microkernel.
+    """
+    many, one = make(tile, rows), make(unit, 1)
+
+    @njit
+    def macrokernel(
+        w: int,
+        stride: int,
+        scales: int,
+        k: int,
+        x: int,
+        x_stride: int,
+        m: int,
+        y: int,
+        y_stride: int,
+        first: int,
+        end: int,
+    ) -> None:
+        scale_stride = 2 * PANEL * (-(-k // GROUP))
+        n = first
+        while n < end:
+            width, row = unit, 0
+            if n + tile <= end:
+                width = tile
+                w_n, s_n = w + n // unit * stride, scales + n // unit * scale_stride
+                while row + rows <= m:
+                    at = row * x_stride
+                    many(w_n, stride, s_n, k, x + at, x_stride, y + 4 * n + row * y_stride, y_stride)
+                    row += rows
+            while row < m:
+                at = row * x_stride
+                for r in range(n, n + width, unit):
+                    w_r, s_r = w + r // unit * stride, scales + r // unit * scale_stride
+                    one(w_r, stride, s_r, k, x + at, x_stride, y + 4 * r + row * y_stride, y_stride)
+                row += 1
+            n += width
+
+    return macrokernel
+
+
+# Outputs and rows of a tile: its sums fill the CPU's registers.
+_fp32 = _macrokernel(1, *((4, 8) if HAS_AVX512 else (2, 2)), lambda outputs, rows: plain_microkernel(32, outputs, rows))
+_bf16 = _macrokernel(1, *((4, 8) if HAS_AVX512 else (2, 2)), lambda outputs, rows: plain_microkernel(16, outputs, rows))
+_int8 = _macrokernel(
+    PANEL, *((32, 4) if HAS_AVX512 else (16, 2)), lambda outputs, rows: packed_microkernel(8, outputs // PANEL, rows)
+)
+_int4 = _macrokernel(
+    PANEL, *((16, 8) if HAS_AVX512 else (16, 2)), lambda outputs, rows: packed_microkernel(4, outputs // PANEL, rows)
+)
+
+
+@njit
+def thread_outputs(outputs: int, rank: int, size: int) -> tuple[int, int]:
+    """Outputs (first, end) that thread `rank` of `size` computes: pairs of panels, divided evenly."""
+    pairs = -(-outputs // (2 * PANEL))
+    first, end = pairs * rank // size * 2 * PANEL, pairs * (rank + 1) // size * 2 * PANEL
+    return min(first, outputs), min(end, outputs)
+
+
+@njit(inline="always")
+def matmul(weights: Any, x: int, x_stride: int, m: int, y: int, y_stride: int, first: int, end: int) -> None:
+    """Compute Y[:, first:end] = X W[first:end]^T without the bias.
+
+    Args:
+        weights: Descriptor of the weights.
+        x: Address of M packed rows.
+        x_stride: Bytes from one packed row to the next.
+        m: Number of rows.
+        y: Address of the result, fp32, whose rows hold N padded to 16.
+        y_stride: Bytes from one row of the result to the next.
+        first: First output, from `thread_outputs`.
+        end: One more than the last output.
+    """
+    kind, w, scales, k = weights[FORMAT], weights[VALUES], weights[SCALES], weights[INPUTS]
+    groups = -(-k // GROUP)
+    if kind == FP32:
+        _fp32(w, 4 * k, 0, k, x, x_stride, m, y, y_stride, first, end)
+    elif kind == BF16:
+        _bf16(w, 2 * k, 0, k, x, x_stride, m, y, y_stride, first, end)
+    elif kind == INT8:
+        _int8(w, groups * GROUP * PANEL, scales, k, x, x_stride, m, y, y_stride, first, end)
+    else:
+        _int4(w, groups * GROUP * PANEL // 2, scales, k, x, x_stride, m, y, y_stride, first, end)
