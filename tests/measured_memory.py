@@ -1,7 +1,7 @@
-"""The most memory that a small training really takes: of its tensors, or of its process.
+"""Measured peak memory of a small training: of its tensors, or of its process.
 
-`python measured_memory.py SPECIFICATION` prints the second: the most that was resident in a process of its own, less
-what was there before the model, after a first small training that loads what is loaded once.
+`python measured_memory.py SPECIFICATION` prints the second: the resident memory of its own process at the peak, without
+what was resident before the model was made. A smaller training runs first and loads what is loaded once.
 """
 
 import gc
@@ -46,7 +46,7 @@ class Case:
 
 
 class RandomTokens:
-    """Batches of random tokens, as large as the configuration says."""
+    """Batches of random tokens of the configured size."""
 
     def __init__(self, case: Case) -> None:
         self.vocabulary, self.config = case.architecture.vocab_size, case.config
@@ -63,7 +63,7 @@ class RandomTokens:
 
 
 def run(case: Case) -> None:
-    """The training from first to last, with the real loop."""
+    """Run the whole training with the real loop."""
     config, data = case.config, RandomTokens(case)
     with tempfile.TemporaryDirectory() as directory:
         train(
@@ -81,8 +81,8 @@ def run(case: Case) -> None:
 
 
 def tensor_peak(case: Case) -> int:
-    """The most bytes that torch's allocator had given out at one time."""
-    gc.collect()  # what an earlier training left must not be freed in this one
+    """Largest number of bytes that torch's allocator had allocated at one time."""
+    gc.collect()  # so that nothing of an earlier training is freed during this one
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run(case)
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -94,14 +94,14 @@ def tensor_peak(case: Case) -> int:
 
 
 def resident_peak(case: Case) -> int:
-    """The most bytes that a process of its own had in memory because of the training."""
+    """Largest number of resident bytes of a new process, caused by the training."""
     specification = json.dumps(vars(case))
     done = subprocess.run([sys.executable, __file__, specification], capture_output=True, text=True, check=True)
     return int(json.loads(done.stdout)["bytes"])
 
 
 def _status(key: str) -> int:
-    """A number of bytes from what Linux says of this process."""
+    """Number of bytes from the status that Linux reports of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 

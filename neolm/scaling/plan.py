@@ -16,6 +16,7 @@ from pydantic import Field
 
 from neolm.core.config import Config, Unit, validate
 from neolm.models.config import DecoderConfig
+from neolm.scaling.accelerators import Accelerator
 from neolm.training.pretrain_config import PretrainConfig
 
 PF_DAY = 1e15 * 86400  # FLOPs of a petaFLOP/s for a day
@@ -52,17 +53,6 @@ def assumptions(**fields: Any) -> Assumptions:
 
 
 @dataclass(frozen=True)
-class Device:
-    """Peak speed and mean power of one device, and the source of both."""
-
-    title: str
-    flops: float
-    flops_source: str
-    watts: float
-    watts_source: str
-
-
-@dataclass(frozen=True)
 class Plan:
     """The size of a training."""
 
@@ -85,7 +75,7 @@ class Plan:
 
 
 def make_plan(
-    model: DecoderConfig, parameters: tuple[int, int], config: PretrainConfig, device: Device, chosen: Assumptions
+    model: DecoderConfig, parameters: tuple[int, int], config: PretrainConfig, device: Accelerator, chosen: Assumptions
 ) -> Plan:
     """Plan the training of `model` on `chosen.devices` devices; `parameters` are all, and those without embeddings."""
     tokens = config.total_examples * config.sequence_length

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,7 +13,7 @@ from neolm.core.progress import gibibytes
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
 from neolm.scaling.accelerators import ACCELERATORS, Accelerator
-from neolm.scaling.plan import PF_DAY, Assumptions, Device, Plan, make_plan
+from neolm.scaling.plan import PF_DAY, Assumptions, Plan, make_plan
 from neolm.training.memory import FRAMEWORK_BYTES, estimate_memory
 from neolm.training.memory_check import FreeMemory, free_memory_on, misfit
 from neolm.training.pretrain_config import PretrainConfig
@@ -40,12 +40,16 @@ def plan_table(model: DecoderConfig, config: PretrainConfig, chosen: Assumptions
         InputError: the model or the training is too large to calculate with.
     """
     here = _this_machine(config)
-    target, device = here, None
-    if chosen.accelerator is not None:
-        kind = ACCELERATORS[chosen.accelerator]
+    if chosen.accelerator is None:
+        target, device = here, _measure(here, measure=chosen.device_tflops is None)
+    else:
+        device = ACCELERATORS[chosen.accelerator]
         precision = "bfloat16" if config.precision == "auto" else config.precision
-        target, device = Target(kind.title, "cuda", precision, FreeMemory(kind.memory)), _accelerator(kind, chosen)
-    device = device or _measured(here, chosen)
+        target = Target(device.title, "cuda", precision, FreeMemory(device.memory))
+    if chosen.device_tflops is not None:
+        device = replace(device, flops=chosen.device_tflops * 1e12, flops_source="given")
+    if chosen.watts is not None:
+        device = replace(device, watts=chosen.watts, watts_source="given")
     try:
         plan = make_plan(model, _count_parameters(model), config, device, chosen)
         return [
@@ -70,27 +74,13 @@ def _this_machine(config: PretrainConfig) -> Target:
     return Target("this machine", device, choose_precision(config.precision, device).value, free_memory_on(device))
 
 
-def _measured(here: Target, chosen: Assumptions) -> Device:
-    """This machine, with the speed of its matrix products now."""
-    flops, source = (chosen.device_tflops or 0.0) * 1e12, "given"
-    if not flops:
-        flops, source = matrix_ceiling(here.device, getattr(torch, here.precision)), "measured now"
-    if chosen.watts is not None:
-        return Device(here.title, flops, source, chosen.watts, "given")
+def _measure(here: Target, measure: bool) -> Accelerator:
+    """This machine; with `measure`, at the speed of its matrix products now."""
+    flops = matrix_ceiling(here.device, getattr(torch, here.precision)) if measure else 0.0
+    watts, source = WATTS_PER_CORE * usable_cores(), f"{usable_cores()} cores x {WATTS_PER_CORE:g} W, assumed"
     if here.device.startswith("cuda"):
-        return Device(here.title, flops, source, WATTS_PER_GPU, "assumed")
-    watts = f"{usable_cores()} cores x {WATTS_PER_CORE:g} W, assumed"
-    return Device(here.title, flops, source, WATTS_PER_CORE * usable_cores(), watts)
-
-
-def _accelerator(kind: Accelerator, chosen: Assumptions) -> Device:
-    flops, source = kind.flops, "published peak"
-    if chosen.device_tflops is not None:
-        flops, source = chosen.device_tflops * 1e12, "given"
-    watts, watts_source = kind.watts, kind.watts_source
-    if chosen.watts is not None:
-        watts, watts_source = chosen.watts, "given"
-    return Device(kind.title, flops, source, watts, watts_source)
+        watts, source = WATTS_PER_GPU, "assumed"
+    return Accelerator(here.title, here.free.device, flops, watts, source, "measured now")
 
 
 def _size(model: DecoderConfig, config: PretrainConfig, plan: Plan) -> list[Row]:
@@ -139,7 +129,7 @@ def _verdict(model: DecoderConfig, config: PretrainConfig, target: Target) -> tu
     return "fits", f"{gibibytes(need)} of {gibibytes(target.free.device)} of free memory"
 
 
-def _cost(plan: Plan, device: Device, chosen: Assumptions) -> list[Row]:
+def _cost(plan: Plan, device: Accelerator, chosen: Assumptions) -> list[Row]:
     speed = f"{chosen.devices:,} x {device.title}, {_digits(device.flops / 1e12)} TFLOP/s ({device.flops_source})"
     power = f"{device.watts:g} W each ({device.watts_source})"
     return [

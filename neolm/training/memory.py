@@ -1,16 +1,15 @@
 """Estimate of the memory that a training takes on one device, without allocating it.
 
-One optimiser step of the real code (`loop`, the objective, the optimisers) runs on fake tensors, which have a shape, a
-type and a device but no data. `_LiveStorages` adds up the bytes of those that exist. So the estimate follows the code:
-nothing here knows how a layer, a loss or an optimiser works.
+One optimiser step of the real code (`OptimiserStep`, the objective, the optimisers) runs on fake tensors, and
+`LiveStorages` counts the bytes of those that exist. So the estimate follows the code: nothing here knows how a layer, a
+loss or an optimiser works.
 
 A large training does not run in full size. In the passes, memory is linear in the number of layers and in the number of
 sequences: they run with a few of each, and each moment of a step is extrapolated. The optimiser does not depend on the
 batch: it runs for all layers, on gradients that come from no passes.
 
 A device that is not the CPU is represented by torch's `meta` device, since fake CUDA tensors need a CUDA build.
-Attention without a window counts there as the memory-efficient kernel of torch, and so does attention with one, which
-is a kernel of its own when it is compiled.
+Attention counts there as the memory-efficient kernel of torch, with a window too, since it is then one compiled kernel.
 
 Left out: memory that an operator frees before it returns, buffers of the matrix libraries, what an allocator loses
 between tensors, what torch.compile saves, a second copy of the optimiser while a checkpoint is read, and sharding.
@@ -18,10 +17,9 @@ between tensors, what torch.compile saves, a second copy of the optimiser while 
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -29,8 +27,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from neolm.core.device import Choice
 from neolm.data.batch import Batch
@@ -38,6 +34,7 @@ from neolm.models.config import DecoderConfig
 from neolm.models.cross_entropy import CHUNK_ELEMENTS
 from neolm.models.decoder import Decoder
 from neolm.training import loop
+from neolm.training.live_storages import LiveStorages
 from neolm.training.objective import CausalLanguageModelling, Term
 from neolm.training.passes import GradientAccumulation, Sums
 from neolm.training.pretrain_config import PretrainConfig
@@ -53,7 +50,7 @@ MIN_TOKENS = 1024
 # A step with more micro-batches takes no more memory.
 MAX_MICRO_BATCHES = 3
 
-FORWARD, LOSS, BACKWARD = "the forward pass", "the loss", "the backward pass"
+START, FORWARD, LOSS, BACKWARD = "the start of a micro-batch", "the forward pass", "the loss", "the backward pass"
 EMBEDDING, UPDATE, CHECKPOINT = "the embedding's gradient", "the optimiser's step", "a checkpoint"
 
 
@@ -98,16 +95,15 @@ def estimate_memory(model: DecoderConfig, config: PretrainConfig, precision: str
     saved = step.masters + step.optimiser + step.average
     copies = (saved + step.masters) * config.asynchronous_checkpoints  # the last state, and the best weights
     read_ahead = ids * (2 * config.batch_size + config.validation_sequences)
-    moments = dict(step.moments)
     if cpu:
-        moments[CHECKPOINT] = step.resting + copies
         last = config.total_steps
         kept = saved * (config.checkpoint_every < last) + step.masters * (config.validate_every < last)
         kept *= config.asynchronous_checkpoints
         batches, host = read_ahead, 0
     else:
         batches, host, copies, kept = 2 * ids * config.batch_size, read_ahead + copies, 0, 0
-    moments = {name: held + batches + kept * (name != CHECKPOINT) for name, held in moments.items()}
+    moments = {name: most + batches + kept for name, most in step.moments.items()}
+    moments[CHECKPOINT] += copies - kept
     fullest = max(moments, key=lambda name: moments[name])
     return MemoryEstimate(
         total=moments[fullest],
@@ -116,7 +112,7 @@ def estimate_memory(model: DecoderConfig, config: PretrainConfig, precision: str
         gradients=step.gradients,
         optimiser=step.optimiser,
         average=step.average,
-        activations=max(step.moments[FORWARD], step.moments[LOSS]) - step.before_forward,
+        activations=max(step.moments[FORWARD], step.moments[LOSS]) - step.moments[START],
         batches=batches,
         copies=copies,
         host=host,
@@ -128,17 +124,13 @@ class _Step:
     """Bytes that a step takes."""
 
     moments: dict[str, int]
-    """The most at each moment."""
-    before_forward: int
-    """At the start of the last micro-batch."""
+    """The most at each moment; a checkpoint is between two steps."""
     masters: int
     working: int
     """Working copy of the master weights; 0 where there is none."""
     gradients: int
     optimiser: int
     average: int
-    resting: int
-    """Between two steps."""
 
 
 def _extrapolate(run: partial[_Step], model: DecoderConfig, sequences: int, length: int) -> _Step:
@@ -156,16 +148,16 @@ def _extrapolate(run: partial[_Step], model: DecoderConfig, sequences: int, leng
     if len(steps) == 1:
         return smallest
 
-    def full(value: Callable[[_Step], int]) -> int:
-        by_size = [_line(layers, [value(steps[number, size]) for number in layers], model.num_layers) for size in sizes]
+    def full(name: str) -> int:
+        by_size = [
+            _line(layers, [steps[number, size].moments[name] for number in layers], model.num_layers) for size in sizes
+        ]
         return _line(sizes, by_size, sequences)
 
     no_passes = run.keywords["config"].model_copy(update={"activation_checkpointing": False})
     whole = run(model, config=no_passes, sequences=0, length=0)
-    passes = [name for name in smallest.moments if name != UPDATE]
-    moments = {name: full(lambda step, name=name: step.moments[name]) for name in passes}  # type: ignore[misc]
-    before_forward = full(lambda step: step.before_forward)
-    return replace(whole, moments=whole.moments | moments, before_forward=before_forward)
+    passes = {name: full(name) for name in smallest.moments if name not in whole.moments}
+    return replace(whole, moments=whole.moments | passes)
 
 
 def _sample(full: int, low: int, high: int) -> tuple[int, ...]:
@@ -195,7 +187,7 @@ def _run_step(
     """
     device = "cpu" if cpu else "meta"
     config = config.model_copy(update={"micro_batch_size": max(sequences, 1), "skip_spikes": None})
-    with FakeTensorMode(), _LiveStorages(device) as live:
+    with FakeTensorMode(), LiveStorages(device) as live:
         with torch.device(device):
             decoder = Decoder(model)
         training = Training(
@@ -222,18 +214,17 @@ def _run_step(
                 group["fused"] = True  # on meta too, once the state is there
         _mark_passes(module, live)
         live.moments.clear()
-        resting = live.bytes
+        live.enter(CHECKPOINT)
+        live.enter(UPDATE)
         step.run(2, _batch(micro_batches * max(sequences, 1), length), 0.0)
         masters, copy = _bytes(decoder.parameters()), _bytes(module.parameters())
         return _Step(
             moments=live.moments,
-            before_forward=live.before_forward,
             masters=masters,
             working=copy if module is not decoder else 0,
             gradients=masters if micro_batches > 1 else copy,  # sums of several are in float32
             optimiser=_bytes(v for o in state.optimisers for entry in o.state.values() for v in entry.values()),
             average=_bytes(state.average.tensors().values()) if state.average else 0,
-            resting=resting,
         )
 
 
@@ -264,7 +255,7 @@ def _bytes(tensors: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _mark_passes(module: nn.Module, live: _LiveStorages) -> None:
+def _mark_passes(module: nn.Module, live: LiveStorages) -> None:
     """Divide the passes of `module` into moments; those of a block are named by its number from either end."""
     blocks = blocks_of(module)
     last = len(blocks) - 1
@@ -282,79 +273,13 @@ def _mark_passes(module: nn.Module, live: _LiveStorages) -> None:
         live.enter(LOSS)
         output.register_hook(partial(enter_backward, last))  # type: ignore[no-untyped-call]
 
-    module.register_forward_pre_hook(lambda *_: live.enter(FORWARD))
+    def before_passes(module: nn.Module, args: Any) -> None:
+        live.enter(START)
+        live.enter(FORWARD)
+
+    module.register_forward_pre_hook(before_passes)
     last_to_come = next(module.parameters())  # of the input embedding
     last_to_come.register_post_accumulate_grad_hook(lambda _: live.enter(UPDATE))  # type: ignore[no-untyped-call]
     for number, block in enumerate(blocks):
         block.register_forward_pre_hook(partial(before_block, number))
     blocks[-1].register_forward_hook(after_blocks)
-
-
-class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the storages on one device that exist, and the most of them at each moment of a step.
-
-    Operators that only write into their arguments are not run. A value that the host reads is 1, true or 1.0.
-    """
-
-    def __init__(self, device: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.device = device
-        self.bytes = 0
-        self.before_forward = 0
-        self.moments: dict[str, int] = {}
-        self._names: tuple[str, ...] = (UPDATE,)
-        self._known: set[int] = set()
-
-    def enter(self, *names: str) -> None:
-        """Begin a moment, which has one or more names."""
-        self._names = names
-        if FORWARD in names:
-            self.before_forward = self.bytes
-        self._record()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.ops.prim.device.default:
-            return args[0].fake_device
-        if func is torch.ops.aten._local_scalar_dense.default:
-            return 1.0 if args[0].is_floating_point() else 1
-        written = _written_arguments(func)
-        if written is not None:
-            results = [args[place] if place < len(args) else kwargs[name] for place, name in written]
-            return results[0] if len(results) == 1 else tuple(results) or None
-        result = func(*args, **kwargs)
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor) and value.device.type == self.device:
-                self._add(value.untyped_storage())
-        return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
-            self._known.add(key)
-            weakref.finalize(storage, self._remove, key, size)
-            self.bytes += size
-            self._record()
-
-    def _remove(self, key: int, size: int) -> None:
-        self._known.remove(key)
-        self.bytes -= size
-
-    def _record(self) -> None:
-        for name in self._names:
-            self.moments[name] = max(self.moments.get(name, 0), self.bytes)
-
-
-@cache
-def _written_arguments(func: Any) -> list[tuple[int, str]] | None:
-    """Place and name of the arguments that `func` writes and returns; None if it returns anything new."""
-    schema = func._schema
-    if not schema.is_mutable:
-        return None
-    places = {
-        frozenset(argument.alias_info.before_set): (place, argument.name)
-        for place, argument in enumerate(schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    }
-    results = [places.get(frozenset(r.alias_info.before_set)) if r.alias_info else None for r in schema.returns]
-    return None if None in results else cast("list[tuple[int, str]]", results)

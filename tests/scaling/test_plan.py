@@ -8,11 +8,11 @@ from neolm.core.errors import InputError
 from neolm.models.config import DecoderConfig, decoder_config
 from neolm.models.presets import preset
 from neolm.recipe import load_recipe
-from neolm.scaling.accelerators import ACCELERATORS
-from neolm.scaling.plan import PF_DAY, Device, Plan, assumptions, make_plan
+from neolm.scaling.accelerators import ACCELERATORS, Accelerator
+from neolm.scaling.plan import PF_DAY, Plan, assumptions, make_plan
 from neolm.training.pretrain_config import PretrainConfig
 
-V100 = Device("V100", 125e12, "", 330, "")
+V100 = ACCELERATORS["v100"]
 
 
 def model(name: str) -> DecoderConfig:
@@ -20,7 +20,7 @@ def model(name: str) -> DecoderConfig:
     return decoder_config(fields.pop("family"), **fields)
 
 
-def plan_of(name: str, counts: tuple[int, int], device: Device = V100, **chosen: Any) -> Plan:
+def plan_of(name: str, counts: tuple[int, int], device: Accelerator = V100, **chosen: Any) -> Plan:
     recipe = load_recipe(name)
     return make_plan(model(name), counts, recipe.pretrain, device, assumptions(**chosen))
 
@@ -57,7 +57,7 @@ def test_steps_and_tokens(name: str, steps: int, tokens: int) -> None:
 def test_flops_time_energy_and_carbon_by_hand() -> None:
     tiny = decoder_config("gpt2", vocab_size=100, hidden_size=8, num_layers=2, num_heads=2, max_position_embeddings=16)
     config = PretrainConfig(steps=10, sequence_length=16, batch_size=5)
-    device = Device("toy", 1e6, "", 50, "")
+    device = Accelerator("toy", 0, 1e6, 50, "")
     plan = make_plan(tiny, (2000, 1500), config, device, assumptions(devices=4, mfu=0.5, pue=1.5, grid_intensity=0.2))
     tokens = 10 * 5 * 16
     weights = 2 * (4 * 8 * 8 + 2 * 8 * 32) + 8 * 100  # of two blocks and the head
