@@ -15,6 +15,7 @@ Activation = Literal[
     "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh"
 ]
 Positive = Annotated[int, Field(gt=0)]
+Layers = Annotated[int, Field(gt=0, le=1000)]  # the deepest published transformer has 1,000 (Wang et al. 2022, DeepNet)
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -27,7 +28,7 @@ class DecoderConfig(Config):
     """Rows of the embedding; at least the tokenizer's size."""
     hidden_size: Annotated[Positive, Unit("channels")]
     """Width of the residual stream; a multiple of num_heads."""
-    num_layers: Annotated[Positive, Unit("blocks")]
+    num_layers: Annotated[Layers, Unit("blocks")]
     """Number of blocks."""
     num_heads: Annotated[Positive, Unit("heads")]
     """Attention heads of each block."""
@@ -163,7 +164,7 @@ class ModelConfig(Config):
     """The family of a model without a preset."""
     hidden_size: Annotated[Positive | None, Unit("channels")] = None
     """Width of the residual stream; a multiple of num_heads."""
-    num_layers: Annotated[Positive | None, Unit("blocks")] = None
+    num_layers: Annotated[Layers | None, Unit("blocks")] = None
     """Number of blocks."""
     num_heads: Annotated[Positive | None, Unit("heads")] = None
     """Attention heads of each block."""

@@ -102,6 +102,7 @@ WRONG: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "a tiny peak": (("--device-tflops", "1e-320"), ("device_tflops",)),
     "a huge length": ((f"pretrain.tokens={10**400}",), ("too large to calculate with",)),
     "a huge width": (("model.hidden_size=12000000000",), ("too large to calculate with",)),
+    "a huge number of layers": (("model.num_layers=100000000",), ("num_layers", "less than or equal to 1000")),
     "heads that do not divide the width": (("model.num_heads=7",), ("not a multiple of num_heads 7",)),
     "no tokenizer": (("tokenizer.path=none",), ("no such tokenizer",)),
 }
