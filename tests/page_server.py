@@ -1,4 +1,4 @@
-"""A server with the API that the page talks to, whose answers are scripted: slow, hostile, broken or refused."""
+"""A server with the API of the page and scripted answers: slow, hostile, interrupted or refused."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ def model(name: str, **fields: Any) -> dict[str, Any]:
 
 @dataclass
 class Reply:
-    """An answer to one request: its pieces, one a chunk, and how it ends."""
+    """The answer to one request: its tokens, one per chunk, and how it ends."""
 
-    pieces: list[str] = field(default_factory=lambda: ["Hello", " there", "."])
+    tokens: list[str] = field(default_factory=lambda: ["Hello", " there", "."])
     finish: str = "stop"
     status: int = 200
     message: str = ""
     code: str | None = None
     retry_after: int | None = None
     ending: str = "done"
-    """Or `cut` (the connection ends), `error` (an error in the stream)."""
+    """`done`, `cut` (the connection ends) or `error` (an error in the stream)."""
     raw: list[bytes] | None = None
-    """The body of the answer, as it is."""
+    """The body of the response."""
     gate: threading.Event | None = None
-    """What comes after the first `before` pieces waits for it."""
+    """The tokens after the first `before` wait for it."""
     before: int = 1
     prompt_tokens: int = 7
     left_out: int = 0
     """Tokens of the prompt that were truncated."""
     others: list[tuple[str, float]] = field(default_factory=lambda: [(" world", 0.2), (" moon", 0.05)])
-    """What else could have stood there, with probabilities."""
+    """Alternatives of each token, with probabilities."""
     chances: list[float] = field(default_factory=lambda: [0.9, 0.4, 0.1, 0.02])
-    """Probabilities of the pieces, in turn."""
+    """Probabilities of the tokens, repeated."""
 
 
 def _bytes(text: str) -> list[int]:
@@ -60,7 +60,7 @@ def _bytes(text: str) -> list[int]:
 
 
 class FakeServer:
-    """`replies` are given in turn; when there are none left, `Reply()`."""
+    """Sends `replies` one after the other, then `Reply()`."""
 
     def __init__(self) -> None:
         self.reset()
@@ -85,7 +85,7 @@ class FakeServer:
         """Path and body of each request for an answer."""
         self.feedback: list[dict[str, Any]] = []
         self.left = 0
-        """How many answers the browser did not wait for."""
+        """Number of answers that the browser aborted."""
 
     def __enter__(self) -> FakeServer:
         self.thread.start()
@@ -179,13 +179,13 @@ class FakeServer:
                 {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
             )
         yield b": kept alive\n\n"
-        for index, piece in enumerate(reply.pieces):
+        for index, token in enumerate(reply.tokens):
             if index == reply.before and reply.gate:
                 while not reply.gate.is_set():
                     await asyncio.sleep(0.005)
             await asyncio.sleep(0)
-            logprobs = self._logprobs(chat, piece, index, reply) if body.get("logprobs") is not None else None
-            choice = {"delta": {"content": piece}} if chat else {"text": piece}
+            logprobs = self._logprobs(chat, token, index, reply) if body.get("logprobs") is not None else None
+            choice = {"delta": {"content": token}} if chat else {"text": token}
             yield self._data({"choices": [{"index": 0, **choice, "logprobs": logprobs, "finish_reason": None}]})
         if reply.ending == "cut":
             return
@@ -194,7 +194,7 @@ class FakeServer:
             return
         last = {"delta": {}} if chat else {"text": ""}
         yield self._data({"choices": [{"index": 0, **last, "logprobs": None, "finish_reason": reply.finish}]})
-        count = len(reply.pieces)
+        count = len(reply.tokens)
         prompt = reply.prompt_tokens
         usage = {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
         yield self._data({"choices": [], "usage": usage | {"left_out_tokens": reply.left_out}})
@@ -203,11 +203,11 @@ class FakeServer:
     def _data(self, chunk: dict[str, Any]) -> bytes:
         return b"data: " + json.dumps(chunk).encode() + b"\n\n"
 
-    def _logprobs(self, chat: bool, piece: str, index: int, reply: Reply) -> dict[str, Any]:
+    def _logprobs(self, chat: bool, token: str, index: int, reply: Reply) -> dict[str, Any]:
         chance = reply.chances[index % len(reply.chances)]
-        top = [(piece, chance), *reply.others]
+        top = [(token, chance), *reply.others]
         if chat:
             entry = lambda text, p: {"token": text, "logprob": math.log(p), "bytes": _bytes(text)}  # noqa: E731
-            return {"content": [{**entry(piece, chance), "top_logprobs": [entry(*other) for other in top]}]}
+            return {"content": [{**entry(token, chance), "top_logprobs": [entry(*other) for other in top]}]}
         logprobs = {text: math.log(p) for text, p in top}
-        return {"tokens": [piece], "token_logprobs": [math.log(chance)], "top_logprobs": [logprobs], "text_offset": [0]}
+        return {"tokens": [token], "token_logprobs": [math.log(chance)], "top_logprobs": [logprobs], "text_offset": [0]}

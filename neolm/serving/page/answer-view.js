@@ -35,8 +35,8 @@ function statsText({ stats = {}, state, finishReason, settings, tokens, edited }
 export class AnswerView {
   /**
    * @param {Object} options
-   * @param {import("./conversation.js").Message} options.message
-   * @param {import("./conversation.js").Message|null} options.prompt mode "completion": the prompt shown before it
+   * @param {Message} options.message
+   * @param {Message|null} options.prompt mode "completion": the prompt shown before it
    * @param {0|1|null} options.side which of two answers it is; null if it is the only one
    * @param {Object} context `conversation`, `actions` and `viewOptions` of the conversation view
    */
@@ -188,7 +188,7 @@ export class AnswerView {
     else this.view.update(message.text, message.state === "generating");
   }
 
-  /** Opens an editor in place of the text. @param {import("./conversation.js").Message} edited the answer or its prompt */
+  /** Opens an editor in place of the text. @param {Message} edited the answer or its prompt */
   #edit(edited) {
     const isPrompt = edited === this.prompt;
     const noun = isPrompt ? "prompt" : this.isCompletion ? "continuation" : "answer";

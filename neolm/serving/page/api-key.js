@@ -3,7 +3,6 @@
 const KEY = "key";
 
 export class ApiKey {
-  /** @param {import("./browser-storage.js").BrowserStorage} tab @param {import("./browser-storage.js").BrowserStorage} device */
   constructor(tab, device) {
     Object.assign(this, { tab, device });
     const stored = tab.read(KEY) ?? device.read(KEY);

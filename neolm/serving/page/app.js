@@ -41,7 +41,7 @@ class App {
     this.store = new ConversationStore(storage);
     this.notices = new Notices(byId("notices"));
     this.info = { version: "", feedback: false, key_required: false, limits: {} };
-    /** @type {import("./server.js").Model[]} */
+    /** @type {Model[]} */
     this.models = [];
     this.session = new Session(
       {
@@ -53,7 +53,7 @@ class App {
       },
       {
         onChange: () => this.render(),
-        onText: (message) => this.conversationView.grow(message, () => this.autoScroll.update()),
+        onText: (message) => this.conversationView.grow(message),
         onFinish: (messages) => this.#onFinish(messages),
         onSave: () => this.notices.hide("save"),
         onSaveError: (error) => this.panel.showSaveError(error),
@@ -73,7 +73,7 @@ class App {
       probabilities: preferences.get("probabilities"),
       feedback: this.info.feedback,
       consent: preferences.get("consent"),
-      waitingText: (id) => (this.#model(id)?.loaded === false ? "Loading the model…" : "Waiting for the first token…"),
+      waitingText: (id) => (this.#model(id)?.loaded === false ? "Loading the model…" : "Reading the prompt…"),
     }));
     this.autoScroll = new AutoScroll(byId("scroller"), byId("jump"));
     this.contextGauge = new ContextGauge(byId("context"));
@@ -118,14 +118,8 @@ class App {
         const siblings = session.conversation.siblings(message);
         announce(`Version ${siblings.indexOf(message) + 1} of ${siblings.length}.`);
       },
-      regenerate: (message) => {
-        session.regenerate(message);
-        this.autoScroll.update();
-      },
-      retry: (message) => {
-        session.retry(message);
-        this.autoScroll.update();
-      },
+      regenerate: (message) => session.regenerate(message),
+      retry: (message) => session.retry(message),
       edit: (message, text, action) => {
         const version = session.edit(message, text);
         if (!version) return;
@@ -249,7 +243,6 @@ class App {
     if (level && level !== this.announcedLevel) spoken.push(text);
     this.announcedLevel = level;
     if (spoken.length) announce(spoken.join("\n"));
-    this.autoScroll.update();
     // The server has other models than before, or has loaded one.
     const missing = here.some(({ error }) => error?.kind === "not_found");
     if (missing || messages.some(({ model }) => this.#model(model)?.loaded === false)) this.#refreshModels();
@@ -321,14 +314,12 @@ class App {
     byId("probabilities-toggle").setAttribute("aria-pressed", String(preferences.get("probabilities")));
     this.panel.render();
     document.title = started ? `${conversation.name} · NeoLM` : "NeoLM";
-    if (conversation !== this.rendered) {
-      this.rendered = conversation;
-      this.notices.hide("feedback");
-      this.tab.tryWrite(OPEN_KEY, conversation.id);
-      this.autoScroll.reset(!started);
-    } else if (this.autoScroll.empty === started) {
-      this.autoScroll.reset(!started);
-    }
+    const opened = conversation !== this.rendered;
+    if (opened || this.autoScroll.empty === started) this.autoScroll.reset(!started);
+    if (!opened) return;
+    this.rendered = conversation;
+    this.notices.hide("feedback");
+    this.tab.tryWrite(OPEN_KEY, conversation.id);
   }
 
   start() {

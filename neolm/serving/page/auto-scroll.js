@@ -8,8 +8,7 @@ export class AutoScroll {
     Object.assign(this, { scroller, jump, following: true, empty: true, lastTop: 0, lastHeight: 0 });
     scroller.addEventListener("scroll", () => this.#onScroll(), { passive: true });
     jump.addEventListener("click", () => this.scrollToEnd());
-    // Rows get their height only when they come into view, so the content also grows without an update.
-    const observer = new ResizeObserver(() => this.update());
+    const observer = new ResizeObserver(() => this.#update());
     [scroller, ...scroller.children].forEach((part) => observer.observe(part));
   }
 
@@ -24,14 +23,14 @@ export class AutoScroll {
     this.jump.hidden = this.empty || atEnd || this.following;
   }
 
-  update() {
+  #update() {
     if (this.following && !this.empty) this.scroller.scrollTop = this.scroller.scrollHeight;
     this.#onScroll();
   }
 
   scrollToEnd() {
     this.following = true;
-    this.update();
+    this.#update();
   }
 
   /** Scrolls a part of the text to the middle of the view. @param {Range} range */

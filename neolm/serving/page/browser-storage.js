@@ -6,9 +6,8 @@ const PREFIX = "neolm.";
 export class StorageError extends Error {
   /** @param {"full"|"missing"} kind */
   constructor(kind) {
-    super(
-      kind === "full" ? "The browser’s storage for this page is full." : "The browser does not let this page store data.",
-    );
+    const full = "The browser’s storage for this page is full.";
+    super(kind === "full" ? full : "The browser does not let this page store data.");
     this.kind = kind;
   }
 }

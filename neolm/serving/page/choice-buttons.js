@@ -4,7 +4,7 @@ import { responsiveLabel } from "./compare.js";
 import { button, element, setText } from "./dom.js";
 
 export class ChoiceButtons {
-  /** @param {import("./conversation.js").Message[]} pair @param {Object} context of the conversation view */
+  /** @param {Message[]} pair @param {Object} context of the conversation view */
   constructor(pair, { actions, viewOptions }) {
     Object.assign(this, { pair, viewOptions });
     // On a narrow screen the answers are one below the other.

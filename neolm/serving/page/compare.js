@@ -8,20 +8,17 @@ export function responsiveLabel(wide, narrow) {
   return [element("span", { class: "when-wide" }, wide), element("span", { class: "when-narrow" }, narrow)];
 }
 
-/** @param {0|1} side */
 export function sideLabel(side) {
   return side === 0 ? responsiveLabel("Left", "First") : responsiveLabel("Right", "Second");
 }
 
 /** A select element with the models. */
 export class ModelPicker {
-  /** @param {HTMLSelectElement} select @param {(id: string) => void} onChange */
   constructor(select, onChange) {
     this.select = select;
     select.addEventListener("change", () => onChange(select.value));
   }
 
-  /** @param {import("./server.js").Model[]} models @param {string} id */
   update(models, id) {
     const names = models.map((model) => `${model.id}${model.loaded ? "" : " (not loaded)"}`);
     const key = JSON.stringify(names);
@@ -64,8 +61,8 @@ export class CompareBar {
 
   /**
    * @param {boolean} shown
-   * @param {import("./server.js").Model[]} models
-   * @param {{model: string, settings: import("./sampling.js").Settings}[]} chosen
+   * @param {Model[]} models
+   * @param {{model: string, settings: Settings}[]} chosen
    */
   update(shown, models, chosen) {
     this.root.hidden = !shown;

@@ -6,7 +6,7 @@ const DRAFT_KEY = "draft";
 
 export class Composer {
   /**
-   * @param {HTMLFormElement} form @param {import("./browser-storage.js").BrowserStorage} storage of this tab
+   * @param {HTMLFormElement} form @param {BrowserStorage} storage of this tab
    * @param {{send: (text: string) => boolean, stop: () => void, editLast: () => boolean}} actions
    */
   constructor(form, storage, actions) {
@@ -56,7 +56,6 @@ export class Composer {
     if (this.#sendable && this.actions.send(this.field.value)) this.set("");
   }
 
-  /** @param {string} text */
   set(text) {
     this.field.value = text;
     this.#onInput();

@@ -9,7 +9,7 @@ const count = (number) => number.toLocaleString("en-GB");
 /**
  * The tokens of the branch that is shown, as the server counted them for the last answer.
  *
- * @param {import("./conversation.js").Conversation} conversation
+ * @param {Conversation} conversation
  * @returns {{tokens: number, exact: boolean}|null} not exact if messages after the last count are not included
  */
 function contextUse(conversation) {
@@ -21,7 +21,6 @@ function contextUse(conversation) {
 }
 
 export class ContextGauge {
-  /** @param {HTMLElement} root */
   constructor(root) {
     this.root = root;
     this.meter = root.querySelector("[role=meter]");
@@ -31,13 +30,13 @@ export class ContextGauge {
   }
 
   /**
-   * @param {import("./conversation.js").Conversation} conversation
-   * @param {{context: number|undefined, settings: import("./sampling.js").Settings}[]} sides the models to be used next
+   * @param {Conversation} conversation
+   * @param {{context: number|undefined, settings: Settings}[]} sides the models to be used next
    */
   update(conversation, sides) {
     const use = contextUse(conversation);
-    const limits = sides.map(({ context, settings }) => ({ context, max: maxPromptTokens(context, settings.max_tokens) }));
-    const { context, max } = limits.reduce((a, b) => (b.max < a.max ? b : a));
+    const limits = sides.map(({ context, settings }) => [maxPromptTokens(context, settings.max_tokens), context]);
+    const [max, context] = limits.reduce((a, b) => (b[0] < a[0] ? b : a));
     this.root.hidden = !use || !(max > 0);
     this.level = this.root.hidden || use.tokens < NEARLY_FULL * max ? "" : use.tokens <= max ? "nearly-full" : "full";
     if (this.root.hidden) return;

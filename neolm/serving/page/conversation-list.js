@@ -5,9 +5,8 @@ import { button, element } from "./dom.js";
 
 const DAY = 24 * 3600 * 1000;
 
-/** @param {number} time @param {number} [now] */
-function ageText(time, now = Date.now()) {
-  const startOfDay = new Date(now).setHours(0, 0, 0, 0);
+function ageText(time) {
+  const startOfDay = new Date().setHours(0, 0, 0, 0);
   if (time >= startOfDay) return "Today";
   if (time >= startOfDay - DAY) return "Yesterday";
   if (time >= startOfDay - 6 * DAY) return "Earlier this week";
@@ -57,7 +56,7 @@ export class ConversationList {
 
   /**
    * @param {Object} state
-   * @param {(import("./conversation-store.js").Summary & {excerpt?: string})[]} state.items
+   * @param {(Summary & {excerpt?: string})[]} state.items
    * @param {string} state.openId the open conversation
    * @param {RegExp|null} state.pattern what is searched for
    * @param {string} state.emptyText shown if there are no items

@@ -11,7 +11,6 @@ import { parseConversation } from "./import-export.js";
 const PREFIX = "conversation.";
 
 export class ConversationStore {
-  /** @param {import("./browser-storage.js").BrowserStorage} storage */
   constructor(storage) {
     this.storage = storage;
     /** @type {Map<string, Summary>} */
@@ -45,7 +44,7 @@ export class ConversationStore {
     return [...this.summaries.values()].sort((a, b) => b.updated - a.updated);
   }
 
-  /** @returns {import("./conversation.js").Conversation|null} the same object each time, until `refresh` */
+  /** @returns {Conversation|null} the same object each time, until `refresh` */
   open(id) {
     if (!this.opened.has(id)) {
       try {
@@ -68,7 +67,7 @@ export class ConversationStore {
    * Saves a conversation. If there is no room, it is saved without the log-probabilities of its tokens.
    *
    * @returns {{reduced: boolean}} whether the log-probabilities were left out
-   * @throws {import("./browser-storage.js").StorageError} not saved; it stays open until the page is closed
+   * @throws {StorageError} not saved; it stays open until the page is closed
    */
   save(conversation) {
     this.opened.set(conversation.id, conversation);
@@ -94,7 +93,7 @@ export class ConversationStore {
   /**
    * Adds imported conversations. One whose id exists already gets a new id.
    *
-   * @returns {import("./browser-storage.js").StorageError|null} why some of them could not be saved
+   * @returns {StorageError|null} why some of them could not be saved
    */
   add(conversations) {
     let failure = null;

@@ -80,8 +80,8 @@ export class ConversationView {
     if (focus) this.#restoreFocus(focus);
   }
 
-  /** Renders the new text of a message in the next animation frame. @param {() => void} onRendered */
-  grow(message, onRendered) {
+  /** Renders the new text of a message in the next animation frame. */
+  grow(message) {
     this.growing.add(message.id);
     this.frame ||= requestAnimationFrame(() => {
       this.frame = 0;
@@ -89,7 +89,6 @@ export class ConversationView {
         row.answers.filter((view) => this.growing.has(view.message.id)).forEach((view) => view.update(false));
       }
       this.growing.clear();
-      onRendered();
     });
   }
 

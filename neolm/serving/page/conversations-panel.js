@@ -159,7 +159,7 @@ export class ConversationsPanel {
     this.app.render();
   }
 
-  /** @param {import("./browser-storage.js").StorageError|null} error null: saved without the log-probabilities */
+  /** @param {StorageError|null} error null: saved without the log-probabilities */
   showSaveError(error) {
     const { notices } = this.app;
     const advice = error?.kind === "full" ? "Delete other conversations, or export this one." : "Export it to keep it.";

@@ -11,7 +11,7 @@ let count = 0;
  * @template T
  * @param {Object} options
  * @param {string} options.title
- * @param {(close: (value?: T) => void) => Array<Node|string|null>} options.content called with a function that closes the dialog
+ * @param {(close: (value?: T) => void) => Array<Node|string|null>} options.content gets a function that closes it
  * @param {(close: (value?: T) => void) => Array<Node|null>} [options.actions] the buttons at the bottom
  * @param {(close: (value?: T) => void) => void} [options.submit] called when the user presses Enter in a field
  * @param {boolean} [options.wide]
@@ -135,7 +135,6 @@ export function askApiKey(refused) {
   });
 }
 
-/** @param {string} version */
 export function showHelp(version) {
   return openDialog({
     title: "Help",

@@ -31,7 +31,8 @@ export function editor({ text, label, save, onDone }) {
       onDone(field.value);
     }
   });
-  requestAnimationFrame(() => {
+  queueMicrotask(() => {
+    // The caller has inserted the field by now.
     fitHeight();
     field.focus();
     field.setSelectionRange(field.value.length, field.value.length);

@@ -4,7 +4,6 @@ import { button, element } from "./dom.js";
 import { errorText } from "./server.js";
 
 export class ErrorView {
-  /** @param {import("./conversation.js").Message} message @param {Object} actions */
   constructor(message, actions) {
     Object.assign(this, { message, timer: 0, shown: null });
     this.text = element("p");

@@ -81,7 +81,7 @@ export class Feedback {
     }
   }
 
-  /** @param {import("./conversation.js").Message} message @param {"up"|"down"} rating */
+  /** @param {Message} message @param {"up"|"down"} rating */
   async rate(message, rating) {
     const { session } = this.app;
     const { conversation } = session;
@@ -92,7 +92,7 @@ export class Feedback {
     this.app.render();
   }
 
-  /** @param {import("./conversation.js").Message[]} pair @param {0|1|"tie"} choice */
+  /** @param {Message[]} pair @param {0|1|"tie"} choice */
   async choose(pair, choice) {
     const { session, info, preferences, notices } = this.app;
     const chosen = choice === "tie" ? null : choice;

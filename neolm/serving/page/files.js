@@ -2,7 +2,6 @@
 
 import { element } from "./dom.js";
 
-/** @param {string} name @param {string} text */
 export function download(name, text) {
   const type = name.endsWith(".json") ? "application/json" : "text/plain;charset=utf-8";
   const url = URL.createObjectURL(new Blob([text], { type }));

@@ -14,23 +14,15 @@ export function requestFor(conversation, parent, { model, settings, probabilitie
   const common = { model, ...settings, stream: true, stream_options: { include_usage: true } };
   if (context) common.truncate_prompt_tokens = maxPromptTokens(context, settings.max_tokens);
   if (conversation.mode === "chat") {
-    const messages = conversation
-      .promptMessages(parent)
-      .map((message) => ({ ...message, content: wellFormed(message.content) }));
+    // Unpaired surrogates (half of an emoji, for example) are not valid text for the server.
+    const prompt = conversation.promptMessages(parent);
+    const messages = prompt.map(({ role, content }) => ({ role, content: content.toWellFormed() }));
     const logprobs = probabilities ? { logprobs: true, top_logprobs: NUM_ALTERNATIVES } : {};
     return { path: "/v1/chat/completions", body: { ...common, messages, ...logprobs } };
   }
   const logprobs = probabilities ? { logprobs: NUM_ALTERNATIVES } : {};
-  const prompt = wellFormed(conversation.promptText(parent));
+  const prompt = conversation.promptText(parent).toWellFormed();
   return { path: "/v1/completions", body: { ...common, prompt, ...logprobs } };
-}
-
-/** Replaces unpaired surrogates (half of an emoji, for example), which are not valid JSON text for the server. */
-function wellFormed(text) {
-  return (
-    text.toWellFormed?.() ??
-    text.replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, "\ufffd")
-  );
 }
 
 const rounded = (value) => (Number.isFinite(value) ? Math.round(value * 1e4) / 1e4 : -100);
@@ -46,7 +38,7 @@ function tokenText(token, bytes) {
   }
 }
 
-/** @returns {import("./conversation.js").Token[]} */
+/** @returns {Token[]} */
 function chatTokens(logprobs) {
   return (logprobs?.content ?? []).map(({ token, logprob, bytes, top_logprobs: top }) => [
     tokenText(token, bytes),
@@ -55,7 +47,7 @@ function chatTokens(logprobs) {
   ]);
 }
 
-/** @returns {import("./conversation.js").Token[]} */
+/** @returns {Token[]} */
 function completionTokens(logprobs) {
   return (logprobs?.tokens ?? []).map((token, index) => [
     stringOr(token),
@@ -68,10 +60,10 @@ function completionTokens(logprobs) {
 
 export class Generation {
   /**
-   * @param {import("./server.js").Server} server
+   * @param {Server} server
    * @param {{path: string, body: Object}} request
-   * @param {import("./conversation.js").Message} message receives the text
-   * @param {(message: import("./conversation.js").Message) => void} onChange called for each chunk
+   * @param {Message} message receives the text
+   * @param {(message: Message) => void} onChange called for each chunk
    */
   constructor(server, request, message, onChange) {
     Object.assign(this, { server, request, message, onChange });

@@ -105,7 +105,6 @@ export function parseConversation(data) {
   return conversation;
 }
 
-/** @param {Conversation[]} conversations */
 export function serializeFile(conversations) {
   const file = { format: FORMAT, version: VERSION, exported: new Date().toISOString(), conversations };
   return `${JSON.stringify(file, null, 1)}\n`;

@@ -2,7 +2,6 @@
 
 const MAX_LENGTH = 1200;
 
-/** @param {string} message */
 export function announce(message) {
   const region = document.getElementById("announcements");
   region.textContent = ""; // a change in between makes the same message be read again

@@ -23,7 +23,6 @@ const QUOTE = /^ {0,3}>/;
 /** The beginning of a line that may become Markdown syntax; it is not shown until more of the line is known. */
 const INCOMPLETE_MARK = /^ {0,3}(?:[-*+_]{1,3}|\d{1,9}[.)]|#{1,6}|`{1,3}|~{1,3}|\|)[ \t]*$/;
 
-/** @param {string} text */
 export function splitLines(text) {
   return text.split(/\r\n|\n|\r/);
 }

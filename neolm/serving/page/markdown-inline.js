@@ -1,9 +1,9 @@
 /**
  * Parses Markdown within a line: emphasis, code and links. Everything else is text. The parser needs one pass, so that
- * its time is linear even for hostile input.
+ * its time is linear for any input.
  *
- * Differences from CommonMark: delimiters within words are text (`snake_case`, 2*3*4), emphasis does not nest in its own
- * kind, images stay text, there are no link references and no HTML.
+ * Differences from CommonMark: delimiters within words are text (`snake_case`, 2*3*4), emphasis does not nest in the same
+ * kind, images stay text, no link references, no HTML.
  *
  * @typedef {string|{type: "strong"|"em"|"del"|"code"|"link", href?: string, children: Span[]}} Span
  */

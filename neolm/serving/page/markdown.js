@@ -88,7 +88,7 @@ function renderBlocks(blocks, open) {
 export class MarkdownView {
   constructor() {
     this.element = element("div", { class: "prose" });
-    /** @type {{key: string, block: import("./markdown-blocks.js").Block, node: HTMLElement}[]} */
+    /** @type {{key: string, block: Block, node: HTMLElement}[]} */
     this.rendered = [];
     this.text = "";
   }
@@ -110,8 +110,8 @@ export class MarkdownView {
   }
 
   /**
-   * Number of blocks that do not change when the text grows: those before the last. If the last block directly follows a
-   * paragraph, list or table, it may still become a line of that block (the first bar of a table, for example).
+   * Number of blocks that do not change when the text grows: those before the last. A last block directly below a
+   * paragraph, list or table may still become a line of that block (the first bar of a table, for example).
    */
   #countStable() {
     let last = this.rendered.length - 1;

@@ -6,7 +6,6 @@ import { openDialog } from "./dialogs.js";
 import { renderMarkdown } from "./markdown.js";
 import { errorText } from "./server.js";
 
-/** @param {number} parameters */
 function sizeText(parameters) {
   if (!Number.isFinite(parameters)) return "";
   const [unit, name] = [
@@ -91,7 +90,6 @@ function render(model) {
   ];
 }
 
-/** @param {import("./server.js").Server} server @param {string} id */
 export function showCard(server, id) {
   const place = element(
     "div",

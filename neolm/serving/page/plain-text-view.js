@@ -8,7 +8,6 @@ export class PlainTextView {
     this.element = element("span", { class: "plain-text" }, this.text);
   }
 
-  /** @param {string} text */
   update(text) {
     const { data } = this.text;
     if (text === data) return;

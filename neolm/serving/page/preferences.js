@@ -28,7 +28,6 @@ const PARSERS = {
 };
 
 export class Preferences {
-  /** @param {import("./browser-storage.js").BrowserStorage} storage */
   constructor(storage) {
     this.storage = storage;
     const stored = storage.read(KEY);

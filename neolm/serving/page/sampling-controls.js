@@ -4,7 +4,6 @@ import { button, element } from "./dom.js";
 import { DEFAULTS, FIELDS, PRESETS, clamp, presetName } from "./sampling.js";
 
 export class SamplingControls {
-  /** @param {HTMLElement} root @param {(settings: import("./sampling.js").Settings) => void} onChange */
   constructor(root, onChange) {
     Object.assign(this, { onChange, settings: { ...DEFAULTS }, maxTokens: 4096 });
     this.presets = PRESETS.map(({ name, help, values }) =>
@@ -19,7 +18,7 @@ export class SamplingControls {
   }
 
   #makeField(field) {
-    const { key, label, min, max, step, initial, text, whole, slider = !text } = field;
+    const { key, label, min, max, step, initial, text } = field;
     const id = `setting-${key}`;
     const help = element("p", { class: "field-help", id: `${id}-help` }, field.help);
     const common = { id, "aria-describedby": help.id };
@@ -30,13 +29,12 @@ export class SamplingControls {
           type: "number",
           min,
           max,
-          step: whole ? 1 : "any",
-          inputmode: whole ? "numeric" : "decimal",
+          step: step === 1 ? 1 : "any",
+          inputmode: step === 1 ? "numeric" : "decimal",
           placeholder: initial === null ? "none" : null,
         });
-    const range = slider
-      ? element("input", { type: "range", min, max, step, "aria-label": `${label}, slider`, "aria-describedby": help.id })
-      : null;
+    const name = { "aria-label": `${label}, slider`, "aria-describedby": help.id };
+    const range = text || initial === null ? null : element("input", { type: "range", min, max, step, ...name });
     const setFrom = (control, typing) => {
       const value = clamp(field, control.value, key === "max_tokens" ? this.maxTokens : max);
       this.#set({ [key]: value }, typing ? control : null);
@@ -65,7 +63,7 @@ export class SamplingControls {
     this.onChange(this.settings);
   }
 
-  /** @param {import("./sampling.js").Settings} settings @param {number} maxTokens limit of server and model */
+  /** @param {Settings} settings @param {number} maxTokens limit of server and model */
   update(settings, maxTokens) {
     this.settings = { ...settings, max_tokens: Math.min(settings.max_tokens, maxTokens) };
     this.maxTokens = maxTokens;

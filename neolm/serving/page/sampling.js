@@ -13,7 +13,7 @@
  * @property {string} stop one stop sequence per line, with \n for a line break
  */
 
-/** `initial` is the page's default; `neutral` is the server's default, which is not sent. */
+/** `initial` is the page's default (null: the field may be empty); `neutral` is the server's, which is not sent. */
 export const FIELDS = [
   {
     key: "temperature",
@@ -42,8 +42,6 @@ export const FIELDS = [
     step: 1,
     initial: null,
     neutral: null,
-    whole: true,
-    slider: false,
     help: "Sample only from this number of most likely tokens. Empty: all tokens.",
   },
   {
@@ -53,7 +51,6 @@ export const FIELDS = [
     max: 4096,
     step: 1,
     initial: 256,
-    whole: true,
     help: "The maximum length of an answer. A token is a short word or a part of one.",
   },
   {
@@ -94,8 +91,6 @@ export const FIELDS = [
     step: 1,
     initial: null,
     neutral: null,
-    whole: true,
-    slider: false,
     help: "With a number, the same prompt and settings give the same answer. Empty: a new seed each time.",
   },
   {
@@ -133,7 +128,7 @@ export function clamp(field, value, max = field.max) {
   const number = typeof value === "string" && value.trim() === "" ? NaN : Number(value);
   if (!Number.isFinite(number)) return field.initial;
   const clamped = Math.min(Math.max(number, field.min), max);
-  return field.whole ? Math.round(clamped) : Math.round(clamped * 1000) / 1000;
+  return field.step === 1 ? Math.round(clamped) : Math.round(clamped * 1000) / 1000;
 }
 
 /** Valid settings from untrusted data. @returns {Settings} */

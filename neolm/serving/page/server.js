@@ -68,7 +68,6 @@ async function errorFrom(response) {
 }
 
 export class Server {
-  /** @param {import("./api-key.js").ApiKey} apiKey */
   constructor(apiKey) {
     this.apiKey = apiKey;
   }

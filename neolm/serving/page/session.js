@@ -6,10 +6,10 @@
  *
  * @typedef {Object} Listeners
  * @property {() => void} onChange other messages are shown than before
- * @property {(message: import("./conversation.js").Message) => void} onText
- * @property {(messages: import("./conversation.js").Message[]) => void} onFinish
+ * @property {(message: Message) => void} onText
+ * @property {(messages: Message[]) => void} onFinish
  * @property {() => void} onSave
- * @property {(error: import("./browser-storage.js").StorageError|null) => void} onSaveError null: saved without the
+ * @property {(error: StorageError|null) => void} onSaveError null: saved without the
  *   log-probabilities
  */
 
@@ -21,8 +21,8 @@ const SAVE_INTERVAL = 3000; // milliseconds, during generation
 export class Session {
   /**
    * @param {Object} parts
-   * @param {import("./server.js").Server} parts.server
-   * @param {import("./conversation-store.js").ConversationStore} parts.store
+   * @param {Server} parts.server
+   * @param {ConversationStore} parts.store
    * @param {() => Side[]} parts.sides one, or two to compare
    * @param {() => boolean} parts.probabilities whether to request log-probabilities
    * @param {(model: string) => number|undefined} parts.contextOf in tokens, if known
@@ -118,7 +118,7 @@ export class Session {
     this.#changed(false);
   }
 
-  /** @param {import("./conversation.js").Message[]} pair left and right @param {0|1|"tie"} choice */
+  /** @param {Message[]} pair left and right @param {0|1|"tie"} choice */
   choose(pair, choice) {
     pair.forEach((message) => {
       message.pair = { ...message.pair, choice };

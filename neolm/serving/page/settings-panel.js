@@ -35,7 +35,6 @@ function addRadioButtons(root, choices, onChange) {
     });
 }
 
-/** @param {"system"|"light"|"dark"} theme */
 function applyTheme(theme) {
   if (theme === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
@@ -80,7 +79,7 @@ export class SettingsPanel {
   }
 
   /**
-   * @param {{settings: import("./sampling.js").Settings, maxTokens: number}[]} chosen of both sides
+   * @param {{settings: Settings, maxTokens: number}[]} chosen of both sides
    * @param {boolean} isCompletion
    */
   render(chosen, isCompletion) {

@@ -1,6 +1,6 @@
 /**
- * The tokens of an answer, each tinted by its probability, and a card with the most likely alternatives. The card appears
- * on hover, on touch and by keyboard (Tab moves to the tokens, arrow keys between them).
+ * The tokens of an answer, tinted by their probabilities, and a card with the most likely alternatives of a token. The
+ * card appears on hover, on touch and by keyboard (Tab moves to the tokens, arrow keys between them).
  */
 
 import { element } from "./dom.js";
@@ -10,7 +10,6 @@ const LEVEL_BOUNDS = [0.8, 0.5, 0.2, 0.05];
 const SYMBOLS = { "\n": "↵", "\t": "⇥", "\r": "␍", "\0": "␀" };
 const HIDE_DELAY = 150; // milliseconds, for the pointer to reach the card
 
-/** @param {number} logprob */
 function percent(logprob) {
   const probability = Math.exp(logprob) * 100;
   if (probability >= 99.95) return "100 %";
@@ -68,12 +67,12 @@ export class TokenView {
         click: ({ target }) => target.closest(".token")?.focus(),
       },
     });
-    /** @type {import("./conversation.js").Token[]} */
+    /** @type {Token[]} */
     this.tokens = [];
     this.current = 0;
   }
 
-  /** @param {import("./conversation.js").Token[]} tokens the tokens shown so far, and new ones */
+  /** @param {Token[]} tokens the tokens shown so far, and new ones */
   update(tokens) {
     const added = [];
     for (let index = this.element.childElementCount; index < tokens.length; index += 1) {
@@ -157,7 +156,7 @@ class Card {
     document.addEventListener("keydown", ({ key }) => key === "Escape" && this.hide());
   }
 
-  /** @param {HTMLElement} token @param {import("./conversation.js").Token} entry */
+  /** @param {HTMLElement} token @param {Token} entry */
   show(token, [text, logprob, alternatives]) {
     if (!this.element) this.#make();
     clearTimeout(this.timer);

@@ -6,7 +6,7 @@ import { editor } from "./editor.js";
 import { Versions } from "./versions.js";
 
 export class UserMessageView {
-  /** @param {import("./conversation.js").Message} message @param {Object} context of the conversation view */
+  /** @param {Message} message @param {Object} context of the conversation view */
   constructor(message, { actions, conversation }) {
     Object.assign(this, { message, actions, conversation });
     const isCompletion = conversation.mode === "completion";
@@ -55,7 +55,7 @@ export class UserMessageView {
         this.foot.hidden = false;
         this.element.classList.remove("editing");
         field.replaceWith(this.body);
-        if (text !== null && text.trim() !== "" && text !== message.text) this.actions.edit(message, text, "edit-message");
+        if (text?.trim() && text !== message.text) this.actions.edit(message, text, "edit-message");
         else this.editButton.focus();
       },
     });

@@ -28,7 +28,6 @@ export class Versions {
     );
   }
 
-  /** @param {Object} message @param {Object[]} siblings */
   update(message, siblings) {
     this.siblings = siblings;
     this.index = siblings.indexOf(message);

@@ -43,7 +43,7 @@ export class Welcome {
     root.append(this.title, this.note, element("fieldset", { class: "modes" }, legend, ...modes), this.examples);
   }
 
-  /** @param {boolean} shown @param {{mode: string, model: import("./server.js").Model|undefined}} state */
+  /** @param {boolean} shown @param {{mode: string, model: Model|undefined}} state */
   update(shown, { mode, model }) {
     this.root.hidden = !shown;
     if (!shown) return;

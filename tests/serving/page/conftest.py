@@ -1,4 +1,4 @@
-"""A real browser for the tests of the page, and a server whose answers are scripted."""
+"""Fixtures: Chromium, and a server with scripted answers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from page_driver import ARGUMENTS, WIDE, PageDriver
 from page_server import FakeServer
-from talk import ARGUMENTS, WIDE, Talk
 
-# Of a module, not of the session: while playwright runs, no other test of this process can run an event loop.
+# Module scope, not session: while playwright runs, no other test of this process can run an event loop.
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +32,25 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def new_talk(browser: Any, server: FakeServer) -> Iterator[Any]:
-    """Makes a `Talk` in a fresh profile, and looks at the end that all was well."""
+def new_ui(browser: Any, server: FakeServer) -> Iterator[Any]:
+    """Creates a `PageDriver` in a new browser context; checks for errors at the end."""
     server.reset()
-    made: list[Talk] = []
+    made: list[PageDriver] = []
 
-    def make(**given: Any) -> Talk:
-        made.append(Talk(browser.new_context(**{"viewport": WIDE, "accept_downloads": True, **given}), server))
+    def make(**given: Any) -> PageDriver:
+        made.append(PageDriver(browser.new_context(**{"viewport": WIDE, "accept_downloads": True, **given}), server))
         return made[-1]
 
     yield make
     try:
-        for talk in made:
-            talk.check()
+        for ui in made:
+            ui.check()
     finally:
-        for talk in made:
-            talk.context.close()
+        for ui in made:
+            ui.context.close()
 
 
 @pytest.fixture
-def talk(new_talk: Any) -> Talk:
-    opened: Talk = new_talk().open()
+def ui(new_ui: Any) -> PageDriver:
+    opened: PageDriver = new_ui().open()
     return opened

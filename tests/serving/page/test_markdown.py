@@ -1,4 +1,4 @@
-"""What a model writes stays text: Markdown becomes nodes of a few kinds, and nothing else comes alive."""
+"""Markdown is rendered as a few kinds of nodes; all other output stays text, hostile markup included."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from page_server import Reply, model
 
 pytestmark = pytest.mark.xdist_group("page")
 
-# A document as a list: text as it is, an element as [tag, its children ...]; copy buttons are left out.
+# A DOM tree as a list: text, or [tag, children ...] for an element, without copy buttons.
 OUTLINE = """
 const outline = (node) => node.nodeType === 3 ? node.data
   : [node.tagName.toLowerCase() + (node.href ? " " + node.getAttribute("href") : ""), ...[...node.childNodes]
       .filter((child) => !child.classList?.contains("code-head")).map(outline)];
 """
 
-DRAW = (
+RENDER = (
     """async (text) => {
   const { renderMarkdown } = await import("/static/markdown.js");
 """
@@ -74,8 +74,8 @@ CASES: dict[str, list[Any]] = {
 
 
 @pytest.fixture(scope="module")
-def drawing(browser: Any, server: Any) -> Any:
-    """A page in which modules are tried."""
+def module_page(browser: Any, server: Any) -> Any:
+    """A page in which the modules are called directly."""
     server.reset()
     context = browser.new_context()
     page = context.new_page()
@@ -85,8 +85,8 @@ def drawing(browser: Any, server: Any) -> Any:
 
 
 @pytest.mark.parametrize("text", CASES, ids=lambda text: repr(text)[:40])
-def test_markdown_becomes_what_it_says(drawing: Any, text: str) -> None:
-    assert drawing.evaluate(DRAW, text) == CASES[text]
+def test_markdown_is_rendered(module_page: Any, text: str) -> None:
+    assert module_page.evaluate(RENDER, text) == CASES[text]
 
 
 BAD_ADDRESSES = [
@@ -99,11 +99,11 @@ BAD_ADDRESSES = [
 
 
 @pytest.mark.parametrize("address", BAD_ADDRESSES, ids=repr)
-def test_no_link_leads_anywhere_else(drawing: Any, address: str) -> None:
+def test_unsafe_links_are_not_rendered(module_page: Any, address: str) -> None:
     for text in (f"[x]({address})", f"<{address}>", f"[x](<{address}>)", f"[![x]({address})]({address})"):
-        drawn = drawing.evaluate(DRAW, text)
-        links = re.findall(r"\['a (\S+)', '([^']*)'", repr(drawn))
-        # An address that stands there openly may be followed; nothing leads elsewhere than it says.
+        rendered = module_page.evaluate(RENDER, text)
+        links = re.findall(r"\['a (\S+)', '([^']*)'", repr(rendered))
+        # A visible http(s) URL may become a link to that URL, but to no other.
         assert all(
             re.match("https?://(x|evil)\\.org/", href) and href.rstrip("/") == shown.rstrip("/")
             for href, shown in links
@@ -112,7 +112,7 @@ def test_no_link_leads_anywhere_else(drawing: Any, address: str) -> None:
 
 # ---- generated texts ----
 
-# Marks, words that can be told apart, and things that break parsers.
+# Syntax, markup and characters that are hard to parse.
 PARTS = [
     "*", "**", "***", "_", "__", "~~", "`", "``", "```", "\n", "\n\n", "\n```\n", "\n~~~\n", "# ", "## ",
     "\n- ", "\n  - ", "\n1. ", "\n> ", "\n| ", " | ",
@@ -130,7 +130,7 @@ TRY = """async (texts) => {
     node.getAttributeNames().forEach((name) => attributes.add(name));
     if (node.hasAttribute("href")) hrefs.add(new URL(node.href).protocol);
   });
-  // What is seen of it: all letters and digits, in their order, but for a code's language and a link's address.
+  // The visible words, in order.
   const words = (text) => text.match(/w[0-9]+w/g) ?? [];
   const bare = (root) => {
     const copy = root.cloneNode(true);
@@ -141,11 +141,11 @@ TRY = """async (texts) => {
     const whole = renderMarkdown(text);
     look(whole);
     if (words(bare(whole)).join() !== words(text).join()) wrong.push([index, "words", text, bare(whole)]);
-    // As it is streamed: never throws, and ends as if it had come at once.
+    // Streamed in parts: never throws, and the result is the same as in one part.
     const view = new MarkdownView();
     for (let end = 0; end <= text.length; end += 1 + (index % 3)) {
       view.update(text.slice(0, end), true);
-      // What may become a mark is not shown yet; the block before it stays as it was drawn last.
+      // Incomplete syntax is hidden; the block before it stays as it was rendered last.
       if (/(^|[\\n\\r]) *([-*+_`~#|]{1,3}|\\d+[.)])[ \\t]*$/.test(text.slice(0, end))) continue;
       const anew = new MarkdownView();
       anew.update(text.slice(0, end), true);
@@ -182,10 +182,10 @@ def generated(seed: int) -> str:
     return "".join(parts)
 
 
-def test_generated_texts_never_throw_and_lose_no_words(drawing: Any) -> None:
+def test_generated_texts_never_throw_and_keep_all_words(module_page: Any) -> None:
     texts = [generated(seed) for seed in range(600)]
-    found = drawing.evaluate(TRY, texts)
-    # A word that is a link's address or title, or behind a code fence, is not in the text; all others are.
+    found = module_page.evaluate(TRY, texts)
+    # Words in a link's URL or title, or after a code fence, are not part of the text.
     lost = [
         case
         for case in found["wrong"]
@@ -195,7 +195,7 @@ def test_generated_texts_never_throw_and_lose_no_words(drawing: Any) -> None:
     assert set(found["tags"]) <= TAGS
     assert set(found["attributes"]) <= ATTRIBUTES
     assert set(found["hrefs"]) <= {"https:", "http:", "mailto:"}
-    assert {"a", "table", "pre", "li", "strong", "blockquote"} <= set(found["tags"])  # the texts are not all plain
+    assert {"a", "table", "pre", "li", "strong", "blockquote"} <= set(found["tags"])  # the texts contain Markdown
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_generated_texts_never_throw_and_lose_no_words(drawing: Any) -> None:
         "(" * 3,
     ],
 )
-def test_a_line_without_end_is_read_in_one_pass(drawing: Any, part: str) -> None:
+def test_parsing_time_is_linear(module_page: Any, part: str) -> None:
     script = """async (text) => {
       const { parseLines, splitLines } = await import("/static/markdown-blocks.js");
       const { parseInline } = await import("/static/markdown-inline.js");
@@ -238,12 +238,12 @@ def test_a_line_without_end_is_read_in_one_pass(drawing: Any, part: str) -> None
       const best = (times) => Math.min(...[1, 2, 3].map(() => time(times)));
       return [best(20000), best(80000)];
     }"""
-    small, large = drawing.evaluate(script, part)
-    # Four times the text takes about four times as long; if the square of it counted, sixteen times.
+    small, large = module_page.evaluate(script, part)
+    # Four times the text takes about four times as long; quadratic time would be sixteen times.
     assert large < 10 * small + 60
 
 
-def test_marks_are_not_seen_while_they_are_written(drawing: Any) -> None:
+def test_incomplete_syntax_is_hidden_while_the_text_grows(module_page: Any) -> None:
     script = """async (text) => {
       const { MarkdownView } = await import("/static/markdown.js");
       const view = new MarkdownView();
@@ -265,11 +265,11 @@ def test_marks_are_not_seen_while_they_are_written(drawing: Any) -> None:
         "a **b** and `c` and ~~d~~ e",
         "| a | b |",
     ):
-        for seen in drawing.evaluate(script, text):
+        for seen in module_page.evaluate(script, text):
             assert not re.search(r"[*`~#|-]|1\.", seen), (text, seen)
 
 
-def test_only_the_block_that_grows_is_drawn_again(drawing: Any) -> None:
+def test_only_the_last_block_is_rendered_again(module_page: Any) -> None:
     script = """async (text) => {
       const { MarkdownView } = await import("/static/markdown.js");
       const view = new MarkdownView();
@@ -293,7 +293,7 @@ def test_only_the_block_that_grows_is_drawn_again(drawing: Any) -> None:
       view.element.remove();
       return { changed: [...changed], same, kept, code: code.textContent };
     }"""
-    found = drawing.evaluate(script, "# One\n\nTwo **b**\n\n- a\n- b\n\nLast")
+    found = module_page.evaluate(script, "# One\n\nTwo **b**\n\n- a\n- b\n\nLast")
     assert found["same"]
     assert found["kept"]
     assert found["code"] == "x = 1\ny = 2\nz = 3"
@@ -339,25 +339,25 @@ SAFE = """() => {
 
 
 @pytest.mark.parametrize("way", ["chat", "completion", "probabilities", "plain"])
-def test_hostile_answers_stay_text(new_talk: Any, way: str) -> None:
-    talk = new_talk(viewport={"width": 360, "height": 740}).open()
+def test_hostile_answers_stay_text(new_ui: Any, way: str) -> None:
+    ui = new_ui(viewport={"width": 360, "height": 740}).open()
     if way == "completion":
-        talk.mode("completion")
+        ui.mode("completion")
     if way == "probabilities":
-        talk.page.click("#probabilities-toggle")
+        ui.page.click("#probabilities-toggle")
     if way == "plain":
-        talk.page.evaluate("localStorage.setItem('neolm.preferences', JSON.stringify({ formatted: false }))")
-        talk.reload()
+        ui.page.evaluate("localStorage.setItem('neolm.preferences', JSON.stringify({ formatted: false }))")
+        ui.reload()
     for payload in HOSTILE:
-        talk.server.replies = [Reply([payload[:9], payload[9:]], others=[(payload[:40], 0.3)])]
-        answer = talk.say(payload)
+        ui.server.replies = [Reply([payload[:9], payload[9:]], others=[(payload[:40], 0.3)])]
+        answer = ui.say(payload)
         if way in ("completion", "plain"):
             assert answer.replace("\0", "") == ((payload if way == "completion" else "") + payload).replace("\0", "")
     if way == "probabilities":
-        for number in range(0, talk.page.locator(".token").count(), 2):
-            talk.page.locator(".token").nth(number).focus()
-    talk.page.wait_for_timeout(200)
-    found = talk.page.evaluate(SAFE)
+        for number in range(0, ui.page.locator(".token").count(), 2):
+            ui.page.locator(".token").nth(number).focus()
+    ui.page.wait_for_timeout(200)
+    found = ui.page.evaluate(SAFE)
     assert found == {
         "hacked": None,
         "handlers": [],
@@ -367,29 +367,29 @@ def test_hostile_answers_stay_text(new_talk: Any, way: str) -> None:
         "wide": False,
     }
     assert set(found["schemes"]) <= {"http:", "https:", "mailto:"}
-    assert talk.server.url  # requests to anywhere else fail the test at its end
-    talk.reload()
-    assert talk.page.evaluate(SAFE)["alive"] == []
-    assert talk.page.evaluate("window.hacked ?? null") is None
+    assert ui.server.url  # requests to other hosts fail the test at its end
+    ui.reload()
+    assert ui.page.evaluate(SAFE)["alive"] == []
+    assert ui.page.evaluate("window.hacked ?? null") is None
 
 
-def test_hostile_names_stay_text(new_talk: Any) -> None:
+def test_hostile_names_stay_text(new_ui: Any) -> None:
     name = "<img src=x onerror=window.hacked=1>\u202e'\"`${1}"
-    talk = new_talk()
-    talk.expected = ("404",)
-    talk.server.models = [model(name), model("javascript:alert(1)")]
-    talk.server.info["version"] = "<script>window.hacked=1</script>"
-    talk.open()
-    talk.server.replies = [Reply(status=404, message="<img src=x onerror=window.hacked=1>")]
-    talk.send("Go")
-    talk.done()
-    talk.page.click("#card")
-    talk.page.get_by_role("dialog").get_by_text("Not found").wait_for()
-    talk.page.keyboard.press("Escape")
-    talk.page.click("#help")
-    assert "<script>" in talk.page.get_by_role("dialog").text_content()
-    assert talk.page.evaluate("window.hacked ?? null") is None
-    assert talk.page.locator("img").count() == 0
+    ui = new_ui()
+    ui.expected = ("404",)
+    ui.server.models = [model(name), model("javascript:alert(1)")]
+    ui.server.info["version"] = "<script>window.hacked=1</script>"
+    ui.open()
+    ui.server.replies = [Reply(status=404, message="<img src=x onerror=window.hacked=1>")]
+    ui.send("Go")
+    ui.done()
+    ui.page.click("#card")
+    ui.page.get_by_role("dialog").get_by_text("Not found").wait_for()
+    ui.page.keyboard.press("Escape")
+    ui.page.click("#help")
+    assert "<script>" in ui.page.get_by_role("dialog").text_content()
+    assert ui.page.evaluate("window.hacked ?? null") is None
+    assert ui.page.locator("img").count() == 0
 
 
 LEFTMOST = """([selector, one, other]) => {
@@ -409,20 +409,20 @@ LEFTMOST = """([selector, one, other]) => {
 }"""
 
 
-def test_each_line_has_the_direction_of_its_own_writing(talk: Any) -> None:
+def test_each_line_has_its_own_writing_direction(ui: Any) -> None:
     arabic, code, english = "\u0645\u0631\u062d\u0628\u0627 \u064a\u0627", "def f(x): pass", "An English line, at last"
-    talk.mode("chat")
-    talk.server.replies = [Reply([f"{arabic}\n\n```python\n{code}\n```\n\n- {english}\n\n|{arabic}|b|\n|-|-|\n|x|y|"])]
-    talk.say(f"{arabic}\n{english}")
+    ui.mode("chat")
+    ui.server.replies = [Reply([f"{arabic}\n\n```python\n{code}\n```\n\n- {english}\n\n|{arabic}|b|\n|-|-|\n|x|y|"])]
+    ui.say(f"{arabic}\n{english}")
     for selector in (".turn-answer .prose", ".user-text"):
         words = arabic.split()
-        assert talk.page.evaluate(LEFTMOST, [selector, *words]) == words[1]  # what comes later stands further left
-        assert talk.page.evaluate(LEFTMOST, [selector, "English", "last"]) == "English"
-    assert talk.page.evaluate(LEFTMOST, [".code", "def", "pass"]) == "def"
-    assert talk.page.evaluate(LEFTMOST, ["table", "x", "y"]) == "x"
-    talk.page.click("#new")
-    talk.mode("completion")
-    talk.server.replies = [Reply([f"\n{code}\n{arabic}"])]
-    talk.say(f"# {arabic}")
-    assert talk.page.evaluate(LEFTMOST, [".passage", "def", "pass"]) == "def"
-    assert talk.page.evaluate(LEFTMOST, [".passage .plain-text", *arabic.split()]) == arabic.split()[1]
+        assert ui.page.evaluate(LEFTMOST, [selector, *words]) == words[1]  # what comes later stands further left
+        assert ui.page.evaluate(LEFTMOST, [selector, "English", "last"]) == "English"
+    assert ui.page.evaluate(LEFTMOST, [".code", "def", "pass"]) == "def"
+    assert ui.page.evaluate(LEFTMOST, ["table", "x", "y"]) == "x"
+    ui.page.click("#new")
+    ui.mode("completion")
+    ui.server.replies = [Reply([f"\n{code}\n{arabic}"])]
+    ui.say(f"# {arabic}")
+    assert ui.page.evaluate(LEFTMOST, [".passage", "def", "pass"]) == "def"
+    assert ui.page.evaluate(LEFTMOST, [".passage .plain-text", *arabic.split()]) == arabic.split()[1]

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import pytest
+from page_driver import PHONE, WIDE, PageDriver
 from page_server import Reply
-from talk import PHONE, WIDE, Talk
 
 pytestmark = pytest.mark.xdist_group("page")
 
 
 @pytest.fixture
-def library(talk: Talk) -> Talk:
+def library(ui: PageDriver) -> PageDriver:
     """Three conversations; the first has a hidden branch."""
-    talk.server.replies = [Reply(["A lion roars."]), Reply(["Something else."])]
-    talk.say("About cats")
-    talk.tool("regenerate").click()
-    talk.wait("Something else.")
-    talk.done()
-    talk.page.click("#new")
-    talk.server.replies = [Reply(["word " * 30 + "A **fox**\n  sleeps (again) here." + " word" * 600])]
-    talk.say("About [dogs]")
-    talk.page.click("#new")
-    talk.say("About Füchse and foxes")
-    return talk
+    ui.server.replies = [Reply(["A lion roars."]), Reply(["Something else."])]
+    ui.say("About cats")
+    ui.tool("regenerate").click()
+    ui.wait("Something else.")
+    ui.done()
+    ui.page.click("#new")
+    ui.server.replies = [Reply(["word " * 30 + "A **fox**\n  sleeps (again) here." + " word" * 600])]
+    ui.say("About [dogs]")
+    ui.page.click("#new")
+    ui.say("About Füchse and foxes")
+    return ui
 
 
-def found(talk: Talk) -> list[str]:
-    return talk.texts(".list-open bdi")
+def found(ui: PageDriver) -> list[str]:
+    return ui.texts(".list-open bdi")
 
 
-def test_search_finds_titles_and_messages_and_marks_them(library: Talk) -> None:
+def test_search_finds_titles_and_messages_and_marks_them(library: PageDriver) -> None:
     assert len(found(library)) == 3
     library.page.fill("#search", "FOX")
     assert found(library) == ["About Füchse and foxes", "About [dogs]"]
@@ -52,13 +52,13 @@ def test_search_finds_titles_and_messages_and_marks_them(library: Talk) -> None:
         ("lion", "About cats"),
     ],
 )
-def test_search_finds_the_words_as_they_are_typed(library: Talk, query: str, title: str) -> None:
+def test_search_matches_white_space_case_and_special_characters(library: PageDriver, query: str, title: str) -> None:
     library.page.fill("#search", query)
     assert found(library) == [title]
     assert library.texts("#list mark")
 
 
-def test_opening_a_hit_shows_its_branch_and_highlights_it(library: Talk) -> None:
+def test_opening_a_hit_shows_its_branch_and_highlights_it(library: PageDriver) -> None:
     library.page.fill("#search", "lion")
     library.page.click(".list-open")
     assert library.answers() == ["A lion roars."]
@@ -76,7 +76,7 @@ def test_opening_a_hit_shows_its_branch_and_highlights_it(library: Talk) -> None
     assert library.page.evaluate(highlighted) == []
 
 
-def test_a_search_without_hits_says_so(library: Talk) -> None:
+def test_a_search_without_hits(library: PageDriver) -> None:
     library.page.fill("#search", "elephant.*")
     assert found(library) == []
     assert library.texts(".list-empty") == ["No conversation contains “elephant.*”."]
@@ -86,7 +86,7 @@ def test_a_search_without_hits_says_so(library: Talk) -> None:
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
-def test_search_by_keyboard(library: Talk, size: dict[str, int]) -> None:
+def test_search_by_keyboard(library: PageDriver, size: dict[str, int]) -> None:
     page = library.page
     page.set_viewport_size(size)
     if size is PHONE:
@@ -107,7 +107,7 @@ def test_search_by_keyboard(library: Talk, size: dict[str, int]) -> None:
     assert page.locator("#list-panel").is_visible() is (size is WIDE)
 
 
-def test_a_new_message_is_found_at_once(library: Talk) -> None:
+def test_a_new_message_is_found_at_once(library: PageDriver) -> None:
     library.page.fill("#search", "heron")
     assert found(library) == []
     library.server.replies = [Reply(["A heron stands."])]
@@ -115,9 +115,9 @@ def test_a_new_message_is_found_at_once(library: Talk) -> None:
     assert found(library) == ["About Füchse and foxes"]
 
 
-def test_markup_in_results_stays_text(talk: Talk) -> None:
-    talk.server.replies = [Reply(["x <img src=x onerror=window.hacked=1> y"])]
-    talk.say("Go")
-    talk.page.fill("#search", "<img")
-    assert talk.texts("#list mark") == ["<img"]
-    assert talk.page.locator("img").count() == 0
+def test_markup_in_results_stays_text(ui: PageDriver) -> None:
+    ui.server.replies = [Reply(["x <img src=x onerror=window.hacked=1> y"])]
+    ui.say("Go")
+    ui.page.fill("#search", "<img")
+    assert ui.texts("#list mark") == ["<img"]
+    assert ui.page.locator("img").count() == 0

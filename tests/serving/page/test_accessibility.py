@@ -1,4 +1,4 @@
-"""That everybody can use the page: by keyboard, with a screen reader, on a telephone, in the dark, without motion."""
+"""Accessibility of the page: keyboard, screen readers, small screens, dark theme, reduced motion."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from page_driver import PHONE, WIDE, PageDriver
 from page_server import PAGE, Reply
-from talk import PHONE, WIDE, Talk
 
 pytestmark = pytest.mark.xdist_group("page")
 
@@ -26,7 +26,7 @@ MARKDOWN = (
 
 
 class Markup(HTMLParser):
-    """What the page's HTML asks the browser to fetch, run and style."""
+    """Collects the URLs that the HTML loads, and inline scripts and styles."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Markup(HTMLParser):
             self.wrong.append(f"inline {self.stack[-1]}")
 
 
-def test_the_files_hold_together_and_nothing_is_fetched_from_elsewhere() -> None:
+def test_all_files_are_used_and_none_comes_from_another_host() -> None:
     markup = Markup()
     markup.feed((PAGE / "index.html").read_text(encoding="utf-8"))
     assert markup.wrong == []
@@ -56,7 +56,7 @@ def test_the_files_hold_together_and_nothing_is_fetched_from_elsewhere() -> None
     for name, text in files.items():
         if name.endswith(".js"):
             used |= set(re.findall(r'from "\./([^"]+)"', text))
-            # No way from text to markup or code.
+            # No API that turns text into markup or code.
             assert not re.search(
                 r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|srcdoc"
                 r"|createContextualFragment",
@@ -67,20 +67,20 @@ def test_the_files_hold_together_and_nothing_is_fetched_from_elsewhere() -> None
         assert text.count("\n") <= 360, name
         assert "url(" not in text or name.endswith(".js"), name
     assert used <= set(files)
-    assert set(files) - used <= {"api.css"}  # of the page about the API, which the server makes
+    assert set(files) - used <= {"api.css"}  # used by the server's /docs
 
 
 # ---- keyboard ----
 
 
-# Tab starts from where the focus was last, even after it has gone.
-BEGINNING = "document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex')"
+# Moves the starting point of Tab to the beginning of the page.
+TAB_START = "document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex')"
 
 
-def test_a_whole_talk_by_keyboard_alone(talk: Talk) -> None:
-    keys = talk.page.keyboard
-    focused = lambda script: talk.page.evaluate(f"document.activeElement.{script}")  # noqa: E731
-    talk.page.evaluate(BEGINNING)
+def test_a_chat_by_keyboard_alone(ui: PageDriver) -> None:
+    keys = ui.page.keyboard
+    focused = lambda script: ui.page.evaluate(f"document.activeElement.{script}")  # noqa: E731
+    ui.page.evaluate(TAB_START)
     keys.press("Tab")
     assert focused("textContent") == "Skip to the message box"
     keys.press("Enter")
@@ -89,31 +89,31 @@ def test_a_whole_talk_by_keyboard_alone(talk: Talk) -> None:
     keys.press("Shift+Enter")
     keys.type("second")
     keys.press("Enter")
-    talk.done()
-    assert talk.said() == ["first line\nsecond"]
+    ui.done()
+    assert ui.user_messages() == ["first line\nsecond"]
     assert focused("id") == "message"
     keys.press("Alt+r")
-    talk.until("document.querySelectorAll('.turn-answer .versions:not([hidden])').length === 1")
-    talk.done()
-    keys.press("ArrowUp")  # the last message, to be edited
-    talk.until("document.activeElement.className === 'editor-field'")
+    ui.until("document.querySelectorAll('.turn-answer .versions:not([hidden])').length === 1")
+    ui.done()
+    keys.press("ArrowUp")  # edits the last message
+    ui.until("document.activeElement.className === 'editor-field'")
     keys.press("Control+A")
     keys.type("third")
     keys.press("Enter")
-    talk.until("document.querySelector('.user-text')?.textContent === 'third'")
-    talk.done()
+    ui.until("document.querySelector('.user-text')?.textContent === 'third'")
+    ui.done()
     keys.press("Alt+m")
     assert focused("id") == "message"
     keys.press("Alt+n")
-    talk.page.locator("#welcome").wait_for()
+    ui.page.locator("#welcome").wait_for()
     assert focused("id") == "message"
 
 
-def test_every_shortcut_of_the_help_does_what_it_says(talk: Talk) -> None:
-    talk.expected = ("404",)
-    press = talk.page.keyboard.press
+def test_every_shortcut_of_the_help_works(ui: PageDriver) -> None:
+    ui.expected = ("404",)
+    press = ui.page.keyboard.press
     press("Alt+/")
-    helped = talk.page.get_by_role("dialog", name="Help")
+    helped = ui.page.get_by_role("dialog", name="Help")
     shown = helped.locator("dt").all_text_contents()
     press("Escape")
     assert helped.count() == 0
@@ -123,24 +123,24 @@ def test_every_shortcut_of_the_help_does_what_it_says(talk: Talk) -> None:
         ("Alt+l", "#list-toggle", "aria-expanded"),
         ("Alt+s", "#settings-toggle", "aria-expanded"),
     ):
-        before = talk.page.get_attribute(selector, attribute)
+        before = ui.page.get_attribute(selector, attribute)
         press(keys)
-        assert talk.page.get_attribute(selector, attribute) != before, keys
+        assert ui.page.get_attribute(selector, attribute) != before, keys
         press(keys)
-        assert talk.page.get_attribute(selector, attribute) == before, keys
+        assert ui.page.get_attribute(selector, attribute) == before, keys
     press("Alt+i")
-    talk.page.get_by_role("dialog", name="About the model").wait_for()
+    ui.page.get_by_role("dialog", name="About the model").wait_for()
     press("Escape")
     press("Alt+l")
     press("Alt+k")
-    assert talk.page.evaluate("document.activeElement.id") == "search"
+    assert ui.page.evaluate("document.activeElement.id") == "search"
     letters = {text.removeprefix("Alt + ") for text in shown if text.startswith("Alt")}
-    assert letters == set("NRMPCLKSI/")  # the others are pressed in the talk above
+    assert letters == set("NRMPCLKSI/")  # the test above covers N, R and M
 
 
-def tab_stops(talk: Talk) -> list[str]:
-    """What Tab leads to, from the beginning to the end."""
-    talk.page.evaluate(BEGINNING)
+def tab_stops(ui: PageDriver) -> list[str]:
+    """The elements in tab order. Each must have a visible focus."""
+    ui.page.evaluate(TAB_START)
     stops: list[str] = []
     describe = """() => { const node = document.activeElement; if (node === document.body) return null;
       const { outlineStyle, outlineWidth } = getComputedStyle(node);
@@ -151,20 +151,20 @@ def tab_stops(talk: Talk) -> list[str]:
       return [node.id || node.dataset.action || label,
               (outlineStyle !== "none" && parseFloat(outlineWidth) >= 1) || Boolean(around)]; }"""
     for _ in range(150):
-        talk.page.keyboard.press("Tab")
-        found = talk.page.evaluate(describe)
+        ui.page.keyboard.press("Tab")
+        found = ui.page.evaluate(describe)
         if found is None or (stops and found[0] == stops[0]):
             return stops
-        assert found[1], f"the focus on {found[0]} is not seen"
+        assert found[1], f"the focus on {found[0]} is not visible"
         stops.append(found[0])
-    raise AssertionError(f"Tab never comes to an end: {stops}")
+    raise AssertionError(f"Tab does not return to the first element: {stops}")
 
 
-def test_tab_reaches_everything_in_the_order_it_is_read(talk: Talk) -> None:
-    talk.server.replies = [Reply([MARKDOWN])]
-    talk.say("Go")
-    talk.page.click("#settings-toggle")
-    stops = tab_stops(talk)
+def test_tab_order_follows_the_reading_order(ui: PageDriver) -> None:
+    ui.server.replies = [Reply([MARKDOWN])]
+    ui.say("Go")
+    ui.page.click("#settings-toggle")
+    stops = tab_stops(ui)
     wanted = [
         "Skip to the message box", "Close conversations", "new", "search", "import", "export", "help", "list-toggle",
         "model", "card", "settings-toggle", "copy-message", "edit-message", "Copy the code", "regenerate", "copy",
@@ -176,59 +176,59 @@ def test_tab_reaches_everything_in_the_order_it_is_read(talk: Talk) -> None:
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
-def test_escape_closes_settings_and_returns_the_focus_to_its_button(new_talk: Any, size: dict[str, int]) -> None:
-    talk = new_talk(viewport=size).open()
-    panel = talk.page.locator("#settings-panel")
+def test_escape_closes_settings_and_returns_the_focus_to_its_button(new_ui: Any, size: dict[str, int]) -> None:
+    ui = new_ui(viewport=size).open()
+    panel = ui.page.locator("#settings-panel")
     for focused in ("#setting-temperature", "#setting-stop", "#settings-panel .drawer-close"):
-        talk.page.click("#settings-toggle")
-        talk.page.focus(focused)
-        talk.page.keyboard.press("Escape")
+        ui.page.click("#settings-toggle")
+        ui.page.focus(focused)
+        ui.page.keyboard.press("Escape")
         assert panel.is_hidden(), focused
-        assert talk.page.evaluate("document.activeElement.id") == "settings-toggle", focused
-    assert talk.page.locator("#list-panel").is_visible() is (size is WIDE)
+        assert ui.page.evaluate("document.activeElement.id") == "settings-toggle", focused
+    assert ui.page.locator("#list-panel").is_visible() is (size is WIDE)
 
 
-def test_escape_outside_settings_stops_the_answer_first_and_then_closes_them(talk: Talk) -> None:
+def test_escape_outside_settings_stops_the_answer_first_and_then_closes_them(ui: PageDriver) -> None:
     gate = threading.Event()
-    talk.server.replies = [Reply(["Once", " never"], gate=gate)]
-    talk.page.click("#settings-toggle")
-    talk.send("Go")
-    talk.wait("Once")
-    panel = talk.page.locator("#settings-panel")
-    talk.page.keyboard.press("Escape")
-    talk.done()
+    ui.server.replies = [Reply(["Once", " never"], gate=gate)]
+    ui.page.click("#settings-toggle")
+    ui.send("Go")
+    ui.wait("Once")
+    panel = ui.page.locator("#settings-panel")
+    ui.page.keyboard.press("Escape")
+    ui.done()
     gate.set()
-    assert talk.answers() == ["Once"]
+    assert ui.answers() == ["Once"]
     assert panel.is_visible()
-    talk.page.keyboard.press("Escape")
+    ui.page.keyboard.press("Escape")
     assert panel.is_hidden()
-    assert talk.page.evaluate("document.activeElement.id") == "message"
+    assert ui.page.evaluate("document.activeElement.id") == "message"
 
 
-def test_dialogs_keep_the_focus_and_give_it_back(talk: Talk) -> None:
-    talk.page.focus("#help")
-    talk.page.keyboard.press("Enter")
-    dialog = talk.page.get_by_role("dialog", name="Help")
+def test_dialogs_trap_and_restore_the_focus(ui: PageDriver) -> None:
+    ui.page.focus("#help")
+    ui.page.keyboard.press("Enter")
+    dialog = ui.page.get_by_role("dialog", name="Help")
     dialog.wait_for()
     for _ in range(5):
-        talk.page.keyboard.press("Tab")
-        assert talk.page.evaluate(
+        ui.page.keyboard.press("Tab")
+        assert ui.page.evaluate(
             "document.activeElement === document.body || Boolean(document.activeElement.closest('dialog'))"
         )
-    talk.page.keyboard.press("Escape")
-    assert talk.page.evaluate("document.activeElement.id") == "help"
+    ui.page.keyboard.press("Escape")
+    assert ui.page.evaluate("document.activeElement.id") == "help"
 
 
-def test_the_focus_stays_where_it_is_while_an_answer_is_written(talk: Talk) -> None:
-    talk.say("One")
+def test_the_focus_stays_during_generation(ui: PageDriver) -> None:
+    ui.say("One")
     gate = threading.Event()
-    talk.server.replies = [Reply(["a ", "b ", "c "] * 50, gate=gate)]
-    talk.send("Two")
-    talk.wait("a")
-    copy = talk.tool("copy", 0)
+    ui.server.replies = [Reply(["a ", "b ", "c "] * 50, gate=gate)]
+    ui.send("Two")
+    ui.wait("a")
+    copy = ui.tool("copy", 0)
     copy.focus()
     gate.set()
-    talk.done()
+    ui.done()
     assert copy.evaluate("button => button === document.activeElement")
 
 
@@ -257,7 +257,7 @@ NAMES = """() => {
   };
 }"""
 
-# Text against what lies behind it: 4.5:1, or 3:1 where it is large. Buttons that are not to be pressed are left out.
+# Text with a contrast below 4.5:1, or 3:1 if it is large, except in disabled buttons.
 CONTRAST = """() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const colour = (text) => {
@@ -290,91 +290,91 @@ CONTRAST = """() => {
 }"""
 
 
-def everywhere(talk: Talk, look: Any) -> None:
-    """Brings the page into its states, one after the other, and looks at each."""
-    drawers = talk.page.viewport_size["width"] <= 960  # 60 rem
-    talk.server.cards["fox-7m"] = {
+def everywhere(ui: PageDriver, look: Any) -> None:
+    """Brings the page into its states one after the other, and calls `look` with the name of each."""
+    drawers = ui.page.viewport_size["width"] <= 960  # 60 rem
+    ui.server.cards["fox-7m"] = {
         "id": "fox-7m", "family": "gpt-neo", "card": MARKDOWN, "digest": "sha256:" + "0" * 64,
         "config": {"a": [1] * 60},
         "lineage": [{"stage": "pretrain", "directory": "a/long/" * 20, "created": "2026-11", "details": {"steps": 1}}],
     }  # fmt: skip
     look("empty")
-    talk.mode("completion")
+    ui.mode("completion")
     look("empty text")
-    talk.server.replies = [Reply(["word" * 200, "\n    x = 1\n"])]
-    talk.say("def f" + "(a)" * 60)
+    ui.server.replies = [Reply(["word" * 200, "\n    x = 1\n"])]
+    ui.say("def f" + "(a)" * 60)
     look("text")
     if drawers:
-        talk.page.click("#list-toggle")
-    talk.page.click("#new")
-    talk.mode("chat")
+        ui.page.click("#list-toggle")
+    ui.page.click("#new")
+    ui.mode("chat")
     gate = threading.Event()
-    talk.server.replies = [Reply([MARKDOWN, "\n\nAnd **more"], gate=gate)]
-    talk.send("A message with aveeeeeeeeery" + "long" * 40 + " word")
-    talk.wait("Title")
+    ui.server.replies = [Reply([MARKDOWN, "\n\nAnd **more"], gate=gate)]
+    ui.send("A message with aveeeeeeeeery" + "long" * 40 + " word")
+    ui.wait("Title")
     look("writing")
     gate.set()
-    talk.done()
+    ui.done()
     look("answer")
-    talk.page.click("#probabilities-toggle")
-    talk.server.replies = [Reply(["Some", " tokens", " with", " tints", "\n", " " * 30, "long" * 50])]
-    talk.say("Tokens")
-    talk.page.focus(".token >> nth=6")
+    ui.page.click("#probabilities-toggle")
+    ui.server.replies = [Reply(["Some", " tokens", " with", " tints", "\n", " " * 30, "long" * 50])]
+    ui.say("Tokens")
+    ui.page.focus(".token >> nth=6")
     look("tokens")
-    talk.page.keyboard.press("Escape")
-    talk.page.click("#compare-toggle")
-    talk.server.replies = [Reply([MARKDOWN]), Reply(["b " * 30])]
-    talk.say("Compare")
+    ui.page.keyboard.press("Escape")
+    ui.page.click("#compare-toggle")
+    ui.server.replies = [Reply([MARKDOWN]), Reply(["b " * 30])]
+    ui.say("Compare")
     look("compare")
-    talk.server.replies = [Reply(status=429, retry_after=60), Reply(["half"], ending="error", message="m" * 200)]
-    talk.send("Fail")
-    talk.done()
+    ui.server.replies = [Reply(status=429, retry_after=60), Reply(["half"], ending="error", message="m" * 200)]
+    ui.send("Fail")
+    ui.done()
     look("problems")
-    talk.page.click("#compare-toggle")
-    talk.tool("edit-message").click()
-    talk.page.wait_for_selector(".editor-field:focus")
+    ui.page.click("#compare-toggle")
+    ui.tool("edit-message").click()
+    ui.page.wait_for_selector(".editor-field:focus")
     look("editing")
-    talk.page.keyboard.press("Escape")
+    ui.page.keyboard.press("Escape")
     for panel in ("settings", "list"):
-        if talk.page.locator(f"#{panel}-panel").is_hidden():
-            talk.page.click(f"#{panel}-toggle")
+        if ui.page.locator(f"#{panel}-panel").is_hidden():
+            ui.page.click(f"#{panel}-toggle")
         look(panel)
         if drawers and panel == "settings":
-            talk.page.keyboard.press("Escape")
-    talk.page.click(".list-more")
+            ui.page.keyboard.press("Escape")
+    ui.page.click(".list-more")
     look("menu")
-    talk.page.keyboard.press("Escape")
-    talk.page.click("#help")
+    ui.page.keyboard.press("Escape")
+    ui.page.click("#help")
     look("help")
-    talk.page.keyboard.press("Escape")
+    ui.page.keyboard.press("Escape")
     if drawers:
-        talk.page.keyboard.press("Escape")
-    talk.page.click("#card")
-    talk.page.wait_for_selector(".lineage")
+        ui.page.keyboard.press("Escape")
+    ui.page.click("#card")
+    ui.page.wait_for_selector(".lineage")
     look("card")
-    talk.page.keyboard.press("Escape")
-    talk.page.locator("[data-action=rate-up]:visible").first.click()
+    ui.page.keyboard.press("Escape")
+    ui.page.locator("[data-action=rate-up]:visible").first.click()
     look("consent")
 
 
-def test_everything_has_a_name(talk: Talk) -> None:
-    talk.expected = ("429",)
+def test_everything_has_an_accessible_name(ui: PageDriver) -> None:
+    ui.expected = ("429",)
 
     def look(state: str) -> None:
-        found = talk.page.evaluate(NAMES)
+        found = ui.page.evaluate(NAMES)
         assert found == {
             "nameless": [], "headings": 1, "doubled": [], "dangling": [], "landmarks": [1, 1, 1], "live": 0,
             "pictures": 0, "lang": "en-GB",
         }, state  # fmt: skip
 
-    everywhere(talk, look)
+    everywhere(ui, look)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_what_is_behind_it(new_talk: Any, scheme: str) -> None:
-    talk = new_talk(color_scheme=scheme).open()
-    talk.expected = ("429",)
-    everywhere(talk, lambda state: check_equal(talk.page.evaluate(CONTRAST), [], state))
+def test_text_has_enough_contrast(new_ui: Any, scheme: str) -> None:
+    ui = new_ui(color_scheme=scheme).open()
+    ui.expected = ("429",)
+    everywhere(ui, lambda state: check_equal(ui.page.evaluate(CONTRAST), [], state))
 
 
 def check_equal(found: Any, wanted: Any, state: str) -> None:
@@ -385,9 +385,9 @@ def check_equal(found: Any, wanted: Any, state: str) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 360, 768, 1280])
-def test_nothing_is_wider_than_the_window(new_talk: Any, width: int) -> None:
-    talk = new_talk(viewport={"width": width, "height": 740}, has_touch=width < 600).open()
-    talk.expected = ("429",)
+def test_nothing_is_wider_than_the_window(new_ui: Any, width: int) -> None:
+    ui = new_ui(viewport={"width": width, "height": 740}, has_touch=width < 600).open()
+    ui.expected = ("429",)
     script = """() => {
       const scroller = document.getElementById("scroller");
       // What is scrolled or cut within its own box.
@@ -403,45 +403,45 @@ def test_nothing_is_wider_than_the_window(new_talk: Any, width: int) -> None:
         out: out.map((node) => node.tagName + "." + node.className).slice(0, 5) };
     }"""
     everywhere(
-        talk,
+        ui,
         lambda state: check_equal(
-            talk.page.evaluate(script), {"page": True, "thread": True, "panels": True, "out": []}, state
+            ui.page.evaluate(script), {"page": True, "thread": True, "panels": True, "out": []}, state
         ),
     )
 
 
-def test_on_a_telephone_the_controls_are_in_a_drawer(new_talk: Any) -> None:
-    talk = new_talk(viewport=PHONE, has_touch=True).open()
-    panel = talk.page.locator("#settings-panel")
+def test_on_a_phone_the_settings_are_in_a_drawer(new_ui: Any) -> None:
+    ui = new_ui(viewport=PHONE, has_touch=True).open()
+    panel = ui.page.locator("#settings-panel")
     assert panel.is_hidden()
-    assert talk.page.locator("#list-panel").is_hidden()
-    talk.page.tap("#settings-toggle")
+    assert ui.page.locator("#list-panel").is_hidden()
+    ui.page.tap("#settings-toggle")
     assert panel.is_visible()
-    assert talk.page.evaluate("document.activeElement.getAttribute('aria-label')") == "Close settings"
-    assert talk.page.evaluate("document.getElementById('centre').inert")
-    talk.page.fill("#setting-temperature", "0.5")
-    talk.page.keyboard.press("Escape")
+    assert ui.page.evaluate("document.activeElement.getAttribute('aria-label')") == "Close settings"
+    assert ui.page.evaluate("document.getElementById('centre').inert")
+    ui.page.fill("#setting-temperature", "0.5")
+    ui.page.keyboard.press("Escape")
     assert panel.is_hidden()
-    assert talk.page.evaluate("document.activeElement.id") == "settings-toggle"
-    assert not talk.page.evaluate("document.getElementById('centre').inert")
-    talk.page.tap("#list-toggle")
-    talk.page.touchscreen.tap(350, 400)  # beside it
-    assert talk.page.locator("#list-panel").is_hidden()
-    talk.say("Go")
-    assert talk.server.asked[0][1]["temperature"] == 0.5
-    talk.page.set_viewport_size(WIDE)
-    talk.page.locator("#list-panel").wait_for()
+    assert ui.page.evaluate("document.activeElement.id") == "settings-toggle"
+    assert not ui.page.evaluate("document.getElementById('centre').inert")
+    ui.page.tap("#list-toggle")
+    ui.page.touchscreen.tap(350, 400)  # outside the drawer
+    assert ui.page.locator("#list-panel").is_hidden()
+    ui.say("Go")
+    assert ui.server.asked[0][1]["temperature"] == 0.5
+    ui.page.set_viewport_size(WIDE)
+    ui.page.locator("#list-panel").wait_for()
 
 
-def test_on_a_telephone_two_answers_stand_one_below_the_other(new_talk: Any) -> None:
-    talk = new_talk(viewport=PHONE, has_touch=True).open()
-    talk.page.tap("#compare-toggle")
-    talk.say("Go")
-    boxes = [talk.page.locator(".columns .turn").nth(side).bounding_box() for side in (0, 1)]
+def test_on_a_phone_two_answers_are_one_below_the_other(new_ui: Any) -> None:
+    ui = new_ui(viewport=PHONE, has_touch=True).open()
+    ui.page.tap("#compare-toggle")
+    ui.say("Go")
+    boxes = [ui.page.locator(".columns .turn").nth(side).bounding_box() for side in (0, 1)]
     assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
     assert boxes[0]["x"] == boxes[1]["x"]
-    talk.page.get_by_role("button", name="Second is better").tap()
-    assert talk.texts(".turn-answer .versions:visible .versions-count") == ["2/2"]
+    ui.page.get_by_role("button", name="Second is better").tap()
+    assert ui.texts(".turn-answer .versions:visible .versions-count") == ["2/2"]
 
 
 # ---- colours and motion ----
@@ -450,31 +450,31 @@ BACKGROUND = "getComputedStyle(document.documentElement).backgroundColor"
 LIGHT, DARK = "rgb(250, 249, 246)", "rgb(20, 23, 26)"
 
 
-def test_the_theme_follows_the_system_until_one_is_chosen(talk: Talk) -> None:
-    assert talk.page.evaluate(BACKGROUND) == LIGHT
-    talk.page.emulate_media(color_scheme="dark")
-    assert talk.page.evaluate(BACKGROUND) == DARK
-    talk.page.get_by_text("Light", exact=True).click()
-    assert talk.page.evaluate(BACKGROUND) == LIGHT
-    talk.reload()
-    assert talk.page.evaluate(BACKGROUND) == LIGHT
-    assert talk.page.get_by_role("radio", name="Light").is_checked()
-    # It is set before anything is drawn.
-    assert talk.page.evaluate(
+def test_the_theme_follows_the_system_until_one_is_chosen(ui: PageDriver) -> None:
+    assert ui.page.evaluate(BACKGROUND) == LIGHT
+    ui.page.emulate_media(color_scheme="dark")
+    assert ui.page.evaluate(BACKGROUND) == DARK
+    ui.page.get_by_text("Light", exact=True).click()
+    assert ui.page.evaluate(BACKGROUND) == LIGHT
+    ui.reload()
+    assert ui.page.evaluate(BACKGROUND) == LIGHT
+    assert ui.page.get_by_role("radio", name="Light").is_checked()
+    # The theme is set before the first paint.
+    assert ui.page.evaluate(
         "document.querySelector('script').src.endsWith('theme-at-start.js') && !document.querySelector('script').defer"
     )
-    talk.page.get_by_text("System", exact=True).click()
-    assert talk.page.evaluate(BACKGROUND) == DARK
+    ui.page.get_by_text("System", exact=True).click()
+    assert ui.page.evaluate(BACKGROUND) == DARK
 
 
-def test_nothing_moves_for_those_who_want_no_motion(new_talk: Any) -> None:
+def test_reduced_motion_disables_animations(new_ui: Any) -> None:
     moving = "document.getAnimations().filter((one) => one.playState === 'running').length"
     for motion, some in (("no-preference", True), ("reduce", False)):
-        talk = new_talk(reduced_motion=motion).open()
+        ui = new_ui(reduced_motion=motion).open()
         gate = threading.Event()
-        talk.server.replies = [Reply(["a", "b"], gate=gate)]
-        talk.send("Go")
-        talk.wait("a")
-        assert (talk.page.evaluate(moving) > 0) is some
+        ui.server.replies = [Reply(["a", "b"], gate=gate)]
+        ui.send("Go")
+        ui.wait("a")
+        assert (ui.page.evaluate(moving) > 0) is some
         gate.set()
-        talk.done()
+        ui.done()

@@ -1,4 +1,4 @@
-"""A visit to the page of a real server with real, tiny models: the browser, the page, the server and the engine."""
+"""The page of a real server with tiny models: browser, page, server and engine together."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from page_driver import PHONE, WIDE, PageDriver
 from safetensors.torch import load_file, save_file
 from served import Running, running, write_model
-from talk import PHONE, WIDE, Talk
 
 import neolm
 from neolm.generation.batch import generate_ids
@@ -40,91 +40,93 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture(params=[WIDE, PHONE], ids=["wide", "phone"])
-def visit(browser: Any, served: Running, request: pytest.FixtureRequest) -> Iterator[Talk]:
-    talk = Talk(browser.new_context(viewport=request.param), served).open()
+def visit(browser: Any, served: Running, request: pytest.FixtureRequest) -> Iterator[PageDriver]:
+    ui = PageDriver(browser.new_context(viewport=request.param), served).open()
     try:
-        yield talk
-        talk.check()
+        yield ui
+        ui.check()
     finally:
-        talk.context.close()
+        ui.context.close()
 
 
-def settle(visit: Talk, **values: str) -> None:
-    """Set what the drawer of settings has; it stays open."""
-    visit.page.click("#settings-toggle")
+def set_values(ui: PageDriver, **values: str) -> None:
+    """Set values in the settings drawer, which stays open."""
+    ui.page.click("#settings-toggle")
     for name, value in values.items():
-        visit.page.fill(f"#setting-{name}", value)
+        ui.page.fill(f"#setting-{name}", value)
 
 
-def test_what_the_person_reads_is_what_the_model_says(visit: Talk, served: Running) -> None:
+def test_the_page_shows_the_output_of_the_model(ui: PageDriver, served: Running) -> None:
     model = served.service.shelf.models["left"]
-    settle(visit, temperature="0", max_tokens="30")
-    visit.page.keyboard.press("Escape")
-    visit.mode("completion")
+    set_values(ui, temperature="0", max_tokens="30")
+    ui.page.keyboard.press("Escape")
+    ui.mode("completion")
     [expected] = neolm.generate(
         neolm.load_model(model.facts.directory, "cpu"), model.tokenizer, "the sea", max_new_tokens=30
     )
-    shown = visit.say("the sea")
+    shown = ui.say("the sea")
     assert shown == "the sea" + expected
-    visit.reload()
-    assert visit.answers() == [shown]
+    ui.reload()
+    assert ui.answers() == [shown]
 
 
-def test_a_text_goes_on_beyond_the_context(visit: Talk, served: Running) -> None:
+def test_a_text_continues_beyond_the_context(ui: PageDriver, served: Running) -> None:
     model = served.service.shelf.models["left"]
-    settle(visit, temperature="0", max_tokens="60")
-    visit.page.keyboard.press("Escape")
-    visit.mode("completion")
-    visit.say("the sea")
+    set_values(ui, temperature="0", max_tokens="60")
+    ui.page.keyboard.press("Escape")
+    ui.mode("completion")
+    ui.say("the sea")
     for _ in range(3):
-        visit.send("")
-        visit.done()
-    answers = visit.answers()
+        ui.send("")
+        ui.done()
+    answers = ui.answers()
     assert len(answers) == 4
     ids = model.tokenizer.encode("".join(answers[:3]))
     left_out = len(ids) - model.context // 2
     assert left_out > 0
-    assert f"the first {left_out} tokens were left out" in visit.texts(".stats")[-1]
+    assert f"the first {left_out} tokens were left out" in ui.texts(".stats")[-1]
     decoder, tokenizer = neolm.load_model(model.facts.directory, "cpu"), model.tokenizer
     config = GenerationConfig(max_new_tokens=60)
     [expected] = generate_ids(decoder, [ids[left_out:]], config, tokenizer.eos_token_id, tokenizer.size)
     assert answers[3] == tokenizer.decode(expected)
 
 
-def test_stopping_stops_the_engine(visit: Talk, served: Running) -> None:
-    visit.page.select_option("#model", "long")
-    settle(visit, max_tokens="4000", temperature="0")
-    visit.page.keyboard.press("Escape")
-    visit.mode("completion")
-    visit.send("the sea")
-    visit.wait("tokens/s", ".stats")
+def test_stopping_stops_the_engine(ui: PageDriver, served: Running) -> None:
+    ui.page.select_option("#model", "long")
+    set_values(ui, max_tokens="4000", temperature="0")
+    ui.page.keyboard.press("Escape")
+    ui.mode("completion")
+    ui.send("the sea")
+    ui.wait("tokens/s", ".stats")
     engine = served.service.shelf.models["long"].engine
     assert engine is not None
     [request] = list(engine.scheduler.decoding)
-    visit.page.keyboard.press("Escape")
-    visit.done()
-    visit.until("document.querySelector('.stats').textContent.startsWith('Stopped')")
+    ui.page.keyboard.press("Escape")
+    ui.done()
+    ui.until("document.querySelector('.stats').textContent.startsWith('Stopped')")
     for _ in range(300):
         if request.finished:
             break
-        visit.page.wait_for_timeout(10)
+        ui.page.wait_for_timeout(10)
     assert request.finished is not None
     assert request.finished.reason == "cancelled"
 
 
-def test_a_choice_with_consent_becomes_a_preference(visit: Talk, served: Running, tmp_path: Path) -> None:
+def test_a_choice_with_consent_becomes_a_preference(ui: PageDriver, served: Running, tmp_path: Path) -> None:
     store = served.service.feedback
     assert store is not None
     before = len(list(store.rows())) if Path(str(store.url.database)).exists() else 0
-    settle(visit, max_tokens="20")
-    visit.page.check("#consent")
-    visit.page.keyboard.press("Escape")
-    visit.mode("completion")
-    visit.page.click("#compare-toggle")
-    visit.send("the sea")
-    visit.done()
-    visit.page.get_by_role("button", name=re.compile("^(Right|Second) is better$")).click()  # second where they stack
-    visit.until("document.getElementById('announcements').textContent.includes('Sent.')")
+    set_values(ui, max_tokens="20")
+    ui.page.check("#consent")
+    ui.page.keyboard.press("Escape")
+    ui.mode("completion")
+    ui.page.click("#compare-toggle")
+    ui.send("the sea")
+    ui.done()
+    ui.page.get_by_role(
+        "button", name=re.compile("^(Right|Second) is better$")
+    ).click()  # second where they are one below the other
+    ui.until("document.getElementById('announcements').textContent.includes('Sent.')")
     row = list(store.rows())[before]
     assert (row["kind"], row["chosen"], row["prompt"]) == ("choice", 1, "the sea")
     assert [answer["model"] for answer in row["answers"]] == ["left", "right"]
@@ -136,12 +138,12 @@ def test_a_choice_with_consent_becomes_a_preference(visit: Talk, served: Running
     assert (pair["chosen"], pair["rejected"]) == (row["answers"][1]["text"], row["answers"][0]["text"])
 
 
-def test_probabilities_and_the_card(visit: Talk, served: Running) -> None:
-    settle(visit, temperature="0", max_tokens="12")
-    visit.page.keyboard.press("Escape")
-    visit.mode("completion")
-    visit.page.click("#probabilities-toggle")
-    visit.say("the sea")
-    assert visit.page.locator(".turn-answer .token").count() >= 12
-    visit.page.click("#card")
-    visit.wait(served.service.shelf.models["left"].digest[7:20], "dialog[open]")
+def test_probabilities_and_the_card(ui: PageDriver, served: Running) -> None:
+    set_values(ui, temperature="0", max_tokens="12")
+    ui.page.keyboard.press("Escape")
+    ui.mode("completion")
+    ui.page.click("#probabilities-toggle")
+    ui.say("the sea")
+    assert ui.page.locator(".turn-answer .token").count() >= 12
+    ui.page.click("#card")
+    ui.wait(served.service.shelf.models["left"].digest[7:20], "dialog[open]")

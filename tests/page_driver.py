@@ -1,4 +1,4 @@
-"""A browser, and a person in front of the page, for the tests of the page."""
+"""Drives the page in a browser, for the tests of the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ARGUMENTS = [
 ]
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
 
-# In every document, before anything of the page runs.
+# Runs in every document before the scripts of the page.
 WATCH = """
   window.violations = [];
   document.addEventListener("securitypolicyviolation", ({ blockedURI, violatedDirective }) =>
@@ -27,15 +27,15 @@ WATCH = """
 """
 
 
-class Talk:
-    """A page, with the words for what one does on it."""
+class PageDriver:
+    """A browser page with methods for the actions of a user."""
 
     def __init__(self, context: Any, server: FakeServer) -> None:
         self.context, self.server = context, server
         self.errors: list[str] = []
         self.expected: tuple[str, ...] = ()
-        """Parts of console errors that a test provokes: the browser writes one for every refused request."""
-        self.strangers: list[str] = []
+        """Parts of console errors that a test causes: the browser logs one for every failed request."""
+        self.foreign_requests: list[str] = []
         context.add_init_script(WATCH)
         context.on("request", self._saw)
         self.page = self.watched(context.new_page())
@@ -48,9 +48,9 @@ class Talk:
 
     def _saw(self, request: Any) -> None:
         if urlsplit(request.url).scheme not in ("blob", "data") and not request.url.startswith(self.server.url):
-            self.strangers.append(request.url)
+            self.foreign_requests.append(request.url)
 
-    def open(self) -> Talk:
+    def open(self) -> PageDriver:
         self.page.goto(self.server.url)
         self.page.wait_for_selector("#model option", state="attached")
         return self
@@ -67,7 +67,7 @@ class Talk:
         self.page.press("#message", "Enter")
 
     def say(self, text: str) -> str:
-        """Sends, waits for the end of the answer, and gives it."""
+        """Send a message, wait for the end of the answer, and return it."""
         count = self.page.locator(".turn-answer").count()
         self.send(text)
         self.until("count => document.querySelectorAll('.turn-answer').length > count", count)
@@ -81,12 +81,12 @@ class Talk:
         )
 
     def until(self, script: str, argument: Any = None) -> None:
-        """Waits until `script` gives something true. (Playwright's own way evaluates strings, which is forbidden.)"""
+        """Wait until `script` is true. (Playwright's `wait_for_function` violates the content security policy.)"""
         for _ in range(6000):
             if self.page.evaluate(script, argument):
                 return
             self.page.wait_for_timeout(10)
-        raise AssertionError(f"never came true: {script}")
+        raise AssertionError(f"still false: {script}")
 
     def texts(self, selector: str) -> list[str]:
         found: list[str] = self.page.locator(selector).evaluate_all("all => all.map(one => one.textContent)")
@@ -95,18 +95,18 @@ class Talk:
     def answers(self) -> list[str]:
         return self.texts(".turn-answer .turn-body")
 
-    def said(self) -> list[str]:
+    def user_messages(self) -> list[str]:
         return self.texts(".turn-user .user-text")
 
     def tool(self, action: str, nth: int = -1) -> Any:
-        """A button of an answer or of what was said, that can be seen."""
+        """A visible button of a message."""
         return self.page.locator(f"[data-action='{action}']:visible").nth(nth)
 
     def wait(self, text: str, selector: str = "#conversation") -> None:
         self.page.locator(selector).get_by_text(text).first.wait_for()
 
-    def kept(self) -> dict[str, Any]:
-        """What lies in the browser's storage."""
+    def stored(self) -> dict[str, Any]:
+        """The contents of `localStorage`."""
         script = """() => Object.fromEntries(Object.entries(localStorage).map(([key, value]) => {
             try { return [key, JSON.parse(value)]; } catch { return [key, value]; }
         }))"""
@@ -114,12 +114,12 @@ class Talk:
         return found
 
     def conversations(self) -> list[dict[str, Any]]:
-        return [value for key, value in self.kept().items() if key.startswith("neolm.conversation.")]
+        return [value for key, value in self.stored().items() if key.startswith("neolm.conversation.")]
 
     def check(self) -> None:
-        """No errors but expected ones, no violations of the policy, and no request to anywhere else."""
+        """Check that there were no unexpected errors, policy violations or requests to other hosts."""
         for page in self.context.pages:
             if page.url.startswith(self.server.url):
                 assert page.evaluate("window.violations") == []
-        assert self.strangers == []
+        assert self.foreign_requests == []
         assert [error for error in self.errors if not any(part in error for part in self.expected)] == []
