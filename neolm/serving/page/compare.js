@@ -34,10 +34,6 @@ export class ModelPicker {
 }
 
 export class CompareBar {
-  /**
-   * @param {HTMLElement} root
-   * @param {{pickModel: (side: 0|1, model: string) => void, openSettings: (side: 0|1) => void}} actions
-   */
   constructor(root, { pickModel, openSettings }) {
     this.root = root;
     this.sides = ["left", "right"].map((name, side) => {

@@ -14,11 +14,7 @@ function ageText(time) {
 }
 
 export class ConversationList {
-  /**
-   * @param {HTMLElement} root
-   * @param {{open: (id: string) => void, rename: (id: string) => void, remove: (id: string) => void,
-   *   save: (id: string, kind: "json"|"md") => void, saveDamaged: () => void, removeDamaged: () => void}} actions
-   */
+  /** @param {HTMLElement} root @param {Object} actions open, rename, remove, save, saveDamaged, removeDamaged */
   constructor(root, actions) {
     Object.assign(this, { root, actions });
     this.menu = this.#makeMenu();

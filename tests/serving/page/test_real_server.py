@@ -40,7 +40,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture(params=[WIDE, PHONE], ids=["wide", "phone"])
-def visit(browser: Any, served: Running, request: pytest.FixtureRequest) -> Iterator[PageDriver]:
+def ui(browser: Any, served: Running, request: pytest.FixtureRequest) -> Iterator[PageDriver]:
     ui = PageDriver(browser.new_context(viewport=request.param), served).open()
     try:
         yield ui

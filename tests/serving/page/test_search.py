@@ -76,6 +76,15 @@ def test_opening_a_hit_shows_its_branch_and_highlights_it(library: PageDriver) -
     assert library.page.evaluate(highlighted) == []
 
 
+def test_a_match_at_the_end_of_a_long_title_is_visible(ui: PageDriver) -> None:
+    ui.say("A title with so many words that the list cuts off a heron")
+    inside = """() => { const [mark, list] = [document.querySelector("#list mark"), document.getElementById("list")]
+      .map((node) => node.getBoundingClientRect());
+      return mark.width > 20 && mark.right <= list.right && mark.bottom <= list.bottom; }"""
+    ui.page.fill("#search", "heron")
+    assert ui.page.evaluate(inside)
+
+
 def test_a_search_without_hits(library: PageDriver) -> None:
     library.page.fill("#search", "elephant.*")
     assert found(library) == []
