@@ -126,7 +126,8 @@ def store_key_and_value(key: Any, value: Any, keys: int, values: int, slot: int,
             v16[i] = to_bf16(value[i])
 
 
-@njit(fastmath=FAST)
+# Inlined: otherwise a process that compiles calls another copy than one that loads the cache, with other rounding.
+@njit(fastmath=FAST, forceinline=True)
 def attend(
     q: Any,
     block_table: Any,

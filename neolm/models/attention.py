@@ -23,7 +23,7 @@ from neolm.models.visibility import CAUSAL, Visibility
 
 
 class KeyValueCache(Protocol):
-    """Interface of a cache to attention; `neolm.generation.model_runner.CachedStep` implements it."""
+    """Interface of a cache to attention; `neolm.generation.model_runner.CacheView` implements it."""
 
     def update(
         self, layer: int, keys: Tensor, values: Tensor, window: int | None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from neolm.core.errors import InputError
-from neolm.generation.chat import Session, converse
+from neolm.generation.chat import COMMANDS, Session, converse
 from neolm.generation.config import GenerationConfig
 from neolm.generation.generate import generate
 from neolm.generation.kernel_runner import KernelRunner
@@ -168,3 +170,73 @@ def test_raw_goes_on_past_the_context(neo: Decoder, tokenizer: Tokenizer) -> Non
     screen = talk(session, "The sea", "", "", "")
     assert "the context is full: the oldest" in screen
     assert "".join(session.say(""))
+
+
+def test_an_unknown_command_is_not_a_message(neo: Decoder, tokenizer: Tokenizer) -> None:
+    session = Session(neo, tokenizer, SHORT)
+    screen = talk(session, "/foo", "/temprature 0.5", "/")
+    assert "(/foo is not a command; did you mean /" in screen
+    assert "(/temprature is not a command; did you mean /temperature? /help lists all)\n" in screen
+    assert session.messages == []
+    talk(session, " /foo")  # a space makes it a message
+    assert session.messages[0] == Message("user", "/foo")
+    raw = Session(neo, tokenizer, SHORT, raw=True)
+    talk(raw, "/* a comment")
+    assert tokenizer.decode(raw._text).startswith("/* a comment")
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_help_lists_every_command(neo: Decoder, tokenizer: Tokenizer, raw: bool) -> None:
+    screen = talk(Session(neo, tokenizer, SHORT, raw), "/help")
+    assert all(f"{name} " in screen and meaning in screen for name, meaning in COMMANDS.items())
+
+
+def test_temperature_is_shown_set_and_checked(neo: Decoder, tokenizer: Tokenizer) -> None:
+    session = Session(neo, tokenizer, SHORT)
+    screen = talk(session, "/temperature", "/temperature 0.7", "/temperature -1", "/temperature hot", "/temperature")
+    assert screen.count("(the temperature is 0)\n") == 1
+    assert screen.count("(the temperature is 0.7)\n") == 2
+    assert "(temperature: must be greater than or equal to 0, not -1.0)\n" in screen
+    assert "('hot' is not a number)\n" in screen
+    assert session.config == SHORT.model_copy(update={"temperature": 0.7})
+
+
+@pytest.mark.parametrize("seed", [3, None])
+def test_retry_replaces_the_answer(long: Decoder, tokenizer: Tokenizer, seed: int | None) -> None:
+    config = GenerationConfig(max_new_tokens=12, temperature=1.5, seed=seed)
+    session = Session(long, tokenizer, config)
+    assert "(there is no answer to replace yet)" in talk(session, "/retry")
+    answers = []
+    for line in ("sea?", "/retry", "/retry"):
+        talk(session, line)
+        assert session.messages[0] == Message("user", "sea?")
+        assert len(session.messages) == 2
+        answers.append(session.messages[1].text)
+    assert len(set(answers)) == 3
+    talk(session, "day")  # the next turn continues the last answer
+    assert [message.text for message in session.messages[:3]] == ["sea?", answers[-1], "day"]
+
+
+def test_retry_in_raw_mode_and_at_temperature_zero(long: Decoder, tokenizer: Tokenizer) -> None:
+    session = Session(long, tokenizer, SHORT, raw=True)
+    first, second = "".join(session.say("The sea")), "".join(session.say(""))
+    assert "(the temperature is 0: the answer will be the same)" in talk(session, "/retry")
+    assert tokenizer.decode(session._text) == "The sea" + first + second
+    session.config = GenerationConfig(max_new_tokens=12, temperature=1.5, seed=1)
+    talk(session, "/retry")
+    assert tokenizer.decode(session._text).startswith("The sea" + first)
+    assert tokenizer.decode(session._text) != "The sea" + first + second
+
+
+def test_save(long: Decoder, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    session, path = Session(long, tokenizer, SHORT), tmp_path / "talk é.jsonl"
+    screen = talk(session, "sea?", f"/save {path}", f"/save {path}", "/save", f"/save {tmp_path}/nowhere/x")
+    roles = [{"role": message.role, "content": message.text} for message in session.messages]
+    assert json.loads(path.read_text(encoding="utf-8")) == {"messages": roles}
+    assert f"(saved to {path})\n" in screen
+    assert f"({path} already exists: choose another name)\n" in screen
+    assert "(give a file name: /save FILE)\n" in screen
+    assert "cannot be written: No such file or directory)\n" in screen
+    raw = Session(long, tokenizer, SHORT, raw=True)
+    talk(raw, "The sea", f"/save {tmp_path / 'raw.txt'}")
+    assert (tmp_path / "raw.txt").read_text(encoding="utf-8").startswith("The sea")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from torch import nn
 from neolm.core.errors import InputError
 from neolm.generation import batch as batch_module
 from neolm.generation.batch import Batch, batches, generate_ids
-from neolm.generation.config import GenerationConfig
+from neolm.generation.config import GenerationConfig, Settings
 from neolm.generation.generate import generate, stream
 from neolm.generation.kernel_runner import KernelRunner
 from neolm.generation.sampling import penalise, prompt_generators
@@ -278,3 +279,44 @@ def test_an_interrupt_in_the_middle_of_a_stream(
     assert not torch.is_inference_mode_enabled()
     assert list(answer) == []
     assert generate(model, tokenizer, "The sea")[0]
+
+
+def test_settings_are_keywords_or_one_object(neo: Decoder, tokenizer: Tokenizer) -> None:
+    config = GenerationConfig(max_new_tokens=8, temperature=1.0, seed=2, stop=("zq",))
+    [expected] = generate(neo, tokenizer, "The sea", config)
+    settings: Settings = {"max_new_tokens": 8, "temperature": 1.0, "seed": 2, "stop": "zq"}
+    assert generate(neo, tokenizer, "The sea", **settings) == [expected]
+    assert "".join(stream(neo, tokenizer, "The sea", **settings)) == expected
+    assert Settings.__annotations__.keys() == GenerationConfig.model_fields.keys()
+    with pytest.raises(InputError, match=r"^config: give a GenerationConfig or keywords such as max_new_tokens=20"):
+        generate(neo, tokenizer, "The sea", 8)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^temprature: unknown key; did you mean 'temperature'\?$"):
+        stream(neo, tokenizer, "The sea", temprature=1.0)  # type: ignore[call-arg]
+
+
+def test_a_config_shows_what_differs_from_the_defaults() -> None:
+    assert repr(GenerationConfig()) == "GenerationConfig()"
+    assert repr(GenerationConfig(top_k=5, stop="a")) == "GenerationConfig(top_k=5, stop=('a',))"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([[1, 2, 330]], r"^the prompt has the token id 330 at position 2, outside the model's vocabulary \(0 to 329\)"),
+        ([[1], [4, -1]], "^prompt 2 of 2 has the token id -1 at position 1, "),
+        ([[1, 2.0]], "^the prompt has 2.0 at position 1, which is not a token id$"),
+        ([["1"]], "^the prompt has '1' at position 0, which is not a token id$"),
+        ([1, 2], r"^prompt 1 of 2 is not a list of token ids but int \(1\)$"),
+        (["sea"], "^the prompt is not a list of token ids but str"),
+    ],
+)
+def test_bad_token_ids_are_named_with_their_position(neo: Decoder, prompts: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        generate_ids(neo, prompts, GenerationConfig())
+
+
+def test_token_ids_may_be_tensors_and_arrays(neo: Decoder) -> None:
+    config = GenerationConfig(max_new_tokens=3)
+    expected = generate_ids(neo, [[3, 4, 5]], config)
+    assert generate_ids(neo, torch.tensor([[3, 4, 5]]), config) == expected  # type: ignore[arg-type]
+    assert generate_ids(neo, np.array([[3, 4, 5]], np.uint16), config) == expected  # type: ignore[arg-type]

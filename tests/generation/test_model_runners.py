@@ -6,7 +6,11 @@ This holds for every model runner. The logits of the kernels have the same bits 
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -227,3 +231,30 @@ def test_block_bytes_is_the_memory_of_a_block(neo: Decoder) -> None:
     allocated = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
     assert allocated == 4 * block_bytes(neo.config, torch.bfloat16)
     assert (BLOCK_SIZE, kv_cache_dtype(neo)) == (16, torch.float32)
+
+
+@pytest.mark.slow
+def test_a_process_that_compiles_computes_what_later_ones_compute(tmp_path: Path) -> None:
+    script = """
+import torch
+from neolm.generation.batch import next_logits
+from neolm.generation.kernel_runner import KernelRunner
+from neolm.generation.kv_cache import BatchCache
+from tiny_models import tiny_decoder
+
+model = tiny_decoder("gpt2", 64, 0, hidden_size=96, vocab_size=330)
+ids = torch.randint(0, 330, (64,), generator=torch.Generator().manual_seed(1)).tolist()
+runner, cache = KernelRunner(model), BatchCache(model, 1, 64)
+for length in range(1, 65):
+    print(next_logits(runner, cache, [ids[:length]]).view(torch.int32).tolist())
+"""
+    tests = str(Path(__file__).parents[1])
+    path = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": path}
+    command = [sys.executable, "-c", script]
+    first, second = (
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)
+    )
+    assert "compiling" in first.stderr
+    assert "compiling" not in second.stderr
+    assert first.stdout == second.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -132,3 +133,28 @@ def test_logits_that_are_not_finite_are_reported(bad: float) -> None:
     logits: Tensor = torch.tensor([[0.0, bad, 1.0]])
     with pytest.raises(NonFiniteError, match="not finite"):
         sample(logits, config(0.0), prompt_generators([[1]], 0))
+
+
+class MpsTensor(torch.Tensor):
+    """A CPU tensor that reports the device mps and, as on mps, cannot become float64."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("mps")
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if isinstance(result, MpsTensor) and result.dtype == torch.float64:
+            raise TypeError("the MPS framework doesn't support float64")
+        return result.as_subclass(Tensor) if function is Tensor.cpu else result
+
+
+@pytest.mark.parametrize("fields", [{}, {"top_p": 0.9}, {"top_k": 5, "top_p": 0.5}])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_device_without_float64_samples_the_same_tokens(temperature: float, fields: dict[str, Any]) -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    settings = config(temperature, **fields)
+    expected = sample(logits, settings, prompt_generators([[1], [2], [3]], 0))
+    found = sample(logits.as_subclass(MpsTensor), settings, prompt_generators([[1], [2], [3]], 0))
+    assert found.tolist() == expected.tolist()
