@@ -67,8 +67,8 @@ def test_the_cost_is_measured(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["generate", "MODEL", "x", "--quantize", "int3"], "'int3' is not known; there are int8 and int4"),
-        (["generate", "MODEL", "x", "--offload", "cloud"], "'cloud' is not known; there is disk"),
+        (["generate", "MODEL", "x", "--quantize", "int3"], "'int3' is not known; use int8 or int4"),
+        (["generate", "MODEL", "x", "--offload", "cloud"], "'cloud' is not known; the only choice is disk"),
         (["generate", "MODEL", "x", "--draft", "nowhere"], "nowhere"),
         (["evaluate", "MODEL", "--text", "MODEL", "--quantize", "int2"], "quantize"),
         (["export", "MODEL", "TARGET", "--to", "gguf"], "GPT-Neo"),

@@ -1,11 +1,11 @@
-"""Causal attention as plain products of matrices, a block of queries at a time.
+"""Causal attention as batched matrix products, one block of queries at a time.
 
-A block of queries meets only the keys that one of them may see: those up to its own end, in a sliding window those from
-the window's start on. So the half of the scores that a causal mask would throw away is hardly computed, and a local
-layer does work in proportion to its window. In bfloat16 on a CPU this is faster than the fused kernel, which multiplies
-there without the matrix units (docs/log.md).
+A block of queries is multiplied with the keys that at least one of its queries attends to: those up to the end of the
+block, in a sliding window those from the window's start. So few masked scores are computed, and the work of a local
+layer is proportional to its window. In bfloat16 on a CPU this is faster than the fused kernel, which does not use the
+matrix units there (docs/log.md).
 
-Shapes: N batch times heads, T time, D head size, b a block's queries, S the keys that it meets.
+Shapes: N batch times heads, T time, D head size, b queries of a block, S keys of a block.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Up to so many keys a query, the attention weights are kept for the backward pass; beyond, they are computed again.
-KEPT_KEYS = 1024
+# Up to this number of keys, attention weights are saved for the backward pass; beyond it, they are recomputed.
+MAX_SAVED_KEYS = 1024
 
 
 def block_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float, dropout: float = 0.0) -> Tensor:
-    """softmax(scale * Q K^T) V, all (B, H, T, D); query i sees keys 0 ... i, or the last `window` of them."""
+    """softmax(scale * Q K^T) V, all (B, H, T, D); query i attends to keys 0 ... i, or to the last `window` of them."""
     B, H, T, D = q.shape
     q, k, v = (x.reshape(B * H, T, D) for x in (q, k, v))
     return _BlockAttention.apply(q, k, v, window, scale, dropout).view(B, H, T, D)  # type: ignore[no-any-return, no-untyped-call]
@@ -52,7 +52,7 @@ class _BlockAttention(torch.autograd.Function):
         q, k, v, *rest = ctx.saved_tensors
         weights, dropped = rest[: ctx.kept], rest[ctx.kept :]
         grad_q = torch.empty_like(q)
-        # many blocks add to a key: sums in fp32
+        # several blocks add to a key, so the sums are in float32
         grad_k, grad_v = (torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) for x in (k, v))
         for number, (queries, keys) in enumerate(blocks(q.shape[1], ctx.window)):
             weight = weights[number] if weights else _weights(q, k, queries, keys, ctx.window, ctx.scale)
@@ -71,21 +71,21 @@ class _BlockAttention(torch.autograd.Function):
 
 
 def keeps_weights(T: int, window: int | None) -> bool:
-    """Whether the attention weights stay in memory until the backward pass."""
-    return min(T, window or T) <= KEPT_KEYS
+    """Whether the attention weights are saved for the backward pass."""
+    return min(T, window or T) <= MAX_SAVED_KEYS
 
 
 def blocks(T: int, window: int | None) -> Iterator[tuple[slice, slice]]:
-    """The queries of each block, and the keys that it meets, from a multiple of 64 on."""
+    """Queries and keys of each block; the first key is a multiple of 64."""
     seen = min(T, window or T)
-    size = min(max(128, seen // 8), 512)  # little is computed in vain, products are large, memory is linear in T
+    size = min(max(128, seen // 8), 512)  # few masked scores, large products, memory linear in T
     for start in range(0, T, size):
         end = min(start + size, T)
         yield slice(start, end), slice(max(0, start + 1 - seen) // 64 * 64, end)
 
 
 def _weights(q: Tensor, k: Tensor, queries: slice, keys: slice, window: int | None, scale: float) -> Tensor:
-    """The attention weights of a block, (N, b, S); 0 where a query may not see."""
+    """Attention weights of a block, (N, b, S); 0 where they are masked."""
     query = torch.arange(queries.start, queries.stop, device=q.device).unsqueeze(1)
     key = torch.arange(keys.start, keys.stop, device=q.device)
     hidden = key > query

@@ -23,7 +23,7 @@ class DecoderConfig(Config):
     """Everything that determines a decoder's computation. `decoder_config` fills in a family's defaults."""
 
     family: Literal["gpt2", "gpt-neo", "gpt-neox"]
-    """Whose tensor names, initialisation and config.json keys are used when it is written."""
+    """Family whose initialisation, tensor names and config.json keys are used."""
     vocab_size: Annotated[Positive, Unit("tokens")]
     """Rows of the embedding; at least the tokenizer's size."""
     hidden_size: Annotated[Positive, Unit("channels")]
@@ -59,7 +59,7 @@ class DecoderConfig(Config):
     attention_scale: Annotated[float, Field(gt=0)] | None = None
     """Factor on query-key products; null: 1/sqrt(head size)."""
     scale_attention_by_layer: bool = False
-    """Divide the factor by the block's number, counted from 1 (an option of GPT-2)."""
+    """Divide the factor by the block's number, counted from 1 (an option of GPT-2's format)."""
     norm_epsilon: Annotated[float, Field(gt=0)] = 1e-5
     """Epsilon of the layer norms."""
     embedding_dropout: Probability = 0.0
@@ -69,7 +69,7 @@ class DecoderConfig(Config):
     attention_dropout: Probability = 0.0
     """Dropout on attention weights."""
     bos_token_id: int | None = None
-    """Token that begins a text, as published files state it."""
+    """Token that begins a text."""
     eos_token_id: int | None = None
     """Token that ends a text."""
 
@@ -118,20 +118,20 @@ class DecoderConfig(Config):
         return self.attention_scale is None or math.isclose(self.attention_scale, self.head_size**-0.5)
 
     def window(self, layer: int) -> int | None:
-        """The window of block `layer` (from 0) in tokens; None for global attention."""
+        """Window of block `layer` (from 0) in tokens; None for global attention."""
         kind = self.attention_layers[layer % len(self.attention_layers)]
         return self.window_size if kind == "local" else None
 
     def scale(self, layer: int) -> float:
-        """The factor on query-key products in block `layer` (from 0)."""
+        """Factor on query-key products in block `layer` (from 0)."""
         scale = self.attention_scale if self.attention_scale is not None else self.head_size**-0.5
         return scale / (layer + 1) if self.scale_attention_by_layer else scale
 
     def flops_per_token(self, sequence_length: int) -> float:
-        """Training FLOPs per token: 6 per weight that multiplies, and 12 x heads x head size x keys (PaLM, appendix B).
+        """Training FLOPs per token: 6 per matrix weight, and 12 x heads x head size x keys (PaLM, appendix B).
 
-        As in PaLM, causal halving is not credited and recomputation does not count; a local layer counts the keys
-        of its window only, and the embedding look-up counts nothing.
+        As in PaLM, the causal mask does not halve the number and recomputation is not counted. Only the keys within its
+        window count for a local layer; the embedding look-up does not count.
         """
         h, L = self.hidden_size, self.num_layers
         weights = L * (4 * h * h + 2 * h * self.mlp_size) + h * self.vocab_size
@@ -158,8 +158,8 @@ class ModelConfig(Config):
     """The `model` section of a recipe: a published preset, or a family and its sizes."""
 
     preset: Annotated[str | None, Supersedes()] = None
-    """A published model, such as gpt-neo-125m; `neolm config presets` lists them. Other keys override its values; given
-    on the command line, it takes back the sizes of the recipe."""
+    """A published model, such as gpt-neo-125m; `neolm config presets` lists them. Other keys override its values. On
+    the command line, it replaces all model settings of the recipe."""
     family: Literal["gpt2", "gpt3", "gpt-neo", "gpt-neox"] | None = None
     """The family of a model without a preset."""
     hidden_size: Annotated[Positive | None, Unit("channels")] = None
@@ -171,7 +171,7 @@ class ModelConfig(Config):
     intermediate_size: Annotated[Positive | None, Unit("channels")] = None
     """Width of the MLP; null: 4 x hidden_size."""
     vocab_size: Annotated[Positive | None, Unit("tokens")] = None
-    """Rows of the embedding; null: as many as the tokenizer has."""
+    """Rows of the embedding; null: the tokenizer's size."""
     max_position_embeddings: Annotated[Positive | None, Unit("tokens")] = None
     """Context length; null: the preset's, or else pretrain.sequence_length."""
     attention_layers: tuple[Literal["global", "local"], ...] | None = None

@@ -1,10 +1,10 @@
-"""GELU in its tanh form (Hendrycks & Gimpel 2016), with its derivative taken on the way forward.
+"""GELU in its tanh form (Hendrycks & Gimpel 2016), with the derivative computed in the forward pass.
 
     0.5 x (1 + tanh(u)) = x s,  s = sigmoid(2u),  2u = x p,  p = sqrt(8/pi) (1 + 0.044715 x^2)
     derivative:  s + x s (1 - s) (3 p - 2 sqrt(8/pi))
 
-torch computes a hyperbolic tangent forwards and another backwards, which on a CPU takes as long as a product of
-matrices. Here one sigmoid serves both, and the derivative is kept where x would have been.
+torch computes a hyperbolic tangent in the forward pass and another in the backward pass; on a CPU each takes as long as
+a matrix product. Here one sigmoid is used for both, and the derivative is saved instead of x.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SLOPE = math.sqrt(8 / math.pi)
-CHUNK = 2**18  # numbers at a time: the intermediate ones, in float32, stay in the cache
+CHUNK = 2**18  # numbers at a time, so that the float32 intermediates stay in the cache
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU of each number of `x`, any shape."""
+    """Elementwise GELU of `x`."""
     if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
         return _Gelu.apply(x)  # type: ignore[no-any-return, no-untyped-call]
     return F.gelu(x, approximate="tanh")

@@ -1,7 +1,7 @@
-"""A model directory as one GGUF file, which llama.cpp and the programs built on it load.
+"""Export of a model directory to one GGUF file, which llama.cpp and programs based on it load.
 
-Tensors go from file to file one at a time. The file itself is in `gguf_file`, llama.cpp's names in `gguf_names`.
-Matrices get the type asked for; norms, biases and positions are float32, as llama.cpp expects them.
+Tensors are read and written one at a time. `gguf_file` writes the file, `gguf_names` has llama.cpp's names. Matrices
+are written in the requested type; norms, biases and positions in float32, as llama.cpp expects them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from neolm.models.config import DecoderConfig
 from neolm.models.families import FAMILIES
 from neolm.models.gguf_file import ENCODINGS, Item, Value, write_gguf
 from neolm.models.gguf_names import hyperparameters, tensor_name, vocabulary
-from neolm.models.hf import _Stored, model_directory
+from neolm.models.hf import model_directory
 from neolm.models.hf_names import Entry
 from neolm.models.quantized import check_quantize
+from neolm.models.stored_model import StoredModel
 
 GGUF_FILE = "model.gguf"
-QUANTIZATION_VERSION = 2  # of ggml's blocks
+QUANTIZATION_VERSION = 2  # of ggml's quantised blocks
 
 
 def export_gguf(
@@ -38,22 +39,22 @@ def export_gguf(
     """Write the model `source` (a directory or a hub id) to the file `target`.
 
     Args:
-        source: Where the weights are; they are not read as a whole.
+        source: The model; its weights are never in memory as a whole.
         target: The file.
-        tokenizer: The content of its `tokenizer.json`.
+        tokenizer: Content of the model's `tokenizer.json`.
         eos_token_id: The token that ends a text.
         dtype: "float32", "bfloat16" or "float16"; None: as stored.
         quantize: "int8" for Q8_0, "int4" for Q4_0.
 
     Raises:
-        InputError: llama.cpp cannot compute this model, or what is there is not a whole one.
+        InputError: llama.cpp cannot compute this model, or it is not complete.
         StorageError: the disk is full.
     """
-    stored = _Stored(model_directory(source))
+    stored = StoredModel(model_directory(source))
     if stored.bits:
         raise InputError(
-            f"{stored.files.directory}: its weights are rounded to {stored.bits} bits already; "
-            "give the model that it was made from"
+            f"{stored.files.directory}: the weights are quantised to {stored.bits} bits already; "
+            "give the model that they were quantised from"
         )
     keys = hyperparameters(stored.config)
     encoding = _encoding(stored.dtype, dtype, quantize)
@@ -66,44 +67,44 @@ def export_gguf(
 
 
 def _encoding(stored: torch.dtype, dtype: str | None, quantize: str | None) -> str:
-    """The type of the matrices."""
+    """Encoding of the matrices, a key of `ENCODINGS`."""
     check_quantize(quantize)
     if quantize is not None:
         if dtype is not None:
-            raise InputError(f"quantize: what {quantize} does not round is float32 in GGUF; give no dtype with it")
+            raise InputError(f"quantize: in GGUF all other tensors are float32; do not give a dtype with {quantize}")
         return quantize
     wide = "float32" if stored == torch.float64 else str(stored).removeprefix("torch.")
     wanted = dtype or wide
     if wanted not in ENCODINGS or wanted in ("int8", "int4"):
-        raise InputError(f"dtype: {wanted} is no type of GGUF's weights; there are float32, bfloat16, float16")
+        raise InputError(f"dtype: {wanted} is not supported in GGUF; use float32, bfloat16 or float16")
     return wanted
 
 
-def _items(stored: _Stored, encoding: str) -> Iterator[Item]:
-    """Every tensor that llama.cpp asks for.
+def _items(stored: StoredModel, encoding: str) -> Iterator[Item]:
+    """All tensors that llama.cpp needs.
 
     Raises:
-        InputError: a matrix does not divide into blocks.
+        InputError: a matrix cannot be divided into blocks.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in stored.skeleton.named_parameters()}
     gguf = FAMILIES[stored.config.family].gguf
     copies_head = stored.config.tie_embeddings and gguf is not None and gguf.needs_head
-    for place, names in stored.places:
-        shape, read = shapes[place.ours], partial(_read, stored, place, names)
-        matrix = len(shape) == 2 and place.ours != "positions.weight"
+    for entry, names in stored.entries:
+        shape, read = shapes[entry.ours], partial(_read, stored, entry, names)
+        matrix = len(shape) == 2 and entry.ours != "positions.weight"
         if matrix and shape[1] % ENCODINGS[encoding].block:
             raise InputError(
-                f"quantize: {place.ours} has rows of {shape[1]} weights, which is no multiple of GGUF's blocks of 32; "
-                "write it in float16"
+                f"quantize: {entry.ours} has rows of {shape[1]} weights, not a multiple of GGUF's blocks of 32; "
+                "write the model in float16"
             )
-        yield Item(tensor_name(place.ours), shape, encoding if matrix else "float32", read)
-        bias = place.ours.replace(".weight", ".bias")
-        if ".attention." in place.ours and bias not in shapes:
+        yield Item(tensor_name(entry.ours), shape, encoding if matrix else "float32", read)
+        bias = entry.ours.replace(".weight", ".bias")
+        if ".attention." in entry.ours and bias not in shapes:
             yield Item(tensor_name(bias), shape[:1], "float32", partial(torch.zeros, shape[:1]))
-        if place.ours == "embedding.weight" and copies_head:
+        if entry.ours == "embedding.weight" and copies_head:
             yield Item(tensor_name("head.weight"), shape, encoding, read)
 
 
-def _read(stored: _Stored, place: Entry, names: tuple[str, ...]) -> Tensor:
-    """One parameter as we hold it, which is how llama.cpp holds it: rows of outputs, [all q | all k | all v]."""
-    return place.gather([stored.files.read(name) for name in names], stored.config.num_heads)
+def _read(stored: StoredModel, entry: Entry, names: tuple[str, ...]) -> Tensor:
+    """One parameter in our layout, which is llama.cpp's too: rows of outputs, [all q | all k | all v]."""
+    return entry.gather([stored.files.read(name) for name in names], stored.config.num_heads)

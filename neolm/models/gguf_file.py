@@ -1,14 +1,13 @@
-"""GGUF files, version 3, written: header, metadata, the tensors' names and shapes, then their data.
+"""Writing of GGUF files, version 3: header, metadata, names and shapes of the tensors, then their data.
 
-The format is ggml's (its docs/gguf.md). Numbers are little-endian; shapes are written backwards, for ggml names the
-dimension that lies side by side first; each tensor's data begins at a multiple of 32 bytes. Numbers of 8 and 4 bits
-come in blocks of 32 that share a scale d, fp16, which is written before them:
+The format is ggml's (docs/gguf.md there). Numbers are little-endian. Shapes are written in reverse, because ggml lists
+the contiguous dimension first. Each tensor's data begins at a multiple of 32 bytes. Numbers of 8 and 4 bits are stored
+in blocks of 32, each preceded by its scale d in float16:
 
     Q8_0  d = |largest| / 127    x = d q          q a byte
     Q4_0  d = largest / -8       x = d (q - 8)    q half a byte: the first 16 in lower halves, the last in upper ones
 
-q is chosen by d as it was before it became fp16, which is how ggml does it. Left out: reading; other types; files in
-parts.
+q is computed from d before it is rounded to float16, as in ggml. Left out: reading, other types, split files.
 
 Shapes: N rows, K numbers in each, M blocks.
 """
@@ -35,13 +34,13 @@ Value = bool | int | float | str | list[int] | list[str]
 
 VERSION, ALIGNMENT = 3, 32
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9  # types of metadata
-_ROWS_AT_ONCE = 4096  # encoded together
-_LONG = 1e9  # weights whose writing is worth a progress bar
+ROWS_PER_CHUNK = 4096  # rows that are encoded together
+PROGRESS_WEIGHTS = 1e9  # a progress bar is shown from this many weights on
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """A type of tensors: its number in ggml, that of a whole file of it, and the `size` bytes of `block` numbers."""
+    """A tensor type: its numbers in ggml, of a tensor and of a file, and the `size` in bytes of `block` numbers."""
 
     number: int
     file_number: int
@@ -60,7 +59,7 @@ ENCODINGS = {
 
 @dataclass(frozen=True)
 class Item:
-    """A tensor to be written: `read` gives its values, in any type, when its turn comes."""
+    """A tensor to be written; `read` returns its values, in any type."""
 
     name: str
     shape: tuple[int, ...]
@@ -69,21 +68,24 @@ class Item:
 
     @property
     def bytes(self) -> int:
-        """What its data takes."""
+        """Size of its data."""
         encoding = ENCODINGS[self.encoding]
         return math.prod(self.shape) // encoding.block * encoding.size
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Value], items: Sequence[Item]) -> None:
-    """Write `path`, a tensor in memory at a time; a reader finds the old file or the new one, whole.
+    """Write `path` with one tensor in memory at a time; the old file is replaced when the new one is complete.
 
     Raises:
-        InputError: it cannot be written, or a weight is too large for the type it gets.
+        InputError: the file cannot be written, or a weight is too large for its encoding.
         StorageError: the disk is full.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     total = sum(math.prod(item.shape) for item in items)
-    with storage_errors(path), task("Writing", total, "weights") if total > _LONG else nullcontext() as progress:
+    with (
+        storage_errors(path),
+        task("Writing", total, "weights") if total > PROGRESS_WEIGHTS else nullcontext() as progress,
+    ):
         try:
             with temporary.open("wb") as file:
                 file.write(_head(metadata, items))
@@ -102,7 +104,7 @@ def write_gguf(path: Path, metadata: Mapping[str, Value], items: Sequence[Item])
 
 
 def _head(metadata: Mapping[str, Value], items: Sequence[Item]) -> bytes:
-    """Everything before the data, padded to where it begins."""
+    """Everything before the data, padded to the alignment."""
     parts = [b"GGUF", struct.pack("<IQQ", VERSION, len(items), len(metadata))]
     for key, value in metadata.items():
         parts += [_text(key), _value(value)]
@@ -116,7 +118,7 @@ def _head(metadata: Mapping[str, Value], items: Sequence[Item]) -> bytes:
 
 
 def _value(value: Value) -> bytes:
-    """The type of a metadata value, and the value."""
+    """A metadata value with its type."""
     if isinstance(value, bool):
         return struct.pack("<I?", _BOOL, value)
     if isinstance(value, int):
@@ -133,23 +135,23 @@ def _value(value: Value) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    """The length of `text` in UTF-8, and it."""
+    """`text` in UTF-8, preceded by its length."""
     data = text.encode("utf-8")
     return struct.pack("<Q", len(data)) + data
 
 
 def _write(file: BinaryIO, item: Item) -> None:
-    """Read a tensor, and write its data and the padding after it.
+    """Read a tensor and write its data with the padding after it.
 
     Raises:
-        InputError: a weight does not fit.
+        InputError: a weight is too large for the encoding.
     """
     tensor = item.read()
     assert tensor.shape == item.shape, f"{item.name}: {tuple(tensor.shape)} is not {item.shape}"
     rows = tensor.detach().reshape(-1, item.shape[-1])  # (N, K)
     try:
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            part = _encode(rows[start : start + _ROWS_AT_ONCE], item.encoding)
+        for start in range(0, len(rows), ROWS_PER_CHUNK):
+            part = _encode(rows[start : start + ROWS_PER_CHUNK], item.encoding)
             file.write(part.contiguous().view(torch.uint8).numpy().data)
     except OverflowError:
         raise InputError(
@@ -159,10 +161,10 @@ def _write(file: BinaryIO, item: Item) -> None:
 
 
 def _encode(rows: Tensor, encoding: str) -> Tensor:
-    """Rows (N, K) in another type, or in blocks (M, bytes).
+    """Rows (N, K) in another type, or as blocks (M, bytes).
 
     Raises:
-        OverflowError: a number is too large for fp16, or not finite where it must be.
+        OverflowError: a number is too large for float16, or not finite.
     """
     if encoding == "int8":
         return _q8_0(rows.float().reshape(-1, 32))
@@ -177,13 +179,13 @@ def _q8_0(blocks: Tensor) -> Tensor:
     halves = _half(scales)
     exact = blocks * _inverse(scales, halves)
     whole = exact.trunc()
-    levels = whole + (exact - whole).mul(2).trunc()  # halves go away from zero
+    levels = whole + (exact - whole).mul(2).trunc()  # halves are rounded away from zero
     return torch.cat([halves.view(torch.uint8), levels.to(torch.int8).view(torch.uint8)], dim=1)
 
 
 def _q4_0(blocks: Tensor) -> Tensor:
     """Blocks (M, 32) as (M, 18) bytes."""
-    largest = blocks.gather(1, blocks.abs().argmax(1, keepdim=True))  # the first, if several are
+    largest = blocks.gather(1, blocks.abs().argmax(1, keepdim=True))  # the first of equal ones
     scales = largest / -8  # (M, 1)
     halves = _half(scales)
     levels = (blocks * _inverse(scales, halves) + 8.5).to(torch.uint8).clamp(max=15)
@@ -191,15 +193,15 @@ def _q4_0(blocks: Tensor) -> Tensor:
 
 
 def _inverse(scales: Tensor, halves: Tensor) -> Tensor:
-    """1 / scale; 0 for a scale that fp16 makes 0."""
+    """1 / scale; 0 if the scale is 0 in float16."""
     return torch.where(halves == 0, 0.0, 1 / scales)
 
 
 def _half(numbers: Tensor) -> Tensor:
-    """Numbers in fp16.
+    """Numbers in float16.
 
     Raises:
-        OverflowError: one is too large for it, or was not finite.
+        OverflowError: a number is too large, or not finite.
     """
     halves = numbers.half()
     if not halves.isfinite().all():

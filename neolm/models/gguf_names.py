@@ -1,13 +1,13 @@
-"""llama.cpp's words for a decoder and its tokenizer, and what it has no words for.
+"""llama.cpp's names and keys for a decoder and its tokenizer.
 
-It builds a graph of its own for each architecture: `gpt2`, whose heads score by 1/sqrt(head size), and `gptneox`; both
-compute GELU by tanh (Hendrycks & Gimpel 2016, section 2), which leaves the exact one by 0.0005 at the most. Other
-activations, other scales and GPT-Neo with its local layers are refused here. A bias that a GPT-NeoX lacks is written as
-zeros, and a tied head once more, because the graph asks for them.
+llama.cpp has one fixed graph for each architecture. `gpt2` and `gptneox` scale attention by 1/sqrt(head size) and
+compute GELU by tanh (Hendrycks & Gimpel 2016, section 2), which differs from the exact one by at most 0.0005. Other
+activations, other scales and GPT-Neo, which has local layers, are refused. A bias that a GPT-NeoX lacks is written as
+zeros, and a tied head is written twice, because the graph needs them.
 
-The tokenizer is a `tokenizer.json` of byte-level BPE. llama.cpp splits text by name: `gpt-2`, and for the tokenizer of
-GPT-NeoX `mpt`, another model with the same one; it splits both by GPT-2's expression. What it leaves out: the
-normalisation to NFC of GPT-NeoX's tokenizer, so text that is not NFC gets other tokens there.
+The tokenizer is a `tokenizer.json` of byte-level BPE. llama.cpp selects its pre-tokenizer by name: `gpt-2`, and for
+GPT-NeoX's tokenizer `mpt`, a model with the same one; both split text by GPT-2's expression. Left out: the
+normalisation to NFC of GPT-NeoX's tokenizer, so text that is not in NFC gets other tokens in llama.cpp.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from neolm.models.families import FAMILIES
 from neolm.models.gguf_file import Value
 
 GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
-# Our module and llama.cpp's name; `#` stands for the number of the layer.
+# Our module and llama.cpp's; `#` is the layer's number.
 NAMES = {
     "embedding": "token_embd",
     "positions": "position_embd",
@@ -35,27 +35,27 @@ NAMES = {
     "norm": "output_norm",
     "head": "output",
 }
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # types of tokens
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # token types
 
 
 def tensor_name(ours: str) -> str:
-    """llama.cpp's name of our parameter `ours`, such as `blk.3.ffn_up.bias`."""
+    """llama.cpp's name of our parameter `ours`; for `blocks.3.mlp.expand.bias`, `blk.3.ffn_up.bias`."""
     module, _, kind = ours.rpartition(".")
     layer = "".join(re.findall(r"^blocks\.(\d+)\.", module))
     return f"{NAMES[re.sub(r'[.][0-9]+[.]', '.#.', module)].replace('#', layer)}.{kind}"
 
 
 def hyperparameters(config: DecoderConfig) -> dict[str, Value]:
-    """The settings of `config` under llama.cpp's keys.
+    """Hyperparameters of `config` under llama.cpp's keys.
 
     Raises:
-        InputError: its graph of the family cannot compute this decoder.
+        InputError: llama.cpp's graph of the family cannot compute this decoder.
     """
     family = FAMILIES[config.family]
     gguf = family.gguf
     if gguf is None:
         known = " and ".join(dict.fromkeys(other.name for other in FAMILIES.values() if other.gguf))
-        raise InputError(f"gguf: llama.cpp has no {family.name}; only {known} can be written for it")
+        raise InputError(f"gguf: llama.cpp has no {family.name}; only {known} can be exported")
     _check_expressible(config)
     keys: dict[str, Value] = {
         "context_length": config.max_position_embeddings,
@@ -81,19 +81,19 @@ def _check_expressible(config: DecoderConfig) -> None:
     if not config.has_standard_scale:
         raise refuse("attention_scale", "it always scales by 1/sqrt(head size)")
     if config.position_embedding == "rotary" and config.rotary_size % 2:
-        raise refuse("rotary_fraction", f"it turns channels in pairs, and that is {config.rotary_size} of them")
+        raise refuse("rotary_fraction", f"it rotates pairs of channels, and this is {config.rotary_size} channels")
 
 
 def vocabulary(tokenizer: Mapping[str, Any], config: DecoderConfig, eos_token_id: int) -> dict[str, Value]:
-    """What a `tokenizer.json` says, under llama.cpp's keys; ids without a token are kept from being chosen.
+    """Content of a `tokenizer.json` under llama.cpp's keys; ids without a token are suppressed.
 
     Args:
-        tokenizer: The content of that file.
-        config: Of the model, whose embedding may have more rows than there are tokens.
+        tokenizer: Content of the file.
+        config: Configuration of the model, whose embedding may have more rows than there are tokens.
         eos_token_id: The token that ends a text.
 
     Raises:
-        InputError: llama.cpp cannot split text this way, or there are more tokens than the model has rows.
+        InputError: llama.cpp does not support this tokenizer, or it has more tokens than the embedding has rows.
     """
     model, added = tokenizer["model"], {token["id"]: token for token in tokenizer.get("added_tokens", [])}
     _check_tokenizer(tokenizer, model, list(added.values()))
@@ -101,7 +101,7 @@ def vocabulary(tokenizer: Mapping[str, Any], config: DecoderConfig, eos_token_id
     texts |= {number: token["content"] for number, token in added.items()}
     size = config.vocab_size
     if max(texts) >= size:
-        raise InputError(f"tokenizer: it has {max(texts) + 1} tokens, the model {size}; it must be another model's")
+        raise InputError(f"tokenizer: it has {max(texts) + 1} tokens, the model {size}; it belongs to another model")
     types = [_UNUSED if number not in texts else _NORMAL for number in range(size)]
     for number, token in added.items():
         types[number] = _CONTROL if token["special"] else _USER_DEFINED
@@ -124,7 +124,7 @@ def vocabulary(tokenizer: Mapping[str, Any], config: DecoderConfig, eos_token_id
 
 def _check_tokenizer(tokenizer: Mapping[str, Any], model: Mapping[str, Any], added: list[dict[str, Any]]) -> None:
     split, normalizer = tokenizer.get("pre_tokenizer") or {}, tokenizer.get("normalizer") or {"type": "NFC"}
-    amiss = {
+    unsupported = {
         f"model {model.get('type')}": model.get("type") != "BPE",
         f"pre_tokenizer {split.get('type')}": split.get("type") != "ByteLevel",
         "pre_tokenizer without use_regex": not split.get("use_regex", True),
@@ -133,6 +133,6 @@ def _check_tokenizer(tokenizer: Mapping[str, Any], model: Mapping[str, Any], add
         **{key: model.get(key) for key in ("ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")},
         **{f"a token with {key}": any(token[key] for token in added) for key in ("single_word", "lstrip", "rstrip")},
     }
-    for what, present in amiss.items():
+    for option, present in unsupported.items():
         if present:
-            raise InputError(f"tokenizer: {what}: llama.cpp knows the byte-level BPE of GPT-2 and GPT-NeoX only")
+            raise InputError(f"tokenizer: {option}: llama.cpp supports the byte-level BPE of GPT-2 and GPT-NeoX only")

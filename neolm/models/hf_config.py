@@ -21,10 +21,10 @@ CONFIG_FILE = "config.json"
 
 
 def read_config(directory: str | Path) -> DecoderConfig:
-    """The decoder that `config.json` in `directory` describes.
+    """Configuration of the decoder that `config.json` in `directory` describes.
 
     Raises:
-        InputError: no such file, not JSON, a model type or an option that is not supported, a value that cannot be.
+        InputError: no such file, not JSON, an unsupported model type or option, or an invalid value.
     """
     path = Path(directory) / CONFIG_FILE
     raw = _read_json(path)
@@ -42,7 +42,7 @@ def read_config(directory: str | Path) -> DecoderConfig:
         fields |= family.read(raw, fields)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    if isinstance(fields["eos_token_id"], list):  # some files name several; the first is the text's end
+    if isinstance(fields["eos_token_id"], list):  # some files list several; the first ends a text
         fields["eos_token_id"] = next(iter(fields["eos_token_id"]), None)
     config = validate(DecoderConfig, fields, {}, str(path))
     if config.intermediate_size == 4 * config.hidden_size:
@@ -51,13 +51,13 @@ def read_config(directory: str | Path) -> DecoderConfig:
 
 
 def read_bits(directory: str | Path) -> int | None:
-    """The bits of the weights in `directory` if they are quantised (`neolm.models.quantized`), else None."""
+    """Bits of the weights in `directory` if they are quantised (`neolm.models.quantized`), else None."""
     path = Path(directory) / CONFIG_FILE
     return _read_bits(_read_json(path), path)
 
 
 def quantization_config(bits: int) -> dict[str, Any]:
-    """The entry of `config.json` that says how weights are rounded; keys as other methods' entries have them."""
+    """`quantization_config` in `config.json`, with the keys that other methods use too."""
     return {"quant_method": "neolm", "bits": bits, "group_size": GROUP, "sym": True}
 
 
@@ -67,14 +67,14 @@ def _read_bits(raw: dict[str, Any], path: Path) -> int | None:
         return None
     method = entry.get("quant_method") if isinstance(entry, dict) else entry
     if method != "neolm":
-        raise InputError(f"{path}: quantization_config: quantised weights of the kind {method!r} are not supported")
+        raise InputError(f"{path}: quantization_config: the method {method!r} is not supported")
     if entry not in (quantization_config(8), quantization_config(4)):
-        raise InputError(f"{path}: quantization_config: {entry} is not what this version writes")
+        raise InputError(f"{path}: quantization_config: {entry} is not supported by this version")
     return int(entry["bits"])
 
 
 def hf_config(config: DecoderConfig) -> dict[str, Any]:
-    """What `config.json` holds for `config`, in the spellings that old and new readers know.
+    """Content of `config.json` for `config`, with the keys that old and new readers know.
 
     Raises:
         SettingError: the family's published format cannot express `config`.
@@ -99,7 +99,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a model directory.
 
     Raises:
-        InputError: it cannot be read, or is something else.
+        InputError: the file cannot be read, or it is not a JSON object.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -114,5 +114,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path.parent}: no {CONFIG_FILE} here, so this is not a model directory")
+        raise InputError(f"{path.parent}: not a model directory, it has no {CONFIG_FILE}")
     return read_json(path)

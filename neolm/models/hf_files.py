@@ -1,8 +1,8 @@
-"""The files that hold a model's weights: safetensors, whole or sharded; `pytorch_model.bin` only as plain tensors.
+"""Weight files of a model: safetensors, single or sharded, and `pytorch_model.bin` if it has only plain tensors.
 
-A pickle can run any code, so a `.bin` is read with `weights_only=True` or not at all. Reading is tensor by tensor:
-each is copied out of a memory map that is closed again, so that memory holds the weights once. Writing puts every
-file under a temporary name first, so that a crash leaves no half file under its final one.
+A pickle can run any code, so a `.bin` is read with `weights_only=True` only. Tensors are read one at a time and copied
+out of a memory map that is closed again, so that memory holds the weights once. Files are written under temporary names
+and renamed, so that a crash leaves no incomplete file.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 
 class WeightFiles:
-    """The tensors in a model directory by name: their shapes and dtypes at once, their values when read."""
+    """Tensors of a model directory by name; shapes and dtypes are known at once, values when they are read."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.dtypes: dict[str, torch.dtype | None] = {}  # None: not a floating-point type that we compute with
+        self.dtypes: dict[str, torch.dtype | None] = {}  # None: not a supported floating-point type
         self._files: dict[str, Path] = {}
         self._pickles: dict[Path, dict[str, Tensor]] = {}
         for path, names in _weight_files(directory):
             (self._open_safetensors if path.suffix == ".safetensors" else self._open_pickle)(path)
-            lost = sorted(name for name in names if self._files.get(name) != path)
-            if lost:
-                raise InputError(f"{path}: the index names {listing(lost)} in it, but it holds no such tensor")
+            missing = sorted(name for name in names if self._files.get(name) != path)
+            if missing:
+                raise InputError(f"{path}: {listing(missing)} is missing, which the index lists in this file")
 
     def read(self, name: str) -> Tensor:
-        """A copy of one tensor in main memory.
+        """A copy of one tensor, on the CPU.
 
         Raises:
-            InputError: the file changed or went away since it was opened.
+            InputError: the file was changed or removed after it was opened.
         """
         path = self._files[name]
         if path in self._pickles:
@@ -75,11 +75,11 @@ class WeightFiles:
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
             first = str(error).strip().split("\n", maxsplit=1)[0]
             raise InputError(
-                f"{path}: refused, for it cannot be read as plain tensors (weights_only=True) and a pickle may run "
-                f"any code; save it as safetensors where you trust it ({first})"
+                f"{path}: refused, because it cannot be read as plain tensors (weights_only=True) and a pickle can run "
+                f"any code. If you trust it, convert it to safetensors ({first})"
             ) from None
         if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise InputError(f"{path}: refused, for it holds something else than tensors by name")
+            raise InputError(f"{path}: refused, because it is not a mapping of names to tensors")
         self._pickles[path] = tensors
         for name, tensor in tensors.items():
             self._add(path, name, tensor.shape, tensor.dtype if tensor.dtype in DTYPES.values() else None)
@@ -91,7 +91,7 @@ class WeightFiles:
 
 
 def _weight_files(directory: Path) -> list[tuple[Path, list[str]]]:
-    """The weight files of `directory`, each with the names that its index, if there is one, says it holds."""
+    """The weight files of `directory`, each with the tensors that the index, if there is one, lists in it."""
     for whole in (SAFETENSORS, PICKLE):
         if (directory / whole).is_file():
             return [(directory / whole, [])]
@@ -99,8 +99,8 @@ def _weight_files(directory: Path) -> list[tuple[Path, list[str]]]:
         if index.is_file():
             return _shards(index, Path(whole).suffix)
     others = [p.name for p in sorted(directory.iterdir()) if p.suffix in (".pt", ".pth", ".ckpt", ".h5", ".msgpack")]
-    found = f"; {', '.join(others[:3])} cannot be read" if others else ""
-    raise InputError(f"{directory}: no weights here ({SAFETENSORS}, or {PICKLE}, whole or with their index){found}")
+    unsupported = f"; {', '.join(others[:3])} cannot be read" if others else ""
+    raise InputError(f"{directory}: no weights here ({SAFETENSORS} or {PICKLE}, single or with index){unsupported}")
 
 
 def _shards(index: Path, suffix: str) -> list[tuple[Path, list[str]]]:
@@ -110,7 +110,7 @@ def _shards(index: Path, suffix: str) -> list[tuple[Path, list[str]]]:
     names: dict[str, list[str]] = {}
     for name, file in places.items():
         if Path(file).name != file or Path(file).suffix != suffix:
-            raise InputError(f"{index}: '{file}' is not the name of a {suffix} file beside it")
+            raise InputError(f"{index}: '{file}' is not the name of a {suffix} file in the same directory")
         names.setdefault(file, []).append(name)
     missing = sorted(file for file in names if not (index.parent / file).is_file())
     if missing:
@@ -119,9 +119,9 @@ def _shards(index: Path, suffix: str) -> list[tuple[Path, list[str]]]:
 
 
 def write_weights(directory: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int) -> None:
-    """Write `model.safetensors`, or shards of at most `max_shard_bytes` and their index, a shard in memory at a time.
+    """Write `model.safetensors`, or shards of at most `max_shard_bytes` with an index. Memory holds one shard.
 
-    Weight files that an earlier save left in `directory` and that are not written again are removed at the end.
+    Weight files of an earlier save in `directory` that are not overwritten are removed at the end.
     """
     temporary: list[Path] = []
     try:
@@ -153,7 +153,7 @@ def write_weights(directory: Path, tensors: Iterable[tuple[str, Tensor]], max_sh
 def _write_shards(
     directory: Path, tensors: Iterable[tuple[str, Tensor]], limit: int, written: list[Path]
 ) -> list[dict[str, int]]:
-    """Write shards under temporary names, which go to `written`; returns each one's tensors and their bytes."""
+    """Write shards under temporary names, which are added to `written`; returns the bytes of each shard's tensors."""
     contents: list[dict[str, int]] = []
     shard: dict[str, Tensor] = {}
 
@@ -173,6 +173,6 @@ def _write_shards(
 
 
 def listing(names: list[str], limit: int = 3) -> str:
-    """The first few of `names`, and how many more there are."""
+    """The first few of `names`, and the number of the others."""
     more = f" (and {len(names) - limit} more)" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

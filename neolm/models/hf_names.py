@@ -1,9 +1,9 @@
 """Published tensors from and to our parameters; the names are tables in `neolm.models.families`.
 
-Four layouts occur. `plain`: as we hold it. `transposed`: GPT-2 stores a linear layer as (in, out). `stacked`: GPT-Neo
-keeps apart the queries, keys and values that we hold as one matrix with rows [all q | all k | all v]. `interleaved`:
-GPT-NeoX groups the rows of that matrix by head, [q k v] of the first head, then of the second. (GPT-2's `c_attn` has
-the columns [all q | all k | all v], so transposing is all it needs.)
+There are four layouts. `plain`: the same as ours. `transposed`: GPT-2 stores a linear layer as (in, out). `stacked`:
+GPT-Neo has separate matrices for queries, keys and values; ours is one matrix with the rows [all q | all k | all v].
+`interleaved`: GPT-NeoX groups the rows of that matrix by head: [q k v] of the first head, then of the second. (GPT-2's
+`c_attn` has the columns [all q | all k | all v], so it is only transposed.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from neolm.models.families import FAMILIES
 from neolm.models.families.family import Layout
 
 HEADS = {f"{family.head}.weight" for family in FAMILIES.values()}
-# Causal masks and rotary tables that old files carry along.
+# Causal masks and rotary tables in old files.
 _BUFFERS = re.compile(
     r"\.(attn|attention|crossattention)\.(bias|masked_bias)$|rotary_emb\.(inv_freq|cos_cached|sin_cached)$"
 )
@@ -35,7 +35,7 @@ class Entry:
     layout: Layout
 
     def shape(self, ours: torch.Size) -> tuple[int, ...]:
-        """The shape of each published tensor, where our parameter has the shape `ours`."""
+        """Shape of each published tensor if our parameter has the shape `ours`."""
         if self.layout == "transposed":
             return tuple(reversed(ours))
         return (ours[0] // len(self.theirs), *ours[1:])
@@ -62,13 +62,13 @@ class Entry:
 
 
 def _regroup(tensor: Tensor, outer: int, inner: int) -> Tensor:
-    """Rows grouped by (outer, inner), grouped by (inner, outer) instead."""
+    """Change the order of rows from (outer, inner) to (inner, outer)."""
     rows = tensor.shape[0] // (outer * inner)
     return tensor.reshape(outer, inner, rows, -1).transpose(0, 1).reshape(tensor.shape)
 
 
-def entry(config: DecoderConfig, ours: str) -> Entry:
-    """Where the published files keep our parameter `ours`, such as `blocks.3.mlp.expand.bias`."""
+def entry_of(config: DecoderConfig, ours: str) -> Entry:
+    """The published tensors of our parameter `ours`, such as `blocks.3.mlp.expand.bias`."""
     family = FAMILIES[config.family]
     module, _, kind = ours.rpartition(".")
     if module == "head":
@@ -80,7 +80,7 @@ def entry(config: DecoderConfig, ours: str) -> Entry:
 
 
 def canonical_name(config: DecoderConfig, found: str) -> str | None:
-    """The name that `entry` uses for a tensor called `found` in a file; None for a buffer, which is not a weight."""
+    """The name in `entry_of` of a tensor that a file calls `found`; None for a buffer, which is not a weight."""
     family = FAMILIES[config.family]
     if _BUFFERS.search(found):
         return None
@@ -90,9 +90,9 @@ def canonical_name(config: DecoderConfig, found: str) -> str | None:
 
 
 def published_tensors(config: DecoderConfig, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Published names and tensors of `parameters` under our names, one at a time; a tied head is left out."""
+    """Published names and tensors of `parameters`, which have our names, one at a time; a tied head is left out."""
     for ours, tensor in parameters.items():
         if ours == "head.weight" and config.tie_embeddings:
             continue
-        place = entry(config, ours)
-        yield from zip(place.theirs, place.scatter(tensor.detach(), config.num_heads), strict=True)
+        found = entry_of(config, ours)
+        yield from zip(found.theirs, found.scatter(tensor.detach(), config.num_heads), strict=True)

@@ -1,7 +1,7 @@
-"""Weights that stay on disk: the memory map of a file takes the place of each tensor.
+"""Weights that stay on disk: each tensor is a memory map of a file.
 
-The system keeps as much of the files in memory as there is room for and reads the rest again when it is wanted, for
-every token. The files have no names once they are mapped, so that nothing is left behind, whatever happens.
+The system caches as much of the files as fits in memory and reads the rest again for every token. The files are deleted
+once they are mapped, so that nothing is left behind even after a crash.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from neolm.core.files import storage_errors
 from neolm.core.progress import gibibytes
 
 
-class DiskPlace:
-    """A folder for weights; the system's temporary one if none is named by TMPDIR."""
+class DiskStorage:
+    """The folder for the weights: TMPDIR, or else the system's temporary folder."""
 
     def __init__(self, needed: int) -> None:
-        """Make sure that there is room.
+        """Check the free space.
 
         Raises:
-            InputError: the disk has less than `needed` bytes free.
+            InputError: the disk has fewer than `needed` bytes free.
         """
         self.folder = Path(tempfile.gettempdir())
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise InputError(
                 f"{self.folder}: the weights take {gibibytes(needed)} of disk and {gibibytes(free)} are free; "
-                "TMPDIR may name another folder"
+                "set TMPDIR to a folder on another disk"
             )
 
     def keep(self, tensor: Tensor) -> Tensor:
-        """The same numbers, on disk.
+        """A copy of `tensor` on disk.
 
         Raises:
             StorageError: the disk is full.

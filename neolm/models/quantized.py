@@ -1,8 +1,8 @@
-"""A decoder whose weights are rounded to 8 or 4 bits in groups; activations stay what they are.
+"""Decoders with weights quantised to 8 or 4 bits in groups; activations are not quantised.
 
-`quantize` replaces every linear layer, the head and, where it is the head, the embedding. Biases, norms and positions
-keep their type. The layers multiply widened weights, a part of them at a time, as many rows of activations at once
-make worth while; decoding a few tokens is the business of `neolm.generation`, which reads the packed weights.
+`quantize` replaces every linear layer, the head and, if it is tied, the embedding. Biases, norms and positions keep
+their type. For many rows of activations the layers widen the weights in parts and multiply those; for a few rows the
+kernels read the packed weights.
 
 Shapes: B batch, T time, C channels.
 """
@@ -26,12 +26,12 @@ from neolm.models.decoder import Decoder
 from neolm.models.heads import LanguageModelHead
 
 BITS = {"int8": 8, "int4": 4}
-_FEW = 4  # rows of activations for which widening weights does not pay
-_WIDENED = 2**20  # weights widened at once: they stay in the processor's cache
+MAX_KERNEL_ROWS = 4  # rows of activations up to which the kernels are faster than widening the weights
+MAX_WIDENED_WEIGHTS = 2**20  # weights that are widened together: they stay in the processor's cache
 
 
 class QuantizedLinear(nn.Module):
-    """y = x W^T + b with packed W (outputs, inputs), which is on no device until `fill`."""
+    """y = x W^T + b with packed W (outputs, inputs), which is on the meta device until `fill` is called."""
 
     values: Tensor
     scales: Tensor
@@ -46,24 +46,24 @@ class QuantizedLinear(nn.Module):
 
     @property
     def packed(self) -> Packed:
-        """The weights."""
+        """The packed weights."""
         return Packed(self.bits, self.out_features, self.in_features, self.values, self.scales)
 
     def table_row(self, bias: int = 0) -> NDArray[np.int64]:
-        """The weights as the kernels' table has them, with the address of a bias."""
+        """The weights as a row of the kernels' table, with the address of a bias."""
         kind = INT8 if self.bits == 8 else INT4
-        places = self.values.data_ptr(), self.scales.data_ptr()
-        return np.array([kind, *places, bias, self.out_features, self.in_features], np.int64)
+        addresses = self.values.data_ptr(), self.scales.data_ptr()
+        return np.array([kind, *addresses, bias, self.out_features, self.in_features], np.int64)
 
     def fill(self, weight: Tensor, device: torch.device) -> None:
-        """Take the weights (outputs, inputs), rounded."""
+        """Quantise and store weights (outputs, inputs)."""
         packed = pack(weight, self.bits)
         self.register_buffer("values", packed.values.to(device))
         self.register_buffer("scales", packed.scales.to(device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) to (..., outputs), in x's type; products in bfloat16 where the device multiplies it."""
-        few = x.numel() <= _FEW * self.in_features
+        """(..., inputs) to (..., outputs), in x's type; products are in bfloat16 if the device is fast in it."""
+        few = x.numel() <= MAX_KERNEL_ROWS * self.in_features
         if few and x.device.type == "cpu" and x.dtype != torch.float64 and not x.requires_grad:
             y = linear(self.table_row(), x.flatten(0, -2).float()).to(x.dtype).view(*x.shape[:-1], -1)
             return y if self.bias is None else y + self.bias
@@ -71,7 +71,7 @@ class QuantizedLinear(nn.Module):
         short = x.flatten(0, -2).to(dtype)  # (M, inputs)
         step = self.out_features
         if x.device.type == "cpu":
-            step = max(PANEL, _WIDENED // self.in_features // PANEL * PANEL)
+            step = max(PANEL, MAX_WIDENED_WEIGHTS // self.in_features // PANEL * PANEL)
         parts = []
         for first in range(0, self.out_features, step):
             end = min(first + step, self.out_features)
@@ -99,15 +99,15 @@ class QuantizedHead(QuantizedLinear):
 
 
 class QuantizedEmbedding(nn.Module):
-    """Rows of the packed weights of a tied head, in the type of the model's norms."""
+    """The embedding of a model with a tied head: rows of the head's packed weights, in the type of the norms."""
 
     def __init__(self, model: Decoder) -> None:
         super().__init__()
-        self._model = (model,)  # not a part: its tensors are named once
+        self._model = (model,)  # in a tuple, so that it is not registered as a submodule
 
     @property
     def head(self) -> QuantizedLinear:
-        """Whose rows they are."""
+        """The head whose rows are returned."""
         return self._model[0].head  # type: ignore[return-value]
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -117,35 +117,35 @@ class QuantizedEmbedding(nn.Module):
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The type in which widened weights are multiplied with x."""
+    """Type in which widened weights are multiplied by x."""
     if x.dtype != torch.float32:
         return x.dtype
     return getattr(torch, choose_precision("auto", str(x.device)).value)  # type: ignore[no-any-return]
 
 
 def check_quantize(request: str | None) -> int | None:
-    """The bits of `int8` or `int4`; None for None.
+    """Number of bits of `int8` or `int4`; None for None.
 
     Raises:
-        InputError: something else.
+        InputError: an unknown name.
     """
     if request is None:
         return None
     if request not in BITS:
-        raise InputError(f"quantize: '{request}' is not known; there are {' and '.join(BITS)}")
+        raise InputError(f"quantize: '{request}' is not known; use {' or '.join(BITS)}")
     return BITS[request]
 
 
 def quantize(model: Decoder, request: str) -> Decoder:
-    """Round the weights of `model`, in place; returns it.
+    """Quantise the weights of `model` in place to `int8` or `int4`; returns the model.
 
     Raises:
-        InputError: `request` is neither int8 nor int4, or the model is rounded already.
+        InputError: an unknown name, or the model is already quantised.
     """
     bits = check_quantize(request)
     assert bits is not None
     if model.quantized:
-        raise InputError(f"the model is quantized already, to {model.quantized} bits")
+        raise InputError(f"the model is already quantised to {model.quantized} bits")
     weights = {name: layer.weight.detach() for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     prepare_quantized(model, bits)
     for name in list(weights):
@@ -154,7 +154,7 @@ def quantize(model: Decoder, request: str) -> Decoder:
 
 
 def prepare_quantized(model: Decoder, bits: int) -> None:
-    """Put layers without weights into the places of linear ones; the embedding of a tied head becomes the head's."""
+    """Replace linear layers by quantised ones without weights, and the embedding if the head is tied."""
     for name, layer in [*model.named_modules()]:
         if isinstance(layer, nn.Linear):
             parent, _, kind = name.rpartition(".")
@@ -173,9 +173,13 @@ def put(
     dtype: torch.dtype,
     keep: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> None:
-    """Give `model` one parameter or buffer by its name: rounded, if its layer is, else in `dtype`; and kept."""
-    place, _, kind = name.rpartition(".")
-    module = model.get_submodule(place)
+    """Set one parameter or buffer of `model` by name.
+
+    The weight of a quantised layer is quantised; other tensors get the type `dtype`. `keep` moves a tensor to
+    its memory.
+    """
+    path, _, kind = name.rpartition(".")
+    module = model.get_submodule(path)
     if isinstance(module, QuantizedEmbedding):
         module = module.head
     if is_packed(name):
@@ -188,12 +192,12 @@ def put(
 
 
 def is_packed(name: str) -> bool:
-    """Whether a tensor of this name in a quantised model is a part of packed weights."""
+    """Whether a tensor of this name in a quantised model belongs to packed weights."""
     return name.endswith((".values", ".scales"))
 
 
 def loaded_bytes(model: Decoder, dtype: torch.dtype) -> int:
-    """Memory of the tensors of `model` once they are there, all but packed ones in `dtype`."""
+    """Bytes of memory of the tensors of `model` when it is loaded; all but packed weights have the type `dtype`."""
     parts = {id(tensor): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
     return sum(
         tensor.numel() * (tensor.dtype if is_packed(name) else dtype).itemsize for name, tensor in parts.values()

@@ -26,7 +26,7 @@ def definition(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
 @pytest.mark.parametrize("window", [None, 1, 64, 130, 256])
 @pytest.mark.parametrize("T", [1, 2, 127, 128, 129, 257, 400])
 def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, T: int, window: int | None, kept: int) -> None:
-    monkeypatch.setattr(module, "KEPT_KEYS", kept)
+    monkeypatch.setattr(module, "MAX_SAVED_KEYS", kept)
     q, k, v, upstream = inputs(T)
     got, expected = block_attention(q, k, v, window, 0.25), definition(q, k, v, window)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
@@ -36,7 +36,7 @@ def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, T: int, window: i
 
 @pytest.mark.parametrize("kept", [0, 1024])
 def test_gradients_with_dropout(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
-    monkeypatch.setattr(module, "KEPT_KEYS", kept)
+    monkeypatch.setattr(module, "MAX_SAVED_KEYS", kept)
     q, k, v, _ = inputs(7)
 
     def dropped(*tensors: Tensor) -> Tensor:

@@ -373,7 +373,7 @@ def test_merges_of_old_files_and_odd_ids(directory: Path, tmp_path: Path) -> Non
         ("gpt-neox", {"activation": "quick_gelu"}, "no activation of quick_gelu"),
         ("gpt2", {"attention_scale": 1.0}, "no attention_scale of 1.0"),
         ("gpt2", {"scale_attention_by_layer": True}, "no scale_attention_by_layer of True"),
-        ("gpt-neox", {"rotary_fraction": 0.2}, "no rotary_fraction of 0.2; .* 3 of them"),
+        ("gpt-neox", {"rotary_fraction": 0.2}, "no rotary_fraction of 0.2; .* 3 channels"),
     ],
 )
 def test_decoders_that_llama_cpp_cannot_compute(
@@ -415,19 +415,19 @@ def test_tokenizers_that_llama_cpp_does_not_know(
 def test_types_that_cannot_be(directory: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.gguf"
     for dtype, quantize, words in (
-        ("float64", None, "dtype: float64 is no type of GGUF's weights"),
+        ("float64", None, "dtype: float64 is not supported in GGUF"),
         ("int4", None, "dtype: int4"),
         (None, "int3", "quantize: 'int3' is not known"),
-        ("float16", "int8", "give no dtype with it"),
+        ("float16", "int8", "do not give a dtype with int8"),
     ):
         with pytest.raises(InputError, match=words):
             export(directory, target, dtype, quantize)
     odd = make(tmp_path / "odd", "gpt2", hidden_size=40)
-    with pytest.raises(InputError, match="rows of 40 weights, which is no multiple of GGUF's blocks of 32"):
+    with pytest.raises(InputError, match="rows of 40 weights, not a multiple of GGUF's blocks of 32"):
         export(odd, target, quantize="int4")
     convert(directory, tmp_path / "rounded", quantize="int4")
     load_tokenizer(directory).save(tmp_path / "rounded")
-    with pytest.raises(InputError, match="rounded to 4 bits already; give the model"):
+    with pytest.raises(InputError, match="quantised to 4 bits already; give the model"):
         export(tmp_path / "rounded", target)
     assert not target.exists()
 

@@ -122,7 +122,7 @@ def test_scales_of_gpt2(tmp_path):
         (GPT2 | {"model_type": "llama"}, "model_type 'llama' is not supported"),
         (GPT2 | {"model_type": ["gpt2"]}, "is not supported"),
         (GPT2 | {"add_cross_attention": True}, "cross-attention is not supported"),
-        (GPT2 | {"quantization_config": {"bits": 4}}, "quantised weights"),
+        (GPT2 | {"quantization_config": {"bits": 4}}, "quantization_config: the method None is not supported"),
         (GPT2 | {"activation_function": "gelu_nwe"}, "activation: must be .*did you mean 'gelu_new'"),
         (GPT2 | {"n_embd": 770}, "hidden_size: 770 is not a multiple of num_heads 12"),
         (GPT2 | {"n_embd": "wide"}, "hidden_size: must be .*not 'wide'"),

@@ -74,7 +74,7 @@ def test_a_model_larger_than_memory_runs(tmp_path: Path, small_memory: Path) -> 
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "--offload disk runs it slowly" in done.stdout
-    assert "each token reads the rest anew" in done.stderr
+    assert "every token reads the rest again" in done.stderr
     from neolm.generation.batch import generate_ids
     from neolm.generation.config import GenerationConfig
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from neolm.core import device
 from neolm.core.errors import InputError
 from neolm.kernels.packing import GROUP, Packed, pack, unpack, widen
-from neolm.models import hf
+from neolm.models import stored_model
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.models.hf import load_model, save_model
@@ -120,7 +120,7 @@ def test_a_quantised_model_survives_its_files(family: str, tmp_path: Path) -> No
         assert torch.equal(again.state_dict()[name], tensor), name
     ids = torch.tensor([[1, 2]])
     assert torch.equal(load_model(tmp_path / "q", "cpu", quantize="int4")(ids), again(ids))
-    with pytest.raises(InputError, match="rounded to 4 bits already, not 8"):
+    with pytest.raises(InputError, match="quantised to 4 bits, not 8"):
         load_model(tmp_path / "q", "cpu", quantize="int8")
 
 
@@ -133,14 +133,14 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
         load_model(tmp_path / "q", "cpu")
     raw["quantization_config"]["group_size"] = 32
     path.write_text(json.dumps(raw), encoding="utf-8")
-    with pytest.raises(InputError, match="is not what this version writes"):
+    with pytest.raises(InputError, match="is not supported by this version"):
         load_model(tmp_path / "q", "cpu")
 
 
 def test_bad_requests() -> None:
-    with pytest.raises(InputError, match="'int3' is not known; there are int8 and int4"):
+    with pytest.raises(InputError, match="'int3' is not known; use int8 or int4"):
         load_model("nowhere", quantize="int3")
-    with pytest.raises(InputError, match="quantized already, to 8 bits"):
+    with pytest.raises(InputError, match="already quantised to 8 bits"):
         quantize(quantize(build("gpt2"), "int8"), "int4")
 
 
@@ -151,14 +151,14 @@ def test_a_model_that_does_not_fit_is_refused_before_it_takes_memory(
     save_model(model, tmp_path / "model")
     need = loaded_bytes(model, torch.float32)
     assert need == 4 * model.parameter_count()
-    monkeypatch.setattr(hf, "free_memory", lambda name: need - 1)
+    monkeypatch.setattr(stored_model, "free_memory", lambda name: need - 1)
     reads: list[str] = []
-    monkeypatch.setattr(hf.WeightFiles, "read", lambda self, name: reads.append(name))
+    monkeypatch.setattr(stored_model.WeightFiles, "read", lambda self, name: reads.append(name))
     with pytest.raises(InputError, match="the model takes 0 MiB of memory and 0 MiB are free; int4"):
         load_model(tmp_path / "model", "cpu")
     assert not reads
     monkeypatch.undo()
-    monkeypatch.setattr(hf, "free_memory", lambda name: need - 1)
+    monkeypatch.setattr(stored_model, "free_memory", lambda name: need - 1)
     assert load_model(tmp_path / "model", "cpu", quantize="int4").quantized == 4  # this fits
     assert device.free_memory() > 0
 
@@ -173,11 +173,11 @@ def test_weights_on_disk_are_the_same_and_leave_nothing_behind(
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     ids = torch.tensor([[1, 2, 3]])
     expected = load_model(tmp_path / "model", "cpu", quantize=form)(ids)
-    monkeypatch.setattr(hf, "free_memory", lambda *_: 0)
+    monkeypatch.setattr(stored_model, "free_memory", lambda *_: 0)
     model = load_model(tmp_path / "model", "cpu", quantize=form, offload="disk")
     assert torch.equal(model(ids), expected)
     assert not list(folder.glob("neolm*"))
-    assert "MiB of memory are free, so each token reads the rest anew" in capsys.readouterr().err
+    assert "MiB of memory are free, so every token reads the rest again" in capsys.readouterr().err
     mapped = Path("/proc/self/maps")
     if mapped.exists():
         assert str(folder) in mapped.read_text(encoding="utf-8")
@@ -186,7 +186,7 @@ def test_weights_on_disk_are_the_same_and_leave_nothing_behind(
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(build("gpt-neo"), tmp_path / "model")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))  # type: ignore[attr-defined]
-    with pytest.raises(InputError, match="of disk and 0 MiB are free; TMPDIR may name another folder"):
+    with pytest.raises(InputError, match="of disk and 0 MiB are free; set TMPDIR to a folder on another disk"):
         load_model(tmp_path / "model", "cpu", offload="disk")
-    with pytest.raises(InputError, match="'gpu' is not known; there is disk"):
+    with pytest.raises(InputError, match="'gpu' is not known; the only choice is disk"):
         load_model(tmp_path / "model", "cpu", offload="gpu")

@@ -1,0 +1,205 @@
+"""A model in files: its tensors are matched with our parameters, checked, and loaded one at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from neolm.core.device import free_memory
+from neolm.core.errors import InputError
+from neolm.core.progress import gibibytes, say, task
+from neolm.models.config import DecoderConfig
+from neolm.models.decoder import Decoder
+from neolm.models.hf_config import CONFIG_FILE, read_bits, read_config
+from neolm.models.hf_files import WeightFiles, listing
+from neolm.models.hf_names import Entry, canonical_name, entry_of
+from neolm.models.large_pages import LargePages
+from neolm.models.offload import DiskStorage
+from neolm.models.quantized import is_packed, loaded_bytes, prepare_quantized, put
+
+DTYPE_NAMES = ("float32", "bfloat16", "float16", "float64")
+PROGRESS_WEIGHTS = 1e9  # a progress bar is shown from this many weights on
+
+
+class StoredModel:
+    """A model in a directory, checked but not loaded: every parameter has its tensors, with the right shapes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.config, self.bits, self.files = read_config(directory), read_bits(directory), WeightFiles(directory)
+        with torch.device("meta"):
+            self.skeleton = Decoder(self.config)
+        if self.bits:
+            prepare_quantized(self.skeleton, self.bits)
+            self.entries = _own_names(self.skeleton, self.files)
+        else:
+            shapes = {name: parameter.shape for name, parameter in self.skeleton.named_parameters()}
+            self.entries = _match(self.config, shapes, self.files)
+        self.dtype = _widest(self.files, [name for _, names in self.entries for name in names if not is_packed(name)])
+
+    def dtype_on(self, device: torch.device, dtype: str | torch.dtype | None) -> torch.dtype:
+        """`dtype`; if it is None, the stored type, or float32 instead of float16 on a CPU."""
+        slow = self.dtype == torch.float16 and device.type == "cpu"
+        return parse_dtype(dtype) or (torch.float32 if slow else self.dtype)
+
+    def quantize_to(self, bits: int | None) -> None:
+        """Replace the layers by quantised ones; None: leave them as they are.
+
+        Raises:
+            InputError: the weights are stored with another number of bits.
+        """
+        if bits and self.bits and bits != self.bits:
+            raise InputError(f"{self.files.directory}: the weights are quantised to {self.bits} bits, not {bits}")
+        if bits and not self.bits:
+            prepare_quantized(self.skeleton, bits)
+
+    def build(
+        self, device: torch.device, dtype: torch.dtype, bits: int | None = None, offload: bool = False
+    ) -> Decoder:
+        """Load the decoder, one parameter at a time, so that memory holds the weights only once.
+
+        Raises:
+            InputError: the model does not fit, or its weights are stored with another number of bits than `bits`.
+        """
+        directory, model = self.files.directory, self.skeleton
+        self.quantize_to(bits)
+        keep = self._disk(model, device, dtype) if offload else LargePages().keep
+        if not offload:
+            _require_room(directory, loaded_bytes(model, dtype), device)
+        sizes = [sum(math.prod(self.files.shapes[name]) for name in names) for _, names in self.entries]
+        with task("Loading", sum(sizes), "weights") if sum(sizes) > PROGRESS_WEIGHTS else nullcontext() as progress:
+            for (entry, names), size in zip(self.entries, sizes, strict=True):
+                published = [self.files.read(name) for name in names]
+                put(model, entry.ours, entry.gather(published, self.config.num_heads), device, dtype, keep)
+                if progress is not None:
+                    progress.advance(size)
+        if self.config.tie_embeddings and not model.quantized:
+            model.head.weight = model.embedding.weight
+        return model.eval()
+
+    def _disk(self, model: Decoder, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        if device.type != "cpu":
+            raise InputError(f"offload: weights on disk work on a CPU only, not on {device}")
+        needed, free = loaded_bytes(model, dtype), free_memory()
+        disk = DiskStorage(needed)
+        slow = "" if needed < free else f"; {gibibytes(free)} of memory are free, so every token reads the rest again"
+        say(f"offload: {gibibytes(needed)} of weights in {disk.folder}{slow}")
+        return disk.keep
+
+
+def _require_room(directory: Path, needed: int, device: torch.device) -> None:
+    free = free_memory(str(device)) if device.type in ("cpu", "cuda") else needed
+    if needed > free:
+        raise InputError(
+            f"{directory}: the model takes {gibibytes(needed)} of memory and {gibibytes(free)} are free; "
+            "int4 weights (--quantize int4) take least, --offload disk runs it slowly"
+        )
+
+
+def _own_names(model: Decoder, files: WeightFiles) -> list[tuple[Entry, tuple[str, ...]]]:
+    """Entries of a quantised model, whose tensors are stored under our own names.
+
+    Raises:
+        InputError: tensors are missing, unexpected or of the wrong shape.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    _check_shapes(files, shapes, {name: name for name in files.shapes}, model.config)
+    return [(Entry(name, (name,), "plain"), (name,)) for name in shapes]
+
+
+def _match(
+    config: DecoderConfig, shapes: dict[str, torch.Size], files: WeightFiles
+) -> list[tuple[Entry, tuple[str, ...]]]:
+    """Entries of all parameters, each with the names of its tensors as they are in the files.
+
+    Raises:
+        InputError: tensors are missing, unexpected or of the wrong shape.
+    """
+    found: dict[str, str] = {}
+    for name in files.shapes:
+        canonical = canonical_name(config, name)
+        if canonical in found:
+            raise InputError(f"{files.directory}: {found[canonical]} and {name} are the same tensor of the model")
+        if canonical is not None:
+            found[canonical] = name
+    entries = [entry_of(config, ours) for ours in shapes]
+    if config.tie_embeddings:
+        _resolve_tied_head(config, found, files)
+    expected = {theirs: entry.shape(shapes[entry.ours]) for entry in entries for theirs in entry.theirs}
+    _check_shapes(files, expected, found, config)
+    return [(entry, tuple(found[theirs] for theirs in entry.theirs)) for entry in entries]
+
+
+def _check_shapes(
+    files: WeightFiles, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, str], config: DecoderConfig
+) -> None:
+    """Compare the expected shapes with those in the files; `found` maps expected names to the files' names.
+
+    Raises:
+        InputError: tensors are missing, unexpected or of the wrong shape.
+    """
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise InputError(f"{files.directory}: {_tensors(missing)} missing: {listing(missing)}")
+    unexpected = [found[name] for name in found if name not in expected]
+    if unexpected:
+        raise InputError(
+            f"{files.directory}: {_tensors(unexpected)} not part of the {config.family} that {CONFIG_FILE} "
+            f"describes: {listing(unexpected)}"
+        )
+    for theirs, shape in expected.items():
+        name = found[theirs]
+        if files.shapes[name] != shape:
+            raise InputError(
+                f"{files.directory}: {name} has the shape {list(files.shapes[name])}, "
+                f"but by {CONFIG_FILE} it must be {list(shape)}"
+            )
+
+
+def _resolve_tied_head(config: DecoderConfig, found: dict[str, str], files: WeightFiles) -> None:
+    """Remove the copy of a tied head from `found`; if a file has only the head, it is used as the embedding."""
+    (head,), (embedding,) = entry_of(config, "head.weight").theirs, entry_of(config, "embedding.weight").theirs
+    if head not in found:
+        return
+    copy = found.pop(head)
+    if embedding not in found:
+        found[embedding] = copy
+    elif not torch.equal(files.read(copy), files.read(found[embedding])):
+        raise InputError(
+            f"{files.directory}: {copy} differs from {found[embedding]}, but {CONFIG_FILE} ties them; "
+            "if they are meant to differ, set tie_word_embeddings to false there"
+        )
+
+
+def _tensors(names: list[str]) -> str:
+    return "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
+
+
+def _widest(files: WeightFiles, names: list[str]) -> torch.dtype:
+    """Common type of the tensors `names`, the widest if they differ."""
+    result: torch.dtype | None = None
+    for name in names:
+        dtype = files.dtypes[name]
+        if dtype is None:
+            raise InputError(f"{files.directory}: the type of {name} is not one of {', '.join(DTYPE_NAMES)}")
+        result = dtype if result is None else torch.promote_types(result, dtype)
+    assert result is not None, "a decoder has parameters"
+    return result
+
+
+def parse_dtype(request: str | torch.dtype | None) -> torch.dtype | None:
+    """The torch type of a name such as "bfloat16"; None for None.
+
+    Raises:
+        InputError: the type is not supported for weights.
+    """
+    if request is None:
+        return None
+    name = str(request).removeprefix("torch.")
+    if name not in DTYPE_NAMES:
+        raise InputError(f"dtype: {name} is not supported for weights; use one of {', '.join(DTYPE_NAMES)}")
+    return getattr(torch, name)  # type: ignore[no-any-return]
