@@ -469,7 +469,7 @@ def test_the_command_writes_one_file_and_its_manifest(
     code, printed, said = neolm_("export", directory, target, "--to", "gguf")
     assert code == 0, said
     assert printed.strip() == str(target)
-    assert sorted(path.name for path in target.iterdir()) == ["manifest.json", "model.gguf"]
+    assert sorted(path.name for path in target.iterdir()) == ["README.md", "manifest.json", "model.gguf"]
     manifest = json.loads((target / "manifest.json").read_text())
     assert manifest["config"] == {"to": "gguf", "dtype": None, "quantize": None}
     assert manifest["counts"]["family"] == "gpt2"
