@@ -14,11 +14,11 @@ from torch import Tensor
 
 IGNORED = -100  # a label that does not count, as in `torch.nn.functional.cross_entropy`
 
-# A chunk holds 8 MiB of float32 logits, which stay in a CPU's cache, or at least CHUNK_ROWS rows, so that the products,
-# which read the whole weight for each chunk, are not bound by memory.
+# A chunk has 8 MiB of float32 logits, which stay in a CPU's cache, but at least MIN_CHUNK_ROWS rows: every chunk reads
+# the whole weight, so that products of fewer rows would be bound by memory.
 CHUNK_ELEMENTS = 2**21
-CHUNK_ROWS = 512
-PRODUCT_ROWS = 2048
+MIN_CHUNK_ROWS = 512
+MAX_PRODUCT_ROWS = 2048
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
-        rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // V)
+        rows = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS // V)
         # Checked on a CPU only: on a GPU the check would wait for the device.
         all_count = labels.device.type == "cpu" and bool((labels != IGNORED).all())
         for start in range(0, N, rows):
@@ -96,6 +96,6 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     elif a.dtype == torch.float16:  # the product alone can overflow float16
         total.add_(torch.mm(a, b, out_dtype=torch.float32))
     else:  # a CPU widens what it adds, so it adds in parts that fit its cache
-        rows = PRODUCT_ROWS if total.device.type == "cpu" else len(total)
+        rows = MAX_PRODUCT_ROWS if total.device.type == "cpu" else len(total)
         for part, factor in zip(torch.split(total, rows), torch.split(a, rows), strict=True):
             part.add_(factor @ b)

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SLOPE = math.sqrt(8 / math.pi)
-CHUNK = 2**18  # numbers at a time, so that the float32 intermediates stay in the cache
+MAX_CHUNK_ELEMENTS = 2**18  # numbers at a time, so that the float32 intermediates stay in the cache
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -35,8 +35,8 @@ class _Gelu(torch.autograd.Function):
         result, derivative = torch.empty_like(x), torch.empty_like(x)
         wide = torch.promote_types(x.dtype, torch.float32)
         slope = torch.full((), SLOPE, dtype=wide)
-        work = torch.empty(3, min(CHUNK, x.numel()), dtype=wide)
-        chunks = zip(*(torch.split(t.view(-1), CHUNK) for t in (x, result, derivative)), strict=True)
+        work = torch.empty(3, min(MAX_CHUNK_ELEMENTS, x.numel()), dtype=wide)
+        chunks = zip(*(torch.split(t.view(-1), MAX_CHUNK_ELEMENTS) for t in (x, result, derivative)), strict=True)
         for numbers, value, slopes in chunks:
             y, p, s = work[:, : len(numbers)]
             y.copy_(numbers)

@@ -69,7 +69,7 @@ def load_model(
         raise InputError(f"offload: '{offload}' is not known; the only choice is disk")
     stored = StoredModel(model_directory(path))
     target = torch.device(choose_device("auto" if device is None else str(device)).value)
-    return stored.build(target, stored.dtype_on(target, dtype), bits, offload is not None)
+    return stored.load(target, stored.dtype_on(target, dtype), bits, offload is not None)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def convert(
     """
     bits = check_quantize(quantize)
     stored = StoredModel(model_directory(source))
-    save_model(stored.build(torch.device("cpu"), parse_dtype(dtype) or stored.dtype, bits), target)
+    save_model(stored.load(torch.device("cpu"), parse_dtype(dtype) or stored.dtype, bits), target)
     return stored.config
 
 

@@ -37,7 +37,7 @@ class DiskStorage:
                 "set TMPDIR to a folder on another disk"
             )
 
-    def keep(self, tensor: Tensor) -> Tensor:
+    def store(self, tensor: Tensor) -> Tensor:
         """A copy of `tensor` on disk.
 
         Raises:

@@ -149,7 +149,7 @@ def quantize(model: Decoder, request: str) -> Decoder:
     weights = {name: layer.weight.detach() for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     prepare_quantized(model, bits)
     for name in list(weights):
-        put(model, f"{name}.weight", weights.pop(name), model.device, model.dtype)
+        set_tensor(model, f"{name}.weight", weights.pop(name), model.device, model.dtype)
     return model
 
 
@@ -165,17 +165,17 @@ def prepare_quantized(model: Decoder, bits: int) -> None:
         model.embedding = QuantizedEmbedding(model)  # type: ignore[assignment]
 
 
-def put(
+def set_tensor(
     model: Decoder,
     name: str,
     tensor: Tensor,
     device: torch.device,
     dtype: torch.dtype,
-    keep: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    store: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> None:
     """Set one parameter or buffer of `model` by name.
 
-    The weight of a quantised layer is quantised; other tensors get the type `dtype`. `keep` moves a tensor to
+    The weight of a quantised layer is quantised; other tensors get the type `dtype`. `store` moves a tensor to
     its memory.
     """
     path, _, kind = name.rpartition(".")
@@ -183,12 +183,12 @@ def put(
     if isinstance(module, QuantizedEmbedding):
         module = module.head
     if is_packed(name):
-        setattr(module, kind, keep(tensor.to(device)))
+        setattr(module, kind, store(tensor.to(device)))
     elif isinstance(module, QuantizedLinear) and kind == "weight":
         module.fill(tensor, device)
-        module.values, module.scales = keep(module.values), keep(module.scales)
+        module.values, module.scales = store(module.values), store(module.scales)
     else:
-        setattr(module, kind, nn.Parameter(keep(tensor.to(device, dtype))))
+        setattr(module, kind, nn.Parameter(store(tensor.to(device, dtype))))
 
 
 def is_packed(name: str) -> bool:

@@ -18,9 +18,9 @@ from neolm.models.decoder import Decoder
 from neolm.models.hf_config import CONFIG_FILE, read_bits, read_config
 from neolm.models.hf_files import WeightFiles, listing
 from neolm.models.hf_names import Entry, canonical_name, entry_of
-from neolm.models.large_pages import LargePages
+from neolm.models.huge_pages import HugePages
 from neolm.models.offload import DiskStorage
-from neolm.models.quantized import is_packed, loaded_bytes, prepare_quantized, put
+from neolm.models.quantized import is_packed, loaded_bytes, prepare_quantized, set_tensor
 
 DTYPE_NAMES = ("float32", "bfloat16", "float16", "float64")
 PROGRESS_WEIGHTS = 1e9  # a progress bar is shown from this many weights on
@@ -57,9 +57,7 @@ class StoredModel:
         if bits and not self.bits:
             prepare_quantized(self.skeleton, bits)
 
-    def build(
-        self, device: torch.device, dtype: torch.dtype, bits: int | None = None, offload: bool = False
-    ) -> Decoder:
+    def load(self, device: torch.device, dtype: torch.dtype, bits: int | None = None, offload: bool = False) -> Decoder:
         """Load the decoder, one parameter at a time, so that memory holds the weights only once.
 
         Raises:
@@ -67,14 +65,14 @@ class StoredModel:
         """
         directory, model = self.files.directory, self.skeleton
         self.quantize_to(bits)
-        keep = self._disk(model, device, dtype) if offload else LargePages().keep
+        store = self._disk(model, device, dtype) if offload else HugePages().store
         if not offload:
             _require_room(directory, loaded_bytes(model, dtype), device)
         sizes = [sum(math.prod(self.files.shapes[name]) for name in names) for _, names in self.entries]
         with task("Loading", sum(sizes), "weights") if sum(sizes) > PROGRESS_WEIGHTS else nullcontext() as progress:
             for (entry, names), size in zip(self.entries, sizes, strict=True):
                 published = [self.files.read(name) for name in names]
-                put(model, entry.ours, entry.gather(published, self.config.num_heads), device, dtype, keep)
+                set_tensor(model, entry.ours, entry.gather(published, self.config.num_heads), device, dtype, store)
                 if progress is not None:
                     progress.advance(size)
         if self.config.tie_embeddings and not model.quantized:
@@ -88,7 +86,7 @@ class StoredModel:
         disk = DiskStorage(needed)
         slow = "" if needed < free else f"; {gibibytes(free)} of memory are free, so every token reads the rest again"
         say(f"offload: {gibibytes(needed)} of weights in {disk.folder}{slow}")
-        return disk.keep
+        return disk.store
 
 
 def _require_room(directory: Path, needed: int, device: torch.device) -> None:

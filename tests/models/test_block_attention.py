@@ -1,4 +1,4 @@
-"""Attention in blocks of queries must be attention: values, gradients, dropout, whatever is kept or computed again."""
+"""Attention in blocks of queries against its definition: values, gradients, dropout, saved and recomputed weights."""
 
 import pytest
 import torch
@@ -22,11 +22,11 @@ def definition(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     return (q @ k.transpose(-1, -2) * 0.25).masked_fill(~visible, float("-inf")).softmax(-1) @ v
 
 
-@pytest.mark.parametrize("kept", [0, 1024])
+@pytest.mark.parametrize("saved_keys", [0, 1024])
 @pytest.mark.parametrize("window", [None, 1, 64, 130, 256])
 @pytest.mark.parametrize("T", [1, 2, 127, 128, 129, 257, 400])
-def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, T: int, window: int | None, kept: int) -> None:
-    monkeypatch.setattr(module, "MAX_SAVED_KEYS", kept)
+def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, T: int, window: int | None, saved_keys: int) -> None:
+    monkeypatch.setattr(module, "MAX_SAVED_KEYS", saved_keys)
     q, k, v, upstream = inputs(T)
     got, expected = block_attention(q, k, v, window, 0.25), definition(q, k, v, window)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
@@ -34,13 +34,13 @@ def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, T: int, window: i
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("kept", [0, 1024])
-def test_gradients_with_dropout(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
-    monkeypatch.setattr(module, "MAX_SAVED_KEYS", kept)
+@pytest.mark.parametrize("saved_keys", [0, 1024])
+def test_gradients_with_dropout(monkeypatch: pytest.MonkeyPatch, saved_keys: int) -> None:
+    monkeypatch.setattr(module, "MAX_SAVED_KEYS", saved_keys)
     q, k, v, _ = inputs(7)
 
     def dropped(*tensors: Tensor) -> Tensor:
-        torch.manual_seed(1)  # each time the same weights are dropped
+        torch.manual_seed(1)  # the same weights are dropped each time
         return block_attention(*tensors, 4, 0.25, 0.4)
 
     assert torch.autograd.gradcheck(dropped, (q, k, v))
@@ -57,7 +57,7 @@ def test_dropout_keeps_the_mean() -> None:
 
 
 @pytest.mark.parametrize(("T", "window"), [(300, None), (1024, 256), (2048, None), (2048, 2048), (1000, 70)])
-def test_work_is_in_proportion_to_the_window(T: int, window: int | None) -> None:
+def test_the_work_is_proportional_to_the_window(T: int, window: int | None) -> None:
     seen = list(blocks(T, window))
     assert [q.start for q, _ in seen] == [0, *(q.stop for q, _ in seen[:-1])]
     assert seen[-1][0].stop == T
@@ -68,7 +68,7 @@ def test_work_is_in_proportion_to_the_window(T: int, window: int | None) -> None
 
 @pytest.mark.parametrize("window", [None, 8, 32])
 @pytest.mark.parametrize("T", [2, 31, 32, 33, 100, 300])
-def test_bfloat16_is_about_as_exact_as_the_fused_kernel(T: int, window: int | None) -> None:
+def test_bfloat16_is_as_accurate_as_the_fused_kernel(T: int, window: int | None) -> None:
     exact = inputs(T, torch.float32)
     attend(*exact[:3], window, 0.25).backward(exact[3].detach())
     right = [definition(*exact[:3], window), *(x.grad for x in exact[:3])]
@@ -91,7 +91,7 @@ def test_bfloat16_is_about_as_exact_as_the_fused_kernel(T: int, window: int | No
         assert error < 4 * fused_error + 1e-3
 
 
-def test_no_query_sees_a_later_key_or_beyond_the_window() -> None:
+def test_queries_attend_to_no_later_key_and_within_the_window() -> None:
     q, k, v = (x.detach().bfloat16() for x in inputs(300)[:3])
     before = attend(q, k, v, 140, 1.0)
     k2, v2 = k.clone(), v.clone()

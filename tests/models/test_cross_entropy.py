@@ -26,13 +26,13 @@ def inputs(rows: int, channels: int, classes: int, ignored: float = 0.2) -> tupl
 @given(
     st.integers(1, 40), st.integers(1, 8), st.integers(2, 30), st.integers(1, 200), st.integers(1, 9), st.floats(0, 0.5)
 )
-def test_it_is_the_cross_entropy_and_z_loss_in_value_and_gradient(
+def test_value_and_gradient_equal_pytorch_s(
     rows: int, channels: int, classes: int, chunk: int, chunk_rows: int, z: float
 ) -> None:
     hidden, weight, labels = inputs(rows, channels, classes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cross_entropy, "CHUNK_ELEMENTS", chunk)
-        patch.setattr(cross_entropy, "CHUNK_ROWS", chunk_rows)
+        patch.setattr(cross_entropy, "MIN_CHUNK_ROWS", chunk_rows)
         ours, entropy = linear_cross_entropy(hidden, weight, labels, z)
         grads = torch.autograd.grad(ours * 0.7, [hidden, weight])
     logits = hidden @ weight.t()
@@ -47,14 +47,14 @@ def test_it_is_the_cross_entropy_and_z_loss_in_value_and_gradient(
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-def test_logits_far_apart_lose_nothing() -> None:
+def test_large_logits_are_exact() -> None:
     hidden = torch.tensor([[80.0], [-80.0], [0.0]])
     weight = torch.tensor([[1.0], [-1.0]])
     _, entropy = linear_cross_entropy(hidden, weight, torch.tensor([1, 1, 0]))
     assert entropy.item() == pytest.approx(160 + 0 + math.log(2))
 
 
-def test_every_target_masked_is_a_finite_loss_of_zero_weight() -> None:
+def test_ignored_labels_only_give_a_zero_loss_and_zero_gradients() -> None:
     hidden, weight, labels = inputs(6, 4, 5)
     labels.fill_(IGNORED)
     total, _ = linear_cross_entropy(hidden, weight, labels, z_loss=0.1)
@@ -63,7 +63,7 @@ def test_every_target_masked_is_a_finite_loss_of_zero_weight() -> None:
     assert all(g.abs().max() == 0 for g in grads)
 
 
-def test_without_gradients_nothing_is_kept() -> None:
+def test_gradients_are_computed_only_if_needed() -> None:
     hidden, weight, labels = inputs(6, 4, 5)
     with torch.no_grad():
         total, _ = linear_cross_entropy(hidden, weight, labels)
@@ -72,7 +72,7 @@ def test_without_gradients_nothing_is_kept() -> None:
     assert torch.autograd.grad(only, weight)[0].shape == weight.shape
 
 
-def test_half_precision_is_summed_in_full() -> None:
+def test_sums_over_half_precision_are_float32() -> None:
     hidden, weight, labels = inputs(200, 16, 50, ignored=0)
     exact, _ = linear_cross_entropy(hidden, weight, labels)
     half, _ = linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), labels)
@@ -86,7 +86,7 @@ def test_half_precision_is_summed_in_full() -> None:
 )
 @pytest.mark.parametrize("rows", [4096, 16])
 def test_float16_gradients_are_scaled_before_they_are_rounded(rows: int, device: str) -> None:
-    """The gradient of 4,096 like rows exceeds float16's 65,504 until the loss scale is applied; that of 16 does not."""
+    """The unscaled gradient of 4,096 equal rows exceeds float16's largest number, 65,504; that of 16 rows does not."""
     hidden = torch.full((rows, 4), 64.0, dtype=torch.float16, device=device)
     weight = torch.zeros(8, 4, dtype=torch.float16, device=device, requires_grad=True)
     total, _ = linear_cross_entropy(hidden, weight, torch.zeros(rows, dtype=torch.int64, device=device))

@@ -1,4 +1,4 @@
-"""The decoder itself: causality, gradients, windows, initialisation, and the published sizes."""
+"""The decoder: causality, gradients, windows, initialisation, and published sizes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def ids_of(B, T):
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_token_changes_no_logit_before_it_and_its_own(family, padded):
+def test_changing_a_token_changes_its_logits_and_none_before(family, padded):
     model, ids = make(family), ids_of(2, 24)
     mask = torch.ones_like(ids) if padded else None
     with torch.no_grad():
@@ -92,10 +92,10 @@ def test_every_parameter_gets_a_gradient(family):
 
 @pytest.mark.parametrize("window", [1, 2, 3, 5, 8, 64, None])
 @pytest.mark.parametrize("T", [1, 2, 5, 6, 8, 10, 16, 23])
-def test_attention_is_its_definition(T, window):
+def test_attention_follows_its_definition(T, window):
     B, H, D, scale = 2, 3, 4, 0.7
     generator = torch.Generator().manual_seed(T)
-    # Laid out (B, T, 3, H, D) as the fused projection gives them: views of it must do, for any T.
+    # Views of (B, T, 3, H, D), as in the fused projection.
     fused = torch.randn(B, T, 3, H, D, generator=generator, dtype=torch.float64, requires_grad=True)
     q, k, v = fused.permute(2, 0, 3, 1, 4)
     scores = q @ k.transpose(-1, -2) * scale
@@ -116,14 +116,14 @@ def test_attention_is_its_definition(T, window):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_hidden_states_make_the_logits(family):
+def test_the_head_turns_hidden_states_into_logits(family):
     model, ids = make(family), ids_of(2, 9)
     with torch.no_grad():
         assert torch.equal(model.head(model(ids, logits=False)), model(ids))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padding_rows_are_finite_and_batches_do_not_mix(family):
+def test_padding_gives_finite_logits_and_does_not_change_other_rows(family):
     model, ids = make(family), ids_of(3, 12)
     mask = torch.ones_like(ids)
     mask[0, :7] = 0
@@ -167,7 +167,7 @@ def test_repr_is_one_short_line():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_initialisation_is_the_family_s(family):
+def test_initialisation_follows_the_family(family):
     h, L = 256, 8
     sizes = {"vocab_size": 600, "hidden_size": h, "num_heads": 4, "num_layers": L, "max_position_embeddings": 600}
     model = Decoder(decoder_config(family, **sizes)).initialise(3)

@@ -1,4 +1,4 @@
-"""Our GELU against torch's, forwards and backwards."""
+"""Our GELU against torch's, values and gradients."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from neolm.models.gelu import gelu_tanh
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5), (2, 7, 100)])
 def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    monkeypatch.setattr(gelu, "CHUNK", 64)  # of several sizes
+    monkeypatch.setattr(gelu, "MAX_CHUNK_ELEMENTS", 64)  # several chunks, the last one smaller
     x = (4 * torch.randn(shape, generator=torch.Generator().manual_seed(1))).to(dtype)
     upstream = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(dtype)
     ours, exact = x.clone().requires_grad_(), x.double().requires_grad_()
@@ -25,7 +25,7 @@ def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, shape: tuple[int,
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 60.0, -60.0, 1e30, -1e30, float("inf"), float("nan")])
-def test_the_ends(value: float) -> None:
+def test_extreme_values(value: float) -> None:
     x = torch.tensor([value]).requires_grad_()
     expected, given = F.gelu(x.detach(), approximate="tanh"), gelu_tanh(x)
     torch.testing.assert_close(given.detach(), expected, equal_nan=True)

@@ -1,8 +1,8 @@
-"""GGUF: a small reader of its own reads what was written, and llama.cpp, where it is installed, says the same tokens.
+"""GGUF files, read by an independent reader and, if it is installed, by llama.cpp.
 
-llama.cpp's Python package must be compiled, so no environment of the project has it. To run its tests, build
-`llama-cpp-python` in another environment of the same Python, link its `llama_cpp` and `diskcache` into a folder, and
-give PYTHONPATH=FOLDER.
+llama.cpp's Python package has to be compiled, so the project's environment does not include it. To run its tests, build
+`llama-cpp-python` in another environment with the same Python, link its `llama_cpp` and `diskcache` into a folder, and
+set PYTHONPATH=FOLDER.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ SCALARS = {4: "<I", 5: "<i", 6: "<f", 7: "<?"}
 
 CASES = {
     "gpt2": ("gpt2", {}),
-    "gpt2 with a head of its own": ("gpt2", {"tie_embeddings": False, "intermediate_size": 96}),
+    "gpt2 untied": ("gpt2", {"tie_embeddings": False, "intermediate_size": 96}),
     "gpt3": ("gpt3", {"activation": "gelu_fast"}),
     "gpt-neox": ("gpt-neox", {}),
-    "gpt-neox in sequence, tied": (
+    "gpt-neox sequential, tied": (
         "gpt-neox",
         {"parallel_residual": False, "tie_embeddings": True, "rotary_fraction": 0.5, "rotary_base": 5000.0},
     ),
@@ -63,7 +63,7 @@ CASES = {
 
 @dataclass
 class File:
-    """What a GGUF file holds: metadata, and the type and values of each tensor."""
+    """Content of a GGUF file: metadata, and type and values of each tensor."""
 
     metadata: dict[str, Any]
     types: dict[str, int]
@@ -71,7 +71,7 @@ class File:
 
 
 class Cursor:
-    """Bytes, and a place in them."""
+    """Bytes with a read position."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
@@ -94,7 +94,7 @@ class Cursor:
 
 
 def read(path: Path) -> File:
-    """The file, whose every byte is accounted for."""
+    """Read a file and check that every byte is used."""
     cursor = Cursor(path.read_bytes())
     assert cursor.data[:4] == b"GGUF"
     cursor.at = 4
@@ -124,7 +124,7 @@ def read(path: Path) -> File:
 
 
 def decode(kind: int, data: bytes) -> np.ndarray:
-    """The numbers that a tensor's bytes stand for, by the definitions of the types."""
+    """Values of a tensor's bytes, by the definitions of the types."""
     if kind in (0, 1):
         return np.frombuffer(data, "<f4" if kind == 0 else "<f2").astype(np.float32)
     if kind == 30:
@@ -145,7 +145,7 @@ def decode(kind: int, data: bytes) -> np.ndarray:
 
 
 def make_tokenizer(family: str) -> Tokenizer:
-    """A small one; for GPT-NeoX with runs of spaces and NFC, as the published one."""
+    """A small tokenizer; for GPT-NeoX with runs of spaces and NFC, as in the published one."""
     tokenizer = train_tokenizer(iter([sample_text(seed) for seed in range(8)] + ["naïve café 日本 🚀 " * 9]), 320)
     if family == "gpt-neox":
         tokenizer.backend.normalizer = normalizers.NFC()
@@ -176,7 +176,7 @@ def export(directory: Path, target: Path, dtype: str | None = None, quantize: st
 
 
 def expected_tensors(directory: Path) -> dict[str, np.ndarray]:
-    """llama.cpp's tensors from the published ones: outputs in rows, all queries, all keys, all values."""
+    """llama.cpp's tensors from the published ones: rows of outputs, [all q | all k | all v]."""
     config = json.loads((directory / "config.json").read_text())
     neox = config["model_type"] == "gpt_neox"
     parts = {"h": "blk", "layers": "blk", "wte": "token_embd", "embed_in": "token_embd", "wpe": "position_embd"}
@@ -222,7 +222,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_tensor_and_setting_is_there(case: str, tmp_path: Path) -> None:
+def test_all_tensors_and_settings_are_written(case: str, tmp_path: Path) -> None:
     family, fields = CASES[case]
     directory = make(tmp_path / "model", family, **fields)
     file = read(export(directory, tmp_path / "model.gguf"))
@@ -248,7 +248,7 @@ def test_every_tensor_and_setting_is_there(case: str, tmp_path: Path) -> None:
     ("dtype", "quantize", "kind", "file_type"),
     [("float16", None, 1, 1), ("bfloat16", None, 30, 32), (None, "int8", 8, 7), (None, "int4", 2, 2)],
 )
-def test_matrices_have_the_type_asked_for_and_the_rest_float32(
+def test_matrices_have_the_requested_type_and_other_tensors_are_float32(
     family: str, dtype: str | None, quantize: str | None, kind: int, file_type: int, tmp_path: Path
 ) -> None:
     directory = make(tmp_path / "model", family)
@@ -274,7 +274,7 @@ def test_matrices_have_the_type_asked_for_and_the_rest_float32(
             assert (np.abs(found - blocks) <= step / (1 if quantize == "int8" else 2) * 1.02).mean() > 0.95
 
 
-def test_types_are_as_stored_unless_asked(directory: Path, tmp_path: Path) -> None:
+def test_the_stored_type_is_the_default(directory: Path, tmp_path: Path) -> None:
     for stored, kind in (("bfloat16", 30), ("float16", 1), ("float64", 0)):
         convert(directory, tmp_path / stored, dtype=stored)
         load_tokenizer(directory).save(tmp_path / stored)
@@ -330,7 +330,7 @@ def test_one_tensor_in_memory_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("family", "name"), [("gpt2", "gpt-2"), ("gpt-neox", "mpt")])
-def test_the_vocabulary_is_there_and_padded_to_the_embedding(family: str, name: str, tmp_path: Path) -> None:
+def test_the_vocabulary_is_padded_to_the_embedding(family: str, name: str, tmp_path: Path) -> None:
     tokenizer = make_tokenizer(family)
     directory = make(tmp_path / "model", family, tokenizer, vocab_size=tokenizer.size + 3)
     metadata = read(export(directory, tmp_path / "model.gguf")).metadata
@@ -401,7 +401,7 @@ def test_decoders_that_llama_cpp_cannot_compute(
         ({"added": {"id": 999}}, "1000 tokens, the model 320"),
     ],
 )
-def test_tokenizers_that_llama_cpp_does_not_know(
+def test_tokenizers_that_llama_cpp_does_not_support(
     directory: Path, change: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     content = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
@@ -412,7 +412,7 @@ def test_tokenizers_that_llama_cpp_does_not_know(
     assert not list(tmp_path.iterdir())
 
 
-def test_types_that_cannot_be(directory: Path, tmp_path: Path) -> None:
+def test_unsupported_types(directory: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.gguf"
     for dtype, quantize, words in (
         ("float64", None, "dtype: float64 is not supported in GGUF"),
@@ -434,7 +434,7 @@ def test_types_that_cannot_be(directory: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [1e30, math.nan])
 @pytest.mark.parametrize(("dtype", "quantize"), [("float16", None), (None, "int8"), (None, "int4")])
-def test_weights_that_do_not_fit(
+def test_weights_too_large_for_their_type(
     directory: Path, value: float, dtype: str | None, quantize: str | None, tmp_path: Path
 ) -> None:
     tensors = load_file(directory / "model.safetensors")
@@ -494,7 +494,7 @@ def test_the_command_writes_one_file_and_its_manifest(
 
 
 def load_in_llama_cpp(path: Path) -> Any:
-    """The model there, with the logits of every position."""
+    """A model in llama.cpp that returns the logits of every position."""
     llama_cpp = pytest.importorskip(
         "llama_cpp", reason="needs llama-cpp-python, which has to be compiled (see this file's docstring)"
     )
@@ -502,7 +502,7 @@ def load_in_llama_cpp(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_llama_cpp_writes_the_same_tokens(case: str, tmp_path: Path) -> None:
+def test_llama_cpp_generates_the_same_tokens(case: str, tmp_path: Path) -> None:
     family, fields = CASES[case]
     directory = make(tmp_path / "model", family, **fields)
     llama = load_in_llama_cpp(export(directory, tmp_path / "model.gguf"))
@@ -532,7 +532,7 @@ def test_llama_cpp_writes_the_same_tokens(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt-neox"])
 @pytest.mark.parametrize(("dtype", "quantize"), [("float16", None), ("bfloat16", None), (None, "int8"), (None, "int4")])
-def test_llama_cpp_computes_with_what_the_file_says(
+def test_llama_cpp_uses_the_settings_of_the_file(
     family: str, dtype: str | None, quantize: str | None, tmp_path: Path
 ) -> None:
     directory = make(tmp_path / "model", family, hidden_size=64, num_heads=4)
@@ -575,7 +575,7 @@ TEXTS = (
         ("gpt-neox", "tok_gptneo/gpt-neo-tokenizer.json.zst"),
     ],
 )
-def test_llama_cpp_splits_text_alike(family: str, packed: str | None, tmp_path: Path, request: Any) -> None:
+def test_llama_cpp_tokenizes_text_alike(family: str, packed: str | None, tmp_path: Path, request: Any) -> None:
     tokenizer = make_tokenizer(family)
     if packed is not None:
         file = request.getfixturevalue("shared_data") / packed

@@ -1,4 +1,4 @@
-"""Model directories: what is refused, in one clear line, and what a crash leaves behind."""
+"""Model directories: errors of one line, and failed saves leave the old model."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_device_and_dtype(directory):
         load_model(directory, device="cuda:99")
 
 
-def test_float16_is_computed_in_float32_on_a_cpu_but_kept_in_files(directory, tmp_path):
+def test_float16_is_loaded_as_float32_on_a_cpu_but_stays_float16_in_files(directory, tmp_path):
     convert(directory, tmp_path / "half", dtype="float16")
     assert load_model(tmp_path / "half", device="cpu").embedding.weight.dtype == torch.float32
     convert(tmp_path / "half", tmp_path / "again")
@@ -107,22 +107,22 @@ def test_a_hub_id_without_a_network(monkeypatch):
     refused("some-organisation/some-model", "no such directory, and it cannot be downloaded as a hub id: there is no")
 
 
-def test_a_hub_id_fetches_safetensors_before_pickles(directory, tmp_path, monkeypatch):
+def test_a_hub_id_downloads_safetensors_before_pickles(directory, tmp_path, monkeypatch):
     import huggingface_hub
 
-    asked = []
+    requested = []
 
     def download(name, allow_patterns):
-        asked.append(allow_patterns)
+        requested.append(allow_patterns)
         return str(directory)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert model_directory("some-organisation/some-model") == directory
-    assert "model.safetensors" in asked[0]
-    assert not any(pattern.endswith(".bin") for pattern in asked[0])
+    assert "model.safetensors" in requested[0]
+    assert not any(pattern.endswith(".bin") for pattern in requested[0])
     (directory / "model.safetensors").unlink()
     model_directory("some-organisation/some-model")
-    assert {"pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"} <= set(asked[-1])
+    assert {"pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"} <= set(requested[-1])
 
 
 def test_the_output_directory_of_a_run_stands_for_its_model(directory, tmp_path):
@@ -145,7 +145,7 @@ def test_a_truncated_file(directory, size):
     refused(directory, r"model\.safetensors: truncated or corrupt")
 
 
-def test_a_file_of_rubbish(directory):
+def test_a_corrupt_file(directory):
     (directory / "model.safetensors").write_bytes(bytes(range(256)) * 40)
     refused(directory, r"model\.safetensors: truncated or corrupt")
 
@@ -165,17 +165,17 @@ def test_misshapen_tensors(directory):
     refused(directory, r"transformer\.wpe\.weight has the shape \[9, 16\], but by config\.json it must be \[16, 16\]")
 
 
-def test_a_tensor_twice(directory):
+def test_a_duplicate_tensor(directory):
     rewrite(directory, lambda tensors: tensors.update({"wpe.weight": torch.ones(16, 16)}))
     refused(directory, "are the same tensor of the model")
 
 
-def test_weights_of_whole_numbers(directory):
+def test_integer_weights(directory):
     rewrite(directory, lambda tensors: tensors.update({"transformer.wpe.weight": torch.ones(16, 16, dtype=torch.int8)}))
     refused(directory, r"the type of transformer\.wpe\.weight is not one of float32")
 
 
-def test_shards_that_are_missing_or_elsewhere(tmp_path):
+def test_missing_shards_and_wrong_indices(tmp_path):
     save_model(make(), tmp_path, max_shard_bytes=8000)
     index = tmp_path / "model.safetensors.index.json"
     original = json.loads(index.read_text())

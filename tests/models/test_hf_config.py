@@ -1,4 +1,4 @@
-"""`config.json`: published files as they are, what is refused, and what a family's format has no place for."""
+"""`config.json`: published files, refused files, and settings that a family's format cannot express."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neolm.models.config import decoder_config
 from neolm.models.hf import hf_config, read_config
 from neolm.models.presets import PRESETS, preset
 
-# Published files, as decoders.md lists their keys.
+# The keys of the published files.
 GPT2 = {
     "model_type": "gpt2",
     "activation_function": "gelu_new",
@@ -164,7 +164,7 @@ def test_refused_files(raw, match, tmp_path):
         ("gpt-neox", {"embedding_dropout": 0.1}, "embedding_dropout"),
     ],
 )
-def test_what_a_format_cannot_express(family, fields, match):
+def test_settings_that_a_format_cannot_express(family, fields, match):
     sizes = {"vocab_size": 50, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "max_position_embeddings": 16}
     with pytest.raises(InputError, match=rf"^{match}"):
         hf_config(decoder_config(family, **sizes | fields))

@@ -1,4 +1,4 @@
-"""Weights on disk where memory is truly too small, by a limit of the kernel's on a process of its own."""
+"""Weights on disk in a process whose memory is limited by a control group."""
 
 from __future__ import annotations
 

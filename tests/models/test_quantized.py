@@ -1,4 +1,4 @@
-"""Weights of 8 and 4 bits: what rounding costs, that loading rounds as it reads, and that files keep every bit."""
+"""Weights of 8 and 4 bits: error bounds, quantisation while loading, and bit-equal files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def build(family: str, **fields: int) -> Decoder:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 70), st.integers(1, 200), st.sampled_from([4, 8]), st.integers(0, 5))
-def test_every_weight_is_as_near_as_its_group_allows(outputs: int, inputs: int, bits: int, seed: int) -> None:
+def test_the_error_is_within_the_bounds_of_the_group(outputs: int, inputs: int, bits: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(outputs, inputs, generator=generator) * 10 ** float(seed - 3)
     packed = pack(weight, bits)
@@ -42,14 +42,14 @@ def test_every_weight_is_as_near_as_its_group_allows(outputs: int, inputs: int, 
     padded[:, :inputs] = weight
     largest = padded.view(outputs, -1, GROUP).abs().amax(-1).repeat_interleave(GROUP, 1)[:, :inputs]
     steps = {8: 127, 4: 7}[bits]
-    # Half a step; at 4 bits the largest may be clipped by a third where that serves the others. Scales are fp16.
+    # Half a step; at 4 bits, the largest can be clipped by a third if that reduces the total error. Scales are float16.
     allowed = largest * (0.5 / steps if bits == 8 else 0.35) * 1.01 + 128 * 2**-25
     assert ((restored - weight).abs() <= allowed).all()
     short = unpack(packed, dtype=torch.bfloat16)
     torch.testing.assert_close(short, restored.bfloat16(), rtol=2**-7, atol=0)
 
 
-def test_four_bits_choose_a_better_scale_than_the_largest_weight_does() -> None:
+def test_four_bits_use_a_better_scale_than_that_of_the_largest_weight() -> None:
     weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
     groups = weight.view(64, -1, GROUP)
     scale = groups.abs().amax(-1, keepdim=True) / 7
@@ -57,7 +57,7 @@ def test_four_bits_choose_a_better_scale_than_the_largest_weight_does() -> None:
     assert (unpack(pack(weight, 4)) - weight).square().sum() < 0.9 * plain
 
 
-def test_zeros_and_a_part_of_the_matrix() -> None:
+def test_zeros_and_parts_of_a_matrix() -> None:
     assert torch.equal(unpack(pack(torch.zeros(20, 70), 4)), torch.zeros(20, 70))
     packed = pack(torch.randn(50, 70), 8)
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
@@ -66,7 +66,7 @@ def test_zeros_and_a_part_of_the_matrix() -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_a_layer_multiplies_what_its_weights_say(bits: int) -> None:
+def test_a_layer_multiplies_by_its_unpacked_weights(bits: int) -> None:
     layer = QuantizedLinear(bits, 50, 70, torch.nn.Parameter(torch.randn(50)))
     layer.fill(torch.randn(50, 70), torch.device("cpu"))
     x = torch.randn(3, 5, 70, dtype=torch.float64)
@@ -76,7 +76,7 @@ def test_a_layer_multiplies_what_its_weights_say(bits: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [2, 20])
-def test_gradients_pass_through_to_the_activations(rows: int) -> None:
+def test_activations_get_gradients(rows: int) -> None:
     layer = QuantizedLinear(8, 32, 64)
     layer.fill(torch.randn(32, 64, generator=torch.Generator().manual_seed(0)), torch.device("cpu"))
     x = torch.ones(rows, 64, requires_grad=True)
@@ -86,7 +86,7 @@ def test_gradients_pass_through_to_the_activations(rows: int) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("form", ["int8", "int4"])
-def test_loading_rounds_as_rounding_the_loaded_does(family: str, form: str, tmp_path: Path) -> None:
+def test_quantising_while_loading_equals_quantising_the_loaded_model(family: str, form: str, tmp_path: Path) -> None:
     model = build(family)
     save_model(model, tmp_path / "model")
     loaded = load_model(tmp_path / "model", "cpu", quantize=form)
@@ -111,7 +111,7 @@ def test_the_loss_of_a_quantised_model_is_that_of_its_logits(family: str) -> Non
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_quantised_model_survives_its_files(family: str, tmp_path: Path) -> None:
+def test_a_quantised_model_is_bit_equal_after_saving_and_loading(family: str, tmp_path: Path) -> None:
     model = quantize(build(family), "int4")
     save_model(model, tmp_path / "q")
     again = load_model(tmp_path / "q", "cpu")
@@ -124,7 +124,7 @@ def test_a_quantised_model_survives_its_files(family: str, tmp_path: Path) -> No
         load_model(tmp_path / "q", "cpu", quantize="int8")
 
 
-def test_files_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
+def test_inconsistent_files_are_refused(tmp_path: Path) -> None:
     save_model(quantize(build("gpt2"), "int8"), tmp_path / "q")
     path = tmp_path / "q" / "config.json"
     raw = json.loads(path.read_text(encoding="utf-8"))
@@ -137,14 +137,14 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
         load_model(tmp_path / "q", "cpu")
 
 
-def test_bad_requests() -> None:
+def test_unknown_names_are_refused() -> None:
     with pytest.raises(InputError, match="'int3' is not known; use int8 or int4"):
         load_model("nowhere", quantize="int3")
     with pytest.raises(InputError, match="already quantised to 8 bits"):
         quantize(quantize(build("gpt2"), "int8"), "int4")
 
 
-def test_a_model_that_does_not_fit_is_refused_before_it_takes_memory(
+def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build("gpt-neo")
@@ -164,7 +164,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_takes_memory(
 
 
 @pytest.mark.parametrize("form", [None, "int8"])
-def test_weights_on_disk_are_the_same_and_leave_nothing_behind(
+def test_weights_on_disk_give_the_same_logits_and_leave_no_files(
     form: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_model(build("gpt-neo"), tmp_path / "model")
@@ -183,7 +183,7 @@ def test_weights_on_disk_are_the_same_and_leave_nothing_behind(
         assert str(folder) in mapped.read_text(encoding="utf-8")
 
 
-def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(build("gpt-neo"), tmp_path / "model")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="of disk and 0 MiB are free; set TMPDIR to a folder on another disk"):

@@ -1,4 +1,4 @@
-"""The oracle: `transformers` models of tiny size with every parameter random, biases and norms included."""
+"""The oracle: tiny `transformers` models with all parameters random, also biases and norms."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def draw_keys(family: str, seed: int) -> dict[str, Any]:
 def logits_difference(
     ours: Any, theirs: Any, ids: Tensor, attention_mask: Tensor | None = None, masked: bool = True
 ) -> float:
-    """The largest absolute difference of logits at real tokens; `masked` False: we get no mask (right padding)."""
+    """Largest absolute difference of logits at real tokens; `masked` False: our model gets no mask (right padding)."""
     positions, keys = None, {}
     if attention_mask is not None:
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)

@@ -28,7 +28,7 @@ def _lengths(theirs):
 
 @pytest.mark.parametrize("seed", range(CASES))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_transformers_wrote_gives_its_logits(family, seed, tmp_path, oracle, random_keys, difference):
+def test_directories_of_transformers_give_the_same_logits(family, seed, tmp_path, oracle, random_keys, difference):
     theirs = oracle(family, seed, **random_keys(family, seed))
     theirs.save_pretrained(tmp_path)
     ours = load_model(tmp_path, device="cpu")
@@ -40,7 +40,7 @@ def test_what_transformers_wrote_gives_its_logits(family, seed, tmp_path, oracle
 
 @pytest.mark.parametrize("seed", range(CASES, CASES + 8))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padding_on_either_side_changes_no_real_logit(family, seed, tmp_path, oracle, random_keys, difference):
+def test_padding_changes_no_logit_of_real_tokens(family, seed, tmp_path, oracle, random_keys, difference):
     theirs = oracle(family, seed, **random_keys(family, seed))
     theirs.save_pretrained(tmp_path)
     ours = load_model(tmp_path, device="cpu")
@@ -58,7 +58,7 @@ def test_padding_on_either_side_changes_no_real_logit(family, seed, tmp_path, or
 
 @pytest.mark.parametrize("seed", range(CASES + 8, CASES + 14))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_we_wrote_gives_transformers_our_logits(family, seed, tmp_path, oracle, random_keys, difference):
+def test_our_directories_give_the_same_logits_in_transformers(family, seed, tmp_path, oracle, random_keys, difference):
     source, target = tmp_path / "theirs", tmp_path / "ours"
     oracle(family, seed, **random_keys(family, seed)).save_pretrained(source)
     ours = load_model(source, device="cpu")

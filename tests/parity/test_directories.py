@@ -1,4 +1,4 @@
-"""Directories go both ways between NeoLM and `transformers` without a bit changed, in every spelling that is about."""
+"""Directories are bit-equal in both directions between NeoLM and `transformers`, with all known names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREFIX = {"gpt2": "transformer.", "gpt-neo": "transformer.", "gpt-neox": "gpt_ne
 
 
 def _same(ours, theirs, dtype=torch.float32):
-    """Whether two models hold the same weights, bit for bit."""
+    """Whether the weights of two models are bit-equal."""
     a, b = ours.state_dict(), theirs.state_dict()
     assert a.keys() == b.keys()
     return all(a[name].dtype == dtype and torch.equal(a[name], b[name]) for name in a)
@@ -53,7 +53,7 @@ def test_weights_survive_the_round_trip_bit_for_bit(family, tied, tmp_path, orac
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_their_configuration_reads_ours_as_their_own(family, tmp_path, oracle, random_keys):
+def test_transformers_reads_our_configuration_as_its_own(family, tmp_path, oracle, random_keys):
     for seed in range(8):
         theirs = oracle(family, seed, **random_keys(family, seed))
         theirs.save_pretrained(tmp_path / "theirs")
@@ -158,7 +158,7 @@ def test_a_tied_file_that_also_has_the_head(family, tmp_path, oracle):
 
 
 @pytest.mark.parametrize("head", ["lm_head.weight", "embed_out.weight"])
-def test_both_spellings_of_neox_head_and_rotary_keys(head, tmp_path, oracle, difference):
+def test_both_names_of_the_neox_head_and_rotary_keys(head, tmp_path, oracle, difference):
     theirs = oracle("gpt-neox", rotary_pct=0.25, rotary_emb_base=500)
     theirs.save_pretrained(tmp_path)
     _rewrite(
@@ -187,7 +187,7 @@ def test_gpt_neo_aliases_and_layers(tmp_path, oracle):
     assert load_model(tmp_path, device="cpu").config == expected.config
 
 
-def test_untouched_initialisation_of_theirs_loads_too(tmp_path):
+def test_newly_initialised_models_of_transformers_load(tmp_path):
     config = transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=8, eos_token_id=[3, 4])
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
     assert load_model(tmp_path, device="cpu").config.eos_token_id == 3

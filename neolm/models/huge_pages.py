@@ -18,14 +18,14 @@ _BLOCK = 2**25  # bytes of an allocation; the memory is committed when it is wri
 _LINE = 64
 
 
-class LargePages:
+class HugePages:
     """An allocator for tensors in huge pages; without huge pages, tensors stay in their memory."""
 
     def __init__(self) -> None:
         self._memory: mmap.mmap | None = None
         self._first = self._end = 0  # the free part of it
 
-    def keep(self, tensor: Tensor) -> Tensor:
+    def store(self, tensor: Tensor) -> Tensor:
         """A copy of `tensor` in huge pages; a tensor that is not on the CPU is returned unchanged."""
         size = tensor.numel() * tensor.element_size()
         if size == 0 or tensor.device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE"):
