@@ -10,10 +10,11 @@ from typing import Any
 
 from neolm.core.artifact import Manifest, chain, read_manifest
 from neolm.core.metrics import points, read_metrics
+from neolm.models import families
 
 STAGES = ("corpus", "tokenizer", "shards", "pretrain", "model", "evaluation")
 
-FAMILIES = {"gpt2": "GPT-2", "gpt3": "GPT-3", "gpt-neo": "GPT-Neo", "gpt-neox": "GPT-NeoX"}
+FAMILIES = {name: family.title for name, family in families.FAMILIES.items()}
 
 
 @dataclass(frozen=True)

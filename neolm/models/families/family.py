@@ -82,6 +82,8 @@ class Family:
 
     name: str
     """Value of `DecoderConfig.family`."""
+    title: str
+    """Name in papers."""
     defaults: Mapping[str, Any]
     """Fields of `DecoderConfig` in which the family differs from the defaults there, and the published context."""
     presets: tuple[Preset, ...]

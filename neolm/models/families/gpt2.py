@@ -43,6 +43,7 @@ def _unscaled(config: DecoderConfig) -> bool:
 
 GPT2 = Family(
     name="gpt2",
+    title="GPT-2",
     defaults={"max_position_embeddings": 1024},
     presets=(
         Preset("gpt2", 12, 768, 12, 124_439_808),

@@ -14,6 +14,7 @@ from neolm.models.families.gpt2 import GPT2
 
 GPT3 = replace(
     GPT2,
+    title="GPT-3",
     defaults={"max_position_embeddings": 2048},
     presets=(
         Preset("gpt3-small", 12, 768, 12, 125_226_240),

@@ -59,6 +59,7 @@ def _repeat(pattern: Sequence[str], length: int) -> list[str]:
 
 GPT_NEO = Family(
     name="gpt-neo",
+    title="GPT-Neo",
     defaults={
         "max_position_embeddings": 2048,
         "attention_layers": ("global", "local"),

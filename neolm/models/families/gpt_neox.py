@@ -70,6 +70,7 @@ def _gguf_keys(config: DecoderConfig) -> dict[str, Any]:
 # Pythia pads its vocabulary to a multiple of 128 x its tensor-parallel degree.
 GPT_NEOX = Family(
     name="gpt-neox",
+    title="GPT-NeoX",
     defaults={
         "max_position_embeddings": 2048,
         "position_embedding": "rotary",
