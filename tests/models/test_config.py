@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any, get_args
 
 import pytest
@@ -48,3 +50,8 @@ def test_the_settings_offer_every_family() -> None:
     (choices, _) = get_args(ModelConfig.model_fields["family"].annotation)
     assert list(get_args(choices)) == list(FAMILIES)
     assert set(get_args(DecoderConfig.model_fields["family"].annotation)) == {f.name for f in FAMILIES.values()}
+
+
+def test_presets_are_listed_without_importing_torch() -> None:
+    script = "import sys; from neolm.describe import presets_table; presets_table(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
