@@ -18,7 +18,7 @@ from neolm.core.errors import InputError
 from neolm.models.config import DecoderConfig
 from neolm.models.families import FAMILIES
 from neolm.models.gguf_file import ENCODINGS, Item, Value, write_gguf
-from neolm.models.gguf_names import hyperparameters, tensor_name, vocabulary
+from neolm.models.gguf_names import NEEDS_HEAD, hyperparameters, tensor_name, vocabulary
 from neolm.models.hf import model_directory
 from neolm.models.hf_names import Entry
 from neolm.models.quantized import check_quantize
@@ -87,8 +87,7 @@ def _items(stored: StoredModel, encoding: str) -> Iterator[Item]:
         InputError: a matrix cannot be divided into blocks.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in stored.skeleton.named_parameters()}
-    gguf = FAMILIES[stored.config.family].gguf
-    copies_head = stored.config.tie_embeddings and gguf is not None and gguf.needs_head
+    copies_head = stored.config.tie_embeddings and FAMILIES[stored.config.family].gguf in NEEDS_HEAD
     for entry, names in stored.entries:
         shape, read = shapes[entry.ours], partial(_read, stored, entry, names)
         matrix = len(shape) == 2 and entry.ours != "positions.weight"

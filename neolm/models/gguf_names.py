@@ -22,6 +22,7 @@ from neolm.models.families import FAMILIES
 from neolm.models.gguf_file import Value
 
 GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+NEEDS_HEAD = ("gptneox",)  # architectures for which a tied head is written as well
 # Our module and llama.cpp's; `#` is the layer's number.
 NAMES = {
     "embedding": "token_embd",
@@ -52,8 +53,7 @@ def hyperparameters(config: DecoderConfig) -> dict[str, Value]:
         InputError: llama.cpp's graph of the family cannot compute this decoder.
     """
     family = FAMILIES[config.family]
-    gguf = family.gguf
-    if gguf is None:
+    if family.gguf is None:
         known = " and ".join(dict.fromkeys(other.name for other in FAMILIES.values() if other.gguf))
         raise InputError(f"gguf: llama.cpp has no {family.name}; only {known} can be exported")
     _check_expressible(config)
@@ -64,10 +64,12 @@ def hyperparameters(config: DecoderConfig) -> dict[str, Value]:
         "feed_forward_length": config.mlp_size,
         "attention.head_count": config.num_heads,
         "attention.layer_norm_epsilon": config.norm_epsilon,
-        **gguf.keys(config),
     }
-    name = gguf.architecture
-    return {"general.architecture": name} | {f"{name}.{key}": value for key, value in keys.items()}
+    if config.position_embedding == "rotary":
+        keys["use_parallel_residual"] = config.parallel_residual
+        keys["rope.dimension_count"] = config.rotary_size
+        keys["rope.freq_base"] = config.rotary_base
+    return {"general.architecture": family.gguf} | {f"{family.gguf}.{key}": value for key, value in keys.items()}
 
 
 def _check_expressible(config: DecoderConfig) -> None:

@@ -36,7 +36,7 @@ def read_config(directory: str | Path) -> DecoderConfig:
         )
     if raw.get("add_cross_attention"):
         raise InputError(f"{path}: add_cross_attention: cross-attention is not supported")
-    _read_bits(raw, path)
+    read_bits(directory)
     fields = {"family": family.name, **family.fixed, **{key.field: key.read(raw) for key in family.keys}}
     try:
         fields |= family.read(raw, fields)
@@ -51,18 +51,13 @@ def read_config(directory: str | Path) -> DecoderConfig:
 
 
 def read_bits(directory: str | Path) -> int | None:
-    """Bits of the weights in `directory` if they are quantised (`neolm.models.quantized`), else None."""
+    """Bits of the weights in `directory` if they are quantised (`neolm.models.quantized`), else None.
+
+    Raises:
+        InputError: the weights are quantised by another method.
+    """
     path = Path(directory) / CONFIG_FILE
-    return _read_bits(_read_json(path), path)
-
-
-def quantization_config(bits: int) -> dict[str, Any]:
-    """`quantization_config` in `config.json`, with the keys that other methods use too."""
-    return {"quant_method": "neolm", "bits": bits, "group_size": GROUP, "sym": True}
-
-
-def _read_bits(raw: dict[str, Any], path: Path) -> int | None:
-    entry = raw.get("quantization_config")
+    entry = _read_json(path).get("quantization_config")
     if not entry:
         return None
     method = entry.get("quant_method") if isinstance(entry, dict) else entry
@@ -71,6 +66,11 @@ def _read_bits(raw: dict[str, Any], path: Path) -> int | None:
     if entry not in (quantization_config(8), quantization_config(4)):
         raise InputError(f"{path}: quantization_config: {entry} is not supported by this version")
     return int(entry["bits"])
+
+
+def quantization_config(bits: int) -> dict[str, Any]:
+    """`quantization_config` in `config.json`, with the keys that other methods use too."""
+    return {"quant_method": "neolm", "bits": bits, "group_size": GROUP, "sym": True}
 
 
 def hf_config(config: DecoderConfig) -> dict[str, Any]:

@@ -37,14 +37,7 @@ class Trunk(nn.Module):
         positions: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """Final hidden states (B, T, C) of `input_ids` (B, T).
-
-        Args:
-            input_ids: Token ids.
-            visibility: Which tokens attend to which.
-            positions: (T) or (B, T), each token's position; None: 0, 1, ... from the left.
-            cache: Keys and values of earlier tokens.
-        """
+        """Final hidden states (B, T, C) of `input_ids` (B, T); `positions` (T) or (B, T), None: 0, 1, ..."""
         if positions is None:
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         x = self.embedding(input_ids)  # (B, T, C)
@@ -62,11 +55,6 @@ class Trunk(nn.Module):
     def initialise(self, seed: int) -> Self:
         """Draw new weights from `seed`, from the family's distributions; biases are 0, norms 1. Returns self."""
         scales = FAMILIES[self.config.family].initialisation(self.config)
-        special = {
-            "positions": scales.positions,
-            "attention.output": scales.attention_output,
-            "mlp.contract": scales.mlp_output,
-        }
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -74,7 +62,7 @@ class Trunk(nn.Module):
             elif parameter.dim() == 1:
                 parameter.fill_(1.0)
             else:
-                scale = next((value for key, value in special.items() if f"{key}." in name), scales.weights)
+                scale = next(value for part, value in scales.items() if part in name)
                 # Drawn on the CPU in fp32, so that every device and precision starts from the same numbers.
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
         return self

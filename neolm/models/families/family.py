@@ -1,9 +1,4 @@
-"""The value that describes one published model family, and the parts that it is made of.
-
-The shared machinery reads these values: `neolm.models.config` the defaults, `neolm.models.presets` the sizes,
-`neolm.models.decoder` the initialisation, `neolm.models.hf_config` the keys of `config.json`, `neolm.models.hf_names`
-the names of the tensors, `neolm.models.gguf` the part for llama.cpp.
-"""
+"""The value that describes one published model family: all differences between families are data."""
 
 from __future__ import annotations
 
@@ -34,16 +29,6 @@ class Preset:
 
 
 @dataclass(frozen=True)
-class Initialisation:
-    """Standard deviations of the normal distributions that new weights are drawn from."""
-
-    weights: float
-    positions: float
-    attention_output: float
-    mlp_output: float
-
-
-@dataclass(frozen=True)
 class Key:
     """One key of `config.json`: all of `names` are read, the first is written; `default` is used if none is present."""
 
@@ -66,19 +51,8 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Gguf:
-    """llama.cpp's implementation of a family."""
-
-    architecture: str
-    keys: Callable[[DecoderConfig], dict[str, Any]] = lambda config: {}
-    """Hyperparameters that only this architecture has."""
-    needs_head: bool = False
-    """Whether a tied head must be written as well."""
-
-
-@dataclass(frozen=True)
 class Family:
-    """A published model family: everything that differs between families, as data."""
+    """A published model family."""
 
     name: str
     """Value of `DecoderConfig.family`."""
@@ -87,8 +61,8 @@ class Family:
     defaults: Mapping[str, Any]
     """Fields of `DecoderConfig` in which the family differs from the defaults there, and the published context."""
     presets: tuple[Preset, ...]
-    initialisation: Callable[[DecoderConfig], Initialisation]
-
+    initialisation: Callable[[DecoderConfig], Mapping[str, float]]
+    """Standard deviations of new weights, by the first of these parts that a parameter's name contains."""
     model_type: str
     """`model_type` in `config.json`."""
     architecture: str
@@ -104,12 +78,11 @@ class Family:
     """Fields that the published format cannot express, each with the reason."""
 
     prefix: str
-    """Prefix of the published tensor names in whole models; bare models have none."""
+    """Prefix of the published tensor names, all but the head's; files of bare models leave it out."""
     head: str
-    """Published name of the head's module."""
     rules: tuple[Rule, ...]
-    gguf: Gguf | None = None
-    """None: llama.cpp does not implement the family."""
+    gguf: str | None = None
+    """Name of the architecture in llama.cpp; None: there is none."""
 
 
 TOKEN_KEYS = tuple(Key(name, (name,), 50256) for name in ("bos_token_id", "eos_token_id"))  # of GPT-2's tokenizer

@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from neolm.models.families.family import TOKEN_KEYS, Family, Gguf, Initialisation, Key, Preset, Rule
+from neolm.models.families.family import TOKEN_KEYS, Family, Key, Preset, Rule
 
 if TYPE_CHECKING:
     from neolm.models.config import DecoderConfig
 
 
-def _initialisation(config: DecoderConfig) -> Initialisation:
+def _initialisation(config: DecoderConfig) -> dict[str, float]:
     """N(0, 0.02), positions N(0, 0.01) (openai/gpt-2 src/model.py); residual layers 0.02/sqrt(2L) (section 2.3)."""
     residual = 0.02 / math.sqrt(2 * config.num_layers)
-    return Initialisation(weights=0.02, positions=0.01, attention_output=residual, mlp_output=residual)
+    return {"positions.": 0.01, "attention.output.": residual, "mlp.contract.": residual, "": 0.02}
 
 
 def _read(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,5 +87,5 @@ GPT2 = Family(
         Rule("blocks.#.mlp.contract", ("h.#.mlp.c_proj",), "transposed"),
         Rule("norm", ("ln_f",)),
     ),
-    gguf=Gguf("gpt2"),
+    gguf="gpt2",
 )

@@ -7,19 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neolm.core.errors import InputError
-from neolm.models.families.family import TOKEN_KEYS, Family, Initialisation, Key, Preset, Rule
+from neolm.models.families.family import TOKEN_KEYS, Family, Key, Preset, Rule
 
 if TYPE_CHECKING:
     from neolm.models.config import DecoderConfig
 
 
-def _initialisation(config: DecoderConfig) -> Initialisation:
+def _initialisation(config: DecoderConfig) -> dict[str, float]:
     """GPT-2's, but only the MLP's output is scaled, by 1/sqrt(L).
 
     Source: models/layers.py of EleutherAI/gpt-neo with scale_by_depth, as in the released configurations.
     """
-    mlp_output = 0.02 / math.sqrt(config.num_layers)
-    return Initialisation(weights=0.02, positions=0.01, attention_output=0.02, mlp_output=mlp_output)
+    return {"positions.": 0.01, "mlp.contract.": 0.02 / math.sqrt(config.num_layers), "": 0.02}
 
 
 def _read(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:

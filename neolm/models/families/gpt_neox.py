@@ -10,20 +10,19 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from neolm.core.errors import InputError
-from neolm.models.families.family import Family, Gguf, Initialisation, Key, Preset, Rule
+from neolm.models.families.family import Family, Key, Preset, Rule
 
 if TYPE_CHECKING:
     from neolm.models.config import DecoderConfig
 
 
-def _initialisation(config: DecoderConfig) -> Initialisation:
+def _initialisation(config: DecoderConfig) -> dict[str, float]:
     """N(0, sqrt(2/(5C))), residual layers N(0, 2/(L sqrt(C))) (section 3).
 
     Sources of the two: Nguyen & Salazar 2019; Wang & Komatsuzaki 2021.
     """
-    weights = math.sqrt(2 / (5 * config.hidden_size))
     residual = 2 / (config.num_layers * math.sqrt(config.hidden_size))
-    return Initialisation(weights=weights, positions=weights, attention_output=residual, mlp_output=residual)
+    return {"attention.output.": residual, "mlp.contract.": residual, "": math.sqrt(2 / (5 * config.hidden_size))}
 
 
 def _read(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,14 +56,6 @@ def _limits(config: DecoderConfig) -> Iterator[tuple[str, str]]:
         yield "output_bias", "it has one switch for both: make qkv_bias and output_bias equal"
     if config.embedding_dropout != config.residual_dropout:
         yield "embedding_dropout", f"it must equal residual_dropout ({config.residual_dropout})"
-
-
-def _gguf_keys(config: DecoderConfig) -> dict[str, Any]:
-    return {
-        "use_parallel_residual": config.parallel_residual,
-        "rope.dimension_count": config.rotary_size,
-        "rope.freq_base": config.rotary_base,
-    }
 
 
 # Pythia pads its vocabulary to a multiple of 128 x its tensor-parallel degree.
@@ -129,5 +120,5 @@ GPT_NEOX = Family(
         Rule("blocks.#.mlp.contract", ("layers.#.mlp.dense_4h_to_h",)),
         Rule("norm", ("final_layer_norm",)),
     ),
-    gguf=Gguf("gptneox", _gguf_keys, needs_head=True),
+    gguf="gptneox",
 )
