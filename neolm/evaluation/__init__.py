@@ -1,1 +1,1 @@
-"""How good a model is: likelihood of text it has not seen, with intervals, beside what compressors reach."""
+"""Measure models: likelihood of held-out text with confidence intervals, compared with compressors."""

@@ -1,10 +1,11 @@
-"""What compressors make of the same documents: the yardstick beside a model's bits per byte.
+"""Compressors on the same documents, to compare a model's bits per byte with.
 
-A model is a compressor: with arithmetic coding it stores a text in as many bits as its negative log2-likelihood says.
-So do `xz -9e` (LZMA, which learns from the document alone) and zstd with a dictionary trained on the training text,
-which starts, as the model does, from what it knows of such text. The size of the dictionary is not counted, just as
-the size of the model is not; it is stated instead, for a larger dictionary always compresses better, until it is the
-training text itself. On 5% of Python 3.11's standard library (the quickstart's split and two others by hash;
+A model is a compressor: with arithmetic coding, a text takes as many bits as its negative log2-likelihood. `xz -9e`
+(LZMA) learns from the document alone. zstd with a dictionary made from the training text starts, like the model, with
+knowledge of such text. The size of the dictionary is not counted, and neither is the size of the model. It is reported
+instead, because a larger dictionary always compresses better.
+
+On 5% of Python 3.11's standard library (the quickstart's split and two others by hash;
 dictionaries from the other 95%; bits per byte):
 
     xz -9e, each alone                        1.757   1.617   1.919
@@ -15,8 +16,9 @@ dictionaries from the other 95%; bits per byte):
     zstd -19 with a dictionary of 4 MiB       1.235   1.207   1.306
     zstd -19 with a dictionary of 8 MiB       1.200   1.178   1.270
 
-Dictionaries come from zstd's COVER algorithm with segments of 1000 bytes. Left to choose the segments itself, and asked
-for 2 MiB or more, it chooses so short ones that frequent ones run out near 400 KiB (1.335 and 1.482 in the two others).
+Dictionaries come from zstd's COVER algorithm with segments of 1000 bytes. If the segment size is left to COVER and the
+dictionary has 2 MiB or more, it chooses segments so short that frequent ones run out near 400 KiB (1.335 and 1.482 on
+the two other splits).
 """
 
 from __future__ import annotations
@@ -32,29 +34,29 @@ import zstandard
 
 from neolm.core.device import usable_cores
 
-ZSTD_LEVEL = 19  # the strongest before --ultra, whose 22 gains less than 0.001 bits per byte
-SEGMENT = 1000  # bytes: COVER's k
-DMER = 8  # bytes: COVER's d
-FREQUENCIES = 24  # log2 of the table of d-mer frequencies; zstd's own 20 costs a dictionary of 4 MiB up to 0.006
-CHUNK = 16 * 1024  # bytes: documents are cut into samples of this size
-SAMPLE_BYTES = 2**26  # of training text for a dictionary, or 8 times its size: half of it costs 0.002 to 0.004
-READ_BYTES = 2**30  # of training text, at the most: a large corpus is not read to its end for a yardstick
+ZSTD_LEVEL = 19  # the highest without --ultra; level 22 gains less than 0.001 bits per byte
+SEGMENT_BYTES = 1000  # k of COVER
+DMER_BYTES = 8  # d of COVER
+FREQUENCY_BITS = 24  # log2 of the size of COVER's table; zstd's default of 20 costs 4 MiB up to 0.006 bits per byte
+SAMPLE_CHUNK_BYTES = 16 * 1024  # documents are divided into samples of this size
+MIN_SAMPLE_BYTES = 2**26  # training text for a dictionary, or 8 times its size; half of it costs 0.002 to 0.004
+MAX_READ_BYTES = 2**30  # of training text; a large corpus is not read to its end for a comparison
 
 T = TypeVar("T")
 
 
 def xz_sizes(documents: Sequence[bytes]) -> list[int]:
-    """Bytes of each document alone under `xz -9e`, container and check sum included, as the command writes it."""
+    """Size of each document compressed alone by `xz -9e`, with container and checksum, as the command writes it."""
     return _parallel(xz_size, documents)
 
 
 def xz_size(data: bytes) -> int:
-    """Bytes of `data` under `xz -9e`."""
+    """Size of `data` compressed by `xz -9e`."""
     return len(lzma.compress(data, format=lzma.FORMAT_XZ, preset=9 | lzma.PRESET_EXTREME))
 
 
 def zstd_sizes(documents: Sequence[bytes], dictionary: zstandard.ZstdCompressionDict | None = None) -> list[int]:
-    """Bytes of each document alone under `zstd -19`, with all that is optional left out of the frame."""
+    """Size of each document compressed alone by `zstd -19`, without the optional fields of the frame."""
     if dictionary is not None:
         dictionary.precompute_compress(level=ZSTD_LEVEL)
 
@@ -72,32 +74,32 @@ def zstd_sizes(documents: Sequence[bytes], dictionary: zstandard.ZstdCompression
 
 
 def train_dictionary(texts: Iterable[bytes], size: int) -> zstandard.ZstdCompressionDict | None:
-    """A zstd dictionary of up to `size` bytes from training texts; None where there is no text.
+    """Return a zstd dictionary of up to `size` bytes made from training texts; None if there is no text.
 
-    Where there is no more text than that, all of it is the dictionary.
+    If there is not more text than `size`, the dictionary is the text itself.
     """
-    chosen = spread_sample(_head(texts, READ_BYTES), len, max(SAMPLE_BYTES, 8 * size), lambda text: text)
+    chosen = spread_sample(_head(texts, MAX_READ_BYTES), len, max(MIN_SAMPLE_BYTES, 8 * size), lambda text: text)
     if not chosen:
         return None
     total = sum(len(text) for text in chosen)
     if total > size:
         samples: list[bytes | bytearray | memoryview] = [
-            text[i : i + CHUNK] for text in chosen for i in range(0, len(text), CHUNK)
+            text[i : i + SAMPLE_CHUNK_BYTES] for text in chosen for i in range(0, len(text), SAMPLE_CHUNK_BYTES)
         ]
         try:
-            return zstandard.train_dictionary(size, samples, k=SEGMENT, d=DMER, f=FREQUENCIES)
+            return zstandard.train_dictionary(size, samples, k=SEGMENT_BYTES, d=DMER_BYTES, f=FREQUENCY_BITS)
         except zstandard.ZstdError:
-            pass  # too little text for so large a dictionary
+            pass  # too little text for a dictionary of this size
     return zstandard.ZstdCompressionDict(b"".join(chosen)[:size], dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
 
 def spread_sample(
     items: Iterable[T], size: Callable[[T], int], limit: int | None, key: Callable[[T], bytes], seed: int = 0
 ) -> list[T]:
-    """Whole items with together `limit` in size or just above, chosen evenly by a hash of their key.
+    """Return items, chosen evenly by a hash of their key, until their sizes add up to `limit` or just above.
 
-    Which are chosen does not depend on their order, and they come in the order of their hash. Those with the lowest
-    hashes are taken, so a larger limit only adds. No more than the chosen and one are held at any time.
+    The choice does not depend on the order of the items, and the result is in the order of the hashes. The items with
+    the lowest hashes are chosen, so a larger limit only adds items. Memory holds the chosen items and one more.
     """
     heap: list[tuple[int, int, T]] = []
     total = 0
@@ -111,7 +113,7 @@ def spread_sample(
 
 
 def _head(texts: Iterable[bytes], limit: int) -> Iterator[bytes]:
-    """Texts until there are `limit` bytes of them; empty ones are left out."""
+    """The first texts, up to `limit` bytes in all, without empty ones."""
     total = 0
     for text in texts:
         if total >= limit:
@@ -122,6 +124,6 @@ def _head(texts: Iterable[bytes], limit: int) -> Iterator[bytes]:
 
 
 def _parallel(size: Callable[[bytes], int], documents: Sequence[bytes]) -> list[int]:
-    """`size` of each document, on all cores: both libraries let go of the interpreter while they compress."""
+    """`size` of each document, on all cores: both libraries release the GIL while they compress."""
     with ThreadPoolExecutor(usable_cores()) as pool:
         return list(pool.map(size, documents))

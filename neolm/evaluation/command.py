@@ -58,7 +58,7 @@ def evaluate_model(
 
 
 def _raw_documents(path: str | Path, model: Path) -> Iterator[TextDocument]:
-    """The documents of a file or folder as they are, nothing normalised or dropped but what is no text."""
+    """The documents of a file or folder without normalisation or filters; only unreadable ones are left out."""
     from neolm.corpus.records import read_records
     from neolm.corpus.sources import find_files
 

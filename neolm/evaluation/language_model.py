@@ -1,10 +1,9 @@
-"""The three questions by which any language model is judged, as lm-evaluation-harness asks them.
+"""The interface of lm-evaluation-harness to a language model (`lm_eval/api/model.py`), and decoders behind it.
 
-`loglikelihood`: how likely is this continuation after that context? `loglikelihood_rolling`: how likely is a whole
-text? `generate_until`: what comes after this context, until a stop string? Tasks see nothing else of a model
-(`lm_eval/api/model.py`).
+Tasks use three methods: `loglikelihood` of a continuation after a context, `loglikelihood_rolling` of a whole text, and
+`generate_until`, which continues a context up to a stop string.
 
-One difference from the harness on Hugging Face models: text that spells a special token is text, not that token.
+One difference from the harness with Hugging Face models: text that spells a special token is encoded as text.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ Request = tuple[str, Mapping[str, Any]]
 
 
 class LanguageModel(Protocol):
-    """What a task may ask; every answer is in the order of the requests and independent of the others."""
+    """The methods that tasks use. Results are in the order of the requests, and each is independent of the others."""
 
     def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """For each (context, continuation), the continuation's log-probability, and whether it is the greedy one."""
+        """For each (context, continuation): its log-probability, and whether greedy decoding gives it."""
         ...
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[float]:
-        """The log-probability of each text, in disjoint windows of the context, the first after an end of text."""
+        """The log-probability of each text, in disjoint windows; an end-of-text token precedes the first."""
         ...
 
     def generate_until(self, requests: Sequence[Request]) -> list[str]:
-        """For each (context, settings), what the model writes next; `until` in the settings ends it."""
+        """For each (context, settings): the continuation, which `until` in the settings ends."""
         ...
 
 
 class DecoderLanguageModel:
-    """A `Decoder` with its tokenizer as a `LanguageModel`; scores do not depend on `batch_size` (windows at once)."""
+    """A `Decoder` with its tokenizer as a `LanguageModel`. Scores do not depend on `batch_size` (in windows)."""
 
     def __init__(self, model: Decoder, tokenizer: Tokenizer, batch_size: int = 16) -> None:
         check_tokenizer(model, tokenizer)
@@ -52,7 +51,7 @@ class DecoderLanguageModel:
         self.context = model.config.max_position_embeddings
 
     def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """See `LanguageModel`. Nats; a context that is too long loses its beginning; an empty one is an end of text.
+        """See `LanguageModel`. In nats. The start of a context that is too long is cut; an empty one is an end of text.
 
         Raises:
             InputError: a continuation is longer than the model's context.
@@ -61,32 +60,32 @@ class DecoderLanguageModel:
         for number, (_, continuation) in enumerate(pairs, start=1):
             if len(continuation) > self.context:
                 raise InputError(
-                    f"request {number}: its continuation is {len(continuation)} tokens, the model's context is "
-                    f"{self.context}: shorten it"
+                    f"request {number}: the continuation has {len(continuation)} tokens, the model's context is "
+                    f"{self.context}. Shorten it"
                 )
         asked = [number for number, (_, continuation) in enumerate(pairs) if continuation]
         windows = [
             Window(np.array((context + continuation)[-(self.context + 1) :], np.int64), len(continuation))
             for context, continuation in (pairs[number] for number in asked)
         ]
-        answers = [(0.0, True)] * len(pairs)  # an empty continuation is certain
+        answers = [(0.0, True)] * len(pairs)  # an empty continuation has probability 1
         sums, greedy = score_windows(self.model, windows, self.batch_size)
         for number, log_probability, likeliest in zip(asked, sums, greedy, strict=True):
             answers[number] = (float(log_probability), bool(likeliest))
         return answers
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[float]:
-        """See `LanguageModel`. Nats; 0 for an empty text."""
+        """See `LanguageModel`. In nats; 0 for an empty text."""
         scores = document_scores(
             self.model, self.tokenizer, texts, window=self.context, stride=self.context, batch_size=self.batch_size
         )
         return [-score.negative_log_likelihood for score in scores]
 
     def generate_until(self, requests: Sequence[Request]) -> list[str]:
-        """See `LanguageModel`. A context too long for what is to be written loses its beginning.
+        """See `LanguageModel`. The start of a context is cut if there is no room for the continuation.
 
         Settings: `until` (text or texts), `max_gen_toks` (default 256), `do_sample`, and those of `neolm generate`
-        (`temperature`, `top_k`, `top_p`, `repetition_penalty`, `seed`); greedy unless they say otherwise.
+        (`temperature`, `top_k`, `top_p`, `repetition_penalty`, `seed`). The default is greedy decoding.
 
         Raises:
             InputError: an unknown setting or a value out of range.
@@ -107,14 +106,14 @@ class DecoderLanguageModel:
         prompts = [ids[-keep:] for ids in self.tokenizer.encode_batch(contexts)]
         texts: list[list[str]] = [[] for _ in contexts]
         for batch in batches(self.model, prompts, config, self.tokenizer.eos_token_id, self.tokenizer.size):
-            for row, piece in text_deltas(batch, self.tokenizer, config.stop):
-                texts[row].append(piece)
+            for row, delta in text_deltas(batch, self.tokenizer, config.stop):
+                texts[row].append(delta)
         return ["".join(parts) for parts in texts]
 
     def _encode_pairs(self, requests: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
-        """Token ids of context and continuation, cut out of the tokens of both together, as the harness does it.
+        """Token ids of context and continuation, taken from the tokens of both together, as in the harness.
 
-        White space at the end of a context moves to the continuation first: a token is more often " word" than "word".
+        White space at the end of a context is moved to the continuation first: tokens usually begin with a space.
         """
         moved = [(context.rstrip(), context[len(context.rstrip()) :] + rest) for context, rest in requests]
         contexts = self.tokenizer.encode_batch([context for context, _ in moved])
@@ -122,14 +121,14 @@ class DecoderLanguageModel:
         alone = self.tokenizer.encode_batch([rest for _, rest in moved])
         eos = self.tokenizer.eos_token_id
         return [
-            # Where tokens melt over the border until none is left over, the continuation's own ones are scored.
+            # If all tokens of the continuation merge with the context, the tokens of the continuation alone are scored.
             (context or [eos], whole[len(context) :] or rest)
             for context, whole, rest in zip(contexts, wholes, alone, strict=True)
         ]
 
 
 def _generation_config(settings: Mapping[str, Any]) -> GenerationConfig:
-    """The harness's names to ours."""
+    """The settings under the names of `GenerationConfig`."""
     ours = dict(settings)
     until = ours.pop("until", ())
     ours["stop"] = [until] if isinstance(until, str) else [text for text in until or () if text]

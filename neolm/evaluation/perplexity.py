@@ -5,9 +5,9 @@ Definitions (lm-evaluation-harness, `lm_eval/api/metrics.py`), with nll the summ
     loss = nll / tokens                   token perplexity = exp(loss)
     bits per byte = nll / (bytes ln 2)    word perplexity  = exp(nll / words)
 
-Bytes and words are those of the raw text, whatever the tokenizer made of it, so that models with different tokenizers
-compare. A document is conditioned on the end of text that stands before each document in training. The end of text
-*after* it is not scored: it is no byte of the text, and a compressor does not code it either.
+Bytes and words are counted in the raw text, so that models with different tokenizers are comparable. As in training, an
+end-of-text token precedes each document. The end-of-text token after the document is not scored: it is not part of the
+text, and a compressor does not store it either.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from neolm.generation.generate import check_tokenizer
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
 
-ENCODED_TOGETHER = 256  # texts for the tokenizer at once
+ENCODE_BATCH = 256  # texts given to the tokenizer at a time
 
 
 @dataclass(frozen=True)
 class DocumentScore:
-    """What one document costs the model: nats, over so many tokens, bytes and words."""
+    """Negative log-likelihood of a document in nats, and its length in tokens, bytes and words."""
 
     negative_log_likelihood: float
     tokens: int
@@ -47,21 +47,20 @@ def document_scores(
     batch_size: int = 16,
     names: Sequence[str] | None = None,
 ) -> list[DocumentScore]:
-    """Score each text, every token once, with the context that `window` and `stride` leave it.
+    """Score each text with a sliding window; every token is scored once.
 
     Args:
         model: A decoder; it computes on its device in its precision.
         tokenizer: Its tokenizer.
-        texts: Any text; an empty one has no tokens and costs nothing.
-        window: Tokens that the model reads at once; None: its context.
+        texts: Any texts; an empty text has no tokens and a likelihood of 1.
+        window: Tokens that the model reads at a time; None: its context.
         stride: Tokens that the window moves by; None: half the window.
-        batch_size: Windows computed at once; the scores do not depend on it.
-        names: What to call the texts in an error; None: their number.
+        batch_size: Windows computed at a time; the scores do not depend on it.
+        names: Names of the texts for errors; None: their numbers.
 
     Raises:
-        InputError: window longer than the context, stride longer than the window, or a tokenizer that is not the
-            model's.
-        NonFiniteError: the model gives a text no finite probability.
+        InputError: window longer than the context, stride longer than the window, or the tokenizer of another model.
+        NonFiniteError: the likelihood of a text is not finite.
     """
     check_tokenizer(model, tokenizer)
     window, stride = window_and_stride(model.config.max_position_embeddings, window, stride)
@@ -81,7 +80,7 @@ def document_scores(
     if not np.isfinite(costs).all():
         first = int(np.flatnonzero(~np.isfinite(costs))[0])
         name = names[first] if names else f"number {first + 1}"
-        raise NonFiniteError(f"evaluation: the model gives document {name} no finite probability")
+        raise NonFiniteError(f"evaluation: the likelihood of document {name} is not finite")
     return [
         DocumentScore(float(cost), count, len(data), word_count(text))
         for cost, count, data, text in zip(costs, tokens, raw, texts, strict=True)
@@ -89,10 +88,12 @@ def document_scores(
 
 
 def window_and_stride(context: int, window: int | None, stride: int | None) -> tuple[int, int]:
-    """The window and the stride to use with a model of `context` tokens; None: the context, and half the window.
+    """Return the window and the stride for a model with a context of `context` tokens.
+
+    None stands for the context and for half of the window.
 
     Raises:
-        InputError: they do not fit into one another.
+        InputError: the window is longer than the context, or the stride longer than the window.
     """
     chosen = context if window is None else window
     if not 0 < chosen <= context:
@@ -104,10 +105,10 @@ def window_and_stride(context: int, window: int | None, stride: int | None) -> t
 
 
 def text_bytes(text: str) -> bytes:
-    r"""The raw bytes of a text: its UTF-8.
+    r"""Return the bytes of a text in UTF-8.
 
-    Lone surrogates have no UTF-8. Those by which Python carries bytes that it could not decode (`surrogateescape`,
-    U+DC80 to U+DCFF) become these bytes again; others become the three bytes that they would have.
+    Lone surrogates have no UTF-8 encoding. Those that stand for bytes that Python could not decode (`surrogateescape`,
+    U+DC80 to U+DCFF) become these bytes again; others become the three bytes of `surrogatepass`.
     """
     for errors in ("strict", "surrogateescape", "surrogatepass"):
         try:
@@ -118,19 +119,19 @@ def text_bytes(text: str) -> bytes:
 
 
 def word_count(text: str) -> int:
-    """Words as lm-evaluation-harness counts them; an empty text has one, so that nothing is divided by zero."""
+    """Number of words as lm-evaluation-harness counts them; an empty text has one word."""
     return len(re.split(r"\s+", text))
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str], raw: Sequence[bytes]) -> Iterator[Ids]:
-    """The end of text and the tokens of each text; broken text is coded byte for byte, as it is counted."""
-    for start in range(0, len(texts), ENCODED_TOGETHER):
-        part = texts[start : start + ENCODED_TOGETHER]
+    """The end-of-text token and the tokens of each text; text with lone surrogates is encoded byte by byte."""
+    for start in range(0, len(texts), ENCODE_BATCH):
+        part = texts[start : start + ENCODE_BATCH]
         for number, (text, ids) in enumerate(zip(part, tokenizer.encode_batch(part), strict=True), start):
             whole = tokenizer.encode_bytes(raw[number]) if has_surrogates(text) else ids
             yield np.array([tokenizer.eos_token_id, *whole], np.int64)
 
 
 def has_surrogates(text: str) -> bool:
-    """Whether a text has code points that no UTF-8 has."""
+    """Whether a text has lone surrogates, which UTF-8 cannot encode."""
     return not text.isascii() and re.search("[\ud800-\udfff]", text) is not None

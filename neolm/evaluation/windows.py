@@ -1,7 +1,7 @@
-"""Windows of tokens and their log-probabilities under a decoder: what every likelihood here is made of.
+"""Log-probabilities of windows of tokens under a decoder; all likelihoods are computed from them.
 
 Texts of different lengths share a batch by padding on the right. Attention is causal, so padding changes no score and
-needs no mask. The head runs over the scored positions in chunks, so that the logits of a whole batch are never held.
+needs no mask. The head runs over the scored positions in chunks, because the logits of a whole batch take much memory.
 
 Shapes: B batch, T time, C channels, V vocabulary, N scored positions of a batch.
 """
@@ -19,14 +19,14 @@ from torch import Tensor
 from neolm.generation.model_runner import evaluating
 from neolm.models.decoder import Decoder
 
-LOGITS_TOGETHER = 2**23  # float32 logits held at once: 32 MiB
+MAX_LOGITS = 2**23  # float32 logits in memory at a time: 32 MiB
 
 Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Window:
-    """Token ids (T+1): the model reads all but the last, and is scored on the last `scored` of them."""
+    """Token ids (T+1). The model reads all but the last; the last `scored` of them are scored."""
 
     ids: Ids
     scored: int
@@ -36,12 +36,12 @@ class Window:
 
 
 def sliding_windows(ids: Ids, window: int, stride: int) -> Iterator[Window]:
-    """Cut `ids` into windows that score each of them but the first exactly once.
+    """Divide `ids` into windows so that each token but the first is scored exactly once.
 
-    The first window scores everything in it; each later one moves on by `stride` tokens and scores only those, which
-    so see at least `window - stride` tokens before them. The last window reaches back for a full window of context.
+    The first window scores all its tokens. Each later window is `stride` tokens further and scores only these, with at
+    least `window - stride` tokens of context. The last window reaches back for a full window of context.
     With `stride == window` these are the windows of lm-evaluation-harness (`get_rolling_token_windows` with a context
-    of 1), its full-context last window included.
+    of 1), with the last window at full context.
     """
     assert 0 < stride <= window
     length, done = len(ids) - 1, 0
@@ -55,16 +55,16 @@ def sliding_windows(ids: Ids, window: int, stride: int) -> Iterator[Window]:
 def score_windows(
     model: Decoder, windows: Sequence[Window], batch_size: int, progress: Callable[[int], None] = lambda tokens: None
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """For each window, the summed log-probability of its scored tokens (nats) and whether each was the likeliest.
+    """Return for each window the summed log-probability of its scored tokens (nats), and whether all were likeliest.
 
     Args:
-        model: On its device, in its precision; log-probabilities are float32, their sums float64.
-        windows: In any order; those of like length are computed together.
-        batch_size: Windows that go through the model at once.
+        model: It computes on its device in its precision; log-probabilities are float32, sums float64.
+        windows: In any order; windows of similar length are computed together.
+        batch_size: Number of windows computed at a time.
         progress: Called with the number of tokens scored after each batch.
     """
     sums, greedy = np.zeros(len(windows)), np.ones(len(windows), bool)
-    # The longest first: memory that does not suffice shows at once.
+    # The longest first, so that running out of memory shows at the start.
     order = sorted(range(len(windows)), key=lambda i: (-len(windows[i].ids), -windows[i].scored))
     with evaluating(model):
         for start in range(0, len(order), batch_size):
@@ -90,7 +90,7 @@ def _score_batch(model: Decoder, batch: Sequence[Window]) -> tuple[NDArray[np.fl
     tokens, mask = torch.from_numpy(ids).to(device), torch.from_numpy(scored).to(device)
     hidden = model(tokens[:, :-1], logits=False)[mask]  # (N, C)
     targets = tokens[:, 1:][mask]  # (N)
-    step = max(1, LOGITS_TOGETHER // model.config.vocab_size)
+    step = max(1, MAX_LOGITS // model.config.vocab_size)
     pairs = zip(torch.split(hidden, step), torch.split(targets, step), strict=True)
     found = [_log_probabilities(model.head(h).float(), t) for h, t in pairs]
     log_probabilities, likeliest = (torch.cat(parts) for parts in zip(*found, strict=True))

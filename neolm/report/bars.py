@@ -1,4 +1,4 @@
-"""Horizontal bars from a common zero, with intervals, as an SVG picture; what they leave out: stacks and groups."""
+"""Horizontal bars from a common zero, with intervals, as an SVG picture. Stacked bars and groups are left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Bar:
     name: str
     value: float
     label: str = ""
-    """What stands beside the bar; by default its value."""
+    """Text next to the bar; its value if empty."""
     interval: tuple[float, float] | None = None
     """A confidence interval, drawn as a whisker."""
     start: float = 0.0

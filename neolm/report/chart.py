@@ -1,6 +1,6 @@
-"""Lines over a common pair of axes, as an SVG picture drawn without a plotting library.
+"""Line charts as SVG pictures, drawn without a plotting library.
 
-What it leaves out: interaction and a second y axis.
+Interaction and a second y axis are left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Line:
     smooth: bool = False
     """Draw the raw values faint and an exponential average of them strong."""
     raw: bool = True
-    """Draw them at all; among several lines their averages are enough."""
+    """Draw the raw values; with several lines, the averages are enough."""
     dots: bool = False
     """Mark each point, for series with few of them."""
 
@@ -51,10 +51,10 @@ def line_chart(
     legend: bool = True,
     marks: Marks | None = None,
 ) -> str:
-    """The lines over a common pair of axes, as an SVG; the y axis may cut off a few extreme values, and says so.
+    """Return the lines over a common pair of axes as an SVG. A few extreme values may be cut off; a note then says so.
 
-    A line's colour is that of its place among the lines, whether or not it has points. `zero_x` and `zero_y` show the
-    0 of an axis, `legend` the names of the lines, `marks` thin upright strokes in the colour after the lines'.
+    The colour of a line depends on its index only, even if other lines have no points. `zero_x` and `zero_y` include the
+    0 of an axis, `legend` shows the names of the lines, and `marks` are thin vertical lines in the next colour.
     """
     lines = [replace(line, points=_finite(line.points, log_x)) for line in lines]
     values = [y for line in lines for _, y in line.points]
@@ -84,7 +84,7 @@ def line_chart(
 
 
 def smoothed(values: Sequence[float], span: float) -> list[float]:
-    """The exponential average over about the last `span` values, over fewer at the start, where a curve is steep."""
+    """The exponential average over about the last `span` values; over fewer at the start, where a curve is steep."""
     found, average = [], values[0] if values else 0.0
     for number, value in enumerate(values):
         average += (value - average) / max(1.0, min(span, number / 8))
@@ -93,12 +93,12 @@ def smoothed(values: Sequence[float], span: float) -> list[float]:
 
 
 def steady(values: Sequence[float]) -> list[float]:
-    """The average that a smooth line is drawn with: over a fiftieth of its values, 200 at the most."""
+    """The average that a smooth line is drawn with: over a fiftieth of its values, and at most 200."""
     return smoothed(values, min(len(values) / 50, 200))
 
 
 def thinned(points: Sequence[Point], column: float = 2.0) -> list[Point]:
-    """Of pixel positions, per column of so many pixels the first, lowest, highest and last: it looks the same."""
+    """Keep the first, lowest, highest and last point of each column of pixels; the picture looks the same."""
     kept: list[Point] = []
     columns: dict[int, list[Point]] = {}
     for point in points:
@@ -110,7 +110,7 @@ def thinned(points: Sequence[Point], column: float = 2.0) -> list[Point]:
 
 
 def _robust_range(values: Sequence[float]) -> Point:
-    """The range to show: all of it, unless a few values lie so high that the rest would be flat."""
+    """The range to show: all values, unless a few are so high that the rest would look flat."""
     if not values:
         return 0.0, 1.0
     ordered = sorted(values)
@@ -127,7 +127,7 @@ Frame = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def _x_axis(xs: Sequence[float], frame: Frame, log_x: bool) -> tuple[list[float], Callable[[float], float]]:
-    """Ticks, and the way from a value to pixels."""
+    """The ticks, and the function from values to pixels."""
     low, high = (min(xs), max(xs)) if xs else (1.0, 10.0)
     if log_x:
         high = high if high > low else low * 10
@@ -160,7 +160,7 @@ def _grid(
 
 
 def _entries(lines: Sequence[Line], marks: Marks | None, names: bool) -> list[tuple[str, str]]:
-    """`(mark, label)` of what the legend explains: lines with their last values, if `names` are wanted, and marks."""
+    """`(mark, label)` of each entry of the legend: lines with their last values (if `names`), and marks."""
     found = []
     for number, line in enumerate(lines if names else []):
         if line.points:
@@ -172,7 +172,7 @@ def _entries(lines: Sequence[Line], marks: Marks | None, names: bool) -> list[tu
 
 
 def _legend(entries: Sequence[tuple[str, str]], y_label: str, width: float) -> tuple[str, float]:
-    """What the y axis shows, then the entries, wrapped to the width; and the height of it all."""
+    """The label of the y axis and the entries, wrapped to the width; and their height."""
     parts, x, y = [text(10, 18, y_label, style="muted")], 10.0, 18.0
     x += CHARACTER * len(y_label) + 20
     for mark, label in ((mark, clipped(label, width - 44)) for mark, label in entries):
@@ -184,7 +184,7 @@ def _legend(entries: Sequence[tuple[str, str]], y_label: str, width: float) -> t
 
 
 def _strokes(xs: Sequence[float], frame: Frame) -> str:
-    """Upright strokes over the height of the frame, of those too close to tell apart only one."""
+    """Vertical lines over the height of the frame, one per pixel column."""
     path = "".join(f"M{x}.0 {frame[1]:.1f}V{frame[3]:.1f}" for x in sorted({round(x) for x in xs}))
     return f'<path class="mark" d="{path}"/>'
 
@@ -196,7 +196,7 @@ def _drawn_line(
         return ""
     ys = [y for _, y in line.points]
     smooth = line.smooth and len(ys) > 2
-    # Far above the picture is as good as far beyond it: what is cut off needs no true coordinate.
+    # Values far above the picture are cut off, so their coordinates need not be exact.
     raw = [(to_x(x), max(to_y(y), frame[1] - 1000)) for x, y in line.points]
     parts = [_polyline(thinned(raw), "line raw" if smooth else "line")] if line.raw or not smooth else []
     if smooth:
@@ -213,7 +213,7 @@ def _drawn_line(
 
 
 def _last(line: Line) -> str:
-    """What a line ends at, as it is drawn strong."""
+    """The last value of a line, averaged if it is smooth."""
     ys = [y for _, y in line.points]
     return shown((steady(ys) if line.smooth else ys)[-1])
 

@@ -1,11 +1,11 @@
-"""What every chart is drawn with: the style sheet, colours that tell eight lines apart, text and the picture's frame.
+"""Parts of the charts: style sheet, eight distinguishable colours, text, and the frame of the picture.
 
-A chart is one self-contained `<svg>` that reads in light and dark. Its colours are CSS variables: a page that embeds it
-and defines `--ink`, `--muted`, `--rule`, `--surface`, `--first`, `--second` wins over the chart's own.
+A chart is one self-contained `<svg>` for light and dark themes. Its colours are CSS variables; a page can override them
+by `--ink`, `--muted`, `--rule`, `--surface`, `--first` and `--second`.
 
-The eight colours were searched for: in normal vision and in simulated protanopia, deuteranopia and tritanopia (Machado
-et al. 2009) no two are closer than 0.12 in OKLab, where two of Okabe and Ito's are at 0.08; each has a contrast of at
-least 3 to the paper.
+The eight colours were found by search: in normal vision and in simulated protanopia, deuteranopia and tritanopia
+(Machado et al. 2009) no two are closer than 0.12 in OKLab (0.08 for those of Okabe and Ito), and each has a contrast of
+at least 3 to the background.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from html import escape
 
 from neolm.core.progress import count
 
-NARROW = 480  # below this width in pixels, a chart is laid out for a phone
-CHARACTER = 6.7  # the width in pixels that a character of 12 px text takes, on the generous side
+NARROW = 480  # pixels; narrower charts have the layout for a phone
+CHARACTER = 6.7  # upper estimate of the width of a character at 12 px, in pixels
 
 TONES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 LIGHT = ("#0b6583", "#b0500c", "#8c22ec", "#4d0d38", "#1699a9", "#d77a4b", "#7d2f29", "#5006ab")
@@ -53,7 +53,7 @@ font:12px system-ui,-apple-system,"Segoe UI",Roboto,Helvetica,Arial,sans-serif}}
 
 
 def toned(number: int, *parts: str) -> str:
-    """The parts in the colour, and from the fifth on with the dashes, of line `number`."""
+    """The parts in the colour of line `number`, and from the fifth on with its dashes."""
     dashes = DASHES[number // 4 % len(DASHES)]
     style = f' stroke-dasharray="{dashes}"' if dashes else ""
     return f'<g class="{TONES[number % len(TONES)]}"{style}>{"".join(parts)}</g>'
@@ -65,12 +65,12 @@ def text(x: float, y: float, words: str, anchor: str = "start", style: str = "")
 
 
 def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """The linear way from values to pixels that takes `low` to `start` and `high` to `end`."""
+    """The linear function from values to pixels that maps `low` to `start` and `high` to `end`."""
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
 def shown(value: float) -> str:
-    """A value as it stands in a chart: `2.31`, `1.32M`, `0.0003`."""
+    """A value as text in a chart: `2.31`, `1.32M`, `0.0003`."""
     size = abs(value)
     if size >= 1e4:
         return count(value)
@@ -78,19 +78,19 @@ def shown(value: float) -> str:
 
 
 def clipped(words: str, width: float) -> str:
-    """The words, shortened with an ellipsis to what fits into so many pixels."""
+    """The words, shortened with an ellipsis to a width in pixels."""
     room = max(4, int(width / CHARACTER))
     return words if len(words) <= room else words[: room - 1] + "\u2026"
 
 
 def swatch(number: int) -> str:
-    """The mark of line `number` alone, to stand before its name in a page; a chart in that page brings the style."""
+    """The mark of line `number` for a legend in a page; a chart in that page brings the style."""
     line = toned(number, '<path class="line" d="M1 6h28"/>')
     return f'<svg class="chart swatch" aria-hidden="true" viewBox="0 0 30 12" width="30" height="12">{line}</svg>'
 
 
 def picture(width: float, height: float, title: str, description: str, parts: Iterable[str]) -> str:
-    """The whole `<svg>`, with its title and its description for those who do not see it."""
+    """The whole `<svg>`, with a title and a description for screen readers."""
     body = "".join(parts)
     name = f"chart-{zlib.crc32(f'{width} {title} {body}'.encode()):08x}"
     return (

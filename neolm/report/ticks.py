@@ -1,4 +1,4 @@
-"""Where an axis has its ticks, and what is written at them: round numbers, about as many as asked for."""
+"""The ticks of an axis and their labels: round numbers, about as many as wanted."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-SLACK = 1e-9  # of a step: what rounding adds must not cost a whole tick
+SLACK = 1e-9  # of a step: a rounding error must not add or remove a tick
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Ticks at 1, 2 or 5 times a power of ten, about `wanted` of them, from at or below `low` to at or above `high`."""
-    if not high - low > 1e-300 + max(abs(low), abs(high)) * 1e-9:  # too close for steps that floats can tell apart
+    if not high - low > 1e-300 + max(abs(low), abs(high)) * 1e-9:  # too close for distinct floats
         margin = abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin
     rough = (high - low) / max(wanted, 1)
@@ -23,7 +23,7 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Ticks for a logarithmic axis within the positive [low, high]: powers of ten; if few, 2 and 5 times them."""
+    """Ticks of a logarithmic axis within [low, high]: powers of ten; if these are few, also 2 and 5 times them."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
     for factors in ((1,), (1, 2, 5)):
@@ -35,7 +35,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def tick_label(value: float, ticks: Sequence[float]) -> str:
-    """`value` as it stands at an axis with these ticks: 1500 is `1.5k`, and small numbers share their decimals."""
+    """The label of `value` on an axis with these ticks: 1500 is `1.5k`; small numbers have equally many decimals."""
     largest = max(abs(tick) for tick in ticks)
     step = min((b - a for a, b in pairwise(ticks)), default=largest)
     if largest and not 1e-4 <= largest < 1e15:

@@ -92,7 +92,7 @@ def test_scores_do_not_depend_on_batch_order_or_chunks(neo: Decoder, monkeypatch
     shuffled = np.random.default_rng(0).permutation(len(windows))
     again = score_windows(neo, [windows[i] for i in shuffled], 4)[0]
     assert np.abs(again - alone[shuffled]).max() < 1e-5
-    monkeypatch.setattr(windows_module, "LOGITS_TOGETHER", 330 * 3)  # three positions at a time
+    monkeypatch.setattr(windows_module, "MAX_LOGITS", 330 * 3)  # three positions at a time
     assert np.abs(score_windows(neo, windows, 7)[0] - alone).max() < 1e-5
 
 
