@@ -53,8 +53,8 @@ def line_chart(
 ) -> str:
     """Return the lines over a common pair of axes as an SVG. A few extreme values may be cut off; a note then says so.
 
-    The colour of a line depends on its index only, even if others have no points. `zero_x` and `zero_y` include the 0 of
-    an axis, `legend` shows the names of the lines, and `marks` are thin vertical lines in the next colour.
+    The colour of a line depends on its index only, even if others have no points. `zero_x` and `zero_y` include the 0
+    of an axis, `legend` shows the names of the lines, and `marks` are thin vertical lines in the next colour.
     """
     lines = [replace(line, points=_finite(line.points, log_x)) for line in lines]
     values = [y for line in lines for _, y in line.points]
