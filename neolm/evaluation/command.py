@@ -33,7 +33,7 @@ def evaluate_model(
     """
     config = load_config(EvaluateConfig, settings, [text.removeprefix("evaluate.") for text in overrides])
     from neolm.corpus.documents import read_documents
-    from neolm.evaluation.evaluate import evaluate
+    from neolm.evaluation.evaluate import evaluate, training_texts
     from neolm.models.hf import load_model, model_directory
     from neolm.tokenizer.tokenizer import load_tokenizer
 
@@ -46,15 +46,10 @@ def evaluate_model(
     precision = choose_precision(config.precision, device.value)
     decoder = load_model(directory, device.value, precision.value, config.quantize)
     tokenizer = load_tokenizer(directory)
-
-    def training_texts() -> Iterator[str]:
-        assert corpus is not None
-        return (document.text for document in read_documents(corpus, "train"))
-
     if documents is None:
         assert corpus is not None
         documents = read_documents(corpus, "validation")
-    return evaluate(decoder, tokenizer, documents, config, training_texts if corpus is not None else None)
+    return evaluate(decoder, tokenizer, documents, config, training_texts(corpus) if corpus else None)
 
 
 def _raw_documents(path: str | Path, model: Path) -> Iterator[TextDocument]:

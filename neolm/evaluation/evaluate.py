@@ -212,19 +212,12 @@ def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig) 
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
     model = load_model(source, device.value, precision.value, config.quantize)
-    tokenizer = load_tokenizer(source)
-    result = evaluate(
-        model,
-        tokenizer,
-        read_documents(output / "corpus", "validation"),
-        config,
-        lambda: (document.text for document in read_documents(output / "corpus", "train")),
-    )
+    tokenizer, corpus = load_tokenizer(source), output / "corpus"
+    result = evaluate(model, tokenizer, read_documents(corpus, "validation"), config, training_texts(corpus))
     rows = result.pop("per_document")
     write_json(directory / "scores.json", result)
     write_text(directory / "documents.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    held_out = read_documents(output / "corpus", "validation")
-    write_json(directory / "samples.json", samples(model, tokenizer, config, held_out))
+    write_json(directory / "samples.json", samples(model, tokenizer, config, read_documents(corpus, "validation")))
     say(scores_table(result))
     protocol = result["protocols"][result["bits_per_byte"]["protocol"]]
     numbers = {
@@ -240,6 +233,13 @@ def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig) 
         "device": asdict(device),
         "precision": asdict(precision),
     }
+
+
+def training_texts(corpus: Path) -> Texts:
+    """A function that returns the texts of the training split of a corpus."""
+    from neolm.corpus.documents import read_documents
+
+    return lambda: (document.text for document in read_documents(corpus, "train"))
 
 
 def scores_table(result: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from neolm.report.svg import CHARACTER, NARROW, clipped, picture, scale, shown, text, toned
-from neolm.report.ticks import log_ticks, nice_ticks, tick_label
+from neolm.report.ticks import nice_ticks, tick_label
 
 Point = tuple[float, float]
 
@@ -45,7 +45,6 @@ def line_chart(
     y_label: str,
     width: int = 720,
     height: int = 320,
-    log_x: bool = False,
     zero_x: bool = False,
     zero_y: bool = False,
     legend: bool = True,
@@ -56,7 +55,7 @@ def line_chart(
     The colour of a line depends on its index only, even if others have no points. `zero_x` and `zero_y` include the 0
     of an axis, `legend` shows the names of the lines, and `marks` are thin vertical lines in the next colour.
     """
-    lines = [replace(line, points=_finite(line.points, log_x)) for line in lines]
+    lines = [replace(line, points=_finite(line.points)) for line in lines]
     values = [y for line in lines for _, y in line.points]
     low, high = _robust_range(values)
     y_ticks = nice_ticks(min(low, 0.0) if zero_y else low, high, 5)
@@ -65,7 +64,7 @@ def line_chart(
     frame = (left, 14.0 + names_height, width - 18.0, height - 40.0)
     places = list(marks.places) if marks else []
     xs = [x for line in lines for x, _ in line.points] + places
-    x_ticks, to_x = _x_axis([0.0, *xs] if zero_x and xs else xs, frame, log_x)
+    x_ticks, to_x = _x_axis([0.0, *xs] if zero_x and xs else xs, frame)
     to_y = scale(y_ticks[0], y_ticks[-1], frame[3], frame[1])
 
     parts = [names, *_grid(x_ticks, y_ticks, to_x, to_y, frame), text(frame[2], height - 8, x_label, "end", "muted")]
@@ -119,20 +118,16 @@ def _robust_range(values: Sequence[float]) -> Point:
     return low, usual + 2 * (usual - low) if outlying else high
 
 
-def _finite(points: Sequence[Point], log_x: bool) -> list[Point]:
-    return [(x, y) for x, y in points if abs(x) < LARGEST and abs(y) < LARGEST and (x > 0 or not log_x)]
+def _finite(points: Sequence[Point]) -> list[Point]:
+    return [(x, y) for x, y in points if abs(x) < LARGEST and abs(y) < LARGEST]
 
 
 Frame = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-def _x_axis(xs: Sequence[float], frame: Frame, log_x: bool) -> tuple[list[float], Callable[[float], float]]:
+def _x_axis(xs: Sequence[float], frame: Frame) -> tuple[list[float], Callable[[float], float]]:
     """The ticks, and the function from values to pixels."""
     low, high = (min(xs), max(xs)) if xs else (1.0, 10.0)
-    if log_x:
-        high = high if high > low else low * 10
-        inner = scale(math.log10(low), math.log10(high), frame[0], frame[2])
-        return log_ticks(low, high), lambda value: inner(math.log10(value))
     low = 0.0 if 0 <= low <= 0.1 * high or low == high > 0 else low
     high = high if high > low else low + 1
     ticks = [tick for tick in nice_ticks(low, high, 7 if frame[2] > NARROW else 4) if low <= tick <= high]

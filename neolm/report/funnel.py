@@ -6,19 +6,7 @@ from neolm.report.bars import Bar, bar_chart
 from neolm.report.pages import Figure, data_size
 from neolm.report.run_files import Run
 
-REASONS = {
-    "empty": "empty",
-    "too_short": "too short",
-    "too_long_lines": "lines too long",
-    "mostly_non_text": "mostly not text",
-    "duplicate": "duplicate",
-    "broken_utf8": "not UTF-8",
-    "broken_json": "broken JSON",
-    "missing_text": "without text",
-    "binary": "binary",
-    "truncated": "truncated",
-    "unreadable": "unreadable",
-}
+REASONS = {"broken_utf8": "not UTF-8", "broken_json": "broken JSON", "mostly_non_text": "mostly not text"}
 
 
 def funnel_figure(run: Run) -> Figure:

@@ -18,9 +18,8 @@ def headline(run: Run) -> str:
     if not trained:
         return f"A run that has prepared {material} and has not trained a model yet"
     size = count(trained.get("parameters", 0))
-    article = "An" if size.startswith(("8", "11", "18")) and not size.startswith(("110", "180")) else "A"
     seconds = float(trained.get("training_seconds") or run.stage_seconds("pretrain"))
-    return f"{article} {size}-parameter {run.family} trained on {material} in {duration(seconds)}"
+    return f"{run.family} with {size} parameters, trained on {material} in {duration(seconds)}"
 
 
 def key_figures(run: Run, score: BitsPerByte | None) -> list[tuple[str, str, str]]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from neolm.core.artifact import Manifest
-from neolm.core.progress import count, duration
-from neolm.report.pages import data_size
+from neolm.core.progress import duration
 from neolm.report.run_files import Run
 
 DIGITS = 12  # of a digest that are shown; the manifest has all of them
@@ -39,35 +36,9 @@ def _raw_inputs(artefacts: list[tuple[Path, Manifest]]) -> list[Row]:
 def _stage_row(run: Run, place: Path, manifest: Manifest) -> Row:
     own = place == (run.output / manifest.stage).resolve()
     seconds = run.stage_seconds(manifest.stage) if own else manifest.duration_seconds
-    made_from = f"from {', '.join(manifest.inputs)}" if manifest.inputs else ""
-    detail = " \u00b7 ".join(part for part in (_made(manifest), made_from) if part)
+    detail = f"from {', '.join(manifest.inputs)}" if manifest.inputs else ""
     took = f"{seconds:.1f}s" if seconds < 10 else duration(seconds)
     return [(manifest.stage, detail), took, _digest(manifest.digest)]
-
-
-def _made(manifest: Manifest) -> str:
-    """What a stage produced, in a few words."""
-    try:
-        return _in_words(manifest.stage, manifest.counts)
-    except (KeyError, TypeError):  # counts as another version of NeoLM wrote them
-        return ""
-
-
-def _in_words(stage: str, counts: Mapping[str, Any]) -> str:
-    match stage:
-        case "corpus":
-            return f"{counts['kept']['documents']:,} documents, {data_size(counts['kept']['bytes'])}"
-        case "tokenizer":
-            return f"{counts['tokens']:,} tokens"
-        case "shards":
-            return f"{count(counts['train']['tokens'])} tokens to train on"
-        case "pretrain":
-            return f"{counts['steps']:,} steps"
-        case "model":
-            return f"{count(counts['parameters'])} parameters, from step {counts['step']:,}"
-        case "evaluation":
-            return f"{counts['bits_per_byte']['value']:.3f} bits per byte"
-    return ""
 
 
 def _digest(digest: str) -> str:

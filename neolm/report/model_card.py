@@ -8,7 +8,6 @@ and no paths, which can be private.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from neolm.core.artifact import chain
 from neolm.core.files import write_text
 from neolm.core.progress import count, say
 from neolm.report.pages import data_size, render
-from neolm.report.run_files import FAMILIES, Run, read_scores
+from neolm.report.run_files import FAMILIES, Run, read_json, read_scores
 from neolm.report.scores import COMPRESSORS, LABELS, read_score, with_interval
 from neolm.report.sizes import Pairs, model_facts, training_facts
 
@@ -61,7 +60,7 @@ def model_card(directory: Path) -> str:
     is_run = "model" in places
     scores = read_scores(places["model"].parent) if is_run else {}
     run = Run(directory, {manifest.stage: manifest for _, manifest in artefacts}, [], scores, [])
-    raw = _json(directory / "config.json")
+    raw = read_json(directory / "config.json") or {}
     corpus, trained = run.counts("corpus"), run.counts("pretrain")
     name = directory.resolve().name
     name = directory.resolve().parent.name if name == "model" and is_run else name
@@ -155,10 +154,3 @@ def _licences(corpus: Path) -> list[str]:
             found[str(row["values"])] += row["counts"]
     licences = [licence for licence, _ in found.most_common(MAX_LICENCES)]
     return licences + [f"{len(found) - MAX_LICENCES} others"] * (len(found) > MAX_LICENCES)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}

@@ -6,6 +6,7 @@ autoescaping; only the pictures, which escape their own texts, are inserted as m
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import neolm
-from neolm.core.progress import count, duration
 
 GENERATOR = "NeoLM"  # in the head of every page
 WIDE, HALF = 860, 420  # widths of pictures in pixels: the whole page, half of it
@@ -60,5 +60,5 @@ _environment = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_environment.filters.update(count=count, duration=duration, data_size=data_size, energy=energy_amount, plural=plural)
+_environment.filters.update(data_size=data_size, plural=plural, quote=shlex.quote)
 _environment.globals.update(generator=GENERATOR, version=neolm.__version__, PHONE=PHONE)

@@ -88,7 +88,7 @@ class Run:
 def read_run(output: Path) -> Run:
     """Read the files under `output`."""
     manifests = {stage: read_manifest(output / stage) for stage in STAGES}
-    samples = _read_json(output / "evaluation" / "samples.json")
+    samples = read_json(output / "evaluation" / "samples.json")
     return Run(
         output=output,
         manifests={stage: manifest for stage, manifest in manifests.items() if manifest},
@@ -103,7 +103,7 @@ def read_scores(output: Path) -> Mapping[str, Any]:
     manifest = read_manifest(output / "evaluation")
     measured = manifest.inputs.get("model") if manifest else None
     model = read_manifest(output / measured.path) if measured else None
-    scores = _read_json(output / "evaluation" / "scores.json")
+    scores = read_json(output / "evaluation" / "scores.json")
     is_current = measured is not None and (model is None or model.digest == measured.digest)
     return scores if is_current and isinstance(scores, dict) else {}
 
@@ -124,7 +124,8 @@ def _sample(value: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"document": None, "greedy": None, **value}
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None if it is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -13,7 +13,6 @@ from neolm.report.curves import loss_figure, stability_figures
 from neolm.report.funnel import funnel_figure
 from neolm.report.headline import headline, key_figures
 from neolm.report.lineage import lineage_rows, software
-from neolm.report.next_steps import next_steps
 from neolm.report.pages import render
 from neolm.report.run_files import Run, read_run
 from neolm.report.scores import bits_per_byte, other_scores
@@ -30,6 +29,7 @@ def build_report(output: Path) -> Path:
 def page(run: Run) -> str:
     """The whole page."""
     score = bits_per_byte(run)
+    lines = [line.strip() for sample in run.samples for line in sample["prompt"].splitlines()]
     vocabulary = run.config("shards").get("vocab_size")
     return render(
         "report.html",
@@ -48,5 +48,5 @@ def page(run: Run) -> str:
         sizes=sizes(run),
         lineage=lineage_rows(run),
         software=software(run),
-        commands=next_steps(run),
+        first_line=next((line for line in lines if line and not line.startswith("-")), "Once upon a time"),
     )

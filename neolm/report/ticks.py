@@ -22,18 +22,6 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Ticks of a logarithmic axis within [low, high]: powers of ten; if these are few, also 2 and 5 times them."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks: list[float] = []
-    for factors in ((1,), (1, 2, 5)):
-        ticks = [factor * 10.0**decade for decade in decades for factor in factors]
-        ticks = [tick for tick in ticks if low <= tick <= high]
-        if len(ticks) >= 3:
-            break
-    return ticks[:: max(1, math.ceil(len(ticks) / 8))]
-
-
 def tick_label(value: float, ticks: Sequence[float]) -> str:
     """The label of `value` on an axis with these ticks: 1500 is `1.5k`; small numbers have equally many decimals."""
     largest = max(abs(tick) for tick in ticks)

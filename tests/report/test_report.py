@@ -36,7 +36,7 @@ def test_all_sections_are_there(whole):
 
 def test_what_it_says(whole):
     _, page = page_of(whole)
-    assert "A 4.32M-parameter GPT-Neo trained on 18\u00a0MB of text in 3m40s" in page.text
+    assert "GPT-Neo with 4.32M parameters, trained on 18\u00a0MB of text in 3m40s" in page.text
     assert "fewer than the 2.20 of the compressor xz" in page.text
     assert "15% fewer bits than xz and 10% more bits than zstd with its dictionary" in page.text
     assert "a dictionary of 1 MiB" in page.text
