@@ -21,13 +21,12 @@ from neolm.core.files import write_text
 from neolm.core.progress import count, say
 from neolm.report.pages import data_size, render
 from neolm.report.run_files import FAMILIES, Run, read_json, read_scores
-from neolm.report.scores import COMPRESSORS, LABELS, read_score, with_interval
+from neolm.report.scores import COMPRESSORS, labels, with_interval
 from neolm.report.sizes import Pairs, model_facts, training_facts
 
 CARD = "README.md"
 DIGITS = 12  # of a digest that are shown
 MAX_LICENCES = 20
-LABEL_BITS = "Bits per byte"
 MARK = "\n<!-- Written by NeoLM, which replaces this card unless it is edited. "
 
 
@@ -123,11 +122,9 @@ def _metadata(name: str, run: Run, transformers: bool) -> str:
         "pipeline_tag": "text-generation",
         "tags": ["neolm", *([family] if family else [])],
     }
-    scores = {key: read_score(run.scores, key) for key in ("bits_per_byte", *LABELS)}
     metrics = [
-        {"type": key, "name": LABELS.get(key, LABEL_BITS), "value": round(score.value, 4)}
-        for key, score in scores.items()
-        if score is not None
+        {"type": key, "name": label, "value": round(run.scores[key]["value"], 4)}
+        for key, label in labels(run.scores).items()
     ]
     if metrics:
         dataset = {"type": "held-out", "name": "held-out text of the training corpus"}
@@ -137,12 +134,11 @@ def _metadata(name: str, run: Run, transformers: bool) -> str:
 
 
 def _scores(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(label, value with its interval) of the model's scores and, below bits per byte, of the compressors."""
+    """(label, value with its interval) of the model's scores, then of the compressors."""
+    found = [(label, with_interval(scores, name)) for name, label in labels(scores).items()]
     compressors = (scores.get("bits_per_byte") or {}).get("baselines")
-    found = [(LABEL_BITS, with_interval(scores, "bits_per_byte"))]
     for name, words in COMPRESSORS.items():
-        found.append((f"{LABEL_BITS} of {words[0]}", with_interval(compressors, name)))
-    found += [(label, with_interval(scores, name)) for name, label in LABELS.items()]
+        found.append((f"Bits per byte of {words[0]}", with_interval(compressors, name)))
     return [(label, value) for label, value in found if value]
 
 

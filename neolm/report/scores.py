@@ -20,6 +20,7 @@ COMPRESSORS = {
     "xz_together": ("xz, all documents at once", "xz -9e on one archive of all documents; not comparable"),
 }
 LABELS = {
+    "bits_per_byte": "Bits per byte",
     "loss": "Loss, nats per token",
     "token_perplexity": "Perplexity per token",
     "word_perplexity": "Perplexity per word",
@@ -126,12 +127,9 @@ def bits_per_byte(run: Run) -> BitsPerByte | None:
 
 
 def other_scores(run: Run) -> list[tuple[str, str]]:
-    """Every other score of the run by its label, then the data and the method of the measurement."""
-    rows = [
-        (LABELS.get(name, f"{name.replace('_', ' ')} {entry.get('unit', '')}".strip()), with_interval(run.scores, name))
-        for name, entry in run.scores.items()
-        if name != "bits_per_byte" and isinstance(entry, Mapping)
-    ]
+    """Every score but bits per byte by its label, then the data and the method of the measurement."""
+    others = {name: label for name, label in labels(run.scores).items() if name != "bits_per_byte"}
+    rows = [(label, with_interval(run.scores, name)) for name, label in others.items()]
     protocol = run.protocol
     data, available = protocol.get("data") or {}, (protocol.get("available") or {}).get("documents")
     parts = data.get("groups") and data["groups"] != data.get("documents")
@@ -148,6 +146,15 @@ def other_scores(run: Run) -> list[tuple[str, str]]:
         ("Weights", ", ".join(str(protocol[key]) for key in ("precision", "quantize") if protocol.get(key))),
         ("Intervals", "bootstrap over documents"),
     ]
+
+
+def labels(scores: Mapping[str, Any]) -> dict[str, str]:
+    """The label of each score, bits per byte first; scores that this page does not know have their name and unit."""
+    names = sorted((name for name in scores if read_score(scores, name)), key=lambda name: name != "bits_per_byte")
+    return {
+        name: LABELS.get(name) or f"{name.replace('_', ' ').capitalize()}, {scores[name].get('unit', '')}".strip(", ")
+        for name in names
+    }
 
 
 def with_interval(scores: Any, name: str) -> str:

@@ -123,6 +123,15 @@ def test_a_difference_within_its_interval_is_no_difference(tmp_path, whole):
     assert "about as many bits as xz" in page.text
 
 
+def test_a_score_that_the_page_does_not_know_is_shown_with_its_unit(tmp_path, whole):
+    output = shutil.copytree(whole, tmp_path / "run")
+    scores = SCORES | {"lambada_accuracy": number(0.31, 0.3, 0.32, unit="share of the answers", protocol="lambada-1")}
+    (output / "evaluation" / "scores.json").write_text(json.dumps(scores))
+    _, page = page_of(output)
+    assert "Lambada accuracy, share of the answers" in page.text
+    assert "0.310 (0.300 to 0.320)" in page.text
+
+
 def test_it_is_one_page_that_asks_no_network(whole):
     _, page = page_of(whole)
     page.assert_self_contained()
