@@ -116,11 +116,11 @@ def test_generation_is_ours_with_the_harness_names(
 ) -> None:
     settings: dict[str, Any] = {"until": ["\n"], "max_gen_toks": 8, "do_sample": False, "temperature": 0.7}
     answers = language_model.generate_until([("The sea", settings), ("April", {"max_gen_toks": 5}), ("It", settings)])
-    assert answers[0::2] == generate(neo, tokenizer, ["The sea", "It"], 8, stop=["\n"])
-    assert answers[1] == generate(neo, tokenizer, ["April"], 5)[0]
+    assert answers[0::2] == generate(neo, tokenizer, ["The sea", "It"], max_new_tokens=8, stop=["\n"])
+    assert answers[1] == generate(neo, tokenizer, ["April"], max_new_tokens=5)[0]
     sampled = {"max_gen_toks": 8, "temperature": 1.0, "seed": 3}
     assert language_model.generate_until([("The sea", sampled)]) == generate(
-        neo, tokenizer, ["The sea"], 8, temperature=1.0, seed=3
+        neo, tokenizer, ["The sea"], max_new_tokens=8, temperature=1.0, seed=3
     )
 
 
