@@ -83,7 +83,7 @@ def decide(records: Any, config: CorpusConfig) -> Verdicts:
     kept = frame.where(col("reason").is_null())
     sources = kept.groupby("source").agg(documents).sort(["documents", "source"], desc=[True, False])
     mojibake = kept.where(col("mojibake")).agg(documents, col("file").min()).to_pylist()[0]
-    held_out, threshold, split = _held_out(kept, config.validation_fraction)
+    held_out, threshold, split = _held_out(kept, config)
     counts = {
         "read": read,
         "rejected": {reason: rejected[reason] for reason in sorted(rejected)},
@@ -95,16 +95,16 @@ def decide(records: Any, config: CorpusConfig) -> Verdicts:
     return Verdicts(frame, counts, kept_bytes, held_out, threshold, mojibake["file"])
 
 
-def _held_out(kept: Any, fraction: float) -> tuple[Literal["documents", "parts"], float, dict[str, int]]:
+def _held_out(kept: Any, config: CorpusConfig) -> tuple[Literal["documents", "parts"], float, dict[str, int]]:
     """The unit of the split, its threshold, and the number of source documents: kept, train and validation."""
     documents = kept.select(_score(col("parent")).alias("score")).distinct().collect()
     number = documents.count_rows()
     if number > 1:
-        threshold = _threshold(documents, fraction)
+        threshold = _threshold(documents, config.validation_fraction)
         validation = documents.where(col("score") < threshold).count_rows()
         return "documents", threshold, {"kept": number, "train": number - validation, "validation": validation}
-    parts = kept.select(_score(_each_part_id(col("id"), col("parts"))).alias("score")).collect()
-    threshold = _threshold(parts, fraction)
+    ids = col("id") if config.split_characters is None else _each_part_id(col("id"), col("parts"))
+    threshold = _threshold(kept.select(_score(ids).alias("score")), config.validation_fraction)
     split = {"kept": number, "train": number, "validation": int(threshold > 0)}
     return "parts" if threshold > 0 else "documents", threshold, split
 

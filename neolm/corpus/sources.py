@@ -54,14 +54,14 @@ class Raw:
 
 @dataclass(frozen=True)
 class RawText:
-    """The raw text of a corpus as the input of a stage: files are listed and read only when that is needed."""
+    """The raw text of a corpus as the input of a stage. Files are listed and read only when necessary."""
 
     config: CorpusConfig
     output: Path
 
     @cached_property
     def found(self) -> Raw:
-        """The files of the corpus. Raises InputError if there are none."""
+        """The files of the corpus. Raises SettingError if there are none."""
         return find_files(self.config, self.output)
 
     @property
@@ -77,7 +77,7 @@ class RawText:
             return None
 
     def digest(self) -> str:
-        """SHA-256 over names and contents; an unreadable file counts as unreadable."""
+        """SHA-256 of the names and contents of the files."""
         return self._digest
 
     @cached_property

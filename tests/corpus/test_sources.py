@@ -97,6 +97,15 @@ def test_a_corpus_keeps_the_parents_that_another_corpus_wrote(build, write, tmp_
     assert second.counts["kept"] == first.counts["kept"]
 
 
+def test_the_parts_of_one_document_are_divided_as_in_the_corpus_that_they_are_from(build, write, tmp_path):
+    raw = write("a.txt", " ".join(f"word {n}" for n in range(200)))
+    first = build(raw, split_characters=500)
+    second = build(first.directory / "documents", output=tmp_path / "again")
+    assert second.counts["held_out"] == first.counts["held_out"] == "parts"
+    for split in ("train", "validation"):
+        assert set(second.split(split)) == set(first.split(split)) != set()
+
+
 def test_metadata_stays_json(build, write):
     lines = ['{"text": "not a number", "id": "a", "meta": {"x": NaN}}\n', {"text": "other", "id": "b", "meta": "no"}]
     kept = build(write("n.jsonl", lines)).kept
