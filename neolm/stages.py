@@ -144,9 +144,14 @@ def architecture(recipe: Recipe) -> Any:
 
     if recipe.pretrain is None:
         raise InputError("recipe: the section 'pretrain' is missing")
-    path = recipe.tokenizer.path if recipe.tokenizer else recipe.base
-    if path is None and recipe.tokenizer is None and (Path(recipe.output).expanduser() / "tokenizer").is_dir():
-        path = str(Path(recipe.output).expanduser() / "tokenizer")
+    finished = Path(recipe.output).expanduser() / "tokenizer"
+    path = finished if finished.is_dir() else None
+    if recipe.tokenizer is None and recipe.base is not None:
+        path = _base(recipe)
+    elif recipe.tokenizer is not None:
+        source = Path(recipe.tokenizer.path).expanduser() if recipe.tokenizer.path else None
+        if source is None or source.exists() or path is None:  # else it was copied, and is no longer there
+            path = source
     size = load_tokenizer(path).size if path else (recipe.tokenizer or TokenizerConfig()).vocab_size
     return resolve_architecture(recipe.model or _base(recipe), recipe.pretrain, size, None)
 

@@ -122,6 +122,21 @@ def test_an_interrupted_training_resumes_without_the_raw_text(texts: Path, tmp_p
         neolm.run(recipe | {"output": str(tmp_path / "another")})
 
 
+def test_a_tokenizer_may_be_gone_once_it_is_copied(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    neolm.run({"output": str(tmp_path / "other"), "corpus": corpus_of(texts), "tokenizer": TINY["tokenizer"]})
+    recipe = {"output": str(tmp_path / "run"), "corpus": corpus_of(texts), **TINY}
+    recipe["tokenizer"] = {"path": "~/other/tokenizer"}
+    neolm.run(recipe)
+    shutil.rmtree(tmp_path / "other")
+    neolm.run(recipe)
+    assert "pretrain: up to date" in capsys.readouterr().err
+    with pytest.raises(InputError, match="there is no such tokenizer"):
+        neolm.run(recipe | {"output": str(tmp_path / "another")})
+
+
 def test_a_missing_path_is_an_error_although_another_corpus_is_finished(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
