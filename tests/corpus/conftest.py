@@ -1,4 +1,4 @@
-"""Fixtures of the corpus tests: write raw files, build a corpus of them, look at what came out."""
+"""Fixtures of the corpus tests: write raw files, build a corpus, read the result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from neolm.corpus.documents import Document, read_documents
 
 @dataclass(frozen=True)
 class Built:
-    """A finished corpus: where it lies, its manifest, its documents by id and its rejected rows by id."""
+    """A finished corpus: directory, manifest, documents by id and rejected rows by id."""
 
     directory: Path
     manifest: Manifest

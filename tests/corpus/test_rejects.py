@@ -1,4 +1,4 @@
-"""Every reason for dropping a record, and that the records around it survive."""
+"""Every reason for rejecting a record; a bad record does not affect the others."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ BAD_LINES = {
 }
 
 
-def test_a_bad_line_does_not_hurt_its_neighbours(build, write):
+def test_bad_lines_do_not_affect_the_others(build, write):
     good = [{"text": f"a good line, number {n}"} for n in range(len(BAD_LINES) + 1)]
     lines = [line for pair in zip(good, [*BAD_LINES.values(), "\n"], strict=True) for line in pair]
     corpus = build(write("mixed.jsonl", lines), min_characters=5, max_line_characters=100)
@@ -65,7 +65,7 @@ def test_a_bad_line_does_not_hurt_its_neighbours(build, write):
     assert corpus.counts["rejected"].keys() == BAD_LINES.keys()
 
 
-def test_lines_that_are_no_objects(build, write):
+def test_json_lines_that_are_not_objects(build, write):
     corpus = build(
         write("a.jsonl", ["[1]\n", '"text"\n', "3\n", '{"text": 3}\n', "[" * 100_000 + "\n", {"text": "fine"}])
     )
@@ -102,7 +102,7 @@ def some_lines(number: int) -> bytes:
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
-def test_truncated_json_lines_keep_what_came_before(build, tmp_path, suffix, pack):
+def test_lines_before_a_truncation_are_kept(build, tmp_path, suffix, pack):
     data = some_lines(2000)
     packed = pack(data)
     path = tmp_path / f"cut.jsonl{suffix}"
@@ -115,7 +115,7 @@ def test_truncated_json_lines_keep_what_came_before(build, tmp_path, suffix, pac
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
-def test_frames_one_after_the_other_and_padding(build, tmp_path, suffix, pack):
+def test_concatenated_frames_and_padding(build, tmp_path, suffix, pack):
     path = tmp_path / f"two.jsonl{suffix}"
     path.write_bytes(pack(b'{"text": "one"}\n{"te') + pack(b'xt": "two"}\n') + b"\0" * 100)
     corpus = build(path)
@@ -123,7 +123,7 @@ def test_frames_one_after_the_other_and_padding(build, tmp_path, suffix, pack):
     assert corpus.reasons == {}
 
 
-def test_a_truncated_text_is_no_document(build, write, tmp_path):
+def test_a_truncated_text_is_rejected(build, write, tmp_path):
     path = write("a.txt.gz", "the whole story " * 1000)
     path.write_bytes(path.read_bytes()[:-10])
     write("b.txt", "another story")
@@ -144,7 +144,7 @@ def test_files_that_cannot_be_read(build, write):
     assert len(corpus.reasons) >= 3
 
 
-def test_of_duplicates_the_smallest_id_stays(build, write):
+def test_the_duplicate_with_the_smallest_id_is_kept(build, write):
     raw = write("b.txt", "the same text\n").parent
     write("a.jsonl", [{"text": "the same text\r\n", "id": "c", "meta": {"n": 1}}])
     write("z.txt", "the same text\n ")
@@ -154,12 +154,12 @@ def test_of_duplicates_the_smallest_id_stays(build, write):
     assert json.loads(corpus.rejected["c"]["metadata"]) == {"n": 1, "duplicate_of": "b.txt"}
 
 
-def test_rejected_records_are_no_originals_of_duplicates(build, write):
+def test_rejected_records_are_not_compared_for_duplicates(build, write):
     corpus = build(write("a.jsonl", [{"text": "  "}, {"text": "  "}, {"text": "a text"}]))
     assert sorted(corpus.reasons.values()) == ["empty", "empty"]
 
 
-def test_the_funnel_adds_up(build, write):
+def test_the_counts_add_up(build, write):
     raw = write("a.txt", "ä text").parent
     write("b.txt", "ä text")
     write("c.txt", "another text")

@@ -1,4 +1,4 @@
-"""Every kind of raw file becomes documents with the right id, text, source, licence and metadata."""
+"""Every format gives documents with the right id, text, source, licence and metadata."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_json_lines(build, write, suffix):
     assert (kept["mine"].source, kept["mine"].licence) == (file, "unknown")
 
 
-def test_last_line_without_newline_and_marks_of_windows(build, write):
+def test_last_line_without_newline_byte_order_mark_and_crlf(build, write):
     data = b'\xef\xbb\xbf{"text": "one line"}\r\n{"text": "another"}'
     assert {d.text for d in build(write("w.jsonl", data)).kept.values()} == {"one line", "another"}
 
@@ -80,13 +80,13 @@ def test_parquet(build, write):
     assert corpus.reasons == {"y": "missing_text"}
 
 
-def test_a_corpus_reads_what_a_corpus_wrote(build, write, tmp_path):
+def test_a_corpus_can_be_read_as_raw_text(build, write, tmp_path):
     first = build(write("a.jsonl", [{**PILE, "licence": "MIT"}, {"text": "and a second one"}]))
     second = build(first.directory / "documents", output=tmp_path / "again")
     assert second.kept == first.kept
 
 
-def test_a_corpus_keeps_the_parents_that_another_corpus_wrote(build, write, tmp_path):
+def test_parents_are_kept_when_a_corpus_is_read_again(build, write, tmp_path):
     raw = write("a.txt", " ".join(f"word {n}" for n in range(200))).parent
     write("b.txt", " ".join(f"other {n}" for n in range(300)))
     first = build(raw, split_characters=100)
@@ -97,7 +97,7 @@ def test_a_corpus_keeps_the_parents_that_another_corpus_wrote(build, write, tmp_
     assert second.counts["kept"] == first.counts["kept"]
 
 
-def test_the_parts_of_one_document_are_divided_as_in_the_corpus_that_they_are_from(build, write, tmp_path):
+def test_parts_of_one_document_that_are_read_again_stay_in_their_split(build, write, tmp_path):
     raw = write("a.txt", " ".join(f"word {n}" for n in range(200)))
     first = build(raw, split_characters=500)
     second = build(first.directory / "documents", output=tmp_path / "again")

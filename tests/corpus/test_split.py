@@ -41,7 +41,7 @@ def test_score_is_stable_and_uniform():
     assert 900 < below < 1100
 
 
-def test_a_document_keeps_its_side_as_the_corpus_grows(build, write, tmp_path):
+def test_a_document_stays_in_its_split_when_the_corpus_grows(build, write, tmp_path):
     records = [{"text": f"text number {n}", "id": n} for n in range(300)]
     small = build(write("small.jsonl", records[:150]), output=tmp_path / "small", validation_fraction=0.3)
     large = build(write("large.jsonl", records), output=tmp_path / "large", validation_fraction=0.3)
@@ -51,7 +51,7 @@ def test_a_document_keeps_its_side_as_the_corpus_grows(build, write, tmp_path):
     assert validation.isdisjoint({d.id for d in small.split("train")})
 
 
-def test_two_documents_are_one_on_each_side(build, write):
+def test_two_documents_are_in_different_splits(build, write):
     path = write("two.jsonl", [{"text": "one text"}, {"text": "other text"}])
     for fraction in (0.001, 0.999):
         corpus = build(path, validation_fraction=fraction)
@@ -103,7 +103,7 @@ def test_one_book_is_divided_between_the_splits_and_the_message_says_so(build, w
     assert message in capsys.readouterr().err
 
 
-def test_one_document_is_for_training(build, write, capsys):
+def test_an_undivided_document_is_for_training(build, write, capsys):
     corpus = build(write("one.txt", "the only text"))
     assert [d.id for d in corpus.split("train")] == ["one.txt"]
     assert pq.read_table(corpus.directory / "documents" / "validation-00000.parquet").column_names == [

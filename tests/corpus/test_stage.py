@@ -1,4 +1,4 @@
-"""The corpus as a stage: repeatable to the byte, skipped when nothing changed, rebuilt when something did."""
+"""The corpus stage: same bytes for the same input, skipped if nothing changed, rebuilt if something did."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_rebuilt_when_a_file_or_a_setting_changes(build, raw, write):
     assert build(raw).manifest.inputs == second.manifest.inputs
 
 
-def test_one_line_tells_the_counts(build, raw, capsys):
+def test_the_message_has_the_counts(build, raw, capsys):
     counts = build(raw).counts
     assert counts["read"]["documents"] == 1001
     lines = capsys.readouterr().err.splitlines()
@@ -88,7 +88,7 @@ def test_raw_text_with_special_characters(build, write, tmp_path, monkeypatch, n
     assert set(build(f"{name}/{name}.txt").kept) == {f"{name}.txt"}
 
 
-def test_documents_of_no_corpus(tmp_path):
+def test_reading_a_directory_that_is_not_a_corpus(tmp_path):
     with pytest.raises(NeoLMError, match=r"there is no finished corpus\. Build it with `neolm corpus build`"):
         next(read_documents(tmp_path, "train"))
 
@@ -106,7 +106,7 @@ def test_full_disk_while_reading(build, raw, tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "output").iterdir()] == ["corpus"]
 
 
-def test_large_tables_are_cut_into_groups_and_files_by_rows_alone(tmp_path, monkeypatch):
+def test_row_groups_and_files_depend_on_the_rows_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 100)
     monkeypatch.setattr(writer, "FILE_BYTES", 1000)
     rows = [dict.fromkeys(DOCUMENT_SCHEMA.names, "") | {"id": str(n), "text": "x" * (n % 37)} for n in range(300)]

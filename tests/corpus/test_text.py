@@ -1,4 +1,4 @@
-"""Normalisation and cutting: what may change in a text and what never does."""
+"""Normalisation, division into parts, and mojibake."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_other_languages_and_their_punctuation_are_not_mojibake(text):
 
 
 @given(TEXTS)
-def test_clean_is_idempotent_and_normal(raw):
+def test_clean_is_idempotent_and_normalised(raw):
     text = clean(raw)
     assert clean(text) == text
     assert unicodedata.is_normalized("NFC", text)
@@ -80,7 +80,7 @@ def test_part_ids_never_collide(documents, data):
     assert len(ids) == len(set(ids))
 
 
-def test_documents_are_cut_in_order_and_without_loss(build, write):
+def test_documents_are_divided_in_order_and_without_loss(build, write):
     book = "\n\n".join(f"Chapter {n}. " + "It was a dark night. " * (n % 5) for n in range(60))
     corpus = build(write("book.txt", book), split_characters=300)
     parts = {int(name.removeprefix("book.txt#")): d.text for name, d in corpus.kept.items()}
@@ -98,7 +98,7 @@ def test_short_documents_keep_their_ids(build, write):
     assert set(build(raw, split_characters=20).kept) == {"a.txt", "b.txt#0", "b.txt#1"}
 
 
-def test_rejected_documents_are_not_cut(build, write):
+def test_rejected_documents_are_not_divided(build, write):
     raw = write("a.txt", "the very same text in both of them").parent
     write("b.txt", "the very same text in both of them")
     corpus = build(raw, split_characters=20)

@@ -39,7 +39,7 @@ def stream(documents: list[Document], tokenizer: Tokenizer) -> tuple[list[int], 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.lists(st.integers(0, 60), max_size=12), st.integers(10, 200), st.data())
-def test_shards_hold_the_stream_and_lead_back_to_documents(
+def test_shards_contain_the_stream_and_lead_to_documents(
     tokenizer: Tokenizer,
     tmp_path_factory: pytest.TempPathFactory,
     lengths: list[int],
@@ -71,7 +71,7 @@ def test_the_smallest_sufficient_type_is_used() -> None:
     assert shard_dtype(65537) == np.dtype("<u4")
 
 
-def test_missing_and_torn_shards_are_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_missing_and_incomplete_shards_are_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no token shards"):
         TokenShards(tmp_path, "train", 268)
     (tmp_path / "train-00000.bin").write_bytes(b"")
