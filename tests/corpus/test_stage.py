@@ -88,6 +88,13 @@ def test_raw_text_with_special_characters(build, write, tmp_path, monkeypatch, n
     assert set(build(f"{name}/{name}.txt").kept) == {f"{name}.txt"}
 
 
+def test_documents_of_older_corpora_are_their_own_parents(build, raw):
+    corpus = build(raw)
+    for path in (corpus.directory / "documents").glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns("parent"), path)
+    assert all(document.parent == document.id for document in corpus.kept.values())
+
+
 def test_reading_a_directory_that_is_not_a_corpus(tmp_path):
     with pytest.raises(NeoLMError, match=r"there is no finished corpus\. Build it with `neolm corpus build`"):
         next(read_documents(tmp_path, "train"))
