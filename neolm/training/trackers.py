@@ -123,7 +123,7 @@ def open_trackers(
         except InputError:
             raise
         except Exception as error:  # the training must not depend on a tracker
-            say(f"{kind.name} cannot be used ({_first_line(error)}); metrics.jsonl has everything")
+            say(f"{kind.name} cannot be used ({_first_line(error)}); metrics.jsonl is complete")
     return found
 
 
@@ -140,7 +140,7 @@ def require_packages(names: Sequence[str]) -> None:
 
 def report_failure(tracker: Tracker, error: Exception) -> None:
     """Print that a tracker failed and was closed."""
-    say(f"{tracker.name} has stopped ({_first_line(error)}); metrics.jsonl goes on")
+    say(f"{tracker.name} has failed and was closed ({_first_line(error)}); metrics.jsonl is complete")
 
 
 def _mode(wandb: Any) -> str:

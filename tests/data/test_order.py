@@ -12,7 +12,7 @@ def test_every_example_once(size: int, seed: int, epoch: int) -> None:
 
 
 @given(st.integers(100, 10**12), st.integers(0, 2**32), st.lists(st.integers(0, 99), min_size=1, max_size=20))
-def test_any_position_alone_is_what_it_is_among_others(size: int, seed: int, indices: list[int]) -> None:
+def test_a_position_does_not_depend_on_the_others(size: int, seed: int, indices: list[int]) -> None:
     permutation = Permutation(size, seed, 0)
     together = permutation(np.array(indices))
     assert together.tolist() == [int(permutation(np.array([i]))[0]) for i in indices]

@@ -1,4 +1,4 @@
-"""A checkpoint of any number of processes goes on in any other number, bit for bit, over gloo on a CPU."""
+"""A checkpoint of any number of processes is read by any other number, bit for bit, over gloo on a CPU."""
 
 import subprocess
 import sys
@@ -135,10 +135,10 @@ def assert_whole(root: Path, step: int) -> None:
     for path in (found.directory / "weights").iterdir():
         with safe_open(path, "pt") as file:
             written += sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118
-    assert written == sum(tensor.nbytes for tensor in expected(step).values())  # no piece twice
+    assert written == sum(tensor.nbytes for tensor in expected(step).values())  # no shard twice
 
 
-def test_four_processes_read_what_one_wrote_two_what_four_wrote_and_one_both(tmp_path: Path) -> None:
+def test_one_two_and_four_processes_read_each_others_checkpoints(tmp_path: Path) -> None:
     of_one = tmp_path / "checkpoints of 1"
     with CheckpointWriter(of_one, keep=2) as writer:
         writer.save("step", {"weights": expected(5)}, {"step": 5})

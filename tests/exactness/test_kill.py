@@ -73,7 +73,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, text_folder: Path) -> 
     return place / "out"
 
 
-def test_killed_at_random_moments_it_resumes_bit_for_bit(undisturbed: Path, tmp_path: Path, text_folder: Path) -> None:
+def test_a_run_killed_at_random_moments_resumes_bit_for_bit(
+    undisturbed: Path, tmp_path: Path, text_folder: Path
+) -> None:
     seed = int.from_bytes(os.urandom(4))
     chance = random.Random(seed)
     recipe, output = tmp_path / "recipe.yaml", tmp_path / "killed run"
@@ -93,7 +95,7 @@ def test_killed_at_random_moments_it_resumes_bit_for_bit(undisturbed: Path, tmp_
     assert all((ours[name] == theirs[name]).all() for name in ours), f"seed {seed}"
 
 
-def test_killed_before_training_it_starts_again(undisturbed: Path, tmp_path: Path, text_folder: Path) -> None:
+def test_a_run_killed_before_training_starts_again(undisturbed: Path, tmp_path: Path, text_folder: Path) -> None:
     recipe, output = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(RECIPE.format(output=output, texts=text_folder))
     process = subprocess.Popen(command(recipe), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -106,7 +108,7 @@ def test_killed_before_training_it_starts_again(undisturbed: Path, tmp_path: Pat
     assert metrics(output) == metrics(undisturbed)
 
 
-def test_sigterm_saves_and_says_how_to_go_on(undisturbed: Path, tmp_path: Path, text_folder: Path) -> None:
+def test_sigterm_saves_and_prints_how_to_resume(undisturbed: Path, tmp_path: Path, text_folder: Path) -> None:
     recipe, output = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(RECIPE.format(output=output, texts=text_folder))
     path = output / "pretrain" / "metrics.jsonl"

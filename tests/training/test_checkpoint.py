@@ -1,4 +1,4 @@
-"""Checkpoints: kept, found, damaged, written behind the training's back, on a full disk, and killed at every moment."""
+"""Checkpoints: kept, found, damaged, written in the background, on a full disk, and killed at every moment."""
 
 import os
 import random
@@ -56,7 +56,7 @@ def mask() -> int:
     return current
 
 
-# What lies on disk
+# On disk
 
 
 def test_the_last_checkpoints_are_kept_and_found(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_best_checkpoint_that_a_step_checkpoint_names_is_kept(tmp_path: Path
     assert names(tmp_path) == ["best-00000013", "step-00000020"]
 
 
-def test_a_part_may_be_empty_and_state_holds_what_json_holds(tmp_path: Path) -> None:
+def test_a_part_may_be_empty_and_the_state_is_restored(tmp_path: Path) -> None:
     state = {"step": 3, "best_loss": 0.1 + 0.2, "best_step": None, "nested": {"a": [1, 2.5, "ü"]}}
     with CheckpointWriter(tmp_path, keep=1) as writer:
         writer.save("step", {"weights": {}, "random": random_state()}, state)
@@ -130,7 +130,7 @@ def test_the_same_step_may_be_saved_again(tmp_path: Path) -> None:
         "altered state",
     ],
 )
-def test_a_damaged_checkpoint_is_named_and_passed_over(
+def test_a_damaged_checkpoint_is_reported_and_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     save(tmp_path, 5)
@@ -174,21 +174,21 @@ def test_a_checkpoint_of_another_version_is_refused_not_removed(tmp_path: Path) 
         last_checkpoint(tmp_path, "step")
 
 
-def test_checkpoints_beyond_the_resumed_step_are_discarded(tmp_path: Path) -> None:
+def test_checkpoints_after_the_resumed_step_are_discarded(tmp_path: Path) -> None:
     for step in (5, 10):
         save(tmp_path, step)
     discard_after(tmp_path, "step", 5)
     assert names(tmp_path) == ["step-00000005"]
 
 
-def test_random_state_goes_round() -> None:
+def test_the_random_state_is_restored() -> None:
     state = random_state()
     first = torch.rand(3)
     restore_random_state(state)
     assert torch.equal(first, torch.rand(3))
 
 
-def test_what_a_killed_process_left_is_removed_when_a_writer_starts(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed_when_a_writer_starts(tmp_path: Path) -> None:
     save(tmp_path, 5)
     for name in (".step-00000010.partial", ".step-00000003.removed"):
         (tmp_path / name / "weights").mkdir(parents=True)
@@ -198,7 +198,7 @@ def test_what_a_killed_process_left_is_removed_when_a_writer_starts(tmp_path: Pa
     assert names(tmp_path) == ["step-00000005"]
 
 
-# Behind the training's back
+# Background writing
 
 
 class Gate:
@@ -222,7 +222,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate.open()
 
 
-def test_a_save_returns_before_it_is_written_and_holds_what_was_saved(tmp_path: Path, gate: Gate) -> None:
+def test_a_save_returns_before_it_is_written_and_stores_the_values_at_the_call(tmp_path: Path, gate: Gate) -> None:
     parts, state = parts_of(5), {"step": 5, "seen": [1]}
     with CheckpointWriter(tmp_path, keep=2) as writer:
         writer.save("step", parts, state)
@@ -243,7 +243,7 @@ def test_a_save_returns_before_it_is_written_and_holds_what_was_saved(tmp_path: 
             assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
-def test_kinds_do_not_wait_for_each_other_and_one_kind_does(tmp_path: Path, gate: Gate) -> None:
+def test_only_saves_of_one_kind_wait_for_each_other(tmp_path: Path, gate: Gate) -> None:
     with CheckpointWriter(tmp_path, keep=2) as writer:
         weights = torch.zeros(1000)
         writer.save("best", {"weights": {"w": weights}}, {"step": 1})
@@ -257,7 +257,7 @@ def test_kinds_do_not_wait_for_each_other_and_one_kind_does(tmp_path: Path, gate
     assert Checkpoint(tmp_path / "step-00000001", {}).tensors("weights")["w"].unique().tolist() == [1]
 
 
-def test_room_is_used_again_where_shapes_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_are_reused_if_shapes_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[int, ...]] = []
     empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda shape, **more: made.append(tuple(shape)) or empty(shape, **more))
@@ -268,7 +268,7 @@ def test_room_is_used_again_where_shapes_agree(tmp_path: Path, monkeypatch: pyte
     assert last(tmp_path).tensors("weights")["w"].tolist() == [3] * 6
 
 
-def test_random_numbers_and_threads_are_left_alone(tmp_path: Path) -> None:
+def test_random_state_and_threads_do_not_change(tmp_path: Path) -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     with CheckpointWriter(tmp_path, keep=2) as writer:
         for step in (1, 2):
@@ -278,7 +278,7 @@ def test_random_numbers_and_threads_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["poll", "wait", "save", "close", "context"])
-def test_what_goes_wrong_in_the_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_errors_in_the_thread_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     def failing(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -335,7 +335,7 @@ def test_ctrl_c_while_waiting_loses_nothing(tmp_path: Path, gate: Gate) -> None:
     assert last(tmp_path).tensors("weights")["block.w"][0] == 5
 
 
-def test_ctrl_c_in_the_copy_leaves_the_write_before_whole(
+def test_ctrl_c_in_the_copy_leaves_the_previous_write_intact(
     tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy, copies = torch.Tensor.copy_, 0
@@ -357,7 +357,7 @@ def test_ctrl_c_in_the_copy_leaves_the_write_before_whole(
     assert names(tmp_path) == ["step-00000005"]
 
 
-# What a disk may do
+# Disk errors
 
 
 @pytest.fixture
@@ -398,13 +398,13 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(small_disk: Path, asynchrono
     writer.close()
 
 
-def test_a_directory_that_cannot_be_written_is_the_users_mistake(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         save(tmp_path / "file" / "checkpoints", 1)
 
 
-def test_all_is_flushed_before_the_name_is_given_and_the_name_after(
+def test_files_are_flushed_before_the_rename_and_the_directory_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushed: list[int] = []
@@ -502,7 +502,7 @@ print(known["step"], "steps")
 """
 
 
-def test_killed_at_any_moment_a_whole_checkpoint_is_the_last(tmp_path: Path) -> None:
+def test_after_a_kill_at_any_moment_the_last_checkpoint_is_intact(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     command = [sys.executable, "-W", "error", "-c", KILLED, str(tmp_path / "checkpoints"), str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

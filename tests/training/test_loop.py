@@ -77,7 +77,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "spikes": {"skip_spikes": 1.0001, "steps": 24},
     "growing batches": {"batch_ramp_start": 2, "batch_ramp_tokens": 20 * T},
     "recomputed": {"activation_checkpointing": True},
-    "written at once": {"asynchronous_checkpoints": False},
+    "written synchronously": {"asynchronous_checkpoints": False},
     "deterministic": {"deterministic": True},
 }
 
@@ -105,7 +105,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path, settings: dict[s
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_what_lies_beyond_the_resumed_step_is_discarded(tmp_path: Path) -> None:
+def test_checkpoints_after_the_resumed_step_are_discarded(tmp_path: Path) -> None:
     train(training(tmp_path, steps=4))
     checkpoints = tmp_path / "checkpoints"
     for kind in ("step", "best"):  # of a run that had come further, its last full checkpoint damaged
@@ -262,7 +262,7 @@ def test_a_spike_is_skipped_and_logged(tmp_path: Path) -> None:
     assert progress.tokens == 22 * 8 * T
 
 
-def test_what_stays_large_is_no_longer_a_spike() -> None:
+def test_norms_that_stay_large_are_no_longer_spikes() -> None:
     spikes = SpikeFilter(3.0)
     assert not any(spikes.reason_to_skip(1.0) for _ in range(100))
     skipped = [spikes.reason_to_skip(10.0) is not None for _ in range(200)]
@@ -270,7 +270,7 @@ def test_what_stays_large_is_no_longer_a_spike() -> None:
     assert not any(skipped[80:])
 
 
-def test_the_average_is_measured_and_kept(tmp_path: Path) -> None:
+def test_the_ema_is_validated_and_saved(tmp_path: Path) -> None:
     run = training(tmp_path, steps=6, ema_decay=0.5, validate_every=6, dropout=0.0)
     states: list[dict[str, torch.Tensor]] = []
 
@@ -324,7 +324,7 @@ def test_recomputing_the_blocks_changes_no_bit(tmp_path: Path) -> None:
     assert all(torch.equal(first[name], value) for name, value in second.items())
 
 
-def test_recomputing_keeps_less(tmp_path: Path) -> None:
+def test_recomputing_saves_memory(tmp_path: Path) -> None:
     def kept(recompute: bool) -> int:
         sizes: list[int] = []
         run = training(tmp_path, dropout=0.0)
@@ -337,7 +337,7 @@ def test_recomputing_keeps_less(tmp_path: Path) -> None:
     assert kept(True) < kept(False) / 4
 
 
-def test_the_z_loss_is_logged_apart(tmp_path: Path) -> None:
+def test_the_z_loss_is_logged_separately(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     train(training(tmp_path / "a", z_loss=1e-2))
@@ -363,7 +363,7 @@ def test_compiled_it_learns_the_same(tmp_path: Path) -> None:
     assert losses(tmp_path / "off") == pytest.approx(losses(tmp_path / "on"), abs=1e-4)
 
 
-def test_switches_of_torch_are_put_back(tmp_path: Path) -> None:
+def test_settings_of_torch_are_restored(tmp_path: Path) -> None:
     seen = []
 
     def looking() -> None:
@@ -375,7 +375,7 @@ def test_switches_of_torch_are_put_back(tmp_path: Path) -> None:
     assert seen == [(True, "high"), (False, "highest")]
 
 
-def test_a_slow_disk_is_read_while_a_step_is_computed(tmp_path: Path) -> None:
+def test_the_next_batch_is_read_during_a_step(tmp_path: Path) -> None:
     class Slow(Counting):
         def batch(self, step: int, rows: slice = slice(None)) -> Batch:
             time.sleep(0.05)
@@ -389,6 +389,6 @@ def test_a_slow_disk_is_read_while_a_step_is_computed(tmp_path: Path) -> None:
     assert 0.04 < progress.data_seconds < 0.25  # the first batch, not ten
 
 
-def test_progress_as_state() -> None:
+def test_progress_is_restored_from_its_state() -> None:
     progress = Progress(step=3, tokens=9, best_loss=1.5, best_step=2)
     assert Progress(**progress.state()) == progress

@@ -15,7 +15,7 @@ def parameters() -> list[torch.nn.Parameter]:
 
 
 @pytest.mark.parametrize("together", [1, 2**22])
-def test_it_moves_as_torchs_own(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+def test_it_updates_as_torchs_own(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
     monkeypatch.setattr(muon, "MAX_STACKED_ELEMENTS", together)
     ours, theirs = parameters(), parameters()
     mine = Muon(ours, lr=0.02, weight_decay=0.3, momentum=0.9)
@@ -45,7 +45,7 @@ def test_the_step_is_about_the_orthogonal_factor(shape: tuple[int, int]) -> None
     assert alike.min() > 0.95
 
 
-def test_no_gradient_and_a_zero_gradient_move_nothing() -> None:
+def test_no_gradient_and_a_zero_gradient_change_nothing() -> None:
     first, second = parameters()[:2]
     before = [first.detach().clone(), second.detach().clone()]
     second.grad = torch.zeros_like(second)

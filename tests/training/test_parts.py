@@ -28,7 +28,9 @@ SHAPES = ("linear", "cosine", "warmup-stable-decay")
 
 
 @given(st.sampled_from(SHAPES), st.integers(1, 1000), st.integers(0, 500), st.integers(1, 1000), st.floats(0, 1))
-def test_the_schedule_rises_then_falls_to_its_end(shape: Any, total: int, warmup: int, fall: int, final: float) -> None:
+def test_the_schedule_rises_then_decays_to_its_end(
+    shape: Any, total: int, warmup: int, fall: int, final: float
+) -> None:
     share = LearningRate(shape, total, warmup, fall, final)
     shares = [share(position) for position in range(1, total + 1)]
     assert all(0 <= value <= 1 + 1e-9 for value in shares)
@@ -146,7 +148,7 @@ def test_gradients_are_divided_by_the_count_and_clipped_to_the_global_norm(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_gradients_of_micro_batches_are_added_in_float32(dtype: torch.dtype) -> None:
+def test_gradients_of_micro_batches_are_accumulated_in_float32(dtype: torch.dtype) -> None:
     weights = MixedPrecision(tiny(), dtype)
     weights.refresh()
     for value in (2048.0, *[1.0] * 8):  # 2049 is a number of neither type
@@ -161,7 +163,7 @@ def test_gradients_of_micro_batches_are_added_in_float32(dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_update_in_parts_is_the_same_update(
+def test_an_update_in_buckets_is_the_same_update(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, optimiser: str
 ) -> None:
     results = []
@@ -222,7 +224,7 @@ def test_muon_moves_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     assert step.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.3)
 
 
-def test_optimiser_state_goes_round() -> None:
+def test_the_optimiser_state_is_restored() -> None:
     config = PretrainConfig(steps=1, optimiser="muon")
     models = [tiny(), tiny()]
     optimisers = [build_optimisers(model, config) for model in models]
@@ -242,7 +244,7 @@ def test_tokens_become_whole_steps(tokens: int, steps: int) -> None:
     assert PretrainConfig(tokens=tokens, sequence_length=64, batch_size=4).total_steps == steps
 
 
-def test_metrics_keep_what_came_before_the_resumed_step(tmp_path: Path) -> None:
+def test_metrics_keep_the_rows_before_the_resumed_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(path, resume_at=0)
     for step in range(1, 6):

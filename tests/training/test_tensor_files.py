@@ -47,7 +47,7 @@ def write(directory: Path, tensors: dict[str, torch.Tensor]) -> Path:
     return write_shards(directory, 0, assign_shards([plan_shards(tensors)])[0], tensors)
 
 
-def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_every_kind_of_tensor_is_restored_bit_for_bit(tmp_path: Path) -> None:
     tensors = sample()
     path = write(tmp_path / "part", tensors)
     assert_same(read_tensors(tmp_path / "part"), tensors)
@@ -75,7 +75,7 @@ def test_no_tensors_and_very_many(tmp_path: Path) -> None:
     assert_same(read_tensors(tmp_path / "many"), many)
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_unknown_names_and_other_sizes_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "part", {"weight": torch.arange(4.0)})
     with pytest.raises(RuntimeError, match=r"Missing key .*: bias"):
         read_shards(tmp_path / "part", {"bias": torch.zeros(4)})
@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         read_tensors(tmp_path / "absent")
 
 
-def test_dcp_reads_what_we_write_and_the_other_way_round(tmp_path: Path) -> None:
+def test_dcp_reads_our_files_and_we_read_those_of_dcp(tmp_path: Path) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in sample().items()}
     ours = write(tmp_path / "ours", tensors)
     into = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}

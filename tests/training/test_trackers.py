@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases get what metrics.jsonl gets, and a training survives them."""
+"""TensorBoard and Weights & Biases receive the rows of metrics.jsonl; their failures do not end a training."""
 
 import importlib
 import json
@@ -22,7 +22,7 @@ SETTINGS = {"model": {"hidden_size": 8}, "pretrain": {"steps": 6, "track": ["ten
 
 
 def session(directory: Path, names: list[str], steps: range, loss: float) -> list[Tracker]:
-    """Log these steps as a training that goes on after the step before them would."""
+    """Log these steps as a training does that resumes before the first of them."""
     trackers = open_trackers(names, directory, SETTINGS, resume_at=steps.start - 1)
     log = MetricsLog(directory / "metrics.jsonl", steps.start - 1, trackers)
     for step in steps:
@@ -56,7 +56,7 @@ class Fake:
             raise OSError("disk full")
 
 
-def test_a_tracker_that_fails_is_told_of_once_and_ends_nothing(
+def test_a_tracker_that_fails_is_reported_once_and_the_training_continues(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good, bad, late = Fake(), Fake(fails_at=3), Fake(fails_to_close=True)
@@ -70,13 +70,13 @@ def test_a_tracker_that_fails_is_told_of_once_and_ends_nothing(
     assert (good.closed, bad.closed, late.closed) == (1, 0, 1)
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        "Fake has stopped (the network is gone); metrics.jsonl goes on",
-        "Fake has stopped (disk full); metrics.jsonl goes on",
+        "Fake has failed and was closed (the network is gone); metrics.jsonl is complete",
+        "Fake has failed and was closed (disk full); metrics.jsonl is complete",
     ]
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_missing_package_is_one_line_that_says_what_to_install(
+def test_a_missing_package_is_an_error_with_the_command_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)  # as if it could not be found
@@ -146,14 +146,14 @@ def test_tensorboard_loses_no_row_to_a_kill(tmp_path: Path) -> None:
     tracker.close()
 
 
-def test_a_tracker_that_cannot_start_is_told_of_and_left_out(
+def test_a_tracker_that_cannot_start_is_reported_and_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wandb = StubWandb(tmp_path)
     wandb.install(monkeypatch)
     monkeypatch.setattr(wandb, "unreachable", True)
     assert open_trackers(["wandb"], tmp_path, SETTINGS) == []
-    said = "Weights & Biases cannot be used (no answer); metrics.jsonl has everything"
+    said = "Weights & Biases cannot be used (no answer); metrics.jsonl is complete"
     assert capsys.readouterr().err.strip() == said
 
 
@@ -209,7 +209,7 @@ def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StubWandb:
     return stub
 
 
-def test_wandb_is_offline_for_who_is_not_logged_in(tmp_path: Path, wandb: StubWandb) -> None:
+def test_wandb_is_offline_without_a_login(tmp_path: Path, wandb: StubWandb) -> None:
     directory = tmp_path / "my run" / "pretrain"
     directory.mkdir(parents=True)
     session(directory, ["wandb"], range(1, 4), loss=2.0)
@@ -222,7 +222,7 @@ def test_wandb_is_offline_for_who_is_not_logged_in(tmp_path: Path, wandb: StubWa
     assert wandb.finished == 1
 
 
-def test_wandb_goes_on_with_the_same_run(tmp_path: Path, wandb: StubWandb) -> None:
+def test_wandb_continues_the_same_run(tmp_path: Path, wandb: StubWandb) -> None:
     wandb.key = True
     session(tmp_path, ["wandb"], range(1, 4), loss=2.0)
     session(tmp_path, ["wandb"], range(3, 6), loss=2.0)
@@ -244,7 +244,7 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, wandb: StubWandb) -> No
         (True, "", "online"),
     ],
 )
-def test_wandb_does_as_its_own_variable_says(
+def test_wandb_follows_its_environment_variable(
     tmp_path: Path, wandb: StubWandb, monkeypatch: pytest.MonkeyPatch, key: bool, asked: str, mode: str
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", asked)
@@ -255,7 +255,7 @@ def test_wandb_does_as_its_own_variable_says(
     assert wandb.started[0]["project"] == "mine"
 
 
-def test_online_without_a_login_is_the_users_mistake(
+def test_online_without_a_login_is_an_input_error(
     tmp_path: Path, wandb: StubWandb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
