@@ -472,15 +472,16 @@ def killed_at_event(number, step):
             seen += 1
             if seen == number:
                 os._exit(9)
-    writer = CheckpointWriter(root, keep=1, keep_every=3)
-    sys.addaudithook(watch)
-    with writer:
+    with CheckpointWriter(root, keep=1, keep_every=20) as writer:
+        save(writer, step - 1)
+        writer.wait()
+        sys.addaudithook(watch)
         save(writer, step)
 
 number = 0
 while True:
     number += 1
-    following = max(known.values()) + 1
+    following = max(known.values()) + 2
     done = os.waitpid(child(lambda: killed_at_event(number, following)), 0)[1]
     check(following)
     if done == 0:
