@@ -1,4 +1,4 @@
-"""Rounded and offloaded models, and drafts, through the real command line: text, and one line for a mistake."""
+"""Quantised and offloaded models, and drafts, through the command line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def neolm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_the_same_text_from_what_was_exported(model: Path, tmp_path: Path) -> None:
+def test_an_exported_model_generates_the_same_text(model: Path, tmp_path: Path) -> None:
     target = tmp_path / "four bits"
     done = neolm("export", model, target, "--quantize", "int4")
     assert (done.returncode, done.stdout.strip()) == (0, str(target)), done.stderr
@@ -49,7 +49,7 @@ def test_the_same_text_from_what_was_exported(model: Path, tmp_path: Path) -> No
     assert len(set(texts)) == 1
 
 
-def test_the_cost_is_measured(model: Path, tmp_path: Path) -> None:
+def test_evaluate_measures_the_cost_of_quantisation(model: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the day of the sea and the water\n" * 20, encoding="utf-8")
     scores = []
@@ -84,8 +84,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: st
 
 
 @pytest.mark.slow
-def test_an_interrupt_in_the_middle_of_loading(tmp_path: Path) -> None:
-    """A gigabyte is read and rounded; Ctrl-C comes meanwhile."""
+def test_an_interrupt_while_loading(tmp_path: Path) -> None:
+    """Ctrl-C while a gigabyte of weights is read and quantised."""
     config = decoder_config(
         "gpt2", vocab_size=280, hidden_size=2048, num_layers=6, num_heads=16, max_position_embeddings=64
     )

@@ -103,10 +103,8 @@ class Session:
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(self.tokenizer.decode(self._text) if self.raw else text)
-        except FileExistsError:
-            raise InputError(f"{path} already exists: choose another name") from None
         except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror}") from None
+            raise InputError(f"{path} cannot be written ({error.strerror}): choose another name") from None
 
     def _answer(self, conversation: Sequence[Message]) -> Generator[str, None, None]:
         messages, ids = without_oldest(self.template, conversation, self._room)
@@ -191,7 +189,7 @@ def converse(session: Session, read: Callable[[str], str], write: Callable[[str]
                 _run_command(session, command, argument.strip(), write)
             elif line.strip() or session.raw:
                 _show(session, session.say(line if session.raw else line.strip()), write)
-        except InputError as error:
+        except (InputError, ValueError) as error:
             write(f"({error})\n")
 
 
@@ -205,7 +203,7 @@ def _run_command(session: Session, command: str, argument: str, write: Callable[
         _show(session, session.retry(), write)
     elif command == "/temperature":
         if argument:
-            session.config = generation_config(**{**session.config.model_dump(), "temperature": _number(argument)})
+            session.config = generation_config(**{**session.config.model_dump(), "temperature": float(argument)})
         write(f"(the temperature is {session.config.temperature:g})\n")
     elif command == "/save":
         if not argument:
@@ -215,13 +213,6 @@ def _run_command(session: Session, command: str, argument: str, write: Callable[
     else:
         near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0)[0]
         write(f"({command} is not a command; did you mean {near}? /help lists all)\n")
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"'{text}' is not a number") from None
 
 
 def _show(session: Session, answer: Generator[str, None, None], write: Callable[[str], None]) -> None:

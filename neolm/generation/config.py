@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, TypedDict
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
@@ -49,24 +49,8 @@ class GenerationConfig(Config):
         return ((name, value) for name, value in self if value != getattr(default, name))
 
 
-class Settings(TypedDict, total=False):
-    """The fields of `GenerationConfig` as keyword arguments; `stop` may be one string or several."""
-
-    max_new_tokens: int
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    logit_bias: Mapping[int, float]
-    stop: str | Sequence[str]
-    ignore_eos: bool
-    seed: int | None
-
-
 def generation_config(**settings: Any) -> GenerationConfig:
-    """Return a `GenerationConfig`.
+    """Return a `GenerationConfig` with `settings`; `stop` may be one string or several.
 
     Raises:
         InputError: an unknown setting or a value out of range.

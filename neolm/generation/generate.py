@@ -6,11 +6,11 @@ Shapes appear one level down, in `neolm.generation.batch`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Unpack
+from typing import Any
 
 from neolm.core.errors import InputError
 from neolm.generation.batch import Batch, batches
-from neolm.generation.config import GenerationConfig, Settings, generation_config
+from neolm.generation.config import GenerationConfig, generation_config
 from neolm.generation.speculative import Draft
 from neolm.generation.text import TextStream
 from neolm.models.decoder import Decoder
@@ -23,7 +23,7 @@ def generate(
     prompts: str | Sequence[str],
     config: GenerationConfig | None = None,
     draft: Draft = None,
-    **settings: Unpack[Settings],
+    **settings: Any,
 ) -> list[str]:
     """Return the continuation of each prompt, without the prompt, the stop string and the end-of-text token.
 
@@ -59,7 +59,7 @@ def stream(
     prompt: str,
     config: GenerationConfig | None = None,
     draft: Draft = None,
-    **settings: Unpack[Settings],
+    **settings: Any,
 ) -> Iterator[str]:
     """Yield the continuation of one prompt in parts, each as soon as it is final; arguments as in `generate`.
 
@@ -73,7 +73,7 @@ def stream(
     return (delta for _, delta in text_deltas(batch, tokenizer, config.stop))
 
 
-def _config(config: GenerationConfig | None, settings: Settings) -> GenerationConfig:
+def _config(config: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:
     if config is None:
         return generation_config(**settings)
     if not isinstance(config, GenerationConfig) or settings:

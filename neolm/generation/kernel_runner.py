@@ -9,7 +9,7 @@ Shapes: M tokens, C channels, L layers, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,43 +74,31 @@ class KernelRunner:
 
     def run(self, kv_cache: KVCache, spans: Sequence[Span]) -> Tensor:
         """See `neolm.generation.model_runner.ModelRunner`."""
-        results: list[Tensor | None] = [None] * len(spans)
-        batch: list[int] = []  # indices of spans for the next call of the kernels
+        results: list[list[Tensor]] = [[] for _ in spans]
+        batch: list[tuple[int, Span]] = []  # chunks for the next call of the kernels, with the index of their span
         room = MAX_KERNEL_TOKENS
+
+        def run_batch() -> None:
+            logits = self._step(kv_cache, [chunk for _, chunk in batch])
+            parts = torch.split(logits, [chunk.num_logits for _, chunk in batch])
+            for (index, _), part in zip(batch, parts, strict=True):
+                results[index].append(part)
+
         for index, span in enumerate(spans):
             if len(span.ids) > self.max_decode_tokens:
-                results[index] = self._prefill_runner.run(kv_cache, [span])
+                results[index].append(self._prefill_runner.run(kv_cache, [span]))
                 continue
-            if len(span.ids) > MAX_KERNEL_TOKENS:
-                results[index] = self._run_in_chunks(kv_cache, span)
-                continue
-            if len(span.ids) > room:
-                self._run_batch(kv_cache, spans, batch, results)
-                batch, room = [], MAX_KERNEL_TOKENS
-            batch.append(index)
-            room -= len(span.ids)
-        if batch and len(batch) == len(spans):  # the common case needs no copy
+            for chunk in _chunks(span):
+                if len(chunk.ids) > room:
+                    run_batch()
+                    batch, room = [], MAX_KERNEL_TOKENS
+                batch.append((index, chunk))
+                room -= len(chunk.ids)
+        if len(batch) == len(spans) and not any(results):  # the common case needs no copy
             return self._step(kv_cache, spans)
         if batch:
-            self._run_batch(kv_cache, spans, batch, results)
-        return torch.cat([result for result in results if result is not None])
-
-    def _run_in_chunks(self, kv_cache: KVCache, span: Span) -> Tensor:
-        """Run a span of more tokens than one call of the kernels takes."""
-        logits = []
-        for at in range(0, len(span.ids), MAX_KERNEL_TOKENS):
-            ids = span.ids[at : at + MAX_KERNEL_TOKENS]
-            num_logits = max(0, min(len(ids), at + len(ids) - (len(span.ids) - span.num_logits)))
-            logits.append(self._step(kv_cache, [Span(ids, span.start + at, span.block_table, num_logits)]))
-        return torch.cat(logits)
-
-    def _run_batch(
-        self, kv_cache: KVCache, spans: Sequence[Span], indices: Sequence[int], results: list[Tensor | None]
-    ) -> None:
-        logits = self._step(kv_cache, [spans[index] for index in indices])
-        parts = torch.split(logits, [spans[index].num_logits for index in indices])
-        for index, part in zip(indices, parts, strict=True):
-            results[index] = part
+            run_batch()
+        return torch.cat([part for parts in results for part in parts])
 
     def _step(self, kv_cache: KVCache, spans: Sequence[Span]) -> Tensor:
         """Call the kernels once."""
@@ -169,6 +157,14 @@ class KernelRunner:
         assert isinstance(weight, Tensor) and weight.is_contiguous()
         self._referenced.append(weight)
         return [_FORMATS[weight.dtype], weight.data_ptr(), 0, address, *weight.shape]
+
+
+def _chunks(span: Span) -> Iterator[Span]:
+    """Split a span into spans that one call of the kernels takes."""
+    for at in range(0, len(span.ids), MAX_KERNEL_TOKENS):
+        ids = span.ids[at : at + MAX_KERNEL_TOKENS]
+        num_logits = max(0, at + len(ids) - (len(span.ids) - span.num_logits))
+        yield Span(ids, span.start + at, span.block_table, min(len(ids), num_logits))
 
 
 def longest_decode(model: Decoder) -> int:

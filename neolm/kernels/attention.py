@@ -14,59 +14,48 @@ from typing import Any
 import numpy as np
 from numba import carray, njit
 
+from neolm.kernels import simd
 from neolm.kernels.mathematics import FAST, exp, to_bf16
-from neolm.kernels.simd import (
-    F32,
-    LANES,
-    Builder,
-    Value,
-    as_pointer,
-    fma,
-    int64,
-    llvm_function,
-    load,
-    loop,
-    splat,
-    splat_constant,
-    store,
-    vector,
-    widen_bf16,
-)
+from neolm.kernels.simd import F32, LANES, Builder, Value, as_pointer
 
 BLOCK_SIZE = LANES  # tokens in a KV cache block
 
 
 def _read(builder: Builder, address: Value, index: Value, bits: int) -> Value:
     """Load 16 numbers of an array, from `index` on, as fp32."""
-    offset = builder.mul(index, int64(bits // 8))
-    return load(builder, address, offset, vector(F32)) if bits == 32 else widen_bf16(builder, address, offset)
+    offset = builder.mul(index, simd.int64(bits // 8))
+    return (
+        simd.load(builder, address, offset, simd.vector(F32))
+        if bits == 32
+        else simd.widen_bf16(builder, address, offset)
+    )
 
 
 def _scores_microkernel(bits: int) -> Any:
-    @llvm_function
+    @simd.llvm_function
     def scores(builder: Builder, q: Value, keys: Value, d: Value, result: Value) -> None:
         """Scores of q (D, fp32) and the 16 keys of one block and head."""
 
         def add(channel: Value, sums: list[Value]) -> list[Value]:
             new = []
             for n, value in enumerate(sums):
-                one = builder.add(channel, int64(n))
-                key = _read(builder, keys, builder.mul(one, int64(BLOCK_SIZE)), bits)
-                query = splat(builder, load(builder, q, builder.mul(one, int64(4)), F32))
-                new.append(fma(builder, key, query, value))
+                one = builder.add(channel, simd.int64(n))
+                key = _read(builder, keys, builder.mul(one, simd.int64(BLOCK_SIZE)), bits)
+                query = simd.splat(builder, simd.load(builder, q, builder.mul(one, simd.int64(4)), F32))
+                new.append(simd.fma(builder, key, query, value))
             return new
 
-        whole = builder.and_(d, int64(-4))
-        a, b, c, e = loop(builder, whole, 4, [splat_constant(F32, 0.0)] * 4, add)
+        whole = builder.and_(d, simd.int64(-4))
+        a, b, c, e = simd.loop(builder, whole, 4, [simd.constant(F32, 0.0)] * 4, add)
         value = builder.fadd(builder.fadd(a, b), builder.fadd(c, e))
-        [value] = loop(builder, d, 1, [value], add, start=whole)
-        store(builder, result, int64(0), value)
+        [value] = simd.loop(builder, d, 1, [value], add, start=whole)
+        simd.store(builder, result, simd.int64(0), value)
 
     return scores
 
 
 def _accumulate_microkernel(bits: int) -> Any:
-    @llvm_function
+    @simd.llvm_function
     def accumulate(
         builder: Builder, scores: Value, values: Value, d: Value, first: Value, end: Value, result: Value
     ) -> None:
@@ -74,26 +63,26 @@ def _accumulate_microkernel(bits: int) -> Any:
 
         def columns(count: int) -> Any:
             def run(channel: Value, _: list[Value]) -> list[Value]:
-                offsets = [builder.add(channel, int64(LANES * n)) for n in range(count)]
-                sums = [load(builder, result, builder.mul(at, int64(4)), vector(F32)) for at in offsets]
+                offsets = [builder.add(channel, simd.int64(LANES * n)) for n in range(count)]
+                sums = [simd.load(builder, result, builder.mul(at, simd.int64(4)), simd.vector(F32)) for at in offsets]
 
                 def add(j: Value, sums: list[Value]) -> list[Value]:
-                    score = splat(builder, load(builder, scores, builder.mul(j, int64(4)), F32))
+                    score = simd.splat(builder, simd.load(builder, scores, builder.mul(j, simd.int64(4)), F32))
                     row = builder.mul(j, d)
                     return [
-                        fma(builder, _read(builder, values, builder.add(row, at), bits), score, value)
+                        simd.fma(builder, _read(builder, values, builder.add(row, at), bits), score, value)
                         for at, value in zip(offsets, sums, strict=True)
                     ]
 
-                for at, value in zip(offsets, loop(builder, end, 1, sums, add, start=first), strict=True):
-                    store(builder, result, builder.mul(at, int64(4)), value)
+                for at, value in zip(offsets, simd.loop(builder, end, 1, sums, add, start=first), strict=True):
+                    simd.store(builder, result, builder.mul(at, simd.int64(4)), value)
                 return []
 
             return run
 
-        whole = builder.and_(d, int64(-4 * LANES))
-        loop(builder, whole, 4 * LANES, [], columns(4))
-        loop(builder, d, LANES, [], columns(1), start=whole)
+        whole = builder.and_(d, simd.int64(-4 * LANES))
+        simd.loop(builder, whole, 4 * LANES, [], columns(4))
+        simd.loop(builder, d, LANES, [], columns(1), start=whole)
 
     return accumulate
 

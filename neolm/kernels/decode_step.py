@@ -17,23 +17,10 @@ import numpy as np
 from numba import carray, njit
 from numpy.typing import NDArray
 
+from neolm.kernels import matmul
 from neolm.kernels.attention import BLOCK_SIZE, attend, padded, store_key_and_value
 from neolm.kernels.jit import cached_jit
 from neolm.kernels.mathematics import FAST, activate, as_float, from_half, layer_norm
-from neolm.kernels.matmul import (
-    BF16,
-    BIAS,
-    FORMAT,
-    FP32,
-    INPUTS,
-    INT8,
-    OUTPUTS,
-    SCALES,
-    VALUES,
-    matmul,
-    pack_activations,
-    thread_outputs,
-)
 from neolm.kernels.packing import GROUP, PANEL
 from neolm.kernels.simd import as_pointer
 from neolm.kernels.thread_pool import barrier
@@ -130,7 +117,7 @@ def decode_step(
     for i in range(rank, logit_indices.size, size):
         norm, normed = weights.norms[-1], workspace.normed[i]
         layer_norm(hidden[logit_indices[i]], norm[0], norm[1], shape.epsilon, normed)
-        pack_activations(weights.head[FORMAT], normed, packed[i].ctypes.data, 0, shape.hidden_size)
+        matmul.pack_activations(weights.head[matmul.FORMAT], normed, packed[i].ctypes.data, 0, shape.hidden_size)
     if barrier(size, shared, phase + 1):
         _product(rank, size, weights.head, logit_indices.size, packed, logits)
 
@@ -152,7 +139,7 @@ def _attention_layer(
     M, C, projected = tokens.shape[0], shape.hidden_size, workspace.projected
     qkv, output = weights.layers[4 * layer + QKV], weights.layers[4 * layer + OUTPUT]
     hidden = workspace.hidden[:M]
-    _norm(rank, size, shape, weights.norms[2 * layer], qkv[FORMAT], hidden, workspace)
+    _norm(rank, size, shape, weights.norms[2 * layer], qkv[matmul.FORMAT], hidden, workspace)
     if not barrier(size, shared, phase + 1):
         return 0
     _product(rank, size, qkv, M, workspace.packed, projected)
@@ -164,7 +151,7 @@ def _attention_layer(
     _attention(rank, size, shape, kv_cache, layer, tokens, workspace)
     if not barrier(size, shared, phase + 4):
         return 0
-    _pack_rows(rank, size, output[FORMAT], workspace.attended[:M], C, workspace.packed)
+    _pack_rows(rank, size, output[matmul.FORMAT], workspace.attended[:M], C, workspace.packed)
     if not barrier(size, shared, phase + 5):
         return 0
     first, end = _product(rank, size, output, M, workspace.packed, projected)
@@ -194,7 +181,7 @@ def _mlp_layer(
     """MLP of one layer, added to `hidden`; returns the last phase or 0 (failure)."""
     projected, hidden = workspace.projected, workspace.hidden[:M]
     expand, contract = weights.layers[4 * layer + EXPAND], weights.layers[4 * layer + CONTRACT]
-    _norm(rank, size, shape, weights.norms[2 * layer + 1], expand[FORMAT], hidden, workspace)
+    _norm(rank, size, shape, weights.norms[2 * layer + 1], expand[matmul.FORMAT], hidden, workspace)
     if not barrier(size, shared, phase + 1):
         return 0
     first, end = _product(rank, size, expand, M, workspace.packed, projected)
@@ -202,7 +189,7 @@ def _mlp_layer(
         activate(shape.activation, projected[m, first:end])
     if not barrier(size, shared, phase + 2):
         return 0
-    _pack_rows(rank, size, contract[FORMAT], projected[:M], contract[INPUTS], workspace.packed)
+    _pack_rows(rank, size, contract[matmul.FORMAT], projected[:M], contract[matmul.INPUTS], workspace.packed)
     if not barrier(size, shared, phase + 3):
         return 0
     first, end = _product(rank, size, contract, M, workspace.packed, projected)
@@ -228,29 +215,29 @@ def _pack_rows(rank: int, size: int, kind: int, rows: Any, inputs: int, packed: 
         m, part = item // parts, item % parts
         first, end = groups * part // parts * GROUP, min(groups * (part + 1) // parts * GROUP, inputs)
         if first < end:
-            pack_activations(kind, rows[m, :inputs], packed[m].ctypes.data, first, end)
+            matmul.pack_activations(kind, rows[m, :inputs], packed[m].ctypes.data, first, end)
 
 
 @njit(fastmath=FAST)
 def _embed(weights: Any, row: int, target: Any, add: bool) -> None:
     """Copy one row of a weight matrix of any format to `target`, or add it."""
-    kind, address, k = weights[FORMAT], weights[VALUES], target.size
+    kind, address, k = weights[matmul.FORMAT], weights[matmul.VALUES], target.size
     if not add:
         target[:] = 0
-    if kind == FP32:
+    if kind == matmul.FP32:
         plain = carray(as_pointer(address + 4 * k * row), k, np.float32)
         for i in range(k):
             target[i] += plain[i]
-    elif kind == BF16:
+    elif kind == matmul.BF16:
         short = carray(as_pointer(address + 2 * k * row), k, np.uint16)
         for i in range(k):
             target[i] += as_float(np.int32(np.uint32(short[i]) << np.uint32(16)))
     else:
-        groups, bits = -(-k // GROUP), 8 if kind == INT8 else 4
+        groups, bits = -(-k // GROUP), 8 if kind == matmul.INT8 else 4
         panel, r = row // PANEL, row % PANEL
         group_bytes = GROUP * PANEL * bits // 8
         values = carray(as_pointer(address + panel * groups * group_bytes), groups * group_bytes, np.uint8)
-        scales = carray(as_pointer(weights[SCALES] + 2 * PANEL * groups * panel), groups * PANEL, np.uint16)
+        scales = carray(as_pointer(weights[matmul.SCALES] + 2 * PANEL * groups * panel), groups * PANEL, np.uint16)
         for i in range(k):
             g, j = i // GROUP, i % GROUP
             if bits == 8:
@@ -265,16 +252,16 @@ def _norm(rank: int, size: int, shape: DecoderShape, norm: Any, kind: int, hidde
     """Layer norm of each token, packed for weights of format `kind`."""
     for m in range(rank, hidden.shape[0], size):
         layer_norm(hidden[m], norm[0], norm[1], shape.epsilon, workspace.normed[m])
-        pack_activations(kind, workspace.normed[m], workspace.packed[m].ctypes.data, 0, shape.hidden_size)
+        matmul.pack_activations(kind, workspace.normed[m], workspace.packed[m].ctypes.data, 0, shape.hidden_size)
 
 
 @njit(inline="always")
 def _product(rank: int, size: int, weights: Any, m: int, packed: Any, y: Any) -> tuple[int, int]:
     """Compute this thread's outputs of a product, with bias; returns (first, end)."""
-    first, end = thread_outputs(weights[OUTPUTS], rank, size)
-    matmul(weights, packed.ctypes.data, packed.strides[0], m, y.ctypes.data, y.strides[0], first, end)
-    if weights[BIAS]:
-        bias = carray(as_pointer(weights[BIAS]), weights[OUTPUTS], np.float32)
+    first, end = matmul.thread_outputs(weights[matmul.OUTPUTS], rank, size)
+    matmul.matmul(weights, packed.ctypes.data, packed.strides[0], m, y.ctypes.data, y.strides[0], first, end)
+    if weights[matmul.BIAS]:
+        bias = carray(as_pointer(weights[matmul.BIAS]), weights[matmul.OUTPUTS], np.float32)
         for row in range(m):
             for n in range(first, end):
                 y[row, n] += bias[n]

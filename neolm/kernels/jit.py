@@ -34,16 +34,13 @@ class _Cache(FunctionCache):
         found = None
         with contextlib.suppress(OSError, EOFError, ValueError):
             found = super().load_overload(signature, target_context)
-        if found is None and self._py_func.__name__ in _SLOW:
+        if found is None and self._py_func.__name__ == "decode_step":
             say("kernels: compiling for this CPU, once (about 20 s)")
         return found
 
     def save_overload(self, signature: Any, data: Any) -> None:
         with contextlib.suppress(OSError):
             super().save_overload(signature, data)
-
-
-_SLOW = {"decode_step"}
 
 
 def cached_jit(function: Callable[..., Any]) -> Any:

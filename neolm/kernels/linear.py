@@ -9,16 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neolm.kernels import matmul
 from neolm.kernels.jit import cached_jit
-from neolm.kernels.matmul import (
-    FORMAT,
-    INPUTS,
-    OUTPUTS,
-    matmul,
-    pack_activations,
-    packed_activation_bytes,
-    thread_outputs,
-)
 from neolm.kernels.packing import PANEL
 from neolm.kernels.thread_pool import barrier, thread_pool
 
@@ -26,16 +18,18 @@ from neolm.kernels.thread_pool import barrier, thread_pool
 def linear(weights: NDArray[np.int64], x: Tensor) -> Tensor:
     """Return X W^T (M, N) in fp32, without bias, for X (M, K) in fp32 and weights as in `neolm.kernels.matmul`."""
     rows = len(x)
-    packed = np.empty((rows, packed_activation_bytes(int(weights[INPUTS]))), np.uint8)
-    y = np.empty((rows, -(-int(weights[OUTPUTS]) // PANEL) * PANEL), np.float32)
+    packed = np.empty((rows, matmul.packed_activation_bytes(int(weights[matmul.INPUTS]))), np.uint8)
+    y = np.empty((rows, -(-int(weights[matmul.OUTPUTS]) // PANEL) * PANEL), np.float32)
     thread_pool().run(_linear, weights, x.detach().contiguous().numpy(), packed, y)
-    return torch.from_numpy(y)[:, : int(weights[OUTPUTS])]
+    return torch.from_numpy(y)[:, : int(weights[matmul.OUTPUTS])]
 
 
 @cached_jit
 def _linear(rank: int, size: int, shared: Any, weights: Any, x: Any, packed: Any, y: Any) -> None:
     for m in range(rank, x.shape[0], size):
-        pack_activations(weights[FORMAT], x[m], packed[m].ctypes.data, 0, x.shape[1])
+        matmul.pack_activations(weights[matmul.FORMAT], x[m], packed[m].ctypes.data, 0, x.shape[1])
     if barrier(size, shared, 1):
-        first, end = thread_outputs(weights[OUTPUTS], rank, size)
-        matmul(weights, packed.ctypes.data, packed.strides[0], x.shape[0], y.ctypes.data, y.strides[0], first, end)
+        first, end = matmul.thread_outputs(weights[matmul.OUTPUTS], rank, size)
+        matmul.matmul(
+            weights, packed.ctypes.data, packed.strides[0], x.shape[0], y.ctypes.data, y.strides[0], first, end
+        )

@@ -15,29 +15,11 @@ import numpy as np
 from llvmlite import ir
 from numba import carray, njit
 
+from neolm.kernels import simd
 from neolm.kernels.mathematics import FAST, to_bf16
 from neolm.kernels.microkernels import packed_microkernel, plain_microkernel
 from neolm.kernels.packing import GROUP, PANEL
-from neolm.kernels.simd import (
-    F32,
-    HAS_AVX512,
-    HAS_AVX512_BF16,
-    HAS_VNNI,
-    I8,
-    I32,
-    LANES,
-    Builder,
-    Value,
-    as_pointer,
-    call,
-    int64,
-    llvm_function,
-    load_masked,
-    splat,
-    splat_constant,
-    store,
-    vector,
-)
+from neolm.kernels.simd import F32, HAS_AVX512, HAS_AVX512_BF16, HAS_VNNI, I8, I32, LANES, Builder, Value, as_pointer
 
 FORMAT, VALUES, SCALES, BIAS, OUTPUTS, INPUTS = range(6)
 FP32, BF16, INT8, INT4 = range(4)
@@ -109,30 +91,33 @@ def _pack_int16(x: Any, target: int, begin: int, end: int) -> None:
         _round_group(x.ctypes.data + 4 * first, x.size - first, high + first, groups * GROUP, pairs + 8 * g)
 
 
-@llvm_function
+@simd.llvm_function
 def _round_group(builder: Builder, x: Value, left: Value, high: Value, low: Value, pair: Value) -> None:
     """Round the first `left` inputs of a group; the low bytes are stored `low` bytes after the high ones."""
     whole = range(0, GROUP, LANES)
-    parts = [load_masked(builder, x, int64(4 * n), F32, builder.trunc(builder.sub(left, int64(n)), I32)) for n in whole]
-    magnitude = splat_constant(I32, 0)
+    parts = [
+        simd.load_masked(builder, x, simd.int64(4 * n), F32, builder.trunc(builder.sub(left, simd.int64(n)), I32))
+        for n in whole
+    ]
+    magnitude = simd.constant(I32, 0)
     for part in parts:  # the bits without sign are ordered as the magnitudes, infinity and NaN last
-        bits = builder.and_(builder.bitcast(part, vector(I32)), splat_constant(I32, 0x7FFFFFFF))
-        magnitude = call(builder, "llvm.umax.v16i32", vector(I32), [magnitude, bits])
-    largest = builder.bitcast(call(builder, "llvm.vector.reduce.umax.v16i32", I32, [magnitude]), F32)
+        bits = builder.and_(builder.bitcast(part, simd.vector(I32)), simd.constant(I32, 0x7FFFFFFF))
+        magnitude = simd.call(builder, "llvm.umax.v16i32", simd.vector(I32), [magnitude, bits])
+    largest = builder.bitcast(simd.call(builder, "llvm.vector.reduce.umax.v16i32", I32, [magnitude]), F32)
     scale = builder.fdiv(largest, ir.Constant(F32, 32512.0))
     inverse = builder.fdiv(ir.Constant(F32, 1.0), scale)
     inverse = builder.select(builder.fcmp_ordered(">", scale, ir.Constant(F32, 0.0)), inverse, ir.Constant(F32, 0.0))
-    total = splat_constant(I32, 0)
+    total = simd.constant(I32, 0)
     for n, part in zip(whole, parts, strict=True):
-        scaled = builder.fmul(part, splat(builder, inverse))
-        value = builder.fptosi(call(builder, "llvm.rint.v16f32", vector(F32), [scaled]), vector(I32))
+        scaled = builder.fmul(part, simd.splat(builder, inverse))
+        value = builder.fptosi(simd.call(builder, "llvm.rint.v16f32", simd.vector(F32), [scaled]), simd.vector(I32))
         total = builder.add(total, value)
-        rest = builder.ashr(builder.shl(value, splat_constant(I32, 24)), splat_constant(I32, 24))
-        upper = builder.ashr(builder.sub(value, rest), splat_constant(I32, 8))
-        store(builder, high, int64(n), builder.trunc(upper, vector(I8)))
-        store(builder, builder.add(high, low), int64(n), builder.trunc(rest, vector(I8)))
-    store(builder, pair, int64(0), scale)
-    store(builder, pair, int64(4), call(builder, "llvm.vector.reduce.add.v16i32", I32, [total]))
+        rest = builder.ashr(builder.shl(value, simd.constant(I32, 24)), simd.constant(I32, 24))
+        upper = builder.ashr(builder.sub(value, rest), simd.constant(I32, 8))
+        simd.store(builder, high, simd.int64(n), builder.trunc(upper, simd.vector(I8)))
+        simd.store(builder, builder.add(high, low), simd.int64(n), builder.trunc(rest, simd.vector(I8)))
+    simd.store(builder, pair, simd.int64(0), scale)
+    simd.store(builder, pair, simd.int64(4), simd.call(builder, "llvm.vector.reduce.add.v16i32", I32, [total]))
 
 
 @njit(fastmath=FAST)

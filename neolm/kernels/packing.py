@@ -20,22 +20,10 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from neolm.kernels import simd
 from neolm.kernels.jit import cached_jit
 from neolm.kernels.mathematics import FAST
-from neolm.kernels.simd import (
-    F16,
-    F32,
-    I32,
-    Builder,
-    Value,
-    int64,
-    llvm_function,
-    load,
-    narrow_to_bf16,
-    splat_constant,
-    store,
-    vector,
-)
+from neolm.kernels.simd import F16, F32, I32, Builder, Value
 from neolm.kernels.thread_pool import thread_pool
 
 GROUP = 64  # inputs that share a scale
@@ -171,20 +159,20 @@ def _pack(rank: int, size: int, shared: Any, rows: Any, bits: int, factors: Any,
 def _dequantise(bits: int, to_bf16: bool) -> Any:
     """Microkernel that dequantises one panel and group to 64 rows of 16 outputs, in bfloat16 or fp32."""
 
-    @llvm_function
+    @simd.llvm_function
     def dequantise(builder: Builder, words: Value, scales: Value, wide: Value, stride: Value) -> None:
-        factor = builder.fpext(load(builder, scales, int64(0), vector(F16), 2), vector(F32))
-        mask, middle = splat_constant(I32, (1 << bits) - 1), splat_constant(I32, 1 << (bits - 1))
+        factor = builder.fpext(simd.load(builder, scales, simd.int64(0), simd.vector(F16), 2), simd.vector(F32))
+        mask, middle = simd.constant(I32, (1 << bits) - 1), simd.constant(I32, 1 << (bits - 1))
         for vector_index in range(GROUP * bits // 32):
-            word = load(builder, words, int64(64 * vector_index), vector(I32))
+            word = simd.load(builder, words, simd.int64(64 * vector_index), simd.vector(I32))
             for part in range(32 // bits):  # from the lowest bits of each word
                 # With 4 bits, the lower halves of the bytes hold the first four inputs, the upper halves the last four.
                 row = 4 * vector_index + part if bits == 8 else 8 * vector_index + part // 2 + 4 * (part % 2)
-                level = builder.sub(builder.and_(builder.lshr(word, splat_constant(I32, bits * part)), mask), middle)
-                value = builder.fmul(builder.sitofp(level, vector(F32)), factor)
+                level = builder.sub(builder.and_(builder.lshr(word, simd.constant(I32, bits * part)), mask), middle)
+                value = builder.fmul(builder.sitofp(level, simd.vector(F32)), factor)
                 if to_bf16:
-                    value = narrow_to_bf16(builder, value)
-                store(builder, wide, builder.mul(stride, int64(row)), value)
+                    value = simd.narrow_to_bf16(builder, value)
+                simd.store(builder, wide, builder.mul(stride, simd.int64(row)), value)
 
     return dequantise
 

@@ -91,7 +91,7 @@ def int64(value: int) -> Value:
     return ir.Constant(I64, value)
 
 
-def splat_constant(element: Any, value: float) -> Value:
+def constant(element: Any, value: float) -> Value:
     """A vector of 16 equal constants."""
     return ir.Constant(vector(element), [value] * LANES)
 
@@ -110,7 +110,7 @@ def load_masked(builder: Builder, address: Value, offset: Value, element: Any, l
     mask = builder.icmp_signed("<", lane, splat(builder, left))
     pointer = builder.inttoptr(builder.add(address, offset), vector(element).as_pointer())
     name = f"llvm.masked.load.v16{'f32' if element is F32 else 'i32'}.p0"
-    return call(builder, name, vector(element), [pointer, ir.Constant(I32, 4), mask, splat_constant(element, 0)])
+    return call(builder, name, vector(element), [pointer, ir.Constant(I32, 4), mask, constant(element, 0)])
 
 
 def store(builder: Builder, address: Value, offset: Value, value: Value) -> None:
@@ -169,15 +169,15 @@ def horizontal_sums(builder: Builder, values: Sequence[Value]) -> Value:
 def widen_bf16(builder: Builder, address: Value, offset: Value) -> Value:
     """Load 16 bfloat16 numbers as fp32."""
     short = builder.zext(load(builder, address, offset, vector(I16), 2), vector(I32))
-    return builder.bitcast(builder.shl(short, splat_constant(I32, 16)), vector(F32))
+    return builder.bitcast(builder.shl(short, constant(I32, 16)), vector(F32))
 
 
 def narrow_to_bf16(builder: Builder, value: Value) -> Value:
     """Round 16 fp32 numbers to bfloat16 (int16), to nearest even."""
     bits = builder.bitcast(value, vector(I32))
-    even = builder.and_(builder.lshr(bits, splat_constant(I32, 16)), splat_constant(I32, 1))
-    rounded = builder.add(builder.add(bits, splat_constant(I32, 0x7FFF)), even)
-    return builder.trunc(builder.lshr(rounded, splat_constant(I32, 16)), vector(I16))
+    even = builder.and_(builder.lshr(bits, constant(I32, 16)), constant(I32, 1))
+    rounded = builder.add(builder.add(bits, constant(I32, 0x7FFF)), even)
+    return builder.trunc(builder.lshr(rounded, constant(I32, 16)), vector(I16))
 
 
 def dot_int8(builder: Builder, sums: Value, unsigned: Value, signed: Value) -> Value:

@@ -1,4 +1,4 @@
-"""A tokenizer and models that are tiny but not dull: their greedy output varies from token to token."""
+"""A tiny tokenizer and tiny models whose greedy output varies from token to token."""
 
 from __future__ import annotations
 

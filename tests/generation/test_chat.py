@@ -27,7 +27,7 @@ def long(make: Callable[..., Decoder]) -> Decoder:
 
 
 def talk(session: Session, *lines: str | type[BaseException]) -> str:
-    """What the screen shows when a person types `lines` and then Ctrl-D; an exception is a key such as Ctrl-C."""
+    """Return what the screen shows when a user types `lines` and then Ctrl-D; an exception is a key such as Ctrl-C."""
     waiting, screen = iter([*lines, EOFError]), []
 
     def read(prompt: str) -> str:
@@ -49,7 +49,7 @@ def test_the_template(tokenizer: Tokenizer) -> None:
     assert STOP == ("\nUser:",)
 
 
-def test_each_answer_is_what_a_fresh_model_says_to_the_whole_conversation(model: Decoder, tokenizer: Tokenizer) -> None:
+def test_each_answer_equals_that_of_a_new_session_with_the_same_messages(model: Decoder, tokenizer: Tokenizer) -> None:
     session = Session(model, tokenizer, SHORT)
     for question in ("sea?", "day", "April"):
         "".join(session.say(question))
@@ -60,13 +60,13 @@ def test_each_answer_is_what_a_fresh_model_says_to_the_whole_conversation(model:
         assert fresh.messages == [*kept, answer]
 
 
-def test_a_turn_reads_only_what_is_new(long: Decoder, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_computes_only_new_tokens(long: Decoder, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    read = KernelRunner.run
+    run = KernelRunner.run
 
-    def counting(self: KernelRunner, pages: Any, spans: Any) -> Any:
+    def counting(self: KernelRunner, kv_cache: Any, spans: Any) -> Any:
         widths.extend(len(span.ids) for span in spans)
-        return read(self, pages, spans)
+        return run(self, kv_cache, spans)
 
     monkeypatch.setattr(KernelRunner, "run", counting)
     session = Session(long, tokenizer, GenerationConfig(max_new_tokens=3))
@@ -79,7 +79,7 @@ def test_a_turn_reads_only_what_is_new(long: Decoder, tokenizer: Tokenizer, monk
     assert max(widths) == widths[0]
 
 
-def test_the_oldest_turns_are_forgotten_and_it_says_so(neo: Decoder, tokenizer: Tokenizer) -> None:
+def test_a_full_context_forgets_the_oldest_turns_with_a_notice(neo: Decoder, tokenizer: Tokenizer) -> None:
     session = Session(neo, tokenizer, GenerationConfig(max_new_tokens=8))
     screen = talk(session, "the sea", "the day", "the clock", "the water")
     assert "the context is full: the oldest" in screen
@@ -88,7 +88,7 @@ def test_the_oldest_turns_are_forgotten_and_it_says_so(neo: Decoder, tokenizer: 
     assert len(PlainTemplate(tokenizer).encode(session.messages[:-1])) <= 64 - 8
 
 
-def test_a_message_beyond_the_context_is_refused_and_nothing_lost(neo: Decoder, tokenizer: Tokenizer) -> None:
+def test_a_message_beyond_the_context_changes_nothing(neo: Decoder, tokenizer: Tokenizer) -> None:
     session = Session(neo, tokenizer, SHORT)
     list(session.say("sea"))
     before = list(session.messages)
@@ -108,7 +108,7 @@ def test_commands(neo: Decoder, tokenizer: Tokenizer) -> None:
     assert session.messages == []
 
 
-def test_an_interrupt_stops_the_answer_and_the_conversation_goes_on(long: Decoder, tokenizer: Tokenizer) -> None:
+def test_the_conversation_continues_after_an_interrupted_answer(long: Decoder, tokenizer: Tokenizer) -> None:
     session, shown = Session(long, tokenizer, GenerationConfig(max_new_tokens=40)), 0
 
     def write(text: str) -> None:
@@ -132,7 +132,7 @@ def test_an_interrupt_stops_the_answer_and_the_conversation_goes_on(long: Decode
     assert fresh.messages == session.messages
 
 
-def test_an_interrupt_in_the_model_leaves_no_torn_cache(
+def test_an_interrupt_in_the_model_discards_the_cache(
     neo: Decoder, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = Session(neo, tokenizer, SHORT)
@@ -152,12 +152,12 @@ def test_an_interrupt_in_the_model_leaves_no_torn_cache(
     with monkeypatch.context() as patch:
         patch.setattr(KernelRunner, "run", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            list(raw.say(text + ", and the clocks were striking thirteen."))  # half read: the window has moved on
+            list(raw.say(text + ", and the clocks were striking thirteen."))  # interrupted in the forward pass
     raw.config = SHORT
     assert ["".join(raw.say(text + ", def"))] == generate(neo, tokenizer, text + ", def", max_new_tokens=12)
 
 
-def test_raw_continues_what_is_typed_and_an_empty_line_goes_on(long: Decoder, tokenizer: Tokenizer) -> None:
+def test_raw_mode_continues_the_line_and_an_empty_line_the_last_text(long: Decoder, tokenizer: Tokenizer) -> None:
     session = Session(long, tokenizer, SHORT, raw=True)
     first, second = "".join(session.say("The sea")), "".join(session.say(""))
     assert [first + second] == generate(long, tokenizer, "The sea", max_new_tokens=24)
@@ -165,7 +165,7 @@ def test_raw_continues_what_is_typed_and_an_empty_line_goes_on(long: Decoder, to
     assert "An empty line" in talk(session, "/help")
 
 
-def test_raw_goes_on_past_the_context(neo: Decoder, tokenizer: Tokenizer) -> None:
+def test_raw_mode_continues_past_the_context(neo: Decoder, tokenizer: Tokenizer) -> None:
     session = Session(neo, tokenizer, GenerationConfig(max_new_tokens=30, ignore_eos=True), raw=True)
     screen = talk(session, "The sea", "", "", "")
     assert "the context is full: the oldest" in screen
@@ -197,7 +197,7 @@ def test_temperature_is_shown_set_and_checked(neo: Decoder, tokenizer: Tokenizer
     assert screen.count("(the temperature is 0)\n") == 1
     assert screen.count("(the temperature is 0.7)\n") == 2
     assert "(temperature: must be greater than or equal to 0, not -1.0)\n" in screen
-    assert "('hot' is not a number)\n" in screen
+    assert "(could not convert string to float: 'hot')\n" in screen
     assert session.config == SHORT.model_copy(update={"temperature": 0.7})
 
 
@@ -234,9 +234,9 @@ def test_save(long: Decoder, tokenizer: Tokenizer, tmp_path: Path) -> None:
     roles = [{"role": message.role, "content": message.text} for message in session.messages]
     assert json.loads(path.read_text(encoding="utf-8")) == {"messages": roles}
     assert f"(saved to {path})\n" in screen
-    assert f"({path} already exists: choose another name)\n" in screen
+    assert f"({path} cannot be written (File exists): choose another name)\n" in screen
     assert "(give a file name: /save FILE)\n" in screen
-    assert "cannot be written: No such file or directory)\n" in screen
+    assert "cannot be written (No such file or directory): choose another name)\n" in screen
     raw = Session(long, tokenizer, SHORT, raw=True)
     talk(raw, "The sea", f"/save {tmp_path / 'raw.txt'}")
     assert (tmp_path / "raw.txt").read_text(encoding="utf-8").startswith("The sea")

@@ -1,4 +1,4 @@
-"""Prompts in, continuations out: exact, independent of the batch, bounded, and clear about what cannot be."""
+"""`generate` and `stream`: exact, independent of the batch, within the context, with clear errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from neolm.core.errors import InputError
 from neolm.generation import batch as batch_module
 from neolm.generation.batch import Batch, batches, generate_ids
-from neolm.generation.config import GenerationConfig, Settings
+from neolm.generation.config import GenerationConfig
 from neolm.generation.generate import generate, stream
 from neolm.generation.kernel_runner import KernelRunner
 from neolm.generation.sampling import penalise, prompt_generators
@@ -36,7 +36,7 @@ def test_greedy_equals_the_full_forward_pass_to_the_context_limit(model: Decoder
     got = generate_ids(model, prompts, GenerationConfig(max_new_tokens=99), vocab_size=310)
     for ids, prompt in zip(got, prompts, strict=True):
         assert ids == greedy_without_cache(model, prompt, 99, 310)
-        assert len(prompt) + len(ids) == 65  # the last token's logits exist, though it cannot be read back
+        assert len(prompt) + len(ids) == 65  # the last token is not fed back
         assert len(set(ids)) > 3
 
 
@@ -50,7 +50,7 @@ def test_greedy_equals_the_full_forward_pass_to_the_context_limit(model: Decoder
         {"temperature": 1.2, "repetition_penalty": 1.3, "seed": 5, "ignore_eos": True, "stop": ["e"]},
     ],
 )
-def test_a_batch_gives_each_prompt_what_it_gets_alone(
+def test_a_prompt_has_the_same_continuation_in_a_batch_as_alone(
     model: Decoder, tokenizer: Tokenizer, settings: dict[str, Any]
 ) -> None:
     together = generate(model, tokenizer, PROMPTS, max_new_tokens=30, **settings)
@@ -58,7 +58,7 @@ def test_a_batch_gives_each_prompt_what_it_gets_alone(
     assert together[::-1] == generate(model, tokenizer, PROMPTS[::-1], max_new_tokens=30, **settings)
 
 
-def test_many_prompts_go_through_in_several_batches(
+def test_many_prompts_are_decoded_in_several_batches(
     neo: Decoder, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = PROMPTS * 3
@@ -69,7 +69,7 @@ def test_many_prompts_go_through_in_several_batches(
     assert generate(neo, tokenizer, prompts, temperature=1.0, seed=1, max_new_tokens=10) == expected
 
 
-def test_the_seed_decides_and_repeated_prompts_differ(neo: Decoder, tokenizer: Tokenizer) -> None:
+def test_seeds_and_repeated_prompts(neo: Decoder, tokenizer: Tokenizer) -> None:
     def sample(prompts: list[str], seed: int | None) -> list[str]:
         return generate(neo, tokenizer, prompts, temperature=1.5, seed=seed, max_new_tokens=20)
 
@@ -89,7 +89,7 @@ def test_streaming_gives_the_same_text(model: Decoder, tokenizer: Tokenizer, set
 
 
 class Scripted(nn.Module):
-    """A stand-in that says `script` whatever it reads: it finds its place by position."""
+    """Fake model that generates `script`; the position of a token selects the next one."""
 
     def __init__(self, model: Decoder, script: list[int], prompt: int = 1) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def scripted(neo: Decoder, tokenizer: Tokenizer, text: str, *more: int) -> Any:
     return Scripted(neo, [*tokenizer.encode(text), *more])
 
 
-def test_characters_of_several_tokens_stream_whole(neo: Decoder, tokenizer: Tokenizer) -> None:
+def test_characters_of_several_tokens_are_yielded_whole(neo: Decoder, tokenizer: Tokenizer) -> None:
     model = scripted(neo, tokenizer, "né 🙂!", tokenizer.eos_token_id)
     assert len(tokenizer.encode("🙂")) == 4
     assert list(stream(model, tokenizer, "a")) == ["n", "é", " ", "🙂", "!"]
@@ -119,13 +119,13 @@ def test_characters_of_several_tokens_stream_whole(neo: Decoder, tokenizer: Toke
 def test_a_stop_string_over_token_boundaries(neo: Decoder, tokenizer: Tokenizer) -> None:
     model = scripted(neo, tokenizer, "the water, zq! the day", tokenizer.eos_token_id)
     assert generate(model, tokenizer, "a", stop=["zq!"]) == ["the water, "]
-    assert model.calls == len(tokenizer.encode("the water, zq!"))  # and not a step more
+    assert model.calls == len(tokenizer.encode("the water, zq!"))  # no further step
     assert generate(model, tokenizer, "a", stop="q!") == ["the water, z"]
     assert "".join(stream(model, tokenizer, "a", GenerationConfig(stop=("r, z",)))) == "the wate"
     assert generate(model, tokenizer, "a", stop=["never", "!?"]) == ["the water, zq! the day"]
 
 
-def test_the_end_of_text_ends_and_is_never_shown(neo: Decoder, tokenizer: Tokenizer) -> None:
+def test_the_end_of_text_token_ends_a_text_and_is_not_shown(neo: Decoder, tokenizer: Tokenizer) -> None:
     model = scripted(neo, tokenizer, "sea", tokenizer.eos_token_id, *tokenizer.encode(" day" * 40))
     assert generate(model, tokenizer, "a") == ["sea"]
     ignored = generate(model, tokenizer, "a", ignore_eos=True, max_new_tokens=30)[0]
@@ -133,7 +133,7 @@ def test_the_end_of_text_ends_and_is_never_shown(neo: Decoder, tokenizer: Tokeni
     assert "endoftext" not in ignored
 
 
-def test_why_a_row_ended(neo: Decoder, tokenizer: Tokenizer) -> None:
+def test_finish_reasons(neo: Decoder, tokenizer: Tokenizer) -> None:
     eos = tokenizer.eos_token_id
     script = [*tokenizer.encode("sea"), eos, *[5] * 80]
 
@@ -151,7 +151,7 @@ def test_why_a_row_ended(neo: Decoder, tokenizer: Tokenizer) -> None:
     assert ends(None, 65) == {7: "context"}
 
 
-def test_ids_beyond_the_tokenizer_are_never_chosen(make: Callable[..., Decoder], tokenizer: Tokenizer) -> None:
+def test_ids_beyond_the_tokenizer_are_never_sampled(make: Callable[..., Decoder], tokenizer: Tokenizer) -> None:
     model = make("gpt-neox", vocab_size=2000)
     config = GenerationConfig(max_new_tokens=60, temperature=50.0, seed=0)
     [ids] = generate_ids(model, [[1, 2]], config, vocab_size=tokenizer.size)
@@ -160,7 +160,7 @@ def test_ids_beyond_the_tokenizer_are_never_chosen(make: Callable[..., Decoder],
     assert max(free) >= tokenizer.size
 
 
-def test_the_penalty_counts_the_prompt_and_what_was_generated(neo: Decoder) -> None:
+def test_the_repetition_penalty_counts_prompt_and_continuation(neo: Decoder) -> None:
     prompt, ids = [3, 4, 5], [3, 4, 5]
     with torch.inference_mode():
         for _ in range(20):
@@ -202,7 +202,7 @@ def test_prompts_around_the_context(model: Decoder) -> None:
         generate_ids(model, [[1], [*one, 5]], GenerationConfig())
 
 
-def test_nothing_to_do(neo: Decoder, tokenizer: Tokenizer) -> None:
+def test_no_prompts_and_no_new_tokens(neo: Decoder, tokenizer: Tokenizer) -> None:
     assert generate(neo, tokenizer, [], max_new_tokens=5) == []
     assert generate(neo, tokenizer, ["a", "b"], max_new_tokens=0) == ["", ""]
     assert list(stream(neo, tokenizer, "a", GenerationConfig(max_new_tokens=0))) == []
@@ -236,7 +236,7 @@ def test_bad_settings(neo: Decoder, tokenizer: Tokenizer, settings: dict[str, An
         generate(neo, tokenizer, "a", **settings)
 
 
-def test_things_that_do_not_belong_together(make: Callable[..., Decoder], tokenizer: Tokenizer) -> None:
+def test_a_tokenizer_or_ids_that_do_not_belong_to_the_model(make: Callable[..., Decoder], tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match="310 tokens, but the model embeds 300"):
         generate(make("gpt2", vocab_size=300), tokenizer, "a")
     with pytest.raises(InputError, match=r"token id 330 at position 0, outside the model's vocabulary \(0 to 329\)"):
@@ -245,7 +245,7 @@ def test_things_that_do_not_belong_together(make: Callable[..., Decoder], tokeni
         generate(make("gpt2"), tokenizer, [[1, 2]])  # type: ignore[list-item]
 
 
-def test_the_model_is_left_as_it_was(make: Callable[..., Decoder], tokenizer: Tokenizer) -> None:
+def test_the_model_keeps_its_mode(make: Callable[..., Decoder], tokenizer: Tokenizer) -> None:
     model = make("gpt2", residual_dropout=0.5, embedding_dropout=0.5, attention_dropout=0.5)
     calm = generate(model, tokenizer, "The sea")
     model.train()
@@ -284,14 +284,13 @@ def test_an_interrupt_in_the_middle_of_a_stream(
 def test_settings_are_keywords_or_one_object(neo: Decoder, tokenizer: Tokenizer) -> None:
     config = GenerationConfig(max_new_tokens=8, temperature=1.0, seed=2, stop=("zq",))
     [expected] = generate(neo, tokenizer, "The sea", config)
-    settings: Settings = {"max_new_tokens": 8, "temperature": 1.0, "seed": 2, "stop": "zq"}
+    settings: dict[str, Any] = {"max_new_tokens": 8, "temperature": 1.0, "seed": 2, "stop": "zq"}
     assert generate(neo, tokenizer, "The sea", **settings) == [expected]
     assert "".join(stream(neo, tokenizer, "The sea", **settings)) == expected
-    assert Settings.__annotations__.keys() == GenerationConfig.model_fields.keys()
     with pytest.raises(InputError, match=r"^config: give a GenerationConfig or keywords such as max_new_tokens=20"):
         generate(neo, tokenizer, "The sea", 8)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"^temprature: unknown key; did you mean 'temperature'\?$"):
-        stream(neo, tokenizer, "The sea", temprature=1.0)  # type: ignore[call-arg]
+        stream(neo, tokenizer, "The sea", temprature=1.0)
 
 
 def test_a_config_shows_what_differs_from_the_defaults() -> None:

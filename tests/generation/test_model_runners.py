@@ -103,7 +103,7 @@ def test_ragged_rows_compute_what_they_compute_alone(make: Callable[..., Decoder
         held = [n + data.draw(st.integers(1, min(most, 32 - n))) for n in held]
         logits = next_logits(runner, cache, [ids[:n] for ids, n in zip(rows, held, strict=True)])
         wanted = torch.stack([values[n - 1] for values, n in zip(expected, held, strict=True)])
-        # At this width and spread fp32 itself, in torch's forward pass, is off by up to 3e-5.
+        # At this width and spread torch's own forward pass in fp32 has errors up to 3e-5.
         torch.testing.assert_close(logits, wanted, rtol=0.0, atol=1e-4)
         if len(rows) > 1 and data.draw(st.booleans()):
             dropped = data.draw(st.integers(0, len(rows) - 1))

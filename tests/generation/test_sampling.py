@@ -1,4 +1,4 @@
-"""The arithmetic of choosing a token, as properties."""
+"""Properties of sampling."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_distribution_sums_to_one_and_keeps_at_most_k(
     assert result.sum().item() == pytest.approx(1, abs=1e-5)
     assert (result >= 0).all()
     assert (result > 0).sum() <= (k or len(row))
-    assert result[0, torch.tensor(row).argmax()] > 0  # the likeliest always stays
+    assert result[0, torch.tensor(row).argmax()] > 0  # the likeliest token always stays
 
 
 @given(rows, st.integers(1, 50))
@@ -82,9 +82,9 @@ def test_k_of_one_is_greedy(row: list[float], temperature: float, uniform: float
 
 def test_the_order_is_temperature_then_top_k_then_top_p() -> None:
     logits = torch.tensor([[math.log(x) for x in (0.4, 0.3, 0.2, 0.1)]])
-    # After top-k 2 the two left have 4/7 and 3/7, so that 0.5 keeps one; top-p first would have kept two.
+    # After top-k 2 the two tokens have 4/7 and 3/7, so top-p 0.5 keeps one; top-p first would keep two.
     assert (distribution(logits, config(1.0, top_k=2, top_p=0.5)) > 0).sum() == 1
-    # A temperature of 100 makes all four alike before top-p counts.
+    # A temperature of 100 makes all four nearly equal before top-p.
     assert (distribution(logits, config(100.0, top_p=0.74)) > 0).sum() == 3
 
 
@@ -100,7 +100,7 @@ def test_the_penalty_makes_seen_tokens_less_likely(row: list[float], penalty: fl
 
 @settings(max_examples=50)
 @given(st.lists(st.sampled_from([0.0, 0.0, 0.25, 1.0]), min_size=1, max_size=30), st.floats(0, 1, exclude_max=True))
-def test_a_draw_inverts_the_distribution_and_never_takes_the_impossible(weights: list[float], uniform: float) -> None:
+def test_a_draw_inverts_the_distribution_and_never_takes_probability_zero(weights: list[float], uniform: float) -> None:
     if not any(weights):
         return
     probabilities = torch.tensor([weights]) / sum(weights)
@@ -119,7 +119,7 @@ def test_draws_have_the_frequencies_of_the_distribution() -> None:
         assert counts[token] / 20_000 == pytest.approx(share, abs=0.02)
 
 
-def test_streams_belong_to_seed_prompt_and_occurrence() -> None:
+def test_generators_depend_on_seed_prompt_and_occurrence() -> None:
     first = [stream.random() for stream in prompt_generators([[1, 2], [3], [1, 2]], seed=5)]
     again = [stream.random() for stream in prompt_generators([[3], [1, 2]], seed=5)]
     assert again == [first[1], first[0]]
@@ -129,7 +129,7 @@ def test_streams_belong_to_seed_prompt_and_occurrence() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_logits_that_are_not_finite_are_reported(bad: float) -> None:
+def test_non_finite_logits_are_an_error(bad: float) -> None:
     logits: Tensor = torch.tensor([[0.0, bad, 1.0]])
     with pytest.raises(NonFiniteError, match="not finite"):
         sample(logits, config(0.0), prompt_generators([[1]], 0))

@@ -1,4 +1,4 @@
-"""Guessing ahead never changes a token: whoever guesses, whatever the settings, in both readers, alone or not."""
+"""Speculative decoding never changes a token, with any proposer, settings, model runner and batch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 class Prompter:
-    """Proposes what `text` says, with the tokens at `wrong` replaced."""
+    """Proposes the tokens of `text`, with those at `wrong` replaced."""
 
     def __init__(self, text: Sequence[int], wrong: set[int] | None = None) -> None:
         self.text, self.wrong = text, wrong or set()
@@ -63,7 +63,7 @@ def make_batch(
     eos: int | None = None,
     runner: ModelRunner | None = None,
 ) -> Batch:
-    """`guesses`: proposers by row, or what `proposers` makes some of."""
+    """Make a batch; `guesses` are proposers by row, or a draft for `proposers`."""
     rows, generators = dict(enumerate(prompts)), dict(enumerate(prompt_generators(prompts, config.seed)))
     if not isinstance(guesses, Mapping):
         guesses = proposers(guesses, rows, generators, config, VOCABULARY)
@@ -77,7 +77,7 @@ def finish(batch: Batch) -> Batch:
 
 
 def exact_torch(model: Decoder) -> TorchRunner:
-    """In torch several tokens are rounded otherwise than one: to compare drawn tokens without luck, float64."""
+    """Runner in float64: in float32, torch rounds several tokens differently from one, and samples could differ."""
     return TorchRunner(copy.deepcopy(model).double())
 
 
@@ -87,7 +87,7 @@ def random_ids(length: int, seed: int = 0) -> list[int]:
 
 @pytest.fixture(params=["lookup", "itself", "another", "shorter"])
 def draft(request: pytest.FixtureRequest, model: Decoder, make: Callable[..., Decoder]) -> Any:
-    """All who may guess."""
+    """Every kind of draft."""
     others = {
         "another": lambda: make("gpt-neo", vocab_size=320, hidden_size=16, num_layers=1, seed=7),
         "shorter": lambda: make("gpt-neox", context=24, seed=8),
@@ -96,7 +96,7 @@ def draft(request: pytest.FixtureRequest, model: Decoder, make: Callable[..., De
 
 
 @pytest.mark.parametrize("fields", SETTINGS)
-def test_the_text_is_the_one_without_a_draft(
+def test_the_text_equals_that_without_a_draft(
     model: Decoder, tokenizer: Tokenizer, draft: Any, fields: dict[str, Any]
 ) -> None:
     fields = {"max_new_tokens": 30, **fields}
@@ -114,8 +114,8 @@ def _tuple(fields: dict[str, Any]) -> dict[str, Any]:
 
 @settings(max_examples=60)
 @given(st.data())
-def test_no_guess_right_or_wrong_changes_a_token(make: Callable[..., Decoder], data: st.DataObject) -> None:
-    """Any prompts, any settings, ends of text, the context's end; guesses of which any may be wrong; both readers."""
+def test_no_guess_changes_a_token(make: Callable[..., Decoder], data: st.DataObject) -> None:
+    """Any prompts, settings, ends and model runner; any guess may be wrong."""
     family = data.draw(st.sampled_from(["gpt2", "gpt-neo", "gpt-neox", "gpt-neox-sequential"]))
     model = make(family, context=48)
     kind = data.draw(
@@ -145,7 +145,7 @@ def test_no_guess_right_or_wrong_changes_a_token(make: Callable[..., Decoder], d
 
 @pytest.mark.parametrize("form", ["float32", "bfloat16", "int8", "int4"])
 @pytest.mark.parametrize("fields", [{}, {"temperature": 1.0, "seed": 2}])
-def test_rounded_weights_too(make: Callable[..., Decoder], form: str, fields: dict[str, Any]) -> None:
+def test_quantised_weights(make: Callable[..., Decoder], form: str, fields: dict[str, Any]) -> None:
     model = copy.deepcopy(make("gpt-neo", hidden_size=96))
     model = quantize(model, form) if form.startswith("int") else model.to(getattr(torch, form))
     prompts, config = [random_ids(9, seed) for seed in range(3)], GenerationConfig(max_new_tokens=50, **fields)
@@ -156,21 +156,21 @@ def test_rounded_weights_too(make: Callable[..., Decoder], form: str, fields: di
 
 @pytest.mark.parametrize("runner", [KernelRunner, TorchRunner])
 @pytest.mark.parametrize("fields", SETTINGS[:4])
-def test_a_draft_that_is_the_model_itself_is_always_right(
+def test_the_model_as_its_own_draft_is_always_accepted(
     model: Decoder, fields: dict[str, Any], runner: Callable[[Decoder], ModelRunner]
 ) -> None:
-    """Also where tokens are drawn, since it draws with the same numbers."""
+    """Sampled tokens too, because the draft uses the same random numbers."""
     config = GenerationConfig(max_new_tokens=49, **fields)
     plain = finish(make_batch(model, [random_ids(10)], config, runner=runner(model)))
     batch = finish(make_batch(model, [random_ids(10)], config, model, runner=runner(model)))
     assert batch.ids == plain.ids
     assert (plain.forward_passes, plain.num_draft_tokens) == (49, 0)
     assert batch.num_accepted_tokens == batch.num_draft_tokens == 49 - batch.forward_passes
-    assert batch.forward_passes <= 6  # 5, 9, 17 tokens and what is left, after the prompt
+    assert batch.forward_passes <= 6  # after the prompt: 5, 9, 17 tokens and the rest
 
 
-class Saying(torch.nn.Module):
-    """A stand-in that goes round and round in `script`, whatever it reads."""
+class Repeating(torch.nn.Module):
+    """Fake model that repeats `script`."""
 
     def __init__(self, model: Decoder, script: Sequence[int]) -> None:
         super().__init__()
@@ -186,8 +186,8 @@ class Saying(torch.nn.Module):
         return torch.nn.functional.one_hot(torch.tensor(wanted), self.config.vocab_size).float()
 
 
-def test_text_that_repeats_takes_few_reads(make: Callable[..., Decoder]) -> None:
-    model: Any = Saying(make("gpt2", context=256), [5, 6, 7, 8, 9])
+def test_text_that_repeats_takes_few_forward_passes(make: Callable[..., Decoder]) -> None:
+    model: Any = Repeating(make("gpt2", context=256), [5, 6, 7, 8, 9])
     batch = finish(make_batch(model, [[5]], GenerationConfig(max_new_tokens=100), "lookup"))
     assert batch.ids[0] == [5, *[5, 6, 7, 8, 9] * 20]
     assert batch.forward_passes <= 15
@@ -195,14 +195,14 @@ def test_text_that_repeats_takes_few_reads(make: Callable[..., Decoder]) -> None
     assert batch.num_accepted_tokens == 100 - batch.forward_passes
 
 
-def test_text_that_never_repeats_is_read_as_without_a_draft(make: Callable[..., Decoder]) -> None:
-    model: Any = Saying(make("gpt2", context=256), range(250))
+def test_text_that_never_repeats_has_no_guesses(make: Callable[..., Decoder]) -> None:
+    model: Any = Repeating(make("gpt2", context=256), range(250))
     batch = finish(make_batch(model, [[300]], GenerationConfig(max_new_tokens=200), "lookup"))
     assert (batch.forward_passes, batch.num_draft_tokens, set(model.widths)) == (200, 0, {1})
 
 
-def test_guesses_that_are_always_wrong_become_rare(make: Callable[..., Decoder]) -> None:
-    model: Any = Saying(make("gpt2", context=256), range(250))
+def test_wrong_guesses_become_rare(make: Callable[..., Decoder]) -> None:
+    model: Any = Repeating(make("gpt2", context=256), range(250))
     guesser = Prompter([300] * 256)
     batch = finish(make_batch(model, [[300]], GenerationConfig(max_new_tokens=200), {0: guesser}))
     assert (batch.forward_passes, batch.num_accepted_tokens) == (200, 0)
@@ -210,7 +210,7 @@ def test_guesses_that_are_always_wrong_become_rare(make: Callable[..., Decoder])
     assert sorted(guesser.asked)[-2:] == [1, 4]  # four at first, then one at a time
 
 
-def test_rows_are_right_by_different_numbers_and_wait_for_each_other(make: Callable[..., Decoder]) -> None:
+def test_rows_with_different_numbers_of_accepted_guesses(make: Callable[..., Decoder]) -> None:
     model, config = make("gpt-neo"), GenerationConfig(max_new_tokens=40, repetition_penalty=1.2)
     prompts = [random_ids(length, length) for length in (3, 20, 9)]
     plain = finish(make_batch(model, prompts, config))
@@ -224,14 +224,14 @@ def test_rows_are_right_by_different_numbers_and_wait_for_each_other(make: Calla
     assert finish(make_batch(model, prompts[:2], config, guesses)).forward_passes < 20
 
 
-def test_many_rows_need_no_guesses(make: Callable[..., Decoder]) -> None:
+def test_many_rows_have_no_guesses(make: Callable[..., Decoder]) -> None:
     prompts, config = [random_ids(3, seed) for seed in range(33)], GenerationConfig(max_new_tokens=8)
     batch = finish(make_batch(make("gpt2"), prompts, config, "lookup"))
     assert (batch.forward_passes, batch.num_draft_tokens) == (8, 0)
 
 
-def test_a_prompt_is_read_as_without_a_draft(neo: Decoder) -> None:
-    """With more tokens it would take another way through the runner, and other bits might come out."""
+def test_a_prompt_is_computed_as_without_a_draft(neo: Decoder) -> None:
+    """With more tokens the runner would take the prefill path, with other bits."""
     plain = finish(make_batch(neo, [random_ids(30)], GenerationConfig(max_new_tokens=10)))
     for few in (29, 30, 31, 33):
         guesser = Prompter(plain.ids[0])
@@ -242,8 +242,8 @@ def test_a_prompt_is_read_as_without_a_draft(neo: Decoder) -> None:
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.6])
-def test_a_draft_forgets_what_was_wrong(model: Decoder, penalty: float) -> None:
-    """Whatever of its proposals was right, it goes on as it would from the text alone."""
+def test_a_draft_model_removes_wrong_guesses_from_its_cache(model: Decoder, penalty: float) -> None:
+    """It proposes what it would propose for the text alone, whichever guesses were accepted."""
     config, luck = GenerationConfig(max_new_tokens=50, repetition_penalty=penalty), random.Random(0)
     text, proposed = random_ids(6), list[int]()
     proposer = proposers(model, {0: text}, {0: luck}, config, VOCABULARY)[0]
@@ -255,7 +255,7 @@ def test_a_draft_forgets_what_was_wrong(model: Decoder, penalty: float) -> None:
         assert generate_ids(model, [text], plain, vocab_size=VOCABULARY) == [proposed]
 
 
-def test_a_draft_with_a_shorter_context_falls_silent(make: Callable[..., Decoder]) -> None:
+def test_a_draft_with_a_shorter_context_stops_guessing(make: Callable[..., Decoder]) -> None:
     model, config = make("gpt-neo"), GenerationConfig(max_new_tokens=99)
     plain = finish(make_batch(model, [[1, 2]], config))
     with torch.no_grad():
@@ -268,7 +268,7 @@ def test_a_draft_with_a_shorter_context_falls_silent(make: Callable[..., Decoder
     assert finish(make_batch(model, [random_ids(30)], config, short)).num_draft_tokens == 0
 
 
-def test_a_draft_is_never_shown_a_token_that_it_does_not_embed(make: Callable[..., Decoder]) -> None:
+def test_a_draft_never_gets_a_token_that_it_does_not_embed(make: Callable[..., Decoder]) -> None:
     model, config = make("gpt2"), GenerationConfig(max_new_tokens=20)
     prompt = [3, 325, 4]
     [expected] = generate_ids(model, [prompt], config, vocab_size=VOCABULARY)
@@ -278,7 +278,7 @@ def test_a_draft_is_never_shown_a_token_that_it_does_not_embed(make: Callable[..
         generate_ids(model, [prompt], config, draft=small)
 
 
-def test_a_stop_string_takes_back_what_was_read_beyond_it(model: Decoder, tokenizer: Tokenizer) -> None:
+def test_a_stop_string_removes_later_tokens_from_the_cache(model: Decoder, tokenizer: Tokenizer) -> None:
     prompt, config = tokenizer.encode("The sea"), GenerationConfig(max_new_tokens=40)
     [text] = generate(model, tokenizer, "The sea", max_new_tokens=40)
     for place in (6, 11, 17):
@@ -293,7 +293,7 @@ def test_a_stop_string_takes_back_what_was_read_beyond_it(model: Decoder, tokeni
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_a_conversation_is_the_same_and_goes_on_from_its_cache(
+def test_a_conversation_is_the_same_and_reuses_its_cache(
     make: Callable[..., Decoder], tokenizer: Tokenizer, draft: Any, raw: bool
 ) -> None:
     model = make("gpt-neox", context=256)
@@ -307,7 +307,7 @@ def test_a_conversation_is_the_same_and_goes_on_from_its_cache(
 
 
 def naive_lookup(ids: Sequence[int], count: int) -> list[int]:
-    """Search from the end; go on in what was found and then in what was proposed."""
+    """Search from the end; copy from there, and then from the copy."""
     for length in (3, 2):
         for end in range(len(ids) - 1, length - 1, -1):
             if length <= len(ids) and list(ids[end - length : end]) == list(ids[-length:]):
@@ -329,7 +329,7 @@ def test_lookup_finds_the_latest_occurrence(text: list[int], steps: list[int], c
 
 
 @given(st.lists(st.tuples(st.integers(0, 32), st.integers(1, 32)), min_size=1))
-def test_pace_stays_in_bounds(history: list[tuple[int, int]]) -> None:
+def test_draft_length_stays_in_bounds(history: list[tuple[int, int]]) -> None:
     length = DraftLength()
     for right, proposed in history:
         pauses = 0
@@ -340,7 +340,7 @@ def test_pace_stays_in_bounds(history: list[tuple[int, int]]) -> None:
         length.update(min(proposed, count), min(right, proposed, count))
 
 
-def test_pace_grows_with_success() -> None:
+def test_draft_length_grows_with_success() -> None:
     length, seen = DraftLength(), []
     for _ in range(5):
         seen.append(length.next())
@@ -354,7 +354,7 @@ def test_pace_grows_with_success() -> None:
     assert [length.next(), length.next()] == [0, 1]
 
 
-def test_what_is_no_draft(make: Callable[..., Decoder], tokenizer: Tokenizer, neo: Decoder) -> None:
+def test_invalid_drafts(make: Callable[..., Decoder], tokenizer: Tokenizer, neo: Decoder) -> None:
     with pytest.raises(InputError, match="draft: must be a model or 'lookup', not 'lookupp'"):
         stream(neo, tokenizer, "a", draft="lookupp")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="draft: embeds 300 tokens, but the text may have 310"):
@@ -365,7 +365,7 @@ def test_what_is_no_draft(make: Callable[..., Decoder], tokenizer: Tokenizer, ne
         check_vocabulary(tokenizer, other)
 
 
-def test_what_proposes_is_a_proposer() -> None:
+def test_proposers_follow_the_protocol() -> None:
     guessers: list[Proposer] = [LookupProposer(), Prompter([])]
     assert all(guessers)
 

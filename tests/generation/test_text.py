@@ -1,4 +1,4 @@
-"""Text appears as soon as it is certain, never sooner, and the same however the bytes are cut."""
+"""Text is released as soon as it is final, and does not depend on how the bytes are split."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 @given(st.one_of(st.binary(max_size=30), st.text(max_size=15).map(str.encode)), st.lists(st.integers(0, 99)))
-def test_any_bytes_cut_anywhere_decode_as_one(data: bytes, places: list[int]) -> None:
+def test_any_bytes_split_anywhere_decode_as_one(data: bytes, places: list[int]) -> None:
     stream = TextStream()
     text = "".join(stream.feed(part) for part in cut(data, places)) + stream.finish()
     assert text == data.decode("utf-8", "replace")
 
 
 @given(st.text("abé", max_size=25), st.text("abé", min_size=1, max_size=4), st.lists(st.integers(0, 99)))
-def test_a_stop_string_cuts_wherever_tokens_end(text: str, stop: str, places: list[int]) -> None:
+def test_a_stop_string_is_found_across_tokens(text: str, stop: str, places: list[int]) -> None:
     stream, shown, whole = TextStream([stop]), "", text.partition(stop)[0]
     for part in cut(text.encode(), places):
         shown += stream.feed(part)
-        assert whole.startswith(shown)  # never a character that has to be taken back
+        assert whole.startswith(shown)  # released characters are final
     shown += stream.finish()
     assert shown == whole
     assert stream.stopped == (stop in text)
 
 
 @given(st.text("ab \n", max_size=30), st.text("ab \n", min_size=1, max_size=3), st.lists(st.integers(0, 30)))
-def test_what_ends_a_text_later_does_not_stand_in_its_first_space(text: str, stop: str, places: list[int]) -> None:
+def test_later_stop_strings_are_not_found_in_leading_white_space(text: str, stop: str, places: list[int]) -> None:
     stream, shown = TextStream(later=[stop]), ""
     blank = len(text) - len(text.lstrip())
     whole = text[:blank] + text[blank:].partition(stop)[0]
@@ -50,7 +50,7 @@ def test_a_character_split_over_tokens_waits_for_its_last_byte() -> None:
     assert [stream.feed(bytes([byte])) for byte in "é🙂!".encode()] == ["", "é", "", "", "", "🙂", "!"]
 
 
-def test_only_what_may_become_a_stop_string_waits() -> None:
+def test_only_a_possible_stop_string_waits() -> None:
     stream = TextStream(["\nUser:", "END"])
     assert [stream.feed(part) for part in (b"a\n", b"Us", b"e ", b"EN", b"D!")] == ["a", "", "\nUse ", "", ""]
     assert stream.stopped
@@ -63,7 +63,7 @@ def test_the_earliest_of_several_stop_strings_wins() -> None:
 
 
 @pytest.mark.parametrize(("data", "rest"), [(b"\xf0\x9f", "\ufffd"), (b"ok E", "E")])
-def test_the_end_gives_up_what_was_held_back(data: bytes, rest: str) -> None:
+def test_finish_returns_the_pending_text(data: bytes, rest: str) -> None:
     stream = TextStream(["EN"])
     stream.feed(data)
     assert stream.finish() == rest

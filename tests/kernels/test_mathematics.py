@@ -1,4 +1,4 @@
-"""The kernels' functions of one number, against torch in fp64."""
+"""Activations, exp, layer norm and bfloat16 rounding of the kernels, compared with torch in fp64."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def test_layer_norm() -> None:
 
 
 @njit
-def shorten(x: np.ndarray, y: np.ndarray) -> None:
+def round_to_bf16(x: np.ndarray, y: np.ndarray) -> None:
     for i in range(x.size):
         y[i] = to_bf16(x[i])
 
 
-def test_bfloat16_is_rounded_as_torch_rounds() -> None:
+def test_bfloat16_rounding_equals_torch() -> None:
     x = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
-    x[:4] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, float("inf"), 0.0])  # ties, and more
+    x[:4] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, float("inf"), 0.0])  # ties and special values
     y = np.empty(10_000, np.uint16)
-    shorten(x.numpy(), y)
+    round_to_bf16(x.numpy(), y)
     assert torch.equal(torch.from_numpy(y).view(torch.bfloat16), x.bfloat16())

@@ -1,4 +1,4 @@
-"""Products of few rows by weights of every format, for any size, against numpy in fp64."""
+"""Matrix products of few rows by weights of every format and any size, compared with fp64."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def product(weights: Any, x: Any, packed_x: Any, y: Any, parts: int) -> None:
 
 
 def run(kind: int, weight: torch.Tensor, x: torch.Tensor, parts: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """The kernels' product, and the exact one with the weights as they are stored."""
+    """Return the kernels' product, and the fp64 product with the stored weights."""
     scales = 0
     if kind in (FP32, BF16):
         stored = weight if kind == FP32 else weight.bfloat16()
@@ -99,7 +99,7 @@ def test_zeros(kind: int = INT8) -> None:
 
 @pytest.mark.slow
 def test_without_vnni_and_bfloat16(tmp_path: Path) -> None:
-    """The same tests, compiled for AVX2 alone."""
+    """Run the same tests compiled for AVX2 only."""
     environment = {
         **os.environ,
         "NUMBA_CPU_NAME": "haswell",
