@@ -1,4 +1,4 @@
-"""A tokenizer and decoders that are tiny but not dull: what they say depends on all that they read."""
+"""A tokenizer and decoders that are tiny, but whose output depends on all of their input."""
 
 from __future__ import annotations
 

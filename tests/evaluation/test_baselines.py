@@ -18,7 +18,7 @@ TRAINING = [sample_text(seed).encode() for seed in range(60)]
 
 @pytest.mark.skipif(shutil.which("xz") is None, reason="needs the xz command")
 @pytest.mark.parametrize("data", [b"", b"a", DOCUMENTS[0]])
-def test_xz_is_the_command(data: bytes) -> None:
+def test_xz_equals_the_command(data: bytes) -> None:
     command = subprocess.run(["xz", "-9e", "-c", "-T1"], input=data, capture_output=True, check=True)
     assert xz_size(data) == len(command.stdout)
 
@@ -48,7 +48,7 @@ def test_without_training_text_there_is_no_dictionary() -> None:
 
 
 @given(st.lists(st.binary(max_size=20), max_size=30), st.integers(1, 200), st.integers(0, 5))
-def test_a_sample_is_even_whole_and_just_enough(items: list[bytes], limit: int, seed: int) -> None:
+def test_a_spread_sample_is_even_and_just_large_enough(items: list[bytes], limit: int, seed: int) -> None:
     chosen = spread_sample(items, len, limit, lambda item: item, seed)
     total = sum(map(len, items))
     assert sum(map(len, chosen)) >= min(limit, total)

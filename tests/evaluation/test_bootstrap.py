@@ -1,4 +1,4 @@
-"""Intervals: exact where they can be, and holding the truth as often as they say."""
+"""Intervals: exact in simple cases, and with the confidence that they state."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_memory_is_bounded_and_every_sample_is_drawn(monkeypatch: pytest.MonkeyP
     assert parts == whole
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_contains_the_true_value_as_often_as_it_should() -> None:
     chooser = np.random.default_rng(1)
     hits, trials = 0, 300
     for trial in range(trials):
@@ -76,6 +76,6 @@ def test_parts_of_one_document_are_drawn_together() -> None:
     assert bootstrap_ratio([1.0, 9.0, 2.0], [1.0, 0.0, 1.0], ["a", "a", "b"]) == bootstrap_ratio([1.0, 2.0], [1.0, 1.0])
 
 
-def test_percentiles_go_along_with_an_increasing_function() -> None:
+def test_an_increasing_function_maps_the_interval() -> None:
     assert Interval(2.0, 1.0, None).map(lambda x: 3 * x) == Interval(6.0, 3.0, None)
     assert Interval(1.0, 0.5, float("inf")).as_json() == {"value": 1.0, "low": 0.5, "high": None}

@@ -1,4 +1,4 @@
-"""Scores beside baselines, as JSON; and the stage of a run."""
+"""Scores with intervals and compressors, as JSON; and the stage of a run."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_result_is_json_with_every_number_and_its_interval(result: dict[str,
     assert (protocol["precision"], protocol["quantize"]) == ("float32", None)
 
 
-def test_baselines_stand_beside_it(result: dict[str, Any]) -> None:
+def test_compressors_are_measured_on_the_same_documents(result: dict[str, Any]) -> None:
     baselines = result["bits_per_byte"]["baselines"]
     assert list(baselines) == ["zstd_dictionary", "xz", "xz_together"]
     assert baselines["zstd_dictionary"]["value"] < baselines["xz"]["value"]
@@ -85,7 +85,7 @@ def test_baselines_stand_beside_it(result: dict[str, Any]) -> None:
     assert baselines["xz_together"]["low"] is None
 
 
-def test_sources_are_told_apart(result: dict[str, Any]) -> None:
+def test_scores_by_source(result: dict[str, Any]) -> None:
     for name in ("bits_per_byte", "loss"):
         sources = result[name]["sources"]
         assert {source: found["documents"] for source, found in sources.items()} == {"a": 4, "b": 4}
@@ -93,7 +93,7 @@ def test_sources_are_told_apart(result: dict[str, Any]) -> None:
         assert max(found["value"] for found in sources.values()) > result[name]["value"]
 
 
-def test_baselines_can_be_left_out_and_need_no_training_text(neo: Decoder, tokenizer: Tokenizer) -> None:
+def test_compressors_are_optional_and_need_no_training_text(neo: Decoder, tokenizer: Tokenizer) -> None:
     one = [Text("one", "the sea and the sea")]
     assert evaluate(neo, tokenizer, one, EvaluateConfig(baselines=False))["bits_per_byte"]["baselines"] == {}
     found = evaluate(neo, tokenizer, one)["bits_per_byte"]

@@ -64,7 +64,7 @@ def test_loglikelihood_is_the_definition(neo: Decoder, tokenizer: Tokenizer, bat
         assert greedy == expected_greedy
 
 
-def test_spaces_at_the_end_of_a_context_belong_to_the_continuation(language_model: DecoderLanguageModel) -> None:
+def test_white_space_at_the_end_of_a_context_moves_to_the_continuation(language_model: DecoderLanguageModel) -> None:
     first, second = language_model.loglikelihood(PAIRS[:2])
     assert first == pytest.approx(second)
 
@@ -111,7 +111,7 @@ def test_rolling_is_disjoint_windows(
     assert even == pytest.approx(-100 * math.log(512), rel=1e-6)
 
 
-def test_generation_is_ours_with_the_harness_names(
+def test_generate_until_equals_generate(
     neo: Decoder, tokenizer: Tokenizer, language_model: DecoderLanguageModel
 ) -> None:
     settings: dict[str, Any] = {"until": ["\n"], "max_gen_toks": 8, "do_sample": False, "temperature": 0.7}
@@ -131,7 +131,7 @@ def test_a_stop_string_ends_generation(language_model: DecoderLanguageModel) -> 
     assert ended == free[: free.index(stop)]
 
 
-def test_a_long_context_loses_its_beginning(language_model: DecoderLanguageModel, tokenizer: Tokenizer) -> None:
+def test_the_start_of_a_long_context_is_cut(language_model: DecoderLanguageModel, tokenizer: Tokenizer) -> None:
     long = "~^" * 40
     [answer] = language_model.generate_until([(long, {"max_gen_toks": 8})])
     assert [answer] == language_model.generate_until([(long[-24:], {"max_gen_toks": 8})])

@@ -52,7 +52,7 @@ def naive(model: Decoder, ids: list[int], window: int, stride: int) -> float:
 
 
 @pytest.mark.parametrize(("window", "stride"), [(32, 16), (32, 32), (32, 1), (10, 7), (1, 1)])
-def test_scores_are_the_naive_ones_at_every_length(
+def test_scores_equal_a_naive_pass_at_every_length(
     neo: Decoder, tokenizer: Tokenizer, window: int, stride: int
 ) -> None:
     lengths = [0, 1, window - 1, window, window + 1, window + stride, 3 * window + 2]
@@ -75,7 +75,7 @@ def test_batches_and_neighbours_change_no_score(neo: Decoder, tokenizer: Tokeniz
             assert (one.tokens, one.bytes, one.words) == (other.tokens, other.bytes, other.words)
 
 
-def test_more_context_does_not_lose_what_a_model_knows(uniform: Decoder, tokenizer: Tokenizer) -> None:
+def test_a_uniform_model_costs_the_same_at_every_stride(uniform: Decoder, tokenizer: Tokenizer) -> None:
     """Of a uniform model, each token costs log2(V) bits, at every stride."""
     text = " ".join(WORDS * 5)
     for stride in (1, 5, 32):
@@ -136,7 +136,7 @@ def test_words_are_counted_as_the_harness_counts_them(text: str) -> None:
     assert word_count(text) == len(re.split(r"\s+", text)) >= 1
 
 
-def test_empty_documents_say_nothing(neo: Decoder, tokenizer: Tokenizer) -> None:
+def test_empty_documents_do_not_change_the_scores(neo: Decoder, tokenizer: Tokenizer) -> None:
     scores = document_scores(neo, tokenizer, ["", "the sea", "", "April"])
     full = [score for score in scores if score.tokens]
     assert scores[0] == DocumentScore(0.0, 0, 0, 1)

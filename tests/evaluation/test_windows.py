@@ -74,7 +74,7 @@ def ragged(seed: int = 0, count: int = 12) -> list[Window]:
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt-neo", "gpt-neox"])
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
-def test_scores_are_those_of_one_token_at_a_time(make: Callable[..., Decoder], family: str, batch_size: int) -> None:
+def test_scores_equal_those_of_one_token_at_a_time(make: Callable[..., Decoder], family: str, batch_size: int) -> None:
     model = make(family)
     windows = ragged()
     sums, greedy = score_windows(model, windows, batch_size)
@@ -96,7 +96,7 @@ def test_scores_do_not_depend_on_batch_order_or_chunks(neo: Decoder, monkeypatch
     assert np.abs(score_windows(neo, windows, 7)[0] - alone).max() < 1e-5
 
 
-def test_greedy_is_what_the_model_would_write(neo: Decoder) -> None:
+def test_greedy_equals_what_the_model_writes(neo: Decoder) -> None:
     ids = [5, 9]
     with torch.inference_mode():
         for _ in range(6):

@@ -88,7 +88,7 @@ def test_any_points_make_a_well_formed_picture(some):
 
 
 @pytest.mark.parametrize("some", [[], [(1, 9.0)], [(1, 9.0), (1, 9.0)], [(5, math.nan)], [(0, 0), (1, 0)]])
-def test_few_points_are_drawn_without_a_fuss(some):
+def test_charts_of_few_points(some):
     root = parsed(line_chart([Line("loss", some)], "step", "loss"))
     assert ("nothing logged yet" in texts(root)) == (not [y for _, y in some if math.isfinite(y)])
 
@@ -103,7 +103,7 @@ def test_a_huge_first_value_is_cut_off_and_named():
     assert max(drawn) - min(drawn) > 50
 
 
-def test_an_ordinary_start_is_shown_whole():
+def test_an_ordinary_first_value_is_not_cut_off():
     losses = [(step, 2.5 + 6 * math.exp(-step / 100)) for step in range(1, 1000)]
     assert not any("highest" in text for text in texts(parsed(line_chart([Line("loss", losses)], "step", "loss"))))
 
@@ -134,7 +134,7 @@ def test_smoothing_follows_its_definition():
     assert smoothed([5.0] * 9, 3) == [5.0] * 9
 
 
-def test_bars_carry_names_labels_and_intervals():
+def test_bars_have_names_labels_and_intervals():
     bars = [Bar("model", 2.0, interval=(1.9, 2.1)), Bar("xz", 2.5, "2.5 bits", quiet=True), Bar("none", 0)]
     for width in (720, 360):
         root = parsed(bar_chart(bars, "scores", width))
@@ -160,11 +160,11 @@ def test_text_is_escaped():
 @pytest.mark.parametrize(
     ("value", "text"), [(0, "0.00"), (2.314, "2.31"), (0.0003, "0.0003"), (-0.05, "-0.05"), (123.4, "123"), (2e6, "2M")]
 )
-def test_values_are_shown_with_what_matters_of_them(value, text):
+def test_values_are_shown_with_few_digits(value, text):
     assert shown(value) == text
 
 
-def test_zero_is_shown_where_it_is_asked_for():
+def test_zero_is_included_on_request():
     some = [(500, 20.0), (1000, 21.0)]
     assert "0" not in texts(parsed(line_chart([Line("a", some)], "step", "y")))
     root = parsed(line_chart([Line("a", some)], "step", "y", zero_x=True, zero_y=True))
@@ -172,7 +172,7 @@ def test_zero_is_shown_where_it_is_asked_for():
     assert points(root)[0][0][0] > 300  # half of the width is before the first point
 
 
-def test_marks_are_strokes_at_their_places_with_a_legend_of_their_own():
+def test_marks_are_vertical_lines_with_their_own_legend():
     line = Line("norm", [(0, 1.0), (100, 1.0)])
     root = parsed(line_chart([line], "step", "norm", legend=False, marks=Marks("skipped", [50, 50.01, 100])))
     left, right = points(root)[0][0][0], points(root)[0][-1][0]
@@ -184,7 +184,7 @@ def test_marks_are_strokes_at_their_places_with_a_legend_of_their_own():
     assert "skipped" not in " ".join(texts(parsed(line_chart([line], "step", "norm", marks=Marks("skipped", [])))))
 
 
-def test_a_line_keeps_its_colour_whether_or_not_others_have_points():
+def test_the_colour_of_a_line_depends_on_its_index_only():
     lines = [Line("empty", []), Line("full", [(0, 1.0), (1, 2.0)], smooth=True)]
     for svg in (line_chart(lines, "x", "y"), line_chart(lines[::-1], "x", "y")):
         root = parsed(svg)
@@ -192,7 +192,7 @@ def test_a_line_keeps_its_colour_whether_or_not_others_have_points():
         assert drawn == {"second" if svg == line_chart(lines, "x", "y") else "first"}
 
 
-def test_averages_alone_where_the_raw_values_are_not_wanted():
+def test_averages_without_raw_values():
     some = [(step, step % 2) for step in range(100)]
     assert len(points(parsed(line_chart([Line("a", some, smooth=True)], "x", "y")))) == 2
     assert len(points(parsed(line_chart([Line("a", some, smooth=True, raw=False)], "x", "y")))) == 1
@@ -246,7 +246,7 @@ STYLE = (files("neolm.report") / "templates" / "style.css").read_text(encoding="
 
 
 @pytest.mark.parametrize(("theme", "paper"), [(0, "#ffffff"), (1, "#1b1f23"), (2, "#fff")])
-def test_colours_can_be_told_apart_by_everybody(theme, paper):
+def test_colours_are_distinguishable_for_colour_blind_readers(theme, paper):
     assert re.findall(r"--surface: (#\w+);", STYLE)[theme] == paper
     colours = [re.findall(rf"--{tone}: (#\w{{6}});", STYLE)[theme] for tone in TONES]
     paper = "#ffffff" if paper == "#fff" else paper

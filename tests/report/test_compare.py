@@ -1,4 +1,4 @@
-"""`neolm compare`: what it prints, what it draws, and every mistake as one clear line."""
+"""`neolm compare`: the printed table, the page, and mistakes as one clear line."""
 
 import json
 import re
@@ -118,7 +118,7 @@ def test_a_run_that_is_still_training(tmp_path, call):
     assert "settings and inputs are the same" in printed
 
 
-def test_the_page_draws_every_run_and_needs_nothing_but_itself(tmp_path, call):
+def test_the_page_draws_every_run_and_loads_nothing(tmp_path, call):
     names = ["a <run> & more", "b", "c"]
     for number, name in enumerate(names):
         make_run(tmp_path / name, shift=number)
@@ -147,7 +147,7 @@ def test_the_page_draws_every_run_and_needs_nothing_but_itself(tmp_path, call):
     assert re.findall(r'<svg class="chart swatch".*?<g class="(\w+)"', numbers) == ["first", "second", "third"]
 
 
-def test_losses_are_also_drawn_by_tokens_where_the_steps_do_not_say_as_much(tmp_path, call):
+def test_losses_are_drawn_over_tokens_if_batches_differ(tmp_path, call):
     make_run(tmp_path / "small")
     make_run(tmp_path / "large", batch=16)
     assert call(tmp_path / "small", tmp_path / "large")[0] == 0
@@ -237,7 +237,7 @@ def test_bits_per_byte_of_different_texts_are_not_compared(tmp_path, call):
         assert ONE_TEXT in text
 
 
-def test_runs_of_the_same_name_are_told_apart_by_their_folders(tmp_path, call):
+def test_runs_of_the_same_name_are_distinguished_by_their_folders(tmp_path, call):
     for place in ("x/run", "y/run", "z/y/run", "other"):
         make_run(tmp_path / place)
     runs = read_training_runs([tmp_path / place for place in ("x/run", "y/run", "z/y/run", "other")])
@@ -305,13 +305,13 @@ def test_fewer_than_two_or_the_same_twice(tmp_path, call):
         ),
     ],
 )
-def test_what_is_no_run(tmp_path, call, spoil, words):
+def test_directories_that_are_not_runs(tmp_path, call, spoil, words):
     spoil(tmp_path / "bad run")
     refused(call(make_run(tmp_path / "good"), tmp_path / "bad run"), "bad run", *words)
     assert not Path("compare.html").exists()
 
 
-def test_settings_of_another_version_are_no_obstacle(tmp_path, call):
+def test_settings_of_another_version_are_shown(tmp_path, call):
     for name in ("a", "b"):
         run = make_run(tmp_path / name, finished=False)
         (run / "pretrain" / "config.json").write_text(json.dumps({"model": {"shape": name}, "pretrain": {}}))
@@ -334,7 +334,7 @@ def test_rows_without_losses_or_speeds(tmp_path, call):
     assert "Fewer than two of them have a validation loss." in page.text
 
 
-def test_only_a_page_of_ours_is_written_over(tmp_path, call):
+def test_only_pages_written_by_neolm_are_replaced(tmp_path, call):
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b")]
     Path("thesis.html").write_text("<!doctype html><p>precious")
     refused(call(*runs, "--output", "thesis.html"), "thesis.html", "not a page written by NeoLM")

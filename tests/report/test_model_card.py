@@ -1,4 +1,4 @@
-"""The model card: what it says of a run, of an export, and of a model from outside."""
+"""The model card of a run, of an export, and of an imported model."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def test_the_hub_reads_its_metadata(whole):
     assert scores == {"bits_per_byte": 1.87, "loss": 2.9, "token_perplexity": 18.2}
 
 
-def test_what_it_says_of_a_run(whole):
+def test_the_card_of_a_run(whole):
     text = card_of(whole / "model").text
     for words in (
         "# my run",

@@ -23,7 +23,7 @@ def whole(tmp_path_factory):
     return evaluated(tmp_path_factory.mktemp("whole") / "a run")
 
 
-def test_all_sections_are_there(whole):
+def test_all_sections_are_present(whole):
     _, page = page_of(whole)
     assert [name for name in page.ids if name in SECTIONS] == SECTIONS
     for tag in ("header", "main", "footer", "h1", "table", "svg"):
@@ -34,7 +34,7 @@ def test_all_sections_are_there(whole):
     assert {word for value in labels for word in value.split()} <= set(page.ids)
 
 
-def test_what_it_says(whole):
+def test_the_text_of_a_whole_report(whole):
     _, page = page_of(whole)
     assert "GPT-Neo with 4.32M parameters, trained on 18\u00a0MB of text in 3m40s" in page.text
     assert "fewer than the 2.20 of the compressor xz" in page.text
@@ -132,12 +132,12 @@ def test_a_score_that_the_page_does_not_know_is_shown_with_its_unit(tmp_path, wh
     assert "0.310 (0.300 to 0.320)" in page.text
 
 
-def test_it_is_one_page_that_asks_no_network(whole):
+def test_the_page_loads_nothing(whole):
     _, page = page_of(whole)
     page.assert_self_contained()
 
 
-def test_hostile_text_stays_text(whole):
+def test_hostile_text_is_escaped(whole):
     html, page = page_of(whole)
     assert page.tags.count("script") == 1  # our own
     assert html.count("<script>alert") == 0
@@ -151,7 +151,7 @@ def test_paths_are_quoted_for_the_shell(whole):
     assert f"neolm generate '{whole}' 'def f(a):' --temperature" in page.text
 
 
-def test_it_depends_on_nothing_but_the_files(whole):
+def test_the_page_depends_on_the_files_only(whole):
     assert page_of(whole)[0] == page_of(whole)[0]
 
 
@@ -165,7 +165,7 @@ def test_it_depends_on_nothing_but_the_files(whole):
         (lambda output: trained(output, validation=0), "no text was held out to measure on"),
     ],
 )
-def test_what_is_missing_is_said(tmp_path, make, said):
+def test_missing_parts_are_named(tmp_path, make, said):
     output = tmp_path / "run"
     make(output)
     _, page = page_of(output)
