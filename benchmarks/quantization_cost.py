@@ -10,9 +10,7 @@ those of the perplexities: documents are drawn anew, and with each its loss in b
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +42,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "baselines=false",
             f"device={options.device}",
         ]
-        with contextlib.redirect_stdout(sys.stderr):  # it prints a table
-            scores[name] = evaluate_model(str(options.model), text, settings, quantize)
+        scores[name] = evaluate_model(str(options.model), text, settings, quantize=quantize)
     return {name: {**one, "cost": cost(one, scores["float32"])} for name, one in scores.items()}
 
 

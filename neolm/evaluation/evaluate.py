@@ -66,10 +66,9 @@ def evaluate(
     values = measurement.measure(DecoderLanguageModel(model, tokenizer))
     protocol = {
         **measurement.protocol(),
-        "available": available,
         "precision": str(model.dtype).removeprefix("torch."),
         "quantize": f"int{model.quantized}" if model.quantized else None,
-        **config.model_dump(include={"max_bytes", "bootstrap_samples", "confidence", "seed"}),
+        **config.model_dump(include={"bootstrap_samples", "confidence", "seed"}),
     }
     identifier = protocol_id(protocol)
     sizes = _compressed_sizes(chosen, training_texts, config) if config.baselines else {}
@@ -82,7 +81,7 @@ def evaluate(
         scores[name]["sources"] = _by_source(values[name], sources, config)
     return {
         **scores,
-        "protocols": {identifier: protocol},
+        "protocols": {identifier: protocol | {"available": available}},
         "per_document": _per_document(chosen, sources, values, sizes),
     }
 

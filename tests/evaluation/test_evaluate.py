@@ -108,7 +108,7 @@ def test_a_protocol_names_the_data_and_the_settings(neo: Decoder, tokenizer: Tok
         return scores["loss"]["protocol"], protocol_of(scores)
 
     name, facts = protocol()
-    assert protocol(DOCUMENTS[::-1], batch_size=3) == (name, facts)
+    assert protocol(DOCUMENTS[::-1], batch_size=3, max_bytes=None) == (name, facts)
     assert protocol([Text(f"other {text.id}", text.text) for text in DOCUMENTS])[1]["data"] == facts["data"]
     changed = [Text(text.id, text.text + ".", text.source) for text in DOCUMENTS]
     assert protocol(changed)[1]["data"]["digest"] != facts["data"]["digest"]
