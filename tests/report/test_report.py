@@ -123,6 +123,18 @@ def test_a_difference_within_its_interval_is_no_difference(tmp_path, whole):
     assert "about as many bits as xz" in page.text
 
 
+@pytest.mark.parametrize("compressors", [[], ["xz"], ["zstd_dictionary"]])
+def test_a_run_without_some_compressors(tmp_path, whole, compressors):
+    output = shutil.copytree(whole, tmp_path / "run")
+    own = SCORES["bits_per_byte"]
+    scores = SCORES | {"bits_per_byte": own | {"baselines": {name: own["baselines"][name] for name in compressors}}}
+    (output / "evaluation" / "scores.json").write_text(json.dumps(scores))
+    _, page = page_of(output)
+    assert ("General compressors" in page.text) == bool(compressors)
+    assert ("a dictionary of 1 MiB" in page.text) == ("zstd_dictionary" in compressors)
+    assert ("the compressor xz" in page.text) == ("xz" in compressors)
+
+
 def test_a_score_that_the_page_does_not_know_is_shown_with_its_unit(tmp_path, whole):
     output = shutil.copytree(whole, tmp_path / "run")
     scores = SCORES | {"lambada_accuracy": number(0.31, 0.3, 0.32, unit="share of the answers", protocol="lambada-1")}
