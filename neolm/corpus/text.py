@@ -59,11 +59,5 @@ def storable(text: str) -> str:
 
 
 def is_storable(text: str) -> bool:
-    """Whether `text` can be encoded as UTF-8: JSON escapes and file names can smuggle in lone surrogates."""
-    if text.isascii():
-        return True
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    """Whether `text` can be encoded as UTF-8. Lone surrogates, from JSON escapes and file names, cannot."""
+    return text.isascii() or storable(text) == text

@@ -87,8 +87,11 @@ class Tokenizer:
         """
         token = self.backend.id_to_token(token_id) if 0 <= token_id < self.size else None
         if token is None:
-            raise InputError(f"token id {token_id} is not in the vocabulary (ids 0 to {self.size - 1})")
+            raise self._unknown_id(token_id)
         return str(token)
+
+    def _unknown_id(self, token_id: int) -> InputError:
+        return InputError(f"token id {token_id} is not in the vocabulary (ids 0 to {self.size - 1})")
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids of `text`. With `special`, text such as `<|endoftext|>` becomes the token that it spells."""
@@ -130,14 +133,10 @@ class Tokenizer:
         Raises:
             InputError: an id is negative.
         """
-        table = self._token_bytes
-        found = []
-        for token_id in ids:
-            if token_id < 0:
-                raise InputError(f"token id {token_id} is not in the vocabulary (ids 0 to {self.size - 1})")
-            if token_id < len(table):
-                found.append(table[token_id])
-        return b"".join(found)
+        ids, table = list(ids), self._token_bytes
+        if ids and min(ids) < 0:
+            raise self._unknown_id(min(ids))
+        return b"".join(table[token_id] for token_id in ids if token_id < len(table))
 
     @cached_property
     def _token_bytes(self) -> list[bytes]:
