@@ -74,7 +74,7 @@ class MemoryEstimate:
     copies: int
     """Copies of the state for checkpoints that are written while the training goes on, where the device is the CPU."""
     host: int
-    """Host memory where the device is not the CPU: batches and copies, without `FRAMEWORK_BYTES`."""
+    """Host memory where the device is not the CPU: batches and copies for checkpoints, without `FRAMEWORK_BYTES`."""
 
     @property
     def state(self) -> int:
@@ -92,16 +92,17 @@ def estimate_memory(model: DecoderConfig, config: PretrainConfig, precision: str
     step = _extrapolate(run, model, size, config.sequence_length)
 
     ids = 8 * (config.sequence_length + 1)  # int64, of one sequence
-    saved = step.masters + step.optimiser + step.average
-    copies = (saved + step.masters) * config.asynchronous_checkpoints  # the last state, and the best weights
     read_ahead = ids * (2 * config.batch_size + config.validation_sequences)
-    if cpu:
-        last = config.total_steps
+    saved = step.masters + step.optimiser + step.average
+    both = saved + step.masters  # the last state and the best weights
+    if not cpu:  # a synchronous checkpoint, too, is copied to the host as a whole
+        batches, copies, kept = 2 * ids * config.batch_size, 0, 0
+        host = read_ahead + (both if config.asynchronous_checkpoints else saved)
+    elif config.asynchronous_checkpoints:
+        batches, copies, host, last = read_ahead, both, 0, config.total_steps
         kept = saved * (config.checkpoint_every < last) + step.masters * (config.validate_every < last)
-        kept *= config.asynchronous_checkpoints
-        batches, host = read_ahead, 0
     else:
-        batches, host, copies, kept = 2 * ids * config.batch_size, read_ahead + copies, 0, 0
+        batches, copies, host, kept = read_ahead, 0, 0, 0
     moments = {name: most + batches + kept for name, most in step.moments.items()}
     moments[CHECKPOINT] += copies - kept
     fullest = max(moments, key=lambda name: moments[name])

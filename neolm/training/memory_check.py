@@ -66,9 +66,10 @@ def misfit(model: DecoderConfig, config: PretrainConfig, precision: str, device:
     if fits(smallest):
         return f"{needs}; it would fit with {' or with '.join(_remedies(config, fits))}"
     least = estimate_memory(model, smallest, precision, device)
+    host = "" if free.host is None else f", and {gibibytes(least.host)} of the host's"
     return (
         f"{needs}; no setting makes it fit: with all that save memory it needs {gibibytes(least.total)}, "
-        f"of which weights, gradients and optimiser are {gibibytes(least.state)}"
+        f"of which weights, gradients and optimiser are {gibibytes(least.state)}{host}"
     )
 
 

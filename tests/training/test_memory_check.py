@@ -75,9 +75,14 @@ def test_where_no_setting_helps_the_message_has_the_least_memory() -> None:
 
 def test_copies_for_checkpoints_need_the_hosts_memory() -> None:
     assert misfit_in(60, device="cuda", host=4) is None
-    text = misfit_in(60, device="cuda", host=1)
+    text = misfit_in(60, device="cuda", host=1.5)
     assert text is not None
-    assert re.search(r"1\.9 GiB of the host's memory and 1\.0 GiB are free; .*asynchronous_checkpoints=false$", text)
+    assert re.search(r"1\.9 GiB of the host's memory and 1\.5 GiB are free; .*asynchronous_checkpoints=false$", text)
+    text = misfit_in(60, device="cuda", host=1)  # a synchronous checkpoint is copied to the host, too
+    assert text is not None
+    assert re.search(
+        r"host's memory and 1\.0 GiB are free; no setting makes it fit: .* and 1\.4 GiB of the host's", text
+    )
 
 
 def test_a_container_counts_as_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
