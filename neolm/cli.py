@@ -19,12 +19,14 @@ from neolm.evaluation.commands import evaluate
 from neolm.generation.commands import chat, generate
 from neolm.report.commands import compare
 from neolm.scaling.commands import plan
-from neolm.serving_commands import feedback_app, keys_app, serve
+from neolm.serving.commands import feedback_export, keys_list, keys_new, keys_remove, serve
 from neolm.tokenizer.commands import encode
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "corpus": ("Build documents from raw text.", {"build": commands.corpus_build}),
     "tokenizer": ("Train a tokenizer; print tokens.", {"train": commands.tokenizer_train, "encode": encode}),
+    "keys": ("Manage the API keys of a server.", {"new": keys_new, "list": keys_list, "remove": keys_remove}),
+    "feedback": ("Export the feedback on a server's answers.", {"export": feedback_export}),
 }
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": commands.run,
@@ -61,8 +63,6 @@ for name, (help_text, members) in GROUPS.items():
     app.add_typer(group, name=name)
 for name, function in COMMANDS.items():
     app.command(name)(function)
-app.add_typer(keys_app, name="keys")
-app.add_typer(feedback_app, name="feedback")
 
 
 @app.callback(invoke_without_command=True)

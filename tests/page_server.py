@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 import neolm
-from neolm.serving.server.guard import POLICY
+from neolm.serving.server.middleware import CONTENT_SECURITY_POLICY
 
 PAGE = Path(neolm.__file__).parent / "serving" / "page"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
@@ -111,7 +111,7 @@ class FakeServer:
             ):
                 return self._error(401, "a key is needed")
             response: Response = await call_next(request)
-            response.headers["Content-Security-Policy"] = POLICY
+            response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
             response.headers["X-Content-Type-Options"] = "nosniff"
             return response
 

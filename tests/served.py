@@ -23,10 +23,9 @@ from neolm.serving.server.app import create_app
 from neolm.serving.server.connection import Connection
 from neolm.serving.server.feedback import FeedbackStore
 from neolm.serving.server.keys import KeyRing
-from neolm.serving.server.replies import Completion
-from neolm.serving.server.service import Service
+from neolm.serving.server.response_schema import Completion
+from neolm.serving.server.service import Service, open_models
 from neolm.serving.server.settings import ServeConfig
-from neolm.serving.server.shelf import Shelf
 from neolm.tokenizer.tokenizer import train_tokenizer
 
 TEXT = """User: What is the sea? Assistant: The sea is water, and more water under it. It was a bright cold day in
@@ -41,21 +40,21 @@ def write_model(directory: Path, seed: int = 0, context: int = 96) -> Path:
 
 @dataclass
 class Running:
-    """A server that listens."""
+    """A running server."""
 
     url: str
     service: Service
     client: httpx.Client
 
     def ask(self, **body: Any) -> dict[str, Any]:
-        """A completion that must come."""
+        """Request a completion that must succeed."""
         answer = self.client.post("/v1/completions", json={"model": "tiny", "temperature": 0, **body})
         assert answer.status_code == 200, answer.text
         Completion.model_validate(answer.json())
         return dict(answer.json())
 
-    def told(self, path: str, body: Any, status: int = 400) -> dict[str, Any]:
-        """An error that must come, in its shape."""
+    def error(self, path: str, body: Any, status: int = 400) -> dict[str, Any]:
+        """Send a request that must fail, and return the error."""
         answer = self.client.post(path, json=body)
         assert answer.status_code == status, answer.text
         error = answer.json()["error"]
@@ -65,11 +64,11 @@ class Running:
 
 @contextlib.contextmanager
 def running(models: list[str], key: str | None = None, **fields: Any) -> Iterator[Running]:
-    """A server with these settings."""
+    """Run a server with these settings in a thread."""
     settings = ServeConfig(**{"text_memory": 0.01, "preload": False} | fields)
     store = None if settings.feedback in ("off", None) else FeedbackStore(settings.feedback)
     keys = KeyRing(Path(settings.keys) if settings.keys else None)
-    service = Service(settings, Shelf(models, settings), keys, store)
+    service = Service(settings, open_models(models, settings), keys, store)
     config = uvicorn.Config(create_app(service), http=Connection, port=0, log_config=None, ws="none", lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -89,7 +88,7 @@ def running(models: list[str], key: str | None = None, **fields: Any) -> Iterato
 
 @contextlib.contextmanager
 def served(*arguments: object, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and its address."""
+    """Start a process; yields it and its address."""
     command = [sys.executable, "-m", "neolm", "serve", *map(str, arguments), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
     assert process.stderr is not None

@@ -34,16 +34,8 @@ from neolm.generation.sampling import prompt_generators
 from neolm.kernels.attention import BLOCK_SIZE
 from neolm.models.decoder import Decoder
 from neolm.serving.block_manager import BlockManager
-from neolm.serving.request import (
-    EngineClosedError,
-    Event,
-    Finished,
-    PromptLogprobs,
-    QueueFullError,
-    Request,
-    Token,
-)
-from neolm.serving.sampler import sample_tokens, with_logprobs
+from neolm.serving.request import EngineClosedError, Event, Finished, PromptLogprobs, QueueFullError, Request, Token
+from neolm.serving.sampler import collect_prompt_logprobs, sample_tokens
 from neolm.serving.scheduler import Scheduler
 
 
@@ -198,7 +190,7 @@ class Engine:
             first_rows = accumulate((span.num_logits for _, span in batch), initial=0)
             for (request, span), row in zip(batch, first_rows, strict=False):
                 if request.prompt_logprobs is not None and span.start < request.num_prompt_tokens:
-                    self._collect_logprobs(request, span, logits[row : row + span.num_logits])
+                    collect_prompt_logprobs(request, span, logits[row : row + span.num_logits])
                 if span.start + len(span.ids) == len(request.token_ids):
                     complete.append(request)
                     last_rows.append(row + span.num_logits - 1)
@@ -215,17 +207,6 @@ class Engine:
                 self._append(request, token)
             else:
                 self._finish(request, Finished("error", token))
-
-    def _collect_logprobs(self, request: Request, span: Span, logits: Tensor) -> None:
-        """Keep the log-probabilities of the prompt tokens that follow those of `span`; logits are (tokens, V)."""
-        assert request.prompt_logprobs is not None
-        if span.start == 0:
-            request.prompt_logprobs.append(Token(request.token_ids[0]))
-        end = min(span.start + len(span.ids) + 1, request.num_prompt_tokens)
-        request.prompt_logprobs += [
-            with_logprobs(token_id, row, request.logprobs or 0)
-            for token_id, row in zip(request.token_ids[span.start + 1 : end], logits.log_softmax(-1), strict=False)
-        ]
 
     def _logits(self, spans: list[Span]) -> Tensor:
         if self.strict and self.model.device.type != "cpu":

@@ -1,4 +1,4 @@
-"""Sampling of one token for each of several requests, with log-probabilities where they were requested.
+"""Sampling of one token for each of several requests, and log-probabilities where they were requested.
 
 Shapes: B requests, V vocabulary.
 """
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from neolm.core.errors import NonFiniteError
 from neolm.generation.config import GenerationConfig
+from neolm.generation.kv_cache import Span
 from neolm.generation.sampling import apply_penalties, has_penalties, sample
 from neolm.serving.request import Request, Token
 
@@ -43,8 +44,20 @@ def sample_tokens(logits: Tensor, requests: Sequence[Request]) -> list[Token | N
         elif request.logprobs is None:
             tokens.append(Token(token))
         else:
-            tokens.append(with_logprobs(token, logits[row].log_softmax(-1), request.logprobs))
+            tokens.append(_with_logprobs(token, logits[row].log_softmax(-1), request.logprobs))
     return tokens
+
+
+def collect_prompt_logprobs(request: Request, span: Span, logits: Tensor) -> None:
+    """Keep the log-probabilities of the prompt tokens that follow those of `span`; logits are (tokens, V)."""
+    assert request.prompt_logprobs is not None
+    if span.start == 0:
+        request.prompt_logprobs.append(Token(request.token_ids[0]))
+    end = min(span.start + len(span.ids) + 1, request.num_prompt_tokens)
+    request.prompt_logprobs += [
+        _with_logprobs(token_id, row, request.logprobs or 0)
+        for token_id, row in zip(request.token_ids[span.start + 1 : end], logits.log_softmax(-1), strict=False)
+    ]
 
 
 def _sample_rows(
@@ -60,7 +73,7 @@ def _sample_rows(
     return [_sample_rows(row[None], config, [generator])[0] for row, generator in rows]
 
 
-def with_logprobs(token_id: int, logprobs: Tensor, alternatives: int) -> Token:
+def _with_logprobs(token_id: int, logprobs: Tensor, alternatives: int) -> Token:
     """Return the token with its log-probability out of `logprobs` (V), and the most likely alternatives."""
     best = logprobs.topk(min(alternatives, len(logprobs)))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)

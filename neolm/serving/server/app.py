@@ -1,123 +1,152 @@
-"""The routes: OpenAI's, the page's, and those for whoever runs the server."""
+"""The application: OpenAI's routes, the routes of the web page, and those for operation."""
 
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 import neolm
-from neolm.core.errors import InputError
-from neolm.serving.server import forms, openapi
-from neolm.serving.server.answer import Asking
-from neolm.serving.server.delivery import deliver
-from neolm.serving.server.failure import ApiError
+from neolm.serving.server.api_docs import api_description, api_page
+from neolm.serving.server.errors import ApiError, StoppingError
 from neolm.serving.server.feedback import Feedback, FeedbackError, Kept
-from neolm.serving.server.guard import Guard
-from neolm.serving.server.keys import Client
-from neolm.serving.server.replies import ChatCompletion, Completion, Info, Limits, ModelCard, ModelEntry, ModelList
-from neolm.serving.server.schema import ChatRequest, CompletionRequest
+from neolm.serving.server.job import chat_job, completion_job
+from neolm.serving.server.middleware import middleware
+from neolm.serving.server.request_schema import ChatRequest, CompletionRequest, validation_error
+from neolm.serving.server.response_schema import (
+    ChatCompletion,
+    Completion,
+    Info,
+    Limits,
+    ModelCard,
+    ModelEntry,
+    ModelList,
+)
+from neolm.serving.server.run import Run
 from neolm.serving.server.service import Service
-from neolm.serving.server.shelf import Model
-from neolm.tokenizer.chat import Message, without_oldest
+from neolm.serving.server.wire import AnswerResponse, Wire
 
 _PAGE = files("neolm.serving") / "page"
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+ModelName = Annotated[str, Path(description="One of `/v1/models`.")]
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application, guarded."""
+    """The application with all routes and middleware."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        preload = asyncio.create_task(service.shelf.preload()) if service.settings.preload else None
+        preload = asyncio.create_task(service.pool.preload()) if service.settings.preload else None
         yield
         if preload is not None:
             preload.cancel()
-        await asyncio.to_thread(service.shelf.close)
+        await asyncio.to_thread(service.pool.close)
         if service.feedback is not None:
             service.feedback.close()
 
     app = FastAPI(
-        title="NeoLM", version=neolm.__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+        title="NeoLM",
+        version=neolm.__version__,
+        lifespan=lifespan,
+        middleware=middleware(service),
+        openapi_url=None,  # and so no documentation of FastAPI's
     )
-    _add_errors(app)
+    _add_error_handlers(app)
     _add_operation(app, service)
+    _add_models(app, service)
     _add_answers(app, service)
     _add_page(app, service)
-    description = openapi.describe(app)
-    readable = openapi.page(description)
+    description = api_description(app, next(iter(service.pool.models), "MODEL"))
+    html = api_page(description, service.settings)
     app.add_api_route("/openapi.json", lambda: JSONResponse(description), include_in_schema=False)
-    app.add_api_route("/docs", lambda: HTMLResponse(readable), include_in_schema=False, response_class=HTMLResponse)
-    app.add_middleware(
-        Guard,
-        settings=service.settings,
-        keys=service.keys,
-        measures=service.measures,
-        journal=service.journal,
-    )
+    app.add_api_route("/docs", lambda: HTMLResponse(html), include_in_schema=False, response_class=HTMLResponse)
     return app
 
 
-def _add_errors(app: FastAPI) -> None:
+def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
-    async def told(request: Request, error: Exception) -> JSONResponse:
+    async def api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        return JSONResponse(error.body, error.status, error.headers)
+        return error.response
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
+    async def invalid_body(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return JSONResponse(forms.invalid(error.errors()).body, 400)
+        return validation_error(error.errors()).response
 
     @app.exception_handler(HTTPException)
-    async def missing(request: Request, error: Exception) -> JSONResponse:
+    async def no_route(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        words = {404: "there is nothing here", 405: "this cannot be done here"}
-        told = ApiError(error.status_code, words.get(error.status_code, str(error.detail)))
-        return JSONResponse(told.body, error.status_code, dict(error.headers or {}))
+        problems = {404: "there is nothing at this path", 405: "this path does not support this method"}
+        body = ApiError(error.status_code, problems.get(error.status_code, str(error.detail))).body
+        return JSONResponse(body, error.status_code, dict(error.headers or {}))
 
 
 def _add_operation(app: FastAPI, service: Service) -> None:
     @app.get("/health", tags=["operation"])
     async def health() -> dict[str, str]:
-        """The process lives."""
+        """Return 200 while the process runs."""
         return {"status": "ok"}
 
     @app.get("/ready", tags=["operation"])
     async def ready() -> dict[str, str]:
-        """Requests are taken, and models loaded that are from the start."""
+        """Return 200 when requests are accepted: the models are loaded and the server is not stopping."""
         if service.stopping:
-            raise ApiError(503, "the server is stopping", None, "not_ready", 5)
-        if service.shelf.preloading:
+            raise StoppingError
+        if service.pool.preloading:
             raise ApiError(503, "models are being loaded", None, "not_ready", 5)
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["operation"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
-        """For Prometheus."""
-        return Response(service.measures.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Return metrics in Prometheus' text format."""
+        return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+
+def _add_models(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", tags=["models"])
     async def models() -> ModelList:
-        """The models that can be asked for."""
-        return ModelList(data=[forms.entry(model) for model in service.shelf.models.values()])
+        """List the models that can be requested."""
+        return ModelList(data=[model.entry() for model in service.pool.models.values()])
 
     @app.get("/v1/models/{model:path}", tags=["models"])
-    async def model(model: str) -> ModelEntry:
-        """One of them."""
-        return forms.entry(service.shelf.find(model))
+    async def model(model: ModelName) -> ModelEntry:
+        """Return one model of the list."""
+        return service.pool.find(model).entry()
+
+
+def _add_answers(app: FastAPI, service: Service) -> None:
+    settings = service.settings
+
+    @app.post("/v1/completions", tags=["answers"], response_model=Completion, responses=_STREAM)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue texts."""
+        model = service.pool.find(body.model)
+        job = await asyncio.to_thread(completion_job, body, model, settings)
+        return AnswerResponse(Run(job, service, request.state.client), Wire(body))
+
+    @app.post("/v1/chat/completions", tags=["answers"], response_model=ChatCompletion, responses=_STREAM)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """Answer the last message of a conversation."""
+        model = service.pool.find(body.model)
+        job = await asyncio.to_thread(chat_job, body, model, settings)
+        return AnswerResponse(Run(job, service, request.state.client), Wire(body))
+
+
+def _add_page(app: FastAPI, service: Service) -> None:
+    index = (_PAGE / "index.html").read_bytes()
 
     @app.get("/api/info", tags=["page"])
     async def info() -> Info:
-        """What the page needs to know."""
+        """Return what the web page needs to know about the server."""
         settings = service.settings
         return Info(
             version=neolm.__version__,
@@ -127,86 +156,23 @@ def _add_operation(app: FastAPI, service: Service) -> None:
         )
 
     @app.get("/api/models/{model:path}", tags=["page"])
-    async def card(model: str) -> ModelCard:
-        """A model's card, settings and lineage."""
-        return await asyncio.to_thread(forms.card, service.shelf.find(model))
+    async def card(model: ModelName) -> ModelCard:
+        """Return a model's configuration, model card and lineage."""
+        return await asyncio.to_thread(service.pool.find(model).card)
 
     @app.post("/api/feedback", tags=["page"], status_code=201)
     async def feedback(body: Feedback, request: Request) -> Kept:
-        """Keep what a person says of answers, who agreed to that."""
+        """Store a rating of an answer or a choice between two, with the person's consent."""
         store = service.feedback
         if store is None:
-            raise ApiError(404, "this server takes no feedback", None, "feedback_off")
-        client: Client = request.state.client
-        found = [service.shelf.models.get(answer.model) for answer in body.answers]
+            raise ApiError(404, "this server does not collect feedback", None, "feedback_off")
+        found = [service.pool.models.get(answer.model) for answer in body.answers]
         digests = await asyncio.to_thread(lambda: {model.name: model.digest for model in found if model is not None})
         try:
-            return Kept(id=await store.keep_soon(body, digests, client.name))
+            return Kept(id=await store.save_soon(body, digests, request.state.client.name))
         except FeedbackError as error:
-            service.journal.event("feedback", error=str(error))
-            raise ApiError(503, "the database does not take feedback now", None, "feedback_failed", 30) from None
-
-
-def _add_answers(app: FastAPI, service: Service) -> None:
-    @app.post(
-        "/v1/completions",
-        tags=["answers"],
-        response_model=Completion,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
-    )
-    async def completions(body: CompletionRequest, request: Request) -> Response:
-        """Continue texts."""
-        model = service.shelf.find(body.model)
-        prompts = await asyncio.to_thread(_encoded, model, body.prompt)
-        given: Sequence[str | list[int]] = body.prompt
-        most, left_out = body.truncate_prompt_tokens, None
-        if most is not None:
-            left_out = sum(max(0, len(prompt) - most) for prompt in prompts)
-            given = [text if len(ids) <= most else ids[-most:] for text, ids in zip(given, prompts, strict=True)]
-            prompts = [ids[-most:] for ids in prompts]
-        echo = None
-        if body.echo:
-            echo = [prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt) for prompt in given]
-        config = body.generation(16 if body.max_tokens is None else body.max_tokens)
-        form = forms.CompletionForm(f"cmpl-{uuid.uuid4().hex}", body)
-        asked = Asking(model, prompts, config, body.choices, body.logprobs, echo, left_out)
-        return await deliver(service, request, form, asked)
-
-    @app.post(
-        "/v1/chat/completions",
-        tags=["answers"],
-        response_model=ChatCompletion,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
-    )
-    async def chat(body: ChatRequest, request: Request) -> Response:
-        """Answer the last message of a conversation."""
-        model = service.shelf.find(body.model)
-        roles = {"developer": "system"}
-        messages = [Message(roles.get(turn.role, turn.role), turn.content) for turn in body.messages]  # type: ignore[arg-type]
-        try:
-            most, left_out = body.truncate_prompt_tokens, None
-            ids = await asyncio.to_thread(model.template.encode, messages)
-            if most is not None:
-                whole = len(ids)
-                _, ids = await asyncio.to_thread(without_oldest, model.template, messages, most)
-                left_out = whole - len(ids)
-        except InputError as error:
-            raise ApiError(400, str(error), "messages") from None
-        room = max(0, min(model.context - len(ids) + 1, service.settings.max_tokens))
-        config = body.generation(room if body.longest is None else body.longest)
-        later, config = config.stop, config.model_copy(update={"stop": model.template.stop})
-        form = forms.ChatForm(f"chatcmpl-{uuid.uuid4().hex}", body)
-        logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        asked = Asking(model, [ids], config, body.choices, logprobs, left_out=left_out, later_stop=later)
-        return await deliver(service, request, form, asked)
-
-
-def _encoded(model: Model, prompts: Sequence[str | list[int]]) -> list[list[int]]:
-    return [model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-
-
-def _add_page(app: FastAPI, service: Service) -> None:
-    index = (_PAGE / "index.html").read_bytes()
+            service.log.event("feedback", error=str(error))
+            raise ApiError(503, "the database of feedback is not available", None, "feedback_failed", 30) from None
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:

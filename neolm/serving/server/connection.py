@@ -1,4 +1,7 @@
-"""Connections that do not wait for ever: uvicorn's protocol, and an end for who never finishes a request's head."""
+"""uvicorn's protocol with a timeout for request headers, which uvicorn itself does not have.
+
+It uses private parts of uvicorn (`cycle`, `app_state`), so pyproject.toml bounds uvicorn's version.
+"""
 
 from __future__ import annotations
 
@@ -6,52 +9,52 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = 20.0
+HEADER_SECONDS = 20.0
 
 
 class Connection(H11Protocol):
-    """One connection. A request's `state` gets `abort`, which ends it at once, and `connections`, all that are open."""
+    """One connection. `scope["state"]` gets `abort`, which closes it at once, and `connections`, all open ones."""
 
-    _until: asyncio.TimerHandle | None = None
-    _unsent = 0  # bytes of the last answer, when it was looked at last
+    _timer: asyncio.TimerHandle | None = None
+    _unsent = 0  # bytes of the last response at the last check
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """It begins."""
+        """Start the timeout."""
         super().connection_made(transport)
         self.app_state = {**self.app_state, "abort": transport.abort, "connections": self.connections}
-        self._wait_for_a_head()
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
-        self._stop_waiting()
+        """Stop the timeout."""
+        self._stop_timer()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        """Bytes have come, or those that waited may be looked at."""
+        """Process received bytes; stop the timeout when headers are complete."""
         before = self.cycle
         super().handle_events()
-        if self.cycle is not before:  # a head was complete
-            self._stop_waiting()
+        if self.cycle is not before:
+            self._stop_timer()
 
     def on_response_complete(self) -> None:
-        """An answer is sent. Between requests uvicorn itself waits, but only for the first byte of the next."""
+        """Start the timeout of the next request; uvicorn's keep-alive timeout ends at its first byte."""
         super().on_response_complete()
         if self.cycle is None or self.cycle.response_complete:
-            self._wait_for_a_head()
+            self._start_timer()
 
-    def _wait_for_a_head(self) -> None:
-        self._stop_waiting()
+    def _start_timer(self) -> None:
+        self._stop_timer()
         self._unsent = self.transport.get_write_buffer_size()
-        self._until = self.loop.call_later(HEAD_SECONDS, self._look)
+        self._timer = self.loop.call_later(HEADER_SECONDS, self._on_timeout)
 
-    def _look(self) -> None:
+    def _on_timeout(self) -> None:
         unsent = self.transport.get_write_buffer_size()
-        if 0 < unsent < self._unsent:  # it is still reading the last answer
-            self._wait_for_a_head()
+        if 0 < unsent < self._unsent:  # the client is still reading the last response
+            self._start_timer()
         else:
             self.transport.abort()
 
-    def _stop_waiting(self) -> None:
-        if self._until is not None:
-            self._until.cancel()
-            self._until = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

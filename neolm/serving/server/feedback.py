@@ -1,4 +1,4 @@
-"""What people say of answers, kept if they agree: in SQLite, or in any database that SQLAlchemy knows."""
+"""Feedback on answers, stored with people's consent: in SQLite, or in any database that SQLAlchemy supports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from neolm.core.errors import InputError, NeoLMError
-from neolm.serving.server.schema import ChatMessage, Shape, Text
+from neolm.serving.server.request_schema import ChatMessage, Shape, Text
 
 _metadata = sql.MetaData()
 _table = sql.Table(
@@ -41,25 +41,33 @@ Setting = Word | float | int | bool | None | Annotated[list[Word], Field(max_len
 
 
 class Answer(Shape):
-    """An answer that somebody judges."""
+    """An answer that is rated or compared."""
 
     model: Annotated[Text, Field(max_length=512)]
+    """Name of the model."""
     text: Annotated[Text, Field(max_length=2**18)]
+    """The answer."""
     settings: Annotated[dict[Key, Setting], Field(default_factory=dict, max_length=32)]
+    """Sampling settings by name."""
 
 
 class Feedback(Shape):
-    """A thumb on an answer, or a choice between two; nothing is kept without consent."""
+    """A rating of one answer, or a choice between two; nothing is stored without consent."""
 
     consent: Literal[True]
+    """The person agrees that the feedback is stored."""
     kind: Literal["rating", "choice"]
+    """A rating of one answer, or a choice between two."""
     mode: Literal["chat", "completion"]
+    """Which of the two APIs gave the answers."""
     prompt: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)] | Text
+    """The messages of a chat, or the text of a completion."""
     answers: Annotated[list[Answer], Field(min_length=1, max_length=2)]
+    """One answer for a rating, two for a choice."""
     chosen: Annotated[int, Field(ge=0, le=1)] | None = None
-    """The better answer of a choice; null: neither."""
+    """For a choice: index of the better answer; null: neither."""
     rating: Literal["up", "down"] | None = None
-    """Of a rating."""
+    """For a rating."""
 
     @model_validator(mode="after")
     def _complete(self) -> Feedback:
@@ -73,79 +81,72 @@ class Feedback(Shape):
 
 
 class Kept(Shape):
-    """Feedback is kept."""
+    """Feedback was stored."""
 
     id: int
+    """Its number in the database."""
 
 
-_PATIENCE = 5  # seconds for a database to answer
-_WAITING = 16  # judgements that may wait for it
+_TIMEOUT = 5  # seconds for the database to answer
+_MAX_WAITING = 16  # feedback that may wait for the database
 
 
 class FeedbackError(NeoLMError):
-    """The database does not answer."""
-
-    exit_code = 1
+    """The database cannot be used."""
 
 
 def default_url() -> str:
-    """A file of this user's."""
+    """URL of a SQLite file in the user's data directory."""
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return f"sqlite:///{Path(home) / 'neolm' / 'feedback.sqlite'}"
 
 
 class FeedbackStore:
-    """A table of a database; made when something is kept for the first time."""
+    """A table of a database, which is created when feedback is first stored."""
 
     def __init__(self, url: str) -> None:
-        """Note where it is; nothing is opened yet.
+        """Check the URL; nothing is opened yet.
 
         Raises:
-            InputError: not a URL of a database that can be reached from here.
+            InputError: the URL is invalid, or the driver is not installed.
         """
         try:
             self.url = sql.make_url(url)
-            self._engine = sql.create_engine(self.url, pool_pre_ping=True, connect_args=self._patience())
+            self._engine = sql.create_engine(self.url, pool_pre_ping=True, connect_args=self._timeouts())
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             raise InputError(
-                f"feedback: '{_shown(url)}' is not a database that can be used here ({_reason(error)}); "
+                f"feedback: '{_shown(url)}' is not a database that can be used ({_reason(error)}); "
                 "sqlite:////path/to/file.sqlite is one, postgresql+psycopg://user@host/name another"
             ) from None
-        self._ready: object = None  # what was prepared
+        self._prepared: object = None  # state of the file for which the table was created
         self._preparing = threading.Lock()
-        # Threads of its own: a database that does not answer holds up nobody but feedback.
+        # Separate threads, so that a database that does not answer delays feedback only.
         self._threads = ThreadPoolExecutor(2, "neolm-feedback")
         self._waiting = 0
 
-    def _patience(self) -> dict[str, Any]:
-        """How long the driver waits, in its own words, where they are known."""
+    def _timeouts(self) -> dict[str, Any]:
+        """The driver's arguments for timeouts, where they are known."""
         if self.url.get_backend_name() == "sqlite":
-            return {"timeout": _PATIENCE}
-        return {"connect_timeout": _PATIENCE} if self.url.get_driver_name().startswith("psycopg") else {}
+            return {"timeout": _TIMEOUT}
+        return {"connect_timeout": _TIMEOUT} if self.url.get_driver_name().startswith("psycopg") else {}
 
     @property
     def place(self) -> str:
         """The URL without its password."""
         return self.url.render_as_string(hide_password=True)
 
-    def keep(self, feedback: Feedback, digests: Mapping[str, str], client: str) -> int:
-        """Keep it, with the digests of the models that answered; returns its number.
+    def save(self, feedback: Feedback, digests: Mapping[str, str], client: str) -> int:
+        """Store feedback with the digests of the models, and return its number.
 
         Raises:
-            FeedbackError: the database does not take it.
+            FeedbackError: the database does not accept it.
         """
-        answers = [answer.model_dump() | {"digest": digests.get(answer.model)} for answer in feedback.answers]
         prompt = feedback.prompt
-        row = {
+        row = feedback.model_dump(exclude={"prompt", "answers"}) | {
             "created": datetime.now(UTC),
-            "consent": feedback.consent,
-            "kind": feedback.kind,
-            "mode": feedback.mode,
-            "prompt": prompt if isinstance(prompt, str) else [message(turn.role, turn.content) for turn in prompt],
-            "answers": answers,
-            "chosen": feedback.chosen,
-            "rating": feedback.rating,
             "client": client,
+            "prompt": prompt if isinstance(prompt, str) else [message(turn.role, turn.content) for turn in prompt],
+            "answers": [answer.model_dump() | {"digest": digests.get(answer.model)} for answer in feedback.answers],
         }
         try:
             self._prepare()
@@ -153,67 +154,63 @@ class FeedbackStore:
                 result = connection.execute(sql.insert(_table).values(**row))
                 return int(result.inserted_primary_key[0])  # type: ignore[index]
         except (SQLAlchemyError, OSError) as error:
-            raise FeedbackError(f"feedback: {self.place} does not take it ({_reason(error)})") from error
+            raise FeedbackError(f"feedback: {self.place} does not accept it ({_reason(error)})") from error
 
-    async def keep_soon(self, feedback: Feedback, digests: Mapping[str, str], client: str) -> int:
-        """`keep` in a thread of the store's own.
+    async def save_soon(self, feedback: Feedback, digests: Mapping[str, str], client: str) -> int:
+        """Call `save` in one of the store's threads.
 
         Raises:
-            FeedbackError: as `keep`, or the database takes too long.
+            FeedbackError: see `save`, or the database takes too long.
         """
-        if self._waiting >= _WAITING:
-            raise FeedbackError(f"feedback: {self.place} is slow; {self._waiting} wait already")
+        if self._waiting >= _MAX_WAITING:
+            raise FeedbackError(f"feedback: {self.place} is slow; {self._waiting} are waiting already")
         self._waiting += 1
-        kept = asyncio.get_running_loop().run_in_executor(self._threads, self.keep, feedback, digests, client)
-        kept.add_done_callback(self._one_less)
+        saving = asyncio.get_running_loop().run_in_executor(self._threads, self.save, feedback, digests, client)
+        saving.add_done_callback(self._done)
         try:
-            return await asyncio.wait_for(asyncio.shield(kept), 3 * _PATIENCE)
+            return await asyncio.wait_for(asyncio.shield(saving), 3 * _TIMEOUT)
         except TimeoutError:
             raise FeedbackError(f"feedback: {self.place} does not answer") from None
 
-    def _one_less(self, kept: asyncio.Future[int]) -> None:
+    def _done(self, saving: asyncio.Future[int]) -> None:
         self._waiting -= 1
-        if not kept.cancelled():
-            kept.exception()  # whoever asked may have left
+        if not saving.cancelled():
+            saving.exception()  # retrieved, because the client may have disconnected
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All that is kept, in its order.
-
-        Raises:
-            InputError: there is nothing of the kind.
-        """
+        """All feedback, oldest first. Raises `InputError` if nothing is stored there."""
         if self._file is not None and not self._file.is_file():
-            raise InputError(f"feedback: {self._file}: no such file; nothing was kept there")
+            raise InputError(f"feedback: {self._file}: no such file; no feedback was stored there")
         try:
             with self._engine.connect() as connection:
                 if not sql.inspect(connection).has_table(_table.name):
-                    raise InputError(f"feedback: {self.place} has no table {_table.name}: nothing was kept there")
+                    raise InputError(f"feedback: {self.place} has no table {_table.name}: no feedback was stored there")
                 for row in connection.execute(sql.select(_table).order_by(_table.c.id)).mappings():
                     yield dict(row)
         except SQLAlchemyError as error:
             raise InputError(f"feedback: {self.place} cannot be read ({_reason(error)})") from None
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._engine.dispose()
 
     def _prepare(self) -> None:
         with self._preparing:
-            if self._ready is None or self._ready != self._there():
-                self._engine.dispose()  # connections to a file that is no longer there
-                self._make()
-                self._ready = self._there()
+            if self._prepared is None or self._prepared != self._file_state():
+                self._engine.dispose()  # connections to a file that was deleted
+                self._create()
+                self._prepared = self._file_state()
 
     @property
     def _file(self) -> Path | None:
-        """Where SQLite's database lies; None for all others, and for one in memory."""
+        """The file of a SQLite database; None for other databases, and for one in memory."""
         database = self.url.database or ":memory:"
-        own = self.url.get_backend_name() == "sqlite" and not database.startswith((":memory:", "file:"))
-        return Path(database) if own else None
+        is_file = self.url.get_backend_name() == "sqlite" and not database.startswith((":memory:", "file:"))
+        return Path(database) if is_file else None
 
-    def _there(self) -> object:
-        """Which file it is now, None if it is gone; the URL where it is no file."""
+    def _file_state(self) -> object:
+        """Identity of the file, None if it is gone; the URL if the database is not a file."""
         if self._file is None:
             return self.url
         try:
@@ -222,26 +219,26 @@ class FeedbackStore:
             return None
         return state.st_dev, state.st_ino
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.touch(mode=0o600)  # what people wrote is not for everybody on the machine
+            self._file.touch(mode=0o600)  # not readable by other users
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # readers do not wait for a writer
         try:
             _metadata.create_all(self._engine)
         except SQLAlchemyError:
-            if not sql.inspect(self._engine).has_table(_table.name):  # else another server was faster
+            if not sql.inspect(self._engine).has_table(_table.name):  # another server created it meanwhile
                 raise
 
 
 def message(role: str, content: Any) -> dict[str, str]:
-    """One turn as it is kept and exported."""
+    """One turn as it is stored and exported."""
     return {"role": role, "content": content}
 
 
 def _shown(url: str) -> str:
-    """The URL, whose password nobody needs to see."""
+    """The URL without its password."""
     head, at, tail = url.rpartition("@")
     return f"{head.split('://')[0]}://…@{tail}" if at else url
 

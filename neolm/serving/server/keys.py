@@ -1,7 +1,7 @@
-"""API keys: a file of their hashes with limits, and who has used how much of them in the last minute.
+"""API keys: a file of hashes with limits, and rate limiting of the clients.
 
-A key is 256 random bits, so a plain SHA-256 of it can be kept: there is nothing to guess. The file is read again when
-it changes; a key that is removed is refused from then on.
+A key has 256 random bits, so its plain SHA-256 is stored: it cannot be guessed. The file is read again when it changes;
+a key that is removed is refused from then on.
 """
 
 from __future__ import annotations
@@ -19,65 +19,57 @@ from neolm.core.config import Config, Unit, load_config
 from neolm.core.errors import InputError
 from neolm.core.files import storage_errors, write_json
 from neolm.core.progress import say
-from neolm.serving.server.failure import ApiError
+from neolm.serving.server.errors import ApiError
 
-_MARK = "nlm-"
+_PREFIX = "nlm-"
 Limit = Annotated[int, Field(ge=1)]
 
 
 class KeyEntry(Config):
-    """A key as the file has it."""
+    """A key in the file."""
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\s:]+$")]
-    """Who has it."""
+    """Name of its owner."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """Of the key."""
+    """SHA-256 of the key."""
     requests_per_minute: Annotated[Limit, Unit("requests")] | None = None
-    """Null: any number."""
+    """Limit of requests; null: none."""
     tokens_per_minute: Annotated[Limit, Unit("tokens")] | None = None
-    """Of prompts and answers; null: any number."""
+    """Limit of tokens of prompts and answers; null: none."""
 
 
 class KeyFile(Config):
-    """All keys."""
+    """The contents of the file."""
 
     keys: tuple[KeyEntry, ...] = ()
-    """One by one."""
+    """The keys."""
 
 
 def read_keys(path: Path) -> KeyFile:
-    """The keys in a file.
-
-    Raises:
-        InputError: there is none, or it is not one of keys.
-    """
+    """Read a file of keys. Raises `InputError` if the file does not exist or is invalid."""
     if not path.is_file():
         raise InputError(f"{path}: no such file of keys; `neolm keys new {path} NAME` makes one")
     return load_config(KeyFile, path)
 
 
 def new_key(path: Path, name: str, requests: int | None, tokens: int | None) -> str:
-    """Add a key to the file, which is made if need be, and return it: it is told once, here.
+    """Add a key to the file, which is created if necessary, and return it. The key itself is stored nowhere.
 
     Raises:
-        InputError: the name is taken.
+        InputError: the file has a key of that name.
         StorageError: the file cannot be written.
     """
     entries = read_keys(path).keys if path.exists() else ()
     if any(entry.name == name for entry in entries):
-        raise InputError(f"{path}: there is a key named {name} already")
-    key = _MARK + secrets.token_urlsafe(32)
+        raise InputError(f"{path}: a key named {name} exists already")
+    key = _PREFIX + secrets.token_urlsafe(32)
     entry = KeyEntry(name=name, sha256=_hash(key), requests_per_minute=requests, tokens_per_minute=tokens)
     _write(path, (*entries, entry))
     return key
 
 
 def remove_key(path: Path, name: str) -> None:
-    """Take a key out of the file.
-
-    Raises:
-        InputError: it has none of that name.
-    """
+    """Remove a key from the file. Raises `InputError` if the file has no key of that name."""
     entries = read_keys(path).keys
     kept = tuple(entry for entry in entries if entry.name != name)
     if len(kept) == len(entries):
@@ -96,122 +88,117 @@ def _hash(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
 
 
-class Allowance:
-    """A bucket that holds a minute's worth and fills evenly; it may be overdrawn by what nobody knew before."""
+class TokenBucket:
+    """A rate limit: the bucket holds one minute's worth and fills evenly. It may become negative."""
 
-    def __init__(self, a_minute: int, clock: Callable[[], float]) -> None:
-        self._most, self._clock = float(a_minute), clock
-        self._left, self._then = self._most, clock()
+    def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
+        self._capacity, self._clock = float(per_minute), clock
+        self.level, self._updated = self._capacity, clock()
 
     def wait(self, amount: float) -> float:
-        """Seconds until `amount` is there, or a whole minute's worth if that is less."""
+        """Seconds until `amount` is available, or the whole capacity if that is less."""
         now = self._clock()
-        self._left = min(self._most, self._left + (now - self._then) * self._most / 60)
-        self._then = now
-        return max(0.0, (min(amount, self._most) - self._left) * 60 / self._most)
-
-    def take(self, amount: float) -> None:
-        """Use some."""
-        self._left -= amount
+        self.level = min(self._capacity, self.level + (now - self._updated) * self._capacity / 60)
+        self._updated = now
+        return max(0.0, (min(amount, self._capacity) - self.level) * 60 / self._capacity)
 
 
 class Client:
-    """Who asks, and how much they have left."""
+    """The owner of a key, with its rate limits."""
 
     def __init__(self, entry: KeyEntry | None, clock: Callable[[], float]) -> None:
         self.name = entry.name if entry else "anyone"
         limits = (entry.requests_per_minute, entry.tokens_per_minute) if entry else (None, None)
-        self._requests, self._tokens = (Allowance(limit, clock) if limit else None for limit in limits)
+        self._requests, self.tokens = (TokenBucket(limit, clock) if limit else None for limit in limits)
 
-    def enter(self) -> None:
-        """Count a request.
-
-        Raises:
-            ApiError: 429, too many of them.
-        """
+    def count_request(self) -> None:
+        """Count one request. Raises `ApiError` (429) if the limit of requests is reached."""
         if self._requests is None:
             return
         if (seconds := self._requests.wait(1)) > 0:
-            raise ApiError(429, "this key has made its requests of a minute", None, "rate_limit_exceeded", seconds)
-        self._requests.take(1)
+            raise ApiError(
+                429, "the limit of requests per minute of this key is reached", None, "rate_limit_exceeded", seconds
+            )
+        self._requests.level -= 1
 
     def reserve(self, tokens: int) -> None:
-        """Use tokens that a request may need; `give_back` what it did not.
+        """Use the largest number of tokens that a request may need; `refund` those that it did not use.
 
         Raises:
-            ApiError: 429, too many of them.
+            ApiError: 429: the limit of tokens is reached.
         """
-        if self._tokens is None:
+        if self.tokens is None:
             return
-        if (seconds := self._tokens.wait(tokens)) > 0:
-            raise ApiError(429, "this key has used its tokens of a minute", None, "rate_limit_exceeded", seconds)
-        self._tokens.take(tokens)
+        if (seconds := self.tokens.wait(tokens)) > 0:
+            problem = "the limit of tokens per minute of this key is reached"
+            raise ApiError(429, problem, None, "rate_limit_exceeded", seconds)
+        self.tokens.level -= tokens
 
-    def give_back(self, tokens: int) -> None:
-        """Tokens that were not used after all."""
-        if self._tokens is not None:
-            self._tokens.take(-tokens)
+    def refund(self, tokens: int) -> None:
+        """Return tokens that were reserved and not used."""
+        if self.tokens is not None:
+            self.tokens.level += tokens
 
 
 class KeyRing:
-    """Who a key belongs to; without a file everybody is one client without limits."""
+    """The clients by key; without a file all requests belong to one client without limits."""
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         """Read the keys.
 
         Raises:
-            InputError: as `read_keys`, or there is not one key in it.
+            InputError: see `read_keys`, or the file has no key.
         """
         self._path, self._clock = path, clock
         self._anyone = Client(None, clock)
         self._clients: dict[str, tuple[KeyEntry, Client]] = {}
-        self._seen: tuple[int, int] | None = None
-        self._trouble = ""  # what was wrong with the file and has been said
+        self._file_state: tuple[int, int] | None = None
+        self._reported = ""  # the last problem with the file, which is reported once
         if path is not None:
             self._read(path)
             if not self._clients:
-                raise InputError(f"{path}: holds no key; `neolm keys new {path} NAME` makes one")
+                raise InputError(f"{path}: contains no key; `neolm keys new {path} NAME` makes one")
 
     @property
     def required(self) -> bool:
-        """Whether a key is asked for."""
+        """Whether requests need a key."""
         return self._path is not None
 
     def client(self, authorization: str | None) -> Client:
-        """Whose request this is, by its Authorization header.
+        """The client of a request, by its Authorization header.
 
         Raises:
-            ApiError: 401, no key or none that is known.
+            ApiError: 401: the key is missing or unknown.
         """
         if self._path is None:
             return self._anyone
-        self._look_again(self._path)
+        self._reload(self._path)
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            raise ApiError(401, "an API key is needed: Authorization: Bearer KEY", None, "invalid_api_key")
+            raise ApiError(401, "an API key is required: Authorization: Bearer KEY", None, "invalid_api_key")
         found = self._clients.get(_hash(key.strip()))
         if found is None:
-            raise ApiError(401, "this API key is not known here", None, "invalid_api_key")
+            raise ApiError(401, "this API key is unknown", None, "invalid_api_key")
         return found[1]
 
-    def _look_again(self, path: Path) -> None:
+    def _reload(self, path: Path) -> None:
         try:
             state = path.stat()
-            seen = (state.st_mtime_ns, state.st_ino)
-            if seen != self._seen and state.st_size:  # an empty one is being written
-                self._seen = seen
+            current = (state.st_mtime_ns, state.st_ino)
+            if current != self._file_state and state.st_size:  # an empty file is being written
+                self._file_state = current
                 self._read(path)
-        except (OSError, InputError) as error:  # what was read last holds
-            if str(error) != self._trouble:
-                say(f"serve: the keys are those read before: {error}")
-            self._trouble = str(error)
+        except (OSError, InputError) as error:
+            if str(error) != self._reported:
+                say(f"serve: the file of keys cannot be read, the previous keys stay valid: {error}")
+            self._reported = str(error)
 
     def _read(self, path: Path) -> None:
         state = path.stat() if path.exists() else None
-        known = {}
+        clients = {}
         for entry in read_keys(path).keys:
             before = self._clients.get(entry.sha256)
             client = before[1] if before and before[0] == entry else Client(entry, self._clock)
-            known[entry.sha256] = (entry, client)
-        self._clients, self._trouble = known, ""
-        self._seen = (state.st_mtime_ns, state.st_ino) if state else None
+            clients[entry.sha256] = (entry, client)
+        self._clients, self._reported = clients, ""
+        self._file_state = (state.st_mtime_ns, state.st_ino) if state else None

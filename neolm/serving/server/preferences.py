@@ -1,4 +1,4 @@
-"""From what people said of answers to what preference learning reads: prompt, chosen, rejected, as such files are."""
+"""Export of feedback as data for preference learning: JSON lines of prompt, chosen and rejected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from neolm.serving.server.feedback import FeedbackStore, default_url, message
 
 
 def preferences(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Pairs: from choices, ties left out, and from thumbs up and down on different answers to one prompt."""
+    """Pairs from choices without ties, and from opposite ratings of different answers to the same prompt."""
     rated: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: {"up": [], "down": []})
     for row in rows:
         if row["kind"] == "choice":
@@ -28,20 +28,20 @@ def preferences(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def ratings(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Single answers with a label: true for a thumb up."""
+    """Rated answers with a label: true for a rating up."""
     for row in rows:
         if row["kind"] == "rating":
             [answer] = row["answers"]
-            yield {"prompt": row["prompt"], "completion": _said(row, answer), "label": row["rating"] == "up"} | _origin(
+            yield {"prompt": row["prompt"], "completion": _text(row, answer), "label": row["rating"] == "up"} | _origin(
                 row, completion=answer
             )
 
 
 def export(url: str | None, target: Path, single: bool = False) -> int:
-    """Write preferences, or `single` ratings, as JSON lines; returns how many.
+    """Write preferences, or ratings if `single`, as JSON lines; return the number of lines.
 
     Raises:
-        InputError: nothing is kept there, or not a database.
+        InputError: no feedback is stored there, or the URL is invalid.
         StorageError: the file cannot be written.
     """
     store = FeedbackStore(url or default_url())
@@ -55,15 +55,15 @@ def export(url: str | None, target: Path, single: bool = False) -> int:
 
 
 def _pair(row: dict[str, Any], chosen: dict[str, Any], rejected: dict[str, Any]) -> dict[str, Any]:
-    said = {"prompt": row["prompt"], "chosen": _said(row, chosen), "rejected": _said(row, rejected)}
-    return said | _origin(row, chosen=chosen, rejected=rejected)
+    texts = {"prompt": row["prompt"], "chosen": _text(row, chosen), "rejected": _text(row, rejected)}
+    return texts | _origin(row, chosen=chosen, rejected=rejected)
 
 
-def _said(row: dict[str, Any], answer: dict[str, Any]) -> str | list[dict[str, str]]:
+def _text(row: dict[str, Any], answer: dict[str, Any]) -> str | list[dict[str, str]]:
     return answer["text"] if row["mode"] == "completion" else [message("assistant", answer["text"])]
 
 
 def _origin(row: dict[str, Any], **answers: dict[str, Any]) -> dict[str, Any]:
-    kept = ("model", "digest", "settings")
-    models = {name: {key: answer[key] for key in kept} for name, answer in answers.items()}
+    keys = ("model", "digest", "settings")
+    models = {name: {key: answer[key] for key in keys} for name, answer in answers.items()}
     return {"id": row["id"], "created": row["created"].isoformat(), "source": row["kind"], "models": models}

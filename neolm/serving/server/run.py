@@ -1,159 +1,233 @@
-"""`neolm serve`: from settings to a server that listens, until it is told to stop."""
+"""A run: one job on its engine, with deadline, cancellation and accounting."""
 
 from __future__ import annotations
 
-import ipaddress
-import logging
-import os
-import signal
-import socket
-from collections.abc import Sequence
-from pathlib import Path
-from types import FrameType
-
-import uvicorn
+import asyncio
+import codecs
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from neolm.core.errors import InputError
-from neolm.core.progress import gibibytes, say
-from neolm.serving.server.app import create_app
-from neolm.serving.server.connection import Connection
-from neolm.serving.server.feedback import FeedbackStore, default_url
-from neolm.serving.server.guard import LOOPBACK
-from neolm.serving.server.journal import Journal
-from neolm.serving.server.keys import KeyRing
+from neolm.generation.text import TextStream
+from neolm.serving.engine import Engine
+from neolm.serving.request import EngineClosedError, Event, Finished, PromptLogprobs, QueueFullError, Request, Token
+from neolm.serving.server.errors import ApiError, StoppingError
+from neolm.serving.server.job import Job
+from neolm.serving.server.keys import Client
 from neolm.serving.server.service import Service
-from neolm.serving.server.settings import ServeConfig
-from neolm.serving.server.shelf import Shelf
+
+FinishReason = Literal["stop", "length"]
+_FINISH_REASONS: dict[str, FinishReason] = {"end of text": "stop", "length": "length", "context": "length"}
+_CHECK_SECONDS = 1.0  # between two looks at the deadline while no token arrives
 
 
-def serve(models: Sequence[str], settings: ServeConfig) -> None:
-    """Listen until SIGINT or SIGTERM; a second one ends at once.
+@dataclass(frozen=True)
+class ScoredToken:
+    """A token with its log-probability, as text and bytes."""
 
-    Raises:
-        InputError: a model, a key file or a database that cannot be used, or an address that cannot be listened on.
-    """
-    if not loopback(settings.host) and settings.keys is None:
-        raise InputError(
-            f"serve: {settings.host} can be reached from other machines: give --keys FILE "
-            "(`neolm keys new FILE NAME` makes one), or listen on 127.0.0.1"
-        )
-    keys = KeyRing(Path(settings.keys) if settings.keys else None)
-    store = None if settings.feedback == "off" else FeedbackStore(settings.feedback or default_url())
-    shelf = Shelf(models, settings)
-    service = Service(settings, shelf, keys, store)
-    listening = _listen(settings)
-    _allow_files(settings.connections + 256)
-    logger = logging.getLogger("uvicorn.error")
-    logger.handlers, logger.propagate = [_ToJournal(service.journal)], False
-    logger.setLevel(logging.WARNING)
-    config = uvicorn.Config(
-        create_app(service),
-        http=Connection,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds) + 3),
-        lifespan="on",
-        ws="none",
-    )
-    server = _Server(config, service)
-    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        server.run(sockets=[listening])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        listening.close()
-    say("serve: stopped")
+    text: str
+    raw: bytes
+    logprob: float | None
+    alternatives: tuple[tuple[str, bytes, float], ...]
+    offset: int  # characters of prompt and answer before it
 
 
-def _allow_files(count: int) -> None:
-    """Let this process have so many files open, connections among them, as far as the system allows."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < count:
-        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+@dataclass(frozen=True)
+class Delta:
+    """New text of one choice, with its tokens if log-probabilities were requested."""
+
+    choice: int
+    text: str = ""
+    tokens: tuple[ScoredToken, ...] = ()
+    finish_reason: FinishReason | None = None
 
 
-def loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return host in LOOPBACK or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+class Run:
+    """Executes a job once. `deltas` yields what each choice gains; `facts` is for the request log."""
 
+    def __init__(self, job: Job, service: Service, client: Client) -> None:
+        self.job, self._service, self._client = job, service, client
+        self.completion_tokens = 0
+        self._generated = 0  # tokens, those included that nobody has read
+        self._texts: defaultdict[int, str] = defaultdict(str)  # by choice, if texts are logged
+        self._deadline = time.monotonic() + service.settings.request_seconds
 
-def _listen(settings: ServeConfig) -> socket.socket:
-    """A socket at the address.
+    @property
+    def usage(self) -> dict[str, int]:
+        """Numbers of tokens, as the API reports them."""
+        counts = {"prompt_tokens": self.job.prompt_tokens, "completion_tokens": self.completion_tokens}
+        truncated = {} if self.job.truncated is None else {"left_out_tokens": self.job.truncated}
+        return counts | {"total_tokens": sum(counts.values())} | truncated
 
-    Raises:
-        InputError: it is taken, or not this machine's.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(2048)  # now, so that a second server is told
-        except (OSError, OverflowError):
-            listening.close()
-            raise
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"serve: cannot listen on {settings.host}, port {settings.port} ({reason}); --port 0 takes a free one"
-        ) from None
-    listening.set_inheritable(True)
-    return listening
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Fields of the request log."""
+        model = self.job.model
+        facts: dict[str, Any] = {"model": model.name, "prompt_tokens": self.job.prompt_tokens}
+        facts["completion_tokens"] = self.completion_tokens
+        if self._service.log.text:
+            facts["prompts"] = [model.tokenizer.decode(prompt) for prompt in self.job.prompts]
+            facts["answers"] = [self._texts[choice] for choice in sorted(self._texts)]
+        return facts
 
+    async def deltas(self) -> AsyncGenerator[Delta | None, None]:
+        """Load the model, submit the prompts, and yield deltas as they arrive; None after each second without one.
 
-class _ToJournal(logging.Handler):
-    """What the server below says goes where all else is said, a line each."""
+        Requests that are not finished are cancelled when the generator is closed.
 
-    def __init__(self, journal: Journal) -> None:
-        super().__init__()
-        self._journal = journal
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write it."""
-        error = record.exc_info[1] if record.exc_info else None
-        words = record.getMessage().strip()
-        self._journal.event("connection", message=words, **({"error": type(error).__name__} if error else {}))
-
-
-class _Server(uvicorn.Server):
-    """Says where it is, and tells the service when it is to stop."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
-        await super().startup(sockets)
-        if self.should_exit or not sockets:
-            return
-        host, port = sockets[0].getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        service = self._service
-        names = ", ".join(f"{model.name} ({gibibytes(model.size)})" for model in service.shelf.models.values())
-        say(f"serve: {names}; {gibibytes(service.shelf.memory)} for models")
-        if service.feedback is not None:
-            say(f"serve: feedback, with people's consent, goes to {service.feedback.place}")
-        say(f"serve: http://{shown}:{port}/ is the page, http://{shown}:{port}/v1 the API; Ctrl-C stops")
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal: stop, or if told again, end at once: Python would wait for a thread that reads a model."""
+        Raises:
+            ApiError: the request is refused, fails or takes too long, or the server stops.
+        """
+        job, metrics = self.job, self._service.metrics
+        choices = [_Choice(number, job) for number in range(job.num_choices)]
+        events: asyncio.Queue[tuple[_Choice, Event]] = asyncio.Queue()
+        requests: list[Request] = []
+        remaining = len(choices)
         if self._service.stopping:
-            os._exit(128 + sig)
-        say("serve: stopping; answers under way are finished, Ctrl-C again ends them")
-        self._service.stop()
-        self.should_exit = True
+            raise StoppingError
+        async with AsyncExitStack() as stack:
+            engine = await self._load(stack)
+            self._client.reserve(job.max_total_tokens)
+            submitted = time.monotonic()
+            try:
+                for choice in choices:
+                    choice.request = self._submit(engine, choice, events)
+                    requests.append(choice.request)
+                while remaining:
+                    try:
+                        async with asyncio.timeout(_CHECK_SECONDS):  # in Python 3.11 `wait_for` makes a task each time
+                            choice, event = await events.get()
+                    except TimeoutError:
+                        self._check_deadline()
+                        yield None
+                        continue
+                    self._check_deadline()
+                    if isinstance(event, Token):
+                        if self.completion_tokens == 0:
+                            metrics.first_token.labels(job.model.name).observe(time.monotonic() - submitted)
+                        self.completion_tokens += 1
+                    if choice.finished:
+                        continue
+                    # The log-probabilities of a long prompt take a while, and other requests need the event loop.
+                    slow = isinstance(event, PromptLogprobs)
+                    delta = await asyncio.to_thread(choice.add, event) if slow else choice.add(event)
+                    remaining -= choice.finished
+                    if delta is not None:
+                        if self._service.log.text:
+                            self._texts[delta.choice] += delta.text
+                        yield delta
+            finally:
+                for request in requests:
+                    request.cancel()
+                accepted = len(requests) == len(choices)
+                self._account(remaining, job.prompt_tokens if accepted else 0)
+
+    async def _load(self, stack: AsyncExitStack) -> Engine:
+        loading = stack.enter_async_context(self._service.pool.use(self.job.model.name))
+        try:
+            model = await asyncio.wait_for(loading, self._deadline - time.monotonic())
+        except TimeoutError:
+            raise ApiError(504, "the model was not loaded in time", None, "request_timeout") from None
+        return model.running_engine
+
+    def _submit(self, engine: Engine, choice: _Choice, events: asyncio.Queue[tuple[_Choice, Event]]) -> Request:
+        loop, job = asyncio.get_running_loop(), self.job
+
+        def deliver(event: Event) -> None:  # in the engine's thread; no other thread changes the count
+            self._generated += isinstance(event, Token)
+            loop.call_soon_threadsafe(events.put_nowait, (choice, event))
+
+        try:
+            return engine.submit(
+                job.prompts[choice.number // job.samples],
+                job.config,
+                deliver,
+                index=choice.number % job.samples,
+                logprobs=job.logprobs,
+                prompt_logprobs=job.prompt_logprobs,
+            )
+        except InputError as error:
+            raise ApiError(400, str(error)) from None
+        except EngineClosedError as error:
+            raise ApiError(503, str(error), None, "engine_closed", 5) from None
+        except QueueFullError as error:
+            raise ApiError(429, f"the server is busy: {error}", None, "queue_full", 5) from None
+
+    def _check_deadline(self) -> None:
+        if self._service.seconds_left(self._deadline) <= 0:
+            if self._service.stopping:
+                raise StoppingError
+            raise ApiError(504, "the request takes longer than this server allows", None, "request_timeout")
+
+    def _account(self, unfinished: int, prompt_tokens: int) -> None:
+        metrics, name = self._service.metrics, self.job.model.name
+        if unfinished:
+            metrics.cancelled.labels(name).inc(unfinished)
+        self._client.refund(self.job.max_total_tokens - prompt_tokens - self._generated)
+        metrics.tokens.labels(name, "prompt").inc(prompt_tokens)
+        metrics.tokens.labels(name, "completion").inc(self._generated)
+
+
+class _Choice:
+    """One answer as it grows."""
+
+    def __init__(self, number: int, job: Job) -> None:
+        self.number, self._job = number, job
+        self.request: Request | None = None
+        self.finished = False
+        self._text = TextStream(job.config.stop, job.chat_stop)
+        self._echo = job.echo[number // job.samples] if job.echo is not None else ""
+        self._blank = job.chat  # no text but space so far, which is left out
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._length = 0  # characters of prompt and answer
+
+    def add(self, event: Event) -> Delta | None:
+        """Return what the event adds, or None if that is nothing.
+
+        Raises:
+            ApiError: the engine failed (500) or was closed (503).
+        """
+        tokens: tuple[ScoredToken, ...] = ()
+        finish_reason: FinishReason | None = None
+        text = ""
+        if isinstance(event, PromptLogprobs):
+            tokens = tuple(map(self._scored, event.tokens))
+        elif isinstance(event, Finished):
+            finish_reason = _FINISH_REASONS.get(event.reason)
+            if finish_reason is None:
+                status, problem = (503, "the engine was closed") if event.error is None else (500, str(event.error))
+                raise ApiError(status, problem, None, None, 5)
+            text = self._text.finish()
+        else:
+            tokenizer = self._job.model.tokenizer
+            text = self._text.feed(b"" if event.id == tokenizer.eos_token_id else tokenizer.decode_bytes([event.id]))
+            tokens = (self._scored(event),) if self._job.logprobs is not None else ()
+            if self._text.stopped:
+                finish_reason = "stop"
+                assert self.request is not None
+                self.request.cancel()
+        if self._blank:
+            text = text.lstrip()
+            self._blank = not text
+        text, self._echo = self._echo + text, ""
+        self.finished = finish_reason is not None
+        return Delta(self.number, text, tokens, finish_reason) if text or tokens or self.finished else None
+
+    def _scored(self, token: Token) -> ScoredToken:
+        text, raw = self._spell(token.id)
+        offset = self._length
+        self._length += len(self._decoder.decode(raw))
+        alternatives = tuple((*self._spell(other), logprob) for other, logprob in token.alternatives)
+        return ScoredToken(text, raw, token.logprob, alternatives, offset)
+
+    def _spell(self, token_id: int) -> tuple[str, bytes]:
+        """The token as text and bytes; bytes that are not UTF-8 are escaped, so that no two tokens look the same."""
+        raw = self._job.model.tokenizer.decode_bytes([token_id])
+        try:
+            return raw.decode(), raw
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw), raw

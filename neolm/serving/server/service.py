@@ -1,42 +1,54 @@
-"""What all routes share: models, keys, feedback, measures, the log, and whether the server is to stop."""
+"""What all routes share: settings, models, keys, feedback, metrics and log, and whether the server is stopping."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
+from neolm.core.device import choose_device, free_memory
+from neolm.serving.server.event_log import EventLog
 from neolm.serving.server.feedback import FeedbackStore
-from neolm.serving.server.journal import Journal
 from neolm.serving.server.keys import KeyRing
-from neolm.serving.server.measures import Measures
+from neolm.serving.server.metrics import Metrics
+from neolm.serving.server.model_pool import ModelPool, model_name
+from neolm.serving.server.servable import GenerationModel
 from neolm.serving.server.settings import ServeConfig
-from neolm.serving.server.shelf import Shelf
+
+_MEMORY_SHARE = 0.8  # of free memory, for models
 
 
 class Service:
-    """What the routes share."""
+    """The state of one server."""
 
     def __init__(
-        self,
-        settings: ServeConfig,
-        shelf: Shelf,
-        keys: KeyRing,
-        feedback: FeedbackStore | None,
-        journal: Journal | None = None,
+        self, settings: ServeConfig, pool: ModelPool[GenerationModel], keys: KeyRing, feedback: FeedbackStore | None
     ) -> None:
-        self.settings, self.shelf, self.keys, self.feedback = settings, shelf, keys, feedback
-        self.measures, self.journal = Measures(shelf), journal or Journal(settings.log_text)
-        self.stop_at: float | None = None  # answers under way end then (monotonic seconds)
+        self.settings, self.pool, self.keys, self.feedback = settings, pool, keys, feedback
+        self.metrics, self.log = Metrics(pool), EventLog(settings.log_text)
+        self._stop_at: float | None = None
 
     @property
     def stopping(self) -> bool:
-        """Whether the server has been told to stop."""
-        return self.stop_at is not None
+        """Whether the server was told to stop."""
+        return self._stop_at is not None
 
     def stop(self) -> None:
-        """Take no more requests; those under way have some time left."""
-        if self.stop_at is None:
-            self.stop_at = time.monotonic() + self.settings.shutdown_seconds
+        """Accept no more requests; those in progress have `shutdown_seconds` left."""
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + self.settings.shutdown_seconds
 
     def seconds_left(self, deadline: float) -> float:
-        """Until a request must end."""
-        return min(deadline, self.stop_at if self.stop_at is not None else deadline) - time.monotonic()
+        """Seconds until `deadline`, or until the server stops if that is sooner."""
+        return min(deadline, deadline if self._stop_at is None else self._stop_at) - time.monotonic()
+
+
+def open_models(arguments: Sequence[str], settings: ServeConfig) -> ModelPool[GenerationModel]:
+    """The pool of the models that `arguments` name, each a path, a hub id or `NAME=PATH`; none is loaded yet.
+
+    Raises:
+        InputError: a model is incomplete or too large, or two have the same name.
+    """
+    device = choose_device(settings.device).value
+    memory = settings.memory * 2**30 if settings.memory else _MEMORY_SHARE * free_memory(device)
+    models = (GenerationModel(name, path, device, settings) for name, path in map(model_name, arguments))
+    return ModelPool(models, int(memory))

@@ -1,4 +1,4 @@
-"""What `neolm serve` can be told: one definition for its options and a configuration file."""
+"""Settings of `neolm serve`, for its options and its configuration file."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class ServeConfig(Config):
-    """A server: where it listens, whom it lets in, what it holds, and how much one client may ask for."""
+    """Address, access, models and limits of a server."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; any but the machine's own asks for `keys`."""
+    """Address to listen on; any other than the machine's own requires `keys`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """0: one that is free; it is printed."""
+    """Port; 0 chooses a free one and prints it."""
     hosts: tuple[str, ...] = ()
-    """Names that browsers may know this server by, beside its address; a proxy's name, for example."""
+    """Further names of this server, such as that of a proxy."""
     cors: tuple[Annotated[str, Field(pattern=r"^https?://[^/\s]+$")], ...] = ()
-    """Origins whose pages may ask, such as https://example.org; none if empty."""
+    """Origins whose web pages may use the API, such as https://example.org."""
     keys: str | None = None
-    """File of API keys, which `neolm keys` writes; without it everybody who reaches the server may ask."""
+    """File of API keys, made by `neolm keys new`; null: no key is required."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
     """Auto, cpu, cuda, cuda:1 or mps."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of weights; as stored if null."""
+    """Number format of the weights; null: as stored."""
     quantize: Literal["int8", "int4"] | None = None
-    """Round weights as they are read."""
+    """Quantise weights while they are loaded."""
     strict: bool = False
-    """The same bits under any load, at the price of what sharing saves."""
+    """The same bits under any load, with less sharing of prefixes."""
     memory: Annotated[float, Field(gt=0, le=2**20), Unit("GiB")] | None = None
-    """For all models together, weights and texts under way; 80% of what is free at the start if null."""
+    """For the weights and KV caches of all models; null: 80% of the free memory."""
     preload: bool = True
-    """Load models at the start, in their order, as long as they fit; else when a request names them."""
+    """Load models at the start, in their order, as long as they fit; otherwise at the first request."""
     text_memory: Annotated[float, Field(gt=0, le=2**20), Unit("GiB")] = 1.0
-    """Of that, for the texts under way of each model; more if one text needs more."""
+    """KV cache of each model, part of `memory`; more if one text as long as the context needs more."""
 
     feedback: Annotated[str | None, BeforeValidator(lambda value: "off" if value is False else value)] = None
-    """SQLAlchemy URL of the database for feedback; null: a file of this user's; off: none is taken."""
+    """SQLAlchemy URL of the database for feedback; null: a file of the user; off: no feedback."""
     log_text: bool = False
-    """Write prompts and answers into the log."""
+    """Include prompts and answers in the log."""
 
     queue: Positive = 256
-    """Requests to a model that may wait; more are told to come again."""
+    """Waiting requests of a model; further ones get status 429."""
     together: Positive = 64
-    """Texts of a model that are read or written at a time."""
+    """Running requests of a model."""
     body_bytes: Annotated[int, Field(ge=1024), Unit("bytes")] = 2**20
-    """Largest request."""
+    """Largest request body."""
     prompt_tokens: Annotated[int, Field(ge=1), Unit("tokens")] | None = None
     """Longest prompt; null: the model's context."""
     max_tokens: Annotated[int, Field(ge=1), Unit("tokens")] = 4096
-    """Longest answer that may be asked for."""
+    """Largest `max_tokens` of a request."""
     choices: Annotated[int, Field(ge=1)] = 16
-    """Most answers to one request, prompts times `n`, unless they are asked for nothing but scores."""
+    """Answers to one request, prompts times `n`; more are allowed if `max_tokens` is 0 or 1."""
     scores: Positive = 2**19
-    """Most log-probabilities of prompts in one answer: their tokens times `logprobs` + 1."""
+    """Log-probabilities of prompts in one answer: their tokens times `logprobs` + 1."""
     request_seconds: Annotated[float, Field(gt=0), Unit("s")] = 600.0
-    """Longest that a request may take, loading and sending included."""
+    """Time limit of a request, with loading the model and sending the answer."""
     body_seconds: Annotated[float, Field(gt=0), Unit("s")] = 30.0
-    """Longest that a client may take to send its request, or to read a piece of the answer."""
+    """Time limit for receiving a request, and for sending each chunk of the answer."""
     connections: Positive = 1024
-    """Open connections; more are told to come again."""
+    """Open connections; further requests get status 503."""
     shutdown_seconds: Annotated[float, Field(ge=0), Unit("s")] = 30.0
-    """How long answers under way may go on after the server is told to stop."""
+    """Time limit of running requests after the server was told to stop."""

@@ -57,7 +57,7 @@ def set_values(ui: PageDriver, **values: str) -> None:
 
 
 def test_the_page_shows_the_output_of_the_model(ui: PageDriver, served: Running) -> None:
-    model = served.service.shelf.models["left"]
+    model = served.service.pool.models["left"]
     set_values(ui, temperature="0", max_tokens="30")
     ui.page.keyboard.press("Escape")
     ui.mode("completion")
@@ -71,7 +71,7 @@ def test_the_page_shows_the_output_of_the_model(ui: PageDriver, served: Running)
 
 
 def test_a_text_continues_beyond_the_context(ui: PageDriver, served: Running) -> None:
-    model = served.service.shelf.models["left"]
+    model = served.service.pool.models["left"]
     set_values(ui, temperature="0", max_tokens="60")
     ui.page.keyboard.press("Escape")
     ui.mode("completion")
@@ -98,7 +98,7 @@ def test_stopping_stops_the_engine(ui: PageDriver, served: Running) -> None:
     ui.mode("completion")
     ui.send("the sea")
     ui.wait("tokens/s", ".stats")
-    engine = served.service.shelf.models["long"].engine
+    engine = served.service.pool.models["long"].engine
     assert engine is not None
     [request] = list(engine.scheduler.decoding)
     ui.page.keyboard.press("Escape")
@@ -146,4 +146,4 @@ def test_probabilities_and_the_card(ui: PageDriver, served: Running) -> None:
     ui.say("the sea")
     assert ui.page.locator(".turn-answer .token").count() >= 12
     ui.page.click("#card")
-    ui.wait(served.service.shelf.models["left"].digest[7:20], "dialog[open]")
+    ui.wait(served.service.pool.models["left"].digest[7:20], "dialog[open]")

@@ -25,8 +25,8 @@ from neolm.generation.chat import Session
 from neolm.generation.config import GenerationConfig
 from neolm.models.decoder import Decoder
 from neolm.models.hf import load_model
-from neolm.serving.server import shelf
-from neolm.serving.server.replies import ChatCompletion
+from neolm.serving.server import servable
+from neolm.serving.server.response_schema import ChatCompletion
 from neolm.tokenizer.chat import Message, PlainTemplate
 from neolm.tokenizer.tokenizer import Tokenizer
 
@@ -129,7 +129,7 @@ def test_bias_and_penalties_reach_the_engine(server: Any, model: Decoder, tokeni
         assert server.ask(**body, **penalties)["choices"][0]["text"] == expected
         texts.add(expected)
     assert len(texts) == 3
-    error = server.told("/v1/completions", {"model": "tiny", "prompt": "x", "logit_bias": {"4000": 1}})
+    error = server.error("/v1/completions", {"model": "tiny", "prompt": "x", "logit_bias": {"4000": 1}})
     assert "token 4000 is not one of 0 to 309" in error["message"]
 
 
@@ -153,7 +153,7 @@ def test_a_conversation_is_that_of_the_chat_command(server: Any, model: Decoder,
 def test_what_is_too_long_is_cut_if_asked(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
     long, ids = TEXT, tokenizer.encode(TEXT)
     assert len(ids) > 96
-    assert server.told("/v1/completions", {"model": "tiny", "prompt": long})["code"] == "context_length_exceeded"
+    assert server.error("/v1/completions", {"model": "tiny", "prompt": long})["code"] == "context_length_exceeded"
     kept = tokenizer.decode(ids[-20:])
     config = GenerationConfig(max_new_tokens=9)
     [after] = generate_ids(model, [ids[-20:]], config, tokenizer.eos_token_id, tokenizer.size)
@@ -222,7 +222,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x"}, "model: Field required"),
     ({"model": "tiny", "prompt": 5}, "prompt: must be a text, a list of token ids, or a list of either"),
     ({"model": "tiny", "prompt": ["a", [1]]}, "prompt: must have all its prompts as texts, or all as lists"),
-    ({"model": "tiny", "prompt": ["a"] * 129}, "prompt: has 129 prompts, 128 may be in one request"),
+    ({"model": "tiny", "prompt": ["a"] * 129}, "prompt: has 129 prompts, the limit is 128"),
     ({"model": "tiny", "prompt": [True]}, "prompt: has token ids that are not whole numbers"),
     ({"model": "tiny", "prompt": []}, ""),
     ({"model": "tiny", "prompt": [-1]}, "prompt: has token ids that are not whole numbers"),
@@ -231,7 +231,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": "tiny", "temperature": "hot"}, "temperature"),
     ({"model": "tiny", "top_p": -0.1}, "top_p"),
     ({"model": "tiny", "n": 0}, "n: "),
-    ({"model": "tiny", "n": 16, "max_tokens": 5}, "16 answers are asked for, 8 may be"),
+    ({"model": "tiny", "n": 16, "max_tokens": 5}, "16 answers are requested, the limit is 8"),
     ({"model": "tiny", "max_tokens": -1}, "max_tokens"),
     ({"model": "tiny", "max_tokens": 10**30}, "max_tokens"),
     ({"model": "tiny", "stop": "x" * 257}, "stop.0: String should have at most 256 characters"),
@@ -243,10 +243,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": "tiny", "logprobs": 21}, "logprobs"),
     ({"model": "tiny", "seed": 2**63}, "seed"),
     ({"model": "tiny", "logit_bias": {"x": 1}}, "logit_bias"),
-    ({"model": "tiny", "suffix": "end"}, "suffix: is not there: these models write forwards"),
+    ({"model": "tiny", "suffix": "end"}, "suffix: is not supported: these models only continue a text"),
     ({"model": "tiny", "best_of": 3}, "best_of must be as many as n"),
     ({"model": "tiny", "stream_options": {"include_usage": True}}, "stream_options needs stream"),
-    ({"model": "tiny", "tempreature": 1}, "tempreature: this is not known here"),
+    ({"model": "tiny", "tempreature": 1}, "tempreature: unknown field"),
 ]
 
 
@@ -285,8 +285,8 @@ def test_a_large_max_tokens_is_no_mistake_where_the_context_ends_before(
     directory: Path, start: Callable[..., Any]
 ) -> None:
     with start([str(directory)], max_tokens=40, feedback="off") as server:
-        told = server.told("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 8192})
-        assert "max_tokens is 8192, this server writes 40 at the most" in told["message"]
+        told = server.error("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 8192})
+        assert "max_tokens is 8192, the limit of this server is 40" in told["message"]
         assert told["param"] == "max_tokens"
         ids = [5] * 60
         answer = server.ask(prompt=ids, max_tokens=8192, ignore_eos=True)
@@ -311,7 +311,7 @@ def test_what_is_wrong_is_named(server: Any, body: dict[str, Any], words: str) -
     if body.get("prompt") == []:  # no tokens: the beginning of a document
         assert server.client.post("/v1/completions", json=body).status_code == 200
         return
-    error = server.told("/v1/completions", body)
+    error = server.error("/v1/completions", body)
     assert words in error["message"]
     assert error["type"] == "invalid_request_error"
 
@@ -342,8 +342,8 @@ def test_chats_that_are_none(server: Any) -> None:
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"top_logprobs": 2}, "top_logprobs needs logprobs"),
     ]:
-        assert words in server.told("/v1/chat/completions", {**ask, **change})["message"]
-    assert server.told("/v1/chat/completions", {**ask, "model": "none"}, 404)["code"] == "model_not_found"
+        assert words in server.error("/v1/chat/completions", {**ask, **change})["message"]
+    assert server.error("/v1/chat/completions", {**ask, "model": "none"}, 404)["code"] == "model_not_found"
 
 
 def test_greedy_answers_are_the_same_under_load(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
@@ -367,7 +367,7 @@ def waiting_for(condition: Callable[[], bool]) -> None:
 def test_a_client_who_leaves_is_let_go(tmp_path: Path, start: Callable[..., Any], write: Callable[..., Path]) -> None:
     with start([str(write(tmp_path / "long", context=4096))], feedback="off") as server:
         server.ask(model="long", prompt="the", max_tokens=1)
-        engine = server.service.shelf.models["long"].engine
+        engine = server.service.pool.models["long"].engine
         free = engine.scheduler.block_manager.num_free
         for stream in (True, False):
             ask = {"model": "long", "prompt": "the", "max_tokens": 4000, "ignore_eos": True, "n": 2, "stream": stream}
@@ -430,19 +430,19 @@ def test_models_come_and_go_with_the_memory(
         write(tmp_path / f"m{number}", seed=number)
     places = [str(tmp_path / f"m{number}") for number in range(3)]
     with start(places, memory=0.025, feedback="off") as server:
-        held = server.service.shelf
+        pool = server.service.pool
         texts = {}
         for name in ("m0", "m1", "m2", "m0", "m2"):
             text = server.ask(model=name, prompt="the sea", max_tokens=10)["choices"][0]["text"]
             assert texts.setdefault(name, text) == text
-            assert sum(model.size for model in held.loaded) <= held.memory
-            assert held.models[name].engine is not None
+            assert sum(model.size for model in pool.loaded) <= pool.memory
+            assert pool.models[name].engine is not None
         assert len(set(texts.values())) == 3
         for wrong in (
             {"prompt": "sea " * 200},
             {"prompt": ["sea"] * 17, "max_tokens": 2},
         ):  # no model is loaded, and none goes, for these
-            server.told("/v1/completions", {"model": "m1", **wrong})
+            server.error("/v1/completions", {"model": "m1", **wrong})
         loaded = {entry["id"]: entry["loaded"] for entry in server.client.get("/v1/models").json()["data"]}
         assert loaded == {"m0": True, "m1": False, "m2": True}
         with ThreadPoolExecutor(9) as pool:  # all at once: they take turns
@@ -461,10 +461,10 @@ def test_models_that_fit_are_loaded_at_the_start(
             raise InputError("it is broken")
         return load_model(directory, *how)
 
-    monkeypatch.setattr(shelf, "load_model", load)
+    monkeypatch.setattr(servable, "load_model", load)
     with start(places, memory=0.025, feedback="off", preload=True) as server:
         waiting_for(lambda: server.client.get("/ready").status_code == 200)
-        assert [model.engine is not None for model in server.service.shelf.models.values()] == [
+        assert [model.engine is not None for model in server.service.pool.models.values()] == [
             True,
             False,
             True,
@@ -472,7 +472,7 @@ def test_models_that_fit_are_loaded_at_the_start(
         ]
         assert (
             "the server's log says why"
-            in server.told("/v1/completions", {"model": "m1", "prompt": "x"}, 503)["message"]
+            in server.error("/v1/completions", {"model": "m1", "prompt": "x"}, 503)["message"]
         )
         assert server.ask(model="m3", prompt="the sea", max_tokens=3)["usage"]["completion_tokens"] == 3
 
@@ -484,13 +484,13 @@ def test_a_model_whose_engine_failed_is_loaded_again(
 ) -> None:
     with start([str(directory)], feedback="off") as server:
         right = server.ask(prompt="the sea", max_tokens=10)
-        engine = server.service.shelf.models["tiny"].engine
+        engine = server.service.pool.models["tiny"].engine
 
         def fail(spans: object) -> None:
             raise RuntimeError(message)
 
         monkeypatch.setattr(engine, "_logits", fail)
-        told = server.told("/v1/completions", {"model": "tiny", "prompt": "the sea"}, 500)
+        told = server.error("/v1/completions", {"model": "tiny", "prompt": "the sea"}, 500)
         assert message in told["message"]
         assert server.ask(prompt="the sea", max_tokens=10)["choices"] == right["choices"]
         assert server.client.get("/ready").status_code == 200

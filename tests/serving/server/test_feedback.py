@@ -45,7 +45,7 @@ def rating(up: bool, text: str, **more: Any) -> dict[str, Any]:
 
 def test_it_is_kept_with_consent_only(server: Any, tmp_path: Path) -> None:
     for refused in (choice(consent=False), {key: value for key, value in choice().items() if key != "consent"}):
-        server.told("/api/feedback", refused)
+        server.error("/api/feedback", refused)
     path = Path(server.service.feedback.url.database)
     assert not path.exists()
     kept = server.client.post("/api/feedback", json=choice(1))
@@ -79,13 +79,13 @@ def test_it_is_kept_with_consent_only(server: Any, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_judgement_is_refused(server: Any, wrong: dict[str, Any]) -> None:
-    server.told("/api/feedback", wrong)
+    server.error("/api/feedback", wrong)
 
 
 def test_off_means_off(directory: Path, start: Callable[..., Any]) -> None:
     with start([str(directory)], feedback="off") as server:
         assert server.client.get("/api/info").json()["feedback"] is False
-        assert server.told("/api/feedback", choice(), 404)["code"] == "feedback_off"
+        assert server.error("/api/feedback", choice(), 404)["code"] == "feedback_off"
 
 
 def fill(url: str) -> None:
@@ -101,7 +101,7 @@ def fill(url: str) -> None:
         rating(False, "is \U0001f30a", prompt="elsewhere"),
     ]
     for one in said:
-        store.keep(Feedback.model_validate(one), {"tiny": "sha256:1"}, "alice")
+        store.save(Feedback.model_validate(one), {"tiny": "sha256:1"}, "alice")
     store.close()
 
 
@@ -173,7 +173,7 @@ def test_postgresql(postgresql: str, tmp_path: Path) -> None:
 
 def test_databases_that_are_none(tmp_path: Path) -> None:
     for url in ("nonsense", "mysql+nothing://x", "oracle://me:secret@host/x"):
-        with pytest.raises(InputError, match=r"^feedback: '.*' is not a database that can be used here") as caught:
+        with pytest.raises(InputError, match=r"^feedback: '.*' is not a database that can be used") as caught:
             FeedbackStore(url)
         assert "secret" not in str(caught.value)
     with pytest.raises(InputError, match="no such file"):
@@ -181,21 +181,21 @@ def test_databases_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "text.sqlite").write_text("no database " * 100)
     with pytest.raises(InputError, match="cannot be read"):
         export(f"sqlite:///{tmp_path / 'text.sqlite'}", tmp_path / "x.jsonl")
-    with pytest.raises(FeedbackError, match="does not take it"):
-        FeedbackStore("sqlite:////proc/none/x.sqlite").keep(Feedback.model_validate(choice()), {}, "x")
+    with pytest.raises(FeedbackError, match="does not accept it"):
+        FeedbackStore("sqlite:////proc/none/x.sqlite").save(Feedback.model_validate(choice()), {}, "x")
     with pytest.raises(FeedbackError) as failed:
-        FeedbackStore("postgresql+psycopg://me:secret@127.0.0.1:1/x").keep(Feedback.model_validate(choice()), {}, "x")
+        FeedbackStore("postgresql+psycopg://me:secret@127.0.0.1:1/x").save(Feedback.model_validate(choice()), {}, "x")
     assert "secret" not in str(failed.value)
 
 
 def test_a_database_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("psycopg", reason="needs psycopg")
-    monkeypatch.setattr(feedback, "_PATIENCE", 2)
+    monkeypatch.setattr(feedback, "_TIMEOUT", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/none"
         began, end = time.monotonic(), threading.Timer(20, silent.close)  # so that this fails, and does not hang
         end.start()
-        with pytest.raises(FeedbackError, match="does not take it"):
-            FeedbackStore(url).keep(Feedback.model_validate(choice()), {}, "x")
+        with pytest.raises(FeedbackError, match="does not accept it"):
+            FeedbackStore(url).save(Feedback.model_validate(choice()), {}, "x")
         end.cancel()
         assert time.monotonic() - began < 15

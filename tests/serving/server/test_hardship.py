@@ -47,13 +47,13 @@ def test_a_client_who_never_reads_is_let_go(tmp_path: Path, start: Start, write:
         with connect(server) as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             slow.sendall(request(body | {"max_tokens": 4000, "ignore_eos": True}))
-            until(lambda: server.service.shelf.models["a"].engine.num_running > 0)
+            until(lambda: server.service.pool.models["a"].engine.num_running > 0)
             assert server.ask(model="b", prompt="x", max_tokens=1)["choices"]  # which needs the memory of the other
-            until(lambda: server.service.shelf.models["a"].users == 0)
+            until(lambda: server.service.pool.slots["a"].num_requests == 0)
 
 
 def test_idle_connections_lock_nobody_out(directory: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "HEADER_SECONDS", 1.0)
     with start([str(directory)], connections=5, feedback="off") as server:
         idle = [connect(server) for _ in range(6)]
         for one in idle[:3]:
@@ -105,11 +105,11 @@ def test_methods_do_not_fill_the_metrics(server: Any) -> None:
 
 def test_too_many_texts_and_scores_are_refused(directory: Path, start: Start) -> None:
     with start([str(directory)], queue=20, scores=100, feedback="off") as server:
-        told = server.told("/v1/completions", {"model": "tiny", "prompt": ["x"] * 7, "n": 3, "max_tokens": 1})
-        assert "21 texts are asked for, 20 may wait" in told["message"]
+        told = server.error("/v1/completions", {"model": "tiny", "prompt": ["x"] * 7, "n": 3, "max_tokens": 1})
+        assert "21 texts are requested, 20 may wait" in told["message"]
         body = {"model": "tiny", "prompt": [[5] * 20] * 2, "max_tokens": 0, "echo": True}
         assert server.client.post("/v1/completions", json=body | {"logprobs": 1}).status_code == 200
-        told = server.told("/v1/completions", body | {"logprobs": 2})
+        told = server.error("/v1/completions", body | {"logprobs": 2})
         assert (told["param"], "120 log-probabilities" in told["message"]) == ("logprobs", True)
 
 
@@ -117,17 +117,17 @@ def test_tokens_that_nobody_read_are_counted(tmp_path: Path, start: Start, write
     directory, file = write(tmp_path / "long", context=4096), tmp_path / "keys.json"
     key = new_key(file, "alice", None, 10_000)
     with start([str(directory)], key=key, keys=str(file), feedback="off") as server:
-        engine_of = server.service.shelf.models["long"]
+        model = server.service.pool.models["long"]
         body = {"model": "long", "prompt": "x", "max_tokens": 4000, "ignore_eos": True, "stream": True}
         with server.client.stream("POST", "/v1/completions", json=body) as answer:
             lines = answer.iter_lines()
             next(lines)
-            [under_way] = list(engine_of.engine.scheduler.decoding)
+            [under_way] = list(model.engine.scheduler.decoding)
             until(lambda: len(under_way.token_ids) > 1000)
         until(lambda: under_way.finished is not None)
-        until(lambda: engine_of.users == 0)
+        until(lambda: server.service.pool.slots["long"].num_requests == 0)
         client = server.service.keys.client(f"Bearer {key}")
-        used = 10_000 - client._tokens._left
+        used = 10_000 - client.tokens.level
         assert used == pytest.approx(len(under_way.token_ids), abs=600)  # what has come back meanwhile, 167 a second
         assert used < 4001
 
@@ -137,13 +137,13 @@ def test_a_slow_database_holds_up_feedback_only(
 ) -> None:
     with start([str(directory)], feedback=f"sqlite:///{tmp_path / 'f.sqlite'}") as server:
         gate = threading.Event()
-        keep = server.service.feedback.keep
+        save = server.service.feedback.save
 
         def slow(*said: Any) -> int:
             assert gate.wait(60)
-            return int(keep(*said))
+            return int(save(*said))
 
-        monkeypatch.setattr(server.service.feedback, "keep", slow)
+        monkeypatch.setattr(server.service.feedback, "save", slow)
         said = {"consent": True, "kind": "rating", "mode": "completion", "prompt": "x", "rating": "up"}
         said["answers"] = [{"model": "tiny", "text": "y"}]
         with ThreadPoolExecutor(20) as pool:
@@ -185,11 +185,11 @@ def test_a_key_file_that_breaks_is_said_and_changes_nothing(
             for _ in range(2):
                 assert server.client.get("/v1/models").status_code == 200
             said = capfd.readouterr().err
-            assert said.count("the keys are those read before") == (1 if broken else 0), (broken, said)
+            assert said.count("the previous keys stay valid") == (1 if broken else 0), (broken, said)
         file.unlink()
         for _ in range(2):
             assert server.client.get("/v1/models").status_code == 200
-        assert capfd.readouterr().err.count("the keys are those read before") == 1
+        assert capfd.readouterr().err.count("the previous keys stay valid") == 1
         reads: list[Path] = []
         monkeypatch.setattr(keys, "read_keys", lambda path: (reads.append(path), read_keys(path))[1])
         file.write_text("[")
@@ -215,7 +215,7 @@ def test_who_waits_for_room_gets_it(tmp_path: Path, start: Start, write: Write) 
 
         with ThreadPoolExecutor(3) as pool:
             busy = [pool.submit(keep_busy, number) for number in range(3)]
-            until(lambda: server.service.shelf.models["a"].holders > 0)
+            until(lambda: server.service.pool.slots["a"].num_users > 0)
             try:
                 for _ in range(3):
                     assert server.ask(model="b", prompt="x", max_tokens=3)["usage"]["completion_tokens"] == 3
@@ -227,20 +227,20 @@ def test_who_waits_for_room_gets_it(tmp_path: Path, start: Start, write: Write) 
 def test_nobody_makes_room_for_who_has_left_or_cannot_come(tmp_path: Path, start: Start, write: Write) -> None:
     places = [str(write(tmp_path / name, context=4096)) for name in ("a", "b", "c")]
     with start(places, memory=0.015, feedback="off") as server:
-        models = server.service.shelf.models
+        slots = server.service.pool.slots
         long = {"model": "a", "prompt": "x", "max_tokens": 4000, "n": 16, "ignore_eos": True, "stream": True}
         with server.client.stream("POST", "/v1/completions", json=long) as answer:
             lines = answer.iter_lines()  # kept: without it the answer would be over
             next(lines)
             with connect(server) as leaving:
                 leaving.sendall(request({"model": "b", "prompt": "x"}))
-                until(lambda: models["b"].users == 1)
-            until(lambda: models["b"].users == 0)
-            assert models["a"].holders == 1
-        until(lambda: models["a"].users == 0 and models["b"].loading is None)
-        assert (models["a"].engine is not None, models["b"].engine) == (True, None)
+                until(lambda: slots["b"].num_requests == 1)
+            until(lambda: slots["b"].num_requests == 0)
+            assert slots["a"].num_users == 1
+        until(lambda: slots["a"].num_requests == 0 and slots["b"].loading is None)
+        assert (slots["a"].loaded, slots["b"].loaded) == (True, False)
         shutil.rmtree(tmp_path / "c")
-        assert server.told("/v1/completions", {"model": "c", "prompt": "x"}, 503)["code"] == "model_not_loaded"
-        assert models["a"].engine is not None
+        assert server.error("/v1/completions", {"model": "c", "prompt": "x"}, 503)["code"] == "model_not_loaded"
+        assert slots["a"].loaded
         assert server.client.get("/api/models/c").status_code == 503
         assert server.ask(model="b", prompt="x", max_tokens=2)["choices"]

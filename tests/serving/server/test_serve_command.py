@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from served import served
+
+from neolm.serving.server import main
+from neolm.serving.server.model_pool import model_name
+from neolm.serving.server.service import open_models
+from neolm.serving.server.settings import ServeConfig
 
 
 def test_it_finishes_what_is_under_way_and_ends(directory: Path, tmp_path: Path) -> None:
@@ -162,3 +168,42 @@ def test_two_servers_at_once_on_one_port(directory: Path) -> None:
             process.wait()
             assert process.stderr is not None
             process.stderr.close()
+
+
+TEXTS = ["a #b", "#1", "yes", "[old]", "CC BY: 4.0", "-x", "null", "2024", "~", "a: b", "'x'", "off", ""]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_options_stay_text(
+    neolm_: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+) -> None:
+    calls: list[tuple[list[str], ServeConfig]] = []
+    monkeypatch.setattr(main, "serve", lambda models, settings: calls.append((models, settings)))
+    options = ("--host", text, "--keys", text, "--feedback", text)
+    assert neolm_("serve", *options, "--set", f"host={text}", "--", text, f"a={text}") == (0, "", "")
+    [(models, settings)] = calls
+    assert models == [text, f"a={text}"]
+    assert (settings.host, settings.keys, settings.feedback) == (text, text, text)
+    assert neolm_("serve", "--set", f"host={text}", "--", text)[0] == 0
+    assert calls[1][1].host == text
+
+
+def test_models_in_directories_with_unusual_names(tmp_path: Path, write: Callable[..., Path]) -> None:
+    for name in ("a #b", "[c]: d", "-e", "x=y"):
+        path = write(tmp_path / name)
+        assert model_name(str(path)) == (name, str(path))
+        settings = ServeConfig(text_memory=0.01, device="cpu")
+        pool = open_models([str(path), f"n #1={path}"], settings)
+        assert list(pool.models) == [name, "n #1"]
+
+
+def test_options_are_stronger_than_settings_and_the_file(
+    neolm_: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[ServeConfig] = []
+    monkeypatch.setattr(main, "serve", lambda models, settings: calls.append(settings))
+    file = tmp_path / "serve.yaml"
+    file.write_text("port: 1\nqueue: 1\nmemory: 1.0\nfeedback: off\n")
+    options = ("--config", file, "--set", "port=2", "--set", "queue=2", "--port", 3)
+    assert neolm_("serve", "x", *options)[0] == 0
+    assert (calls[0].port, calls[0].queue, calls[0].memory, calls[0].feedback) == (3, 2, 1.0, "off")

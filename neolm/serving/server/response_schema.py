@@ -1,42 +1,48 @@
-"""What clients get, in the shapes of OpenAI's API and of the page's."""
+"""Response bodies of the API. Fields that OpenAI's API does not have are marked as additions."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from neolm.serving.server.schema import Shape
+from neolm.serving.server.request_schema import Shape
 
 
 class Usage(Shape):
-    """Tokens counted."""
+    """Numbers of tokens."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     left_out_tokens: int | None = None
-    """Of the prompts, where `truncate_prompt_tokens` was given."""
+    """Tokens that `truncate_prompt_tokens` left out of the prompts. (An addition.)"""
 
 
 class CompletionLogprobs(Shape):
-    """Each list has an entry a token; the first of a prompt has no probability."""
+    """Log-probabilities; each list has one entry for each token."""
 
     tokens: list[str]
+    """The tokens as text; bytes that are not UTF-8 are written as `bytes:\\x..`."""
     token_logprobs: list[float | None]
     top_logprobs: list[dict[str, float] | None] | None
+    """The most likely tokens at each place, and the token itself, with their log-probabilities."""
     text_offset: list[int]
+    """Place of each token in the text, in characters."""
 
 
 class CompletionChoice(Shape):
-    """A continuation, or a piece of it."""
+    """A continuation, or a part of it in a stream."""
 
     index: int
+    """Number of the continuation: prompt by prompt, `n` for each."""
     text: str
+    """The continuation; with `echo` the prompt before it."""
     logprobs: CompletionLogprobs | None = None
     finish_reason: Literal["stop", "length"] | None = None
+    """stop: an end-of-text token or a stop string; length: `max_tokens` or the end of the context."""
 
 
 class Completion(Shape):
-    """Continuations, or a chunk of a stream."""
+    """A text completion, or a chunk of a stream."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -44,31 +50,33 @@ class Completion(Shape):
     model: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
+    """Numbers of tokens; in a stream only in the last chunk, if it was requested."""
 
 
 class Alternative(Shape):
-    """A token that could have stood in a place."""
+    """A token with its log-probability."""
 
     token: str
+    """The token as text; bytes that are not UTF-8 are written as `bytes:\\x..`."""
     logprob: float
     bytes: list[int]
 
 
 class TokenLogprob(Alternative):
-    """A token of an answer, and the likeliest in its place."""
+    """A token of an answer, and the most likely tokens in its place."""
 
     top_logprobs: list[Alternative]
 
 
 class ChatLogprobs(Shape):
-    """An answer's tokens."""
+    """Log-probabilities of an answer."""
 
     content: list[TokenLogprob]
     refusal: None = None
 
 
 class AnswerMessage(Shape):
-    """What the model says."""
+    """The message that the model generated."""
 
     role: Literal["assistant"] = "assistant"
     content: str
@@ -82,10 +90,11 @@ class ChatChoice(Shape):
     message: AnswerMessage
     logprobs: ChatLogprobs | None = None
     finish_reason: Literal["stop", "length"]
+    """stop: an end-of-text token or a stop string; length: `max_tokens` or the end of the context."""
 
 
 class ChatCompletion(Shape):
-    """Answers."""
+    """A chat completion."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -96,24 +105,25 @@ class ChatCompletion(Shape):
 
 
 class ModelEntry(Shape):
-    """A model that can be asked for."""
+    """A model of the server. All but the first four fields are additions."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
+    """Seconds since 1970 at which the server registered it."""
     owned_by: str = "neolm"
     context: int
-    """Tokens of prompt and answer together."""
+    """Largest number of tokens of prompt and answer together."""
     family: str
     parameters: int
     loaded: bool
-    """Whether it is in memory; it comes there by being asked."""
+    """Whether it is in memory; the first request loads it."""
     chat_template: Literal["plain", "own"]
-    """Where a conversation's form comes from: NeoLM's plain one, or the model directory."""
+    """own: the chat template of the model directory; plain: NeoLM's default."""
 
 
 class ModelList(Shape):
-    """All of them."""
+    """The models of the server."""
 
     object: Literal["list"] = "list"
     data: list[ModelEntry]
@@ -126,23 +136,24 @@ class ErrorBody(Shape):
     type: str
     param: str | None = None
     code: str | None = None
+    """Identifier of the error, such as context_length_exceeded."""
 
 
 class ErrorReply(Shape):
-    """An error."""
+    """An error response."""
 
     error: ErrorBody
 
 
 class Limits(Shape):
-    """What one request may ask for."""
+    """Limits of one request."""
 
     max_tokens: int
     choices: int
 
 
 class Info(Shape):
-    """What the page needs to know of the server."""
+    """What the web page needs to know about the server."""
 
     version: str
     feedback: bool
@@ -160,16 +171,17 @@ class Link(Shape):
 
 
 class ModelCard(Shape):
-    """A model, as people want to know it."""
+    """All that is known about a model."""
 
     id: str
     digest: str
     family: str
     parameters: int
     context: int
+    """Largest number of tokens of prompt and answer together."""
     dtype: str
     quantize: Literal["int8", "int4"] | None
     config: dict[str, Any]
     card: str | None
-    """Markdown."""
+    """The model card (README.md) in Markdown."""
     lineage: list[Link]

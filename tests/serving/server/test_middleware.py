@@ -1,7 +1,11 @@
-"""Who may ask, how much, and what every answer carries."""
+"""Middleware: origins, hosts, keys, limits, headers and the log; and the description of the API."""
 
 from __future__ import annotations
 
+import html
+import json
+import re
+import shlex
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +14,7 @@ from typing import Any
 import pytest
 
 from neolm.core.errors import InputError
-from neolm.serving.server.failure import ApiError
+from neolm.serving.server.errors import ApiError
 from neolm.serving.server.keys import Client, KeyEntry, KeyRing, new_key, read_keys, remove_key
 
 ASK = {"model": "tiny", "prompt": "the sea", "max_tokens": 3, "temperature": 0}
@@ -25,7 +29,7 @@ def raw(server: Any, text: bytes) -> bytes:
     return answer
 
 
-def test_every_answer_is_closed_to_other_sites(server: Any) -> None:
+def test_every_response_has_the_security_headers(server: Any) -> None:
     for path in ("/", "/v1/models", "/nothing", "/static/app.js", "/health"):
         headers = server.client.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -36,7 +40,7 @@ def test_every_answer_is_closed_to_other_sites(server: Any) -> None:
         assert headers["x-request-id"].startswith("req-")
 
 
-def test_other_sites_and_other_names_are_refused(server: Any) -> None:
+def test_other_origins_and_hosts_are_refused(server: Any) -> None:
     post = server.client.post
     assert post("/v1/completions", json=ASK, headers={"Origin": "https://evil.example"}).status_code == 403
     assert post("/v1/completions", json=ASK, headers={"Origin": "null"}).status_code == 403
@@ -48,17 +52,18 @@ def test_other_sites_and_other_names_are_refused(server: Any) -> None:
         assert post("/v1/completions", content=b"{}", headers={"Content-Type": kind}).status_code == 415
 
 
-def test_a_page_of_an_allowed_site_may_ask(directory: Path, start: Callable[..., Any]) -> None:
+def test_cors_allows_the_configured_origins(directory: Path, start: Callable[..., Any]) -> None:
     with start([str(directory)], cors=("https://good.example",), feedback="off") as server:
         origin = {"Origin": "https://good.example"}
-        early = server.client.options("/v1/completions", headers={**origin, "Access-Control-Request-Method": "POST"})
-        assert early.status_code == 200
-        assert early.headers["access-control-allow-origin"] == "https://good.example"
-        assert "authorization" in early.headers["access-control-allow-headers"].lower()
-        for asked in ("authorization, x-stainless-lang,x-stainless-retry-count", "x y, z", "*"):
-            wanted = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": asked}
-            allowed = server.client.options("/v1/completions", headers=wanted).headers["access-control-allow-headers"]
-            assert allowed == (asked if "stainless" in asked else "Authorization, Content-Type")
+        headers = "authorization, x-stainless-lang,x-stainless-retry-count"  # as OpenAI's client for browsers sends
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": headers}
+        preflight = server.client.options("/v1/completions", headers={**origin, **asked})
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == "https://good.example"
+        assert preflight.headers["access-control-allow-headers"] == headers
+        foreign = server.client.options("/v1/completions", headers={"Origin": "https://evil.example", **asked})
+        assert foreign.status_code == 403
+        assert "access-control-allow-origin" not in foreign.headers
         late = server.client.post("/v1/completions", json=ASK, headers=origin)
         assert late.status_code == 200
         assert late.headers["access-control-allow-origin"] == "https://good.example"
@@ -67,9 +72,9 @@ def test_a_page_of_an_allowed_site_may_ask(directory: Path, start: Callable[...,
         assert other.status_code == 403
 
 
-def test_large_and_slow_bodies(directory: Path, start: Callable[..., Any]) -> None:
+def test_large_and_slow_bodies_are_refused(directory: Path, start: Callable[..., Any]) -> None:
     with start([str(directory)], body_bytes=2000, body_seconds=0.3, feedback="off") as server:
-        assert server.told("/v1/completions", {**ASK, "prompt": "x" * 3000}, 413)["code"] == "body_too_large"
+        assert server.error("/v1/completions", {**ASK, "prompt": "x" * 3000}, 413)["code"] == "body_too_large"
         head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         chunk = b"400\r\n" + b"x" * 1024 + b"\r\n"
         assert raw(server, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 3).startswith(b"HTTP/1.1 413")
@@ -87,7 +92,7 @@ def test_no_path_opens_a_file(server: Any, path: str) -> None:
         assert b"import" not in answer
 
 
-def test_what_is_not_there(server: Any) -> None:
+def test_unknown_paths_and_methods(server: Any) -> None:
     for method, path, status in [("GET", "/nothing", 404), ("GET", "/v1/completions", 405), ("DELETE", "/", 405)]:
         headers = {"Content-Type": "application/json"}
         answer = server.client.request(method, path, headers=headers)
@@ -95,14 +100,41 @@ def test_what_is_not_there(server: Any) -> None:
         assert "message" in answer.json()["error"]
 
 
-def test_the_api_can_be_read(server: Any) -> None:
+def test_the_documentation_has_every_path_and_every_meaning(server: Any) -> None:
     described = server.client.get("/openapi.json").json()
     assert "422" not in str(described["paths"])
     assert "/v1/chat/completions" in described["paths"]
     page = server.client.get("/docs").text
     assert "<script" not in page
-    assert "frequency_penalty" in page
     assert all(path in page for path in described["paths"])
+    rows = re.findall(r"<tr>(?:<td>(.*?)</td>)(?:<td>(.*?)</td>)(?:<td>(.*?)</td>)</tr>", page)
+    assert len(rows) > 60
+    assert all(meaning.strip() for _, _, meaning in rows), [row for row in rows if not row[2]]
+    kinds = {name.removeprefix("<code>").partition("</code>")[0]: kind for name, kind, _ in rows}
+    assert {"messages", "frequency_penalty", "role", "include_usage", "consent", "settings"} <= set(kinds)
+    assert kinds["min_p"] == "0 or null"
+    assert kinds["top_p"] == "number (≥ 0, ≤ 1) or null"
+    assert kinds["max_tokens"] == "512"  # of this server, in the table of limits
+
+
+def test_the_examples_of_the_documentation_work(server: Any) -> None:
+    page = server.client.get("/docs").text
+    commands = [
+        shlex.split(html.unescape(code).replace("\\\n", ""))
+        for code in re.findall(r"<pre><code>(.*?)</code></pre>", page, re.S)
+    ]
+    described = server.client.get("/openapi.json").json()
+    assert len(commands) == sum(len(methods) for methods in described["paths"].values())
+    for curl, url, *options in commands:
+        assert curl == "curl"
+        assert url.startswith("http://127.0.0.1:8000/")
+        path = url.removeprefix("http://127.0.0.1:8000")
+        if options:
+            assert options[:3] == ["-H", "Content-Type: application/json", "-d"]
+            answer = server.client.post(path, content=options[3], headers={"Content-Type": "application/json"})
+        else:
+            answer = server.client.get(path)
+        assert answer.status_code in (200, 201), (url, answer.text)
 
 
 def test_head_is_get_without_a_body(server: Any) -> None:
@@ -119,7 +151,7 @@ def test_targets_in_absolute_form(server: Any) -> None:
         assert answer.startswith(f"HTTP/1.1 {status}".encode()), target
 
 
-def test_operation(server: Any) -> None:
+def test_health_readiness_metrics_and_model_card(server: Any) -> None:
     assert server.client.get("/health").json() == {"status": "ok"}
     assert server.client.get("/ready").json() == {"status": "ready"}
     server.ask(prompt="the sea", max_tokens=7)
@@ -132,7 +164,7 @@ def test_operation(server: Any) -> None:
     assert (card["family"], card["context"], card["quantize"]) == ("gpt-neo", 96, None)
 
 
-def test_keys_are_kept_as_hashes_and_limits_hold(tmp_path: Path, directory: Path, start: Callable[..., Any]) -> None:
+def test_keys_are_stored_as_hashes_and_limits_hold(tmp_path: Path, directory: Path, start: Callable[..., Any]) -> None:
     file = tmp_path / "keys.json"
     key, tight = new_key(file, "alice", None, None), new_key(file, "bob", 2, None)
     assert key not in file.read_text()
@@ -155,17 +187,17 @@ def test_keys_are_kept_as_hashes_and_limits_hold(tmp_path: Path, directory: Path
         assert server.client.get("/v1/models").status_code == 200
 
 
-def test_tokens_a_minute() -> None:
+def test_tokens_per_minute() -> None:
     now = [0.0]
     client = Client(KeyEntry(name="x", sha256="0" * 64, tokens_per_minute=60), lambda: now[0])
     client.reserve(50)
-    client.give_back(20)
-    with pytest.raises(ApiError, match="used its tokens"):
+    client.refund(20)
+    with pytest.raises(ApiError, match="limit of tokens per minute"):
         client.reserve(40)
     now[0] = 10.0
     client.reserve(40)
     now[0] = 70.0
-    client.reserve(1000)  # more than there ever is: when all is there
+    client.reserve(1000)  # more than the capacity: allowed when the bucket is full
     with pytest.raises(ApiError) as caught:
         client.reserve(1)
     assert caught.value.headers["Retry-After"] == str(1000 - 60 + 1)
@@ -176,14 +208,49 @@ def test_key_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file of keys"):
         KeyRing(file)
     new_key(file, "alice", 5, 6)
-    with pytest.raises(InputError, match="named alice already"):
+    with pytest.raises(InputError, match="named alice exists already"):
         new_key(file, "alice", None, None)
     with pytest.raises(InputError, match="no key is named bob"):
         remove_key(file, "bob")
     assert read_keys(file).keys[0].requests_per_minute == 5
     remove_key(file, "alice")
-    with pytest.raises(InputError, match="holds no key"):
+    with pytest.raises(InputError, match="contains no key"):
         KeyRing(file)
     file.write_text("{")
     with pytest.raises(InputError):
         KeyRing(file)
+
+
+def test_the_log_has_requests_to_the_api_and_errors_but_no_static_files(
+    directory: Path, start: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with start([str(directory)], feedback="off") as server:
+        for path in ("/", "/static/app.js", "/static/none.js", "/v1/models", "/nothing"):
+            server.client.get(path)
+        server.client.head("/health")
+    log = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    entries = [(entry["method"], entry["path"], entry["status"]) for entry in log if entry["event"] == "request"]
+    assert entries == [
+        ("GET", "-", 404),
+        ("GET", "/v1/models", 200),
+        ("GET", "-", 404),
+        ("HEAD", "/health", 200),
+    ]
+
+
+def test_an_unexpected_error_is_500_with_all_headers_and_its_place_in_the_log(
+    directory: Path, start: Callable[..., Any], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start([str(directory)], feedback="off") as server:
+
+        def fail() -> None:
+            raise RuntimeError("a secret prompt")
+
+        monkeypatch.setattr(server.service.pool.models["tiny"], "entry", fail)
+        answer = server.client.get("/v1/models")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert answer.headers["x-frame-options"] == "DENY"
+    log = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    [failure] = [entry for entry in log if entry["event"] == "failure"]
+    assert (failure["id"], failure["error"]) == (answer.headers["x-request-id"], "RuntimeError")
+    assert "secret" not in str(log)

@@ -1,0 +1,131 @@
+"""A job: what one request asks of a model, checked before the model is loaded. Nothing here does I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from neolm.core.errors import InputError
+from neolm.generation.config import GenerationConfig
+from neolm.serving.server.errors import ApiError
+from neolm.serving.server.request_schema import ChatRequest, CompletionRequest
+from neolm.serving.server.servable import GenerationModel
+from neolm.serving.server.settings import ServeConfig
+from neolm.tokenizer.chat import Message, without_oldest
+
+
+@dataclass(frozen=True)
+class Job:
+    """Continue each of `prompts` `samples` times; choice i belongs to prompt i // samples."""
+
+    model: GenerationModel
+    prompts: Sequence[list[int]]
+    config: GenerationConfig
+    samples: int
+    logprobs: int | None = None  # number of alternatives
+    echo: Sequence[str] | None = None  # the texts of the prompts, if they are returned
+    truncated: int | None = None  # tokens left out of longer prompts, if that was allowed
+    chat: bool = False  # leave out the space before an answer
+    chat_stop: tuple[str, ...] = ()  # stop strings that are not looked for in that space
+
+    @property
+    def num_choices(self) -> int:
+        """Number of answers."""
+        return len(self.prompts) * self.samples
+
+    @property
+    def prompt_logprobs(self) -> bool:
+        """Whether the prompts are scored."""
+        return self.echo is not None and self.logprobs is not None
+
+    @cached_property
+    def prompt_tokens(self) -> int:
+        """Number of tokens of all prompts; an empty prompt counts as its end-of-text token."""
+        return sum(max(1, len(prompt)) for prompt in self.prompts)
+
+    @cached_property
+    def max_total_tokens(self) -> int:
+        """Largest number of tokens that the job may use, prompts included."""
+        limit = self.model.context + 1
+        longest = (max(0, min(self.config.max_new_tokens, limit - len(prompt))) for prompt in self.prompts)
+        return self.prompt_tokens + self.samples * sum(longest)
+
+    def check(self, settings: ServeConfig) -> Job:
+        """Return the job if it is within the limits of the server.
+
+        Raises:
+            ApiError: 400: a prompt or an answer is too long, or there are too many.
+        """
+        lengths = [len(prompt) for prompt in self.prompts]
+        context, max_new_tokens = self.model.context, self.config.max_new_tokens
+        max_prompt = min(context, settings.prompt_tokens or context)
+        if max(lengths) > max_prompt:
+            limit = f"the model's context is {context}" if max_prompt == context else f"this server takes {max_prompt}"
+            raise ApiError(400, f"the prompt is {max(lengths)} tokens, {limit}", None, "context_length_exceeded")
+        if min(max_new_tokens, context + 1 - min(lengths)) > settings.max_tokens:
+            problem = f"max_tokens is {max_new_tokens}, the limit of this server is {settings.max_tokens}"
+            raise ApiError(400, problem, "max_tokens", "invalid_value")
+        if self.num_choices > settings.queue:
+            problem = f"{self.num_choices} texts are requested, {settings.queue} may wait at a time"
+            raise ApiError(400, problem, "prompt", "invalid_value")
+        scores = self.samples * sum(lengths) * (1 + (self.logprobs or 0)) if self.prompt_logprobs else 0
+        if scores > settings.scores:
+            problem = f"{scores:,} log-probabilities of prompts are requested, the limit is {settings.scores:,}"
+            raise ApiError(400, problem, "logprobs", "invalid_value")
+        if max_new_tokens > 1 and self.num_choices > settings.choices:
+            problem = f"{self.num_choices} answers are requested, the limit is {settings.choices}"
+            raise ApiError(400, problem, "n" if self.samples > 1 else "prompt", "invalid_value")
+        return self
+
+
+def completion_job(body: CompletionRequest, model: GenerationModel, settings: ServeConfig) -> Job:
+    """The job of a completion request.
+
+    Raises:
+        ApiError: 400: see `Job.check`.
+    """
+    tokenizer = model.tokenizer
+    prompts = [tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompt]
+    texts: list[str | list[int]] = list(body.prompt)
+    limit, truncated = body.truncate_prompt_tokens, None
+    if limit is not None:
+        truncated = sum(max(0, len(prompt) - limit) for prompt in prompts)
+        texts = [text if len(ids) <= limit else ids[-limit:] for text, ids in zip(texts, prompts, strict=True)]
+        prompts = [prompt[-limit:] for prompt in prompts]
+    echo = [text if isinstance(text, str) else tokenizer.decode(text) for text in texts] if body.echo else None
+    config = body.generation(16 if body.max_tokens is None else body.max_tokens)
+    return Job(model, prompts, config, body.n or 1, body.logprobs, echo, truncated).check(settings)
+
+
+def chat_job(body: ChatRequest, model: GenerationModel, settings: ServeConfig) -> Job:
+    """The job of a chat request, whose prompt is made by the model's chat template.
+
+    Raises:
+        ApiError: 400: the template refuses the messages, or see `Job.check`.
+    """
+    roles = {"developer": "system"}
+    messages = [Message(roles.get(turn.role, turn.role), turn.content) for turn in body.messages]  # type: ignore[arg-type]
+    truncated = None
+    try:
+        prompt = model.template.encode(messages)
+        if body.truncate_prompt_tokens is not None:
+            whole = len(prompt)
+            _, prompt = without_oldest(model.template, messages, body.truncate_prompt_tokens)
+            truncated = whole - len(prompt)
+    except InputError as error:
+        raise ApiError(400, str(error), "messages") from None
+    longest = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    if longest is None:
+        longest = max(0, min(model.context - len(prompt) + 1, settings.max_tokens))
+    config = body.generation(longest)
+    return Job(
+        model,
+        [prompt],
+        config.model_copy(update={"stop": model.template.stop}),
+        body.n or 1,
+        (body.top_logprobs or 0) if body.logprobs else None,
+        truncated=truncated,
+        chat=True,
+        chat_stop=config.stop,
+    ).check(settings)

@@ -1,0 +1,185 @@
+"""What the server can serve: a `Servable`, and its first kind, a decoder that generates text."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from pydantic import BaseModel
+
+from neolm.core.artifact import chain, read_manifest
+from neolm.core.errors import InputError, NeoLMError
+from neolm.core.files import digest_path
+from neolm.generation.config import generation_config
+from neolm.generation.generate import check_tokenizer
+from neolm.generation.kv_cache import block_bytes, blocks_for
+from neolm.models.hf import load_model, model_facts
+from neolm.serving.engine import Engine
+from neolm.serving.request import Listener
+from neolm.serving.server.errors import ApiError
+from neolm.serving.server.response_schema import Link, ModelCard, ModelEntry
+from neolm.serving.server.settings import ServeConfig
+from neolm.tokenizer.chat import load_chat_template
+from neolm.tokenizer.tokenizer import load_tokenizer
+
+
+class Servable(Protocol):
+    """A model that the model pool can load and unload."""
+
+    name: str
+    kind: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes while it is loaded."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is loaded but cannot serve any more; the pool loads it again."""
+
+    def check(self) -> None:
+        """Raise an `InputError` if the files are no longer complete; called before memory is freed for it."""
+
+    def start(self) -> None:
+        """Load it. Called in a thread; raises a `NeoLMError` if that fails."""
+
+    def close(self) -> None:
+        """Free its memory."""
+
+
+class GenerationModel:
+    """A decoder with its tokenizer, chat template and, while it is loaded, its engine."""
+
+    kind = "generate"
+
+    def __init__(self, name: str, path: str, device: str, settings: ServeConfig) -> None:
+        """Read the headers of the files; nothing is loaded.
+
+        Raises:
+            InputError: the directory is not a complete model.
+        """
+        self.name, self._settings, self._device = name, settings, device
+        self.facts = model_facts(path, device, settings.dtype, settings.quantize)
+        self.tokenizer = load_tokenizer(self.facts.directory)
+        if self.tokenizer.size > self.facts.config.vocab_size:
+            raise InputError(f"{path}: the tokenizer has more tokens than the model embeds")
+        self.template = load_chat_template(self.facts.directory, self.tokenizer)
+        self.context = self.facts.config.max_position_embeddings
+        # Quantised models have a KV cache of half the size, which is not known before they are loaded.
+        one_text = blocks_for(self.context) * block_bytes(self.facts.config, torch.float32)
+        self.kv_cache_bytes = max(int(settings.text_memory * 2**30), one_text)
+        self.created = int(time.time())
+        self.engine: Engine | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of weights and KV cache."""
+        return self.facts.size + self.kv_cache_bytes
+
+    @property
+    def failed(self) -> bool:
+        """Whether the engine stopped because of an error."""
+        return self.engine is not None and self.engine.closed
+
+    @property
+    def running_engine(self) -> Engine:
+        """The engine of a model that is in use."""
+        assert self.engine is not None
+        return self.engine
+
+    def check(self) -> None:
+        """Read the headers of the files again. Raises `InputError` if the directory is no longer a complete model."""
+        GenerationModel(self.name, str(self.facts.directory), self._device, self._settings)
+
+    def start(self) -> None:
+        """Load the weights, start the engine and generate two tokens, which compiles the kernels.
+
+        Raises:
+            NeoLMError: the model cannot be loaded.
+        """
+        settings = self._settings
+        decoder = load_model(self.facts.directory, self._device, settings.dtype, settings.quantize)
+        check_tokenizer(decoder, self.tokenizer)
+        engine = Engine(
+            decoder,
+            self.tokenizer.eos_token_id,
+            self.tokenizer.size,
+            memory=self.kv_cache_bytes,
+            max_running=settings.together,
+            max_waiting=settings.queue,
+            strict=settings.strict,
+        ).start()
+        listener = Listener()
+        engine.submit([self.tokenizer.eos_token_id], generation_config(max_new_tokens=2), listener)
+        list(listener)
+        self.engine = engine
+
+    def close(self) -> None:
+        """Stop the engine; its requests are cancelled."""
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.close()
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the directory, from its manifest if it has one. Raises `ApiError` (503) if the files are gone."""
+        if not self.facts.directory.is_dir():
+            raise ApiError(503, f"the files of {self.name} are gone", None, "model_not_loaded", 30)
+        manifest = read_manifest(self.facts.directory)
+        return f"sha256:{manifest.digest if manifest is not None else digest_path(self.facts.directory)}"
+
+    def entry(self) -> ModelEntry:
+        """The model as one entry of `/v1/models`."""
+        return ModelEntry(
+            id=self.name,
+            created=self.created,
+            context=self.context,
+            family=self.facts.config.family,
+            parameters=self.facts.parameters,
+            loaded=self.engine is not None,
+            chat_template=self.template.kind,
+        )
+
+    def card(self) -> ModelCard:
+        """All that is known about the model; reads files. Raises `ApiError` (503) if the files are gone."""
+        facts = self.facts
+        config = facts.config
+        return ModelCard(
+            id=self.name,
+            digest=self.digest,
+            family=config.family,
+            parameters=facts.parameters,
+            context=self.context,
+            dtype=str(facts.dtype).removeprefix("torch."),
+            quantize={8: "int8", 4: "int4"}.get(facts.bits or 0),  # type: ignore[arg-type]
+            config=config.model_dump(mode="json") if isinstance(config, BaseModel) else asdict(config),
+            card=self._readme(),
+            lineage=self._lineage(),
+        )
+
+    def _readme(self) -> str | None:
+        path = self.facts.directory / "README.md"
+        try:
+            return path.read_text(encoding="utf-8") if path.is_file() and path.stat().st_size < 2**20 else None
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def _lineage(self) -> list[Link]:
+        """The artefacts that the model was made from, nearest first; empty without a manifest."""
+        directory = self.facts.directory
+        try:
+            links = chain(directory) if read_manifest(directory) is not None else []
+        except NeoLMError:
+            return []
+        return [
+            Link(
+                stage=manifest.stage,
+                directory=place.name,
+                created=str(manifest.started),
+                details={"digest": f"sha256:{manifest.digest}"} | dict(manifest.counts),
+            )
+            for place, manifest in links
+        ]
