@@ -43,18 +43,18 @@ def test_graphs_compute_what_the_forward_pass_computes(make: Callable[..., Decod
         held = [n + 1 for n in held]
 
 
-def test_graphs_are_captured_anew_for_other_pages(make: Callable[..., Decoder]) -> None:
+def test_graphs_are_captured_again_for_another_cache(make: Callable[..., Decoder]) -> None:
     model = copy.deepcopy(make("gpt-neo")).cuda()
     config = GenerationConfig(max_new_tokens=8)
     prompts = [prompt_of(10, seed) for seed in range(5)]
-    alone = [generate_ids(model, [prompt], config)[0] for prompt in prompts]  # few pages
+    alone = [generate_ids(model, [prompt], config)[0] for prompt in prompts]  # a small cache
     for _ in range(3):
-        assert generate_ids(model, prompts, config) == alone  # more of them
+        assert generate_ids(model, prompts, config) == alone  # a larger one
         assert generate_ids(model, prompts[:1], config) == alone[:1]
 
 
 @pytest.mark.parametrize("form", ["float32", "bfloat16", "float16", "int8", "int4"])
-def test_the_gpu_is_as_near_as_its_precision(make: Callable[..., Decoder], form: str) -> None:
+def test_the_gpu_is_as_close_as_its_precision(make: Callable[..., Decoder], form: str) -> None:
     model = make("gpt-neo", hidden_size=64)
     rounded = quantize(copy.deepcopy(model), form) if form.startswith("int") else model.to(torch.float32)
     moved = copy.deepcopy(rounded).cuda()
@@ -67,7 +67,7 @@ def test_the_gpu_is_as_near_as_its_precision(make: Callable[..., Decoder], form:
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_the_engine_serves_many(make: Callable[..., Decoder], strict: bool) -> None:
+def test_the_engine_serves_many_requests(make: Callable[..., Decoder], strict: bool) -> None:
     model = copy.deepcopy(make("gpt-neo")).cuda()
     engine = Engine(model, memory=2**24, chunk=32, strict=strict)
     prompts = [prompt_of(5 + 7 * n, seed=n) for n in range(9)]

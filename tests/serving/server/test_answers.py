@@ -1,4 +1,4 @@
-"""OpenAI's API against the model itself: the same texts, the same scores, alone and under load."""
+"""OpenAI's API gives the texts and log-probabilities of the model itself, alone and under load."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def streamed(server: Any, path: str, body: dict[str, Any]) -> list[dict[str, Any
     return events(answer)
 
 
-def test_greedy_texts_are_the_models(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+def test_greedy_texts_match_generate(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
     expected = neolm.generate(model, tokenizer, PROMPTS, max_new_tokens=30)
     got = server.ask(prompt=PROMPTS, max_tokens=30)
     assert [choice["text"] for choice in got["choices"]] == expected
@@ -57,7 +57,7 @@ def test_greedy_texts_are_the_models(server: Any, model: Decoder, tokenizer: Tok
     assert [choice["text"] for choice in again["choices"]] == expected[:4]
 
 
-def test_a_stream_is_the_same_text_and_counts(server: Any) -> None:
+def test_a_stream_matches_the_whole_answer(server: Any) -> None:
     body = {"model": "tiny", "prompt": PROMPTS, "max_tokens": 25, "temperature": 1, "seed": 4, "logprobs": 3}
     whole = server.client.post("/v1/completions", json=body).json()
     *chunks, usage = streamed(server, "/v1/completions", body)
@@ -70,7 +70,7 @@ def test_a_stream_is_the_same_text_and_counts(server: Any) -> None:
         assert [part["finish_reason"] for part in own if part["finish_reason"]] == [choice["finish_reason"]]
 
 
-def test_samples_have_their_seeds(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+def test_samples_are_reproducible_with_a_seed(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
     got = server.ask(prompt="the sea", n=4, temperature=1, seed=9, max_tokens=12)
     texts = [choice["text"] for choice in got["choices"]]
     assert len(set(texts)) == 4
@@ -78,7 +78,7 @@ def test_samples_have_their_seeds(server: Any, model: Decoder, tokenizer: Tokeni
     assert texts != [choice["text"] for choice in server.ask(prompt="the sea", n=4, temperature=1)["choices"]]
 
 
-def test_stop_strings_end_and_are_left_out(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+def test_stop_strings_end_the_text_and_are_left_out(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
     [text] = neolm.generate(model, tokenizer, "the sea", max_new_tokens=40)
     stop = text[10:13]
     [choice] = server.ask(prompt="the sea", max_tokens=40, stop=stop)["choices"]
@@ -88,31 +88,32 @@ def test_stop_strings_end_and_are_left_out(server: Any, model: Decoder, tokenize
     assert choice["text"] == text[: text.index(stop)]
 
 
-def test_echo_and_scores_are_those_of_the_forward_pass(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+def test_echo_and_logprobs_match_the_forward_pass(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
     prompt = "the sea is wäter, 水 and thirteen"
     got = server.ask(prompt=prompt, max_tokens=3, echo=True, logprobs=2)
     [choice] = got["choices"]
     assert choice["text"].startswith(prompt)
-    told = choice["logprobs"]
+    logprobs = choice["logprobs"]
     ids = tokenizer.encode(prompt)
-    assert len(told["tokens"]) == len(ids) + 3
-    assert "".join(token for token in told["tokens"][:3]) == tokenizer.decode(ids[:3])
+    assert len(logprobs["tokens"]) == len(ids) + 3
+    assert "".join(token for token in logprobs["tokens"][:3]) == tokenizer.decode(ids[:3])
     with torch.inference_mode():
         scores = model(torch.tensor([ids]))[0, :, : tokenizer.size].log_softmax(-1)
-    assert told["token_logprobs"][0] is None
-    assert told["top_logprobs"][0] is None
+    assert logprobs["token_logprobs"][0] is None
+    assert logprobs["top_logprobs"][0] is None
     for place, token in enumerate(ids[1:], start=1):
-        assert told["token_logprobs"][place] == pytest.approx(float(scores[place - 1, token]), abs=1e-4)
-        best = max(told["top_logprobs"][place].values())
+        assert logprobs["token_logprobs"][place] == pytest.approx(float(scores[place - 1, token]), abs=1e-4)
+        best = max(logprobs["top_logprobs"][place].values())
         assert best == pytest.approx(float(scores[place - 1].max()), abs=1e-4)
-    # A character of several tokens has them spelled as bytes, and offsets point into the text.
-    assert any(token.startswith("bytes:\\x") for token in told["tokens"])
-    for token, offset in zip(told["tokens"], told["text_offset"], strict=True):
+    # Tokens that are parts of a character are written as bytes, and offsets are places in the text.
+    assert any(token.startswith("bytes:\\x") for token in logprobs["tokens"])
+    for token, offset in zip(logprobs["tokens"], logprobs["text_offset"], strict=True):
         if not token.startswith("bytes:"):
             assert choice["text"][offset : offset + len(token)] == token
     nothing = server.ask(prompt=prompt, max_tokens=0, echo=True, logprobs=0)
     assert nothing["choices"][0]["text"] == prompt
-    assert nothing["choices"][0]["logprobs"]["token_logprobs"] == pytest.approx(told["token_logprobs"][:-3], abs=1e-4)
+    of_prompt = nothing["choices"][0]["logprobs"]["token_logprobs"]
+    assert of_prompt == pytest.approx(logprobs["token_logprobs"][:-3], abs=1e-4)
     assert nothing["usage"]["completion_tokens"] == 0
     assert server.ask(prompt="the", max_tokens=2, echo=True)["choices"][0]["text"].startswith("the")
 
@@ -133,7 +134,7 @@ def test_bias_and_penalties_reach_the_engine(server: Any, model: Decoder, tokeni
     assert "token 4000 is not one of 0 to 309" in error["message"]
 
 
-def test_a_conversation_is_that_of_the_chat_command(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+def test_chat_completions_match_the_chat_command(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
     session = Session(model, tokenizer, GenerationConfig(max_new_tokens=15))
     messages = []
     for text in ("What is the sea?", "and the day?"):
@@ -150,7 +151,7 @@ def test_a_conversation_is_that_of_the_chat_command(server: Any, model: Decoder,
         messages.append({"role": "assistant", "content": expected.strip()})
 
 
-def test_what_is_too_long_is_cut_if_asked(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+def test_truncate_prompt_tokens(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
     long, ids = TEXT, tokenizer.encode(TEXT)
     assert len(ids) > 96
     assert server.error("/v1/completions", {"model": "tiny", "prompt": long})["code"] == "context_length_exceeded"
@@ -159,11 +160,11 @@ def test_what_is_too_long_is_cut_if_asked(server: Any, model: Decoder, tokenizer
     [after] = generate_ids(model, [ids[-20:]], config, tokenizer.eos_token_id, tokenizer.size)
     expected = tokenizer.decode(after)
     for prompts in ([long, "the sea"], [ids, tokenizer.encode("the sea")]):
-        told = server.ask(prompt=prompts, max_tokens=9, truncate_prompt_tokens=20, echo=True)
-        assert told["choices"][0]["text"] == kept + expected
-        assert told["choices"][1]["text"].startswith("the sea")
+        answer = server.ask(prompt=prompts, max_tokens=9, truncate_prompt_tokens=20, echo=True)
+        assert answer["choices"][0]["text"] == kept + expected
+        assert answer["choices"][1]["text"].startswith("the sea")
         counts = {"prompt_tokens": 20 + len(tokenizer.encode("the sea")), "left_out_tokens": len(ids) - 20}
-        assert counts.items() <= told["usage"].items()
+        assert counts.items() <= answer["usage"].items()
     turns = [{"role": "system", "content": "brief"}]
     for text in ("the sea", "the day", "the clock", "the water"):
         turns += [{"role": "user", "content": text}, {"role": "assistant", "content": "it is water, and more water"}]
@@ -180,7 +181,7 @@ def test_what_is_too_long_is_cut_if_asked(server: Any, model: Decoder, tokenizer
     assert fewer.json()["choices"] == cut["choices"]
 
 
-def test_the_official_client(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
+def test_openai_client(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         [listed] = client.models.list().data
         assert listed.id == "tiny"
@@ -250,7 +251,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_null_is_as_good_as_nothing(server: Any) -> None:
+def test_null_and_empty_fields_are_ignored(server: Any) -> None:
     names = ("temperature", "top_p", "top_k", "n", "stop", "presence_penalty", "frequency_penalty", "logit_bias")
     more = ("seed", "stream", "stream_options", "user", "max_tokens", "echo", "logprobs", "best_of", "suffix", "tools")
     body = {"model": "tiny", "prompt": "the sea", "ignore_eos": True, **dict.fromkeys([*names, *more, "unheard_of"])}
@@ -261,7 +262,7 @@ def test_null_is_as_good_as_nothing(server: Any) -> None:
     assert server.ask(prompt=None)["choices"] == server.ask(prompt="")["choices"] == server.ask(prompt=[])["choices"]
 
 
-def test_what_clients_and_frameworks_send_along(server: Any) -> None:
+def test_fields_that_clients_and_frameworks_send_are_ignored(server: Any) -> None:
     ignored = {
         **{"store": False, "metadata": {"a": "b"}, "service_tier": "auto", "user": "me", "safety_identifier": "me"},
         **{"prompt_cache_key": "x", "parallel_tool_calls": True, "reasoning_effort": "low", "verbosity": "low"},
@@ -270,30 +271,28 @@ def test_what_clients_and_frameworks_send_along(server: Any) -> None:
     }
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         parts = [{"type": "text", "text": "the sea", "cache_control": {"type": "ephemeral"}}]
-        said: list[Any] = [{"role": "user", "content": parts}]
-        plain = client.chat.completions.create(model="tiny", messages=said, temperature=0, max_tokens=8)
-        more = {"model": "tiny", "messages": said, "temperature": 0, "max_tokens": 8, **ignored}
+        turns: list[Any] = [{"role": "user", "content": parts}]
+        plain = client.chat.completions.create(model="tiny", messages=turns, temperature=0, max_tokens=8)
+        more = {"model": "tiny", "messages": turns, "temperature": 0, "max_tokens": 8, **ignored}
         assert server.client.post("/v1/chat/completions", json=more).json()["choices"][0]["message"]["content"] == (
             plain.choices[0].message.content
         )
-        answer = plain.choices[0].message.model_dump()  # with all that the client's class has, as null
-        again = [*said, answer, {"role": "assistant", "content": None}, {"role": "user", "content": "and the day?"}]
+        answer = plain.choices[0].message.model_dump()  # with all fields of the client's class, as null
+        again = [*turns, answer, {"role": "assistant", "content": None}, {"role": "user", "content": "and the day?"}]
         assert client.chat.completions.create(model="tiny", messages=again, max_tokens=2).choices
 
 
-def test_a_large_max_tokens_is_no_mistake_where_the_context_ends_before(
-    directory: Path, start: Callable[..., Any]
-) -> None:
+def test_max_tokens_may_exceed_the_limit_if_the_context_ends_before(directory: Path, start: Callable[..., Any]) -> None:
     with start([str(directory)], max_tokens=40, feedback="off") as server:
-        told = server.error("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 8192})
-        assert "max_tokens is 8192, the limit of this server is 40" in told["message"]
-        assert told["param"] == "max_tokens"
+        error = server.error("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 8192})
+        assert "max_tokens is 8192, the limit of this server is 40" in error["message"]
+        assert error["param"] == "max_tokens"
         ids = [5] * 60
         answer = server.ask(prompt=ids, max_tokens=8192, ignore_eos=True)
         assert (answer["choices"][0]["finish_reason"], answer["usage"]["completion_tokens"]) == ("length", 37)
 
 
-def test_a_chats_stop_does_not_stand_in_the_space_before_the_answer(server: Any, tokenizer: Tokenizer) -> None:
+def test_chat_ignores_stop_strings_in_the_space_before_an_answer(server: Any, tokenizer: Tokenizer) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": "the sea"}], "max_tokens": 20, "temperature": 0}
     [space] = tokenizer.encode(" ")
     whole = server.client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"]
@@ -307,8 +306,8 @@ def test_a_chats_stop_does_not_stand_in_the_space_before_the_answer(server: Any,
 
 
 @pytest.mark.parametrize(("body", "words"), WRONG)
-def test_what_is_wrong_is_named(server: Any, body: dict[str, Any], words: str) -> None:
-    if body.get("prompt") == []:  # no tokens: the beginning of a document
+def test_errors_name_the_field(server: Any, body: dict[str, Any], words: str) -> None:
+    if body.get("prompt") == []:  # no tokens: the start of a document
         assert server.client.post("/v1/completions", json=body).status_code == 200
         return
     error = server.error("/v1/completions", body)
@@ -325,13 +324,13 @@ def test_what_is_wrong_is_named(server: Any, body: dict[str, Any], words: str) -
         b'{"model": "tiny", "model": "none", "temperature": Infinity}',
     ],
 )
-def test_bodies_that_are_none(server: Any, raw: bytes) -> None:
+def test_invalid_bodies_are_refused(server: Any, raw: bytes) -> None:
     answer = server.client.post("/v1/completions", content=raw, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_chats_that_are_none(server: Any) -> None:
+def test_invalid_chats_are_refused(server: Any) -> None:
     ask = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
     for change, words in [
         ({"messages": []}, "messages"),
@@ -364,7 +363,9 @@ def waiting_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_client_who_leaves_is_let_go(tmp_path: Path, start: Callable[..., Any], write: Callable[..., Path]) -> None:
+def test_a_disconnected_client_cancels_its_requests(
+    tmp_path: Path, start: Callable[..., Any], write: Callable[..., Path]
+) -> None:
     with start([str(write(tmp_path / "long", context=4096))], feedback="off") as server:
         server.ask(model="long", prompt="the", max_tokens=1)
         engine = server.service.pool.models["long"].engine
@@ -383,7 +384,7 @@ def test_a_client_who_leaves_is_let_go(tmp_path: Path, start: Callable[..., Any]
         assert engine.scheduler.block_manager.num_free == free
 
 
-def test_a_slow_reader_holds_nobody_up(server: Any) -> None:
+def test_a_slow_reader_does_not_delay_others(server: Any) -> None:
     body = json.dumps({"model": "tiny", "prompt": "the", "max_tokens": 90, "n": 8, "ignore_eos": True, "stream": True})
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -400,7 +401,7 @@ def test_a_slow_reader_holds_nobody_up(server: Any) -> None:
     assert b"[DONE]" in received
 
 
-def test_a_full_queue_says_when_to_come_again(directory: Path, start: Callable[..., Any]) -> None:
+def test_a_full_queue_gives_429_with_retry_after(directory: Path, start: Callable[..., Any]) -> None:
     with start([str(directory)], queue=1, together=1, feedback="off", max_tokens=4096, choices=16) as server:
         server.ask(prompt="x", max_tokens=1)  # loads the model
         statuses: list[int] = []
@@ -423,7 +424,7 @@ def test_a_full_queue_says_when_to_come_again(directory: Path, start: Callable[.
         assert server.client.get("/health").status_code == 200
 
 
-def test_models_come_and_go_with_the_memory(
+def test_models_are_loaded_and_closed_with_the_memory(
     tmp_path: Path, start: Callable[..., Any], write: Callable[..., Path]
 ) -> None:
     for number in range(3):
@@ -441,11 +442,11 @@ def test_models_come_and_go_with_the_memory(
         for wrong in (
             {"prompt": "sea " * 200},
             {"prompt": ["sea"] * 17, "max_tokens": 2},
-        ):  # no model is loaded, and none goes, for these
+        ):  # no model is loaded or closed for these
             server.error("/v1/completions", {"model": "m1", **wrong})
         loaded = {entry["id"]: entry["loaded"] for entry in server.client.get("/v1/models").json()["data"]}
         assert loaded == {"m0": True, "m1": False, "m2": True}
-        with ThreadPoolExecutor(9) as pool:  # all at once: they take turns
+        with ThreadPoolExecutor(9) as pool:  # all at once: the models take turns
             asked = [pool.submit(server.ask, model=f"m{n % 3}", prompt="the sea", max_tokens=10) for n in range(9)]
             for number, answer in enumerate(asked):
                 assert answer.result()["choices"][0]["text"] == texts[f"m{number % 3}"]
@@ -490,7 +491,7 @@ def test_a_model_whose_engine_failed_is_loaded_again(
             raise RuntimeError(message)
 
         monkeypatch.setattr(engine, "_logits", fail)
-        told = server.error("/v1/completions", {"model": "tiny", "prompt": "the sea"}, 500)
-        assert message in told["message"]
+        error = server.error("/v1/completions", {"model": "tiny", "prompt": "the sea"}, 500)
+        assert message in error["message"]
         assert server.ask(prompt="the sea", max_tokens=10)["choices"] == right["choices"]
         assert server.client.get("/ready").status_code == 200

@@ -1,4 +1,4 @@
-"""Judgements: nothing without consent, the same in SQLite and PostgreSQL, and out again as preferences."""
+"""Feedback is stored with consent only, in SQLite and PostgreSQL, and exported as preferences."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def choice(chosen: int | None = 0, texts: tuple[str, str] = ("water", "sand"), *
 
 def rating(up: bool, text: str, **more: Any) -> dict[str, Any]:
     answers = [{"model": "tiny", "text": text}]
-    said = {"consent": True, "kind": "rating", "mode": "completion", "prompt": "the sea", "answers": answers}
-    return said | {"rating": "up" if up else "down"} | more
+    common = {"consent": True, "kind": "rating", "mode": "completion", "prompt": "the sea", "answers": answers}
+    return common | {"rating": "up" if up else "down"} | more
 
 
-def test_it_is_kept_with_consent_only(server: Any, tmp_path: Path) -> None:
+def test_feedback_is_stored_with_consent_only(server: Any, tmp_path: Path) -> None:
     for refused in (choice(consent=False), {key: value for key, value in choice().items() if key != "consent"}):
         server.error("/api/feedback", refused)
     path = Path(server.service.feedback.url.database)
@@ -78,11 +78,11 @@ def test_it_is_kept_with_consent_only(server: Any, tmp_path: Path) -> None:
         rating(True, "x" * 300_000),
     ],
 )
-def test_what_is_no_judgement_is_refused(server: Any, wrong: dict[str, Any]) -> None:
+def test_invalid_feedback_is_refused(server: Any, wrong: dict[str, Any]) -> None:
     server.error("/api/feedback", wrong)
 
 
-def test_off_means_off(directory: Path, start: Callable[..., Any]) -> None:
+def test_feedback_can_be_switched_off(directory: Path, start: Callable[..., Any]) -> None:
     with start([str(directory)], feedback="off") as server:
         assert server.client.get("/api/info").json()["feedback"] is False
         assert server.error("/api/feedback", choice(), 404)["code"] == "feedback_off"
@@ -90,7 +90,7 @@ def test_off_means_off(directory: Path, start: Callable[..., Any]) -> None:
 
 def fill(url: str) -> None:
     store = FeedbackStore(url)
-    said = [
+    feedbacks = [
         choice(0),
         choice(1),
         choice(None),
@@ -100,7 +100,7 @@ def fill(url: str) -> None:
         rating(False, "is sea sea sea"),
         rating(False, "is \U0001f30a", prompt="elsewhere"),
     ]
-    for one in said:
+    for one in feedbacks:
         store.save(Feedback.model_validate(one), {"tiny": "sha256:1"}, "alice")
     store.close()
 
@@ -141,7 +141,7 @@ def test_sqlite(tmp_path: Path) -> None:
 
 @pytest.fixture
 def postgresql() -> Iterator[str]:
-    """A database server of our own; as root it runs as the user that its package makes."""
+    """A PostgreSQL server; as root it runs as the user that its package creates."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "none")]
     if not found[-1].is_file():
         pytest.skip("needs PostgreSQL's server programs (Debian's package postgresql)")
@@ -171,7 +171,7 @@ def test_postgresql(postgresql: str, tmp_path: Path) -> None:
     check(postgresql, tmp_path)
 
 
-def test_databases_that_are_none(tmp_path: Path) -> None:
+def test_unusable_databases_are_refused(tmp_path: Path) -> None:
     for url in ("nonsense", "mysql+nothing://x", "oracle://me:secret@host/x"):
         with pytest.raises(InputError, match=r"^feedback: '.*' is not a database that can be used") as caught:
             FeedbackStore(url)
@@ -188,12 +188,12 @@ def test_databases_that_are_none(tmp_path: Path) -> None:
     assert "secret" not in str(failed.value)
 
 
-def test_a_database_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_never_answers_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("psycopg", reason="needs psycopg")
     monkeypatch.setattr(feedback, "_TIMEOUT", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/none"
-        began, end = time.monotonic(), threading.Timer(20, silent.close)  # so that this fails, and does not hang
+        began, end = time.monotonic(), threading.Timer(20, silent.close)  # so that this test fails instead of hanging
         end.start()
         with pytest.raises(FeedbackError, match="does not accept it"):
             FeedbackStore(url).save(Feedback.model_validate(choice()), {}, "x")

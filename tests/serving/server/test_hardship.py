@@ -1,4 +1,4 @@
-"""Clients, files and databases that do harm, by intent or not: what they may not do to others."""
+"""Clients, files and databases that misbehave do not affect other requests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def request(body: dict[str, Any]) -> bytes:
     return f"{HEAD}Content-Length: {len(raw)}\r\n\r\n{raw}".encode()
 
 
-def test_a_client_who_never_reads_is_let_go(tmp_path: Path, start: Start, write: Write) -> None:
+def test_a_client_that_never_reads_is_disconnected(tmp_path: Path, start: Start, write: Write) -> None:
     places = [str(write(tmp_path / name, context=4096)) for name in ("a", "b")]
     with start(places, memory=0.02, body_seconds=0.5, feedback="off", max_tokens=4096) as server:
         server.ask(model="a", prompt="x", max_tokens=1)
@@ -48,11 +48,11 @@ def test_a_client_who_never_reads_is_let_go(tmp_path: Path, start: Start, write:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             slow.sendall(request(body | {"max_tokens": 4000, "ignore_eos": True}))
             until(lambda: server.service.pool.models["a"].engine.num_running > 0)
-            assert server.ask(model="b", prompt="x", max_tokens=1)["choices"]  # which needs the memory of the other
+            assert server.ask(model="b", prompt="x", max_tokens=1)["choices"]  # which needs the memory of a
             until(lambda: server.service.pool.slots["a"].num_requests == 0)
 
 
-def test_idle_connections_lock_nobody_out(directory: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connections_are_closed(directory: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEADER_SECONDS", 1.0)
     with start([str(directory)], connections=5, feedback="off") as server:
         idle = [connect(server) for _ in range(6)]
@@ -67,13 +67,13 @@ def test_idle_connections_lock_nobody_out(directory: Path, start: Start, monkeyp
         for one in idle:
             assert one.recv(1) == b""
             one.close()
-        with connect(server) as slow:  # whose head is complete has other times
+        with connect(server) as slow:  # other timeouts apply after the headers
             head, _, body = request({"model": "tiny", "prompt": "x", "max_tokens": 1}).partition(b"\r\n\r\n")
             slow.sendall(head + b"\r\n\r\n")
             time.sleep(1.5)
             slow.sendall(body)
             assert slow.recv(12) == b"HTTP/1.1 200"
-        with connect(server) as again:  # the time begins anew with each request of a connection
+        with connect(server) as again:  # the timeout starts again with each request of a connection
             for _ in range(4):
                 again.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 received = b""
@@ -83,7 +83,7 @@ def test_idle_connections_lock_nobody_out(directory: Path, start: Start, monkeyp
                 time.sleep(0.4)
 
 
-def test_hosts_and_origins_that_are_none(server: Any) -> None:
+def test_invalid_hosts_and_origins_are_refused(server: Any) -> None:
     hosts = ("[", "[::1", "evil@127.0.0.1", "127.0.0.1/evil", "localhost:abc", "127.0.0.1, evil", "")
     for host in hosts:
         assert server.client.get("/health", headers={"Host": host}).status_code == 421, host
@@ -93,7 +93,7 @@ def test_hosts_and_origins_that_are_none(server: Any) -> None:
     assert server.client.get("/health", headers={"Host": "[::1]:80"}).status_code == 200
 
 
-def test_methods_do_not_fill_the_metrics(server: Any) -> None:
+def test_unknown_methods_share_one_label_of_the_metrics(server: Any) -> None:
     for number in range(5):
         with connect(server) as one:
             one.sendall(f"M{number} / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
@@ -103,17 +103,17 @@ def test_methods_do_not_fill_the_metrics(server: Any) -> None:
     assert 'method="M' not in page
 
 
-def test_too_many_texts_and_scores_are_refused(directory: Path, start: Start) -> None:
+def test_too_many_texts_and_logprobs_are_refused(directory: Path, start: Start) -> None:
     with start([str(directory)], queue=20, scores=100, feedback="off") as server:
-        told = server.error("/v1/completions", {"model": "tiny", "prompt": ["x"] * 7, "n": 3, "max_tokens": 1})
-        assert "21 texts are requested, 20 may wait" in told["message"]
+        error = server.error("/v1/completions", {"model": "tiny", "prompt": ["x"] * 7, "n": 3, "max_tokens": 1})
+        assert "21 texts are requested, 20 may wait" in error["message"]
         body = {"model": "tiny", "prompt": [[5] * 20] * 2, "max_tokens": 0, "echo": True}
         assert server.client.post("/v1/completions", json=body | {"logprobs": 1}).status_code == 200
-        told = server.error("/v1/completions", body | {"logprobs": 2})
-        assert (told["param"], "120 log-probabilities" in told["message"]) == ("logprobs", True)
+        error = server.error("/v1/completions", body | {"logprobs": 2})
+        assert (error["param"], "120 log-probabilities" in error["message"]) == ("logprobs", True)
 
 
-def test_tokens_that_nobody_read_are_counted(tmp_path: Path, start: Start, write: Write) -> None:
+def test_generated_tokens_count_for_the_limit_even_if_unread(tmp_path: Path, start: Start, write: Write) -> None:
     directory, file = write(tmp_path / "long", context=4096), tmp_path / "keys.json"
     key = new_key(file, "alice", None, 10_000)
     with start([str(directory)], key=key, keys=str(file), feedback="off") as server:
@@ -128,26 +128,26 @@ def test_tokens_that_nobody_read_are_counted(tmp_path: Path, start: Start, write
         until(lambda: server.service.pool.slots["long"].num_requests == 0)
         client = server.service.keys.client(f"Bearer {key}")
         used = 10_000 - client.tokens.level
-        assert used == pytest.approx(len(under_way.token_ids), abs=600)  # what has come back meanwhile, 167 a second
+        assert used == pytest.approx(len(under_way.token_ids), abs=600)  # the bucket refills by 167 tokens per second
         assert used < 4001
 
 
-def test_a_slow_database_holds_up_feedback_only(
+def test_a_slow_database_delays_feedback_only(
     directory: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with start([str(directory)], feedback=f"sqlite:///{tmp_path / 'f.sqlite'}") as server:
         gate = threading.Event()
         save = server.service.feedback.save
 
-        def slow(*said: Any) -> int:
+        def slow(*rating: Any) -> int:
             assert gate.wait(60)
-            return int(save(*said))
+            return int(save(*rating))
 
         monkeypatch.setattr(server.service.feedback, "save", slow)
-        said = {"consent": True, "kind": "rating", "mode": "completion", "prompt": "x", "rating": "up"}
-        said["answers"] = [{"model": "tiny", "text": "y"}]
+        rating = {"consent": True, "kind": "rating", "mode": "completion", "prompt": "x", "rating": "up"}
+        rating["answers"] = [{"model": "tiny", "text": "y"}]
         with ThreadPoolExecutor(20) as pool:
-            asked = [pool.submit(httpx.post, f"{server.url}/api/feedback", json=said, timeout=60) for _ in range(20)]
+            asked = [pool.submit(httpx.post, f"{server.url}/api/feedback", json=rating, timeout=60) for _ in range(20)]
             until(lambda: sum(one.done() for one in asked) == 4)
             assert server.ask(prompt="the sea", max_tokens=3)["choices"]
             gate.set()
@@ -155,21 +155,21 @@ def test_a_slow_database_holds_up_feedback_only(
         assert codes == [201] * 16 + [503] * 4
 
 
-def test_a_database_file_that_is_deleted_is_made_again(directory: Path, tmp_path: Path, start: Start) -> None:
+def test_a_deleted_database_file_is_created_again(directory: Path, tmp_path: Path, start: Start) -> None:
     place = tmp_path / "f.sqlite"
     with start([str(directory)], feedback=f"sqlite:///{place}") as server:
-        said = {"consent": True, "kind": "rating", "mode": "completion", "prompt": "x", "rating": "up"}
-        said["answers"] = [{"model": "tiny", "text": "y"}]
-        with ThreadPoolExecutor(6) as pool:  # the first of all at once
-            kept = list(pool.map(lambda _: server.client.post("/api/feedback", json=said), range(6)))
+        rating = {"consent": True, "kind": "rating", "mode": "completion", "prompt": "x", "rating": "up"}
+        rating["answers"] = [{"model": "tiny", "text": "y"}]
+        with ThreadPoolExecutor(6) as pool:  # at once, before the table exists
+            kept = list(pool.map(lambda _: server.client.post("/api/feedback", json=rating), range(6)))
         assert [one.status_code for one in kept] == [201] * 6
         for path in tmp_path.glob("f.sqlite*"):
             path.unlink()
-        assert server.client.post("/api/feedback", json=said).json() == {"id": 1}
+        assert server.client.post("/api/feedback", json=rating).json() == {"id": 1}
         assert len(list(server.service.feedback.rows())) == 1
 
 
-def test_a_key_file_that_breaks_is_said_and_changes_nothing(
+def test_a_broken_key_file_is_reported_and_the_previous_keys_stay_valid(
     directory: Path,
     tmp_path: Path,
     start: Start,
@@ -184,8 +184,8 @@ def test_a_key_file_that_breaks_is_said_and_changes_nothing(
             file.write_text(broken)
             for _ in range(2):
                 assert server.client.get("/v1/models").status_code == 200
-            said = capfd.readouterr().err
-            assert said.count("the previous keys stay valid") == (1 if broken else 0), (broken, said)
+            log = capfd.readouterr().err
+            assert log.count("the previous keys stay valid") == (1 if broken else 0), (broken, log)
         file.unlink()
         for _ in range(2):
             assert server.client.get("/v1/models").status_code == 200
@@ -201,7 +201,7 @@ def test_a_key_file_that_breaks_is_said_and_changes_nothing(
         assert server.service.keys.client(f"Bearer {key}").name == "bob"
 
 
-def test_who_waits_for_room_gets_it(tmp_path: Path, start: Start, write: Write) -> None:
+def test_a_request_that_waits_for_memory_is_served(tmp_path: Path, start: Start, write: Write) -> None:
     places = [str(write(tmp_path / name)) for name in ("a", "b")]
     with start(places, memory=0.015, feedback="off") as server:
         over = threading.Event()
@@ -224,13 +224,15 @@ def test_who_waits_for_room_gets_it(tmp_path: Path, start: Start, write: Write) 
             assert all(one.result() > 0 for one in busy)
 
 
-def test_nobody_makes_room_for_who_has_left_or_cannot_come(tmp_path: Path, start: Start, write: Write) -> None:
+def test_no_model_is_closed_for_a_cancelled_request_or_a_broken_model(
+    tmp_path: Path, start: Start, write: Write
+) -> None:
     places = [str(write(tmp_path / name, context=4096)) for name in ("a", "b", "c")]
     with start(places, memory=0.015, feedback="off") as server:
         slots = server.service.pool.slots
         long = {"model": "a", "prompt": "x", "max_tokens": 4000, "n": 16, "ignore_eos": True, "stream": True}
         with server.client.stream("POST", "/v1/completions", json=long) as answer:
-            lines = answer.iter_lines()  # kept: without it the answer would be over
+            lines = answer.iter_lines()  # kept alive: otherwise the connection is closed
             next(lines)
             with connect(server) as leaving:
                 leaving.sendall(request({"model": "b", "prompt": "x"}))

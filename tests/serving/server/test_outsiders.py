@@ -1,4 +1,4 @@
-"""Programs of others against the server: lm-evaluation-harness's scores, and schemathesis' thousands of requests."""
+"""Other programs as clients: lm-evaluation-harness, and schemathesis with thousands of requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAIRS = [("the sea", " is water"), ("It was a bright", " cold day in April"), ("
 def test_lm_evaluation_harness(
     server: Any, directory: Path, model: Decoder, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    """In a process of its own, since it brings many packages along that warn."""
+    """In a separate process, because its packages emit warnings."""
     script = tmp_path / "ask.py"
     script.write_text(
         "import json, sys\n"
@@ -61,7 +61,7 @@ def test_lm_evaluation_harness(
 @pytest.mark.slow
 def test_schemathesis_finds_nothing(server: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "--max-examples", "40"]
-    # What only holds between fields, such as stream_options with stream alone, no schema of a field can say.
+    # A schema cannot express rules between fields, such as that stream_options needs stream.
     options = ["--checks", "all", "--exclude-checks", "positive_data_acceptance", "--workers", "2", "--seed", "1"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

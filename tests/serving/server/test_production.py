@@ -1,5 +1,5 @@
-"""The files of docs/serving.md's "In production" as they stand there, with other places and ports: nginx before two
-replicas that come and go, and the service's command."""
+"""The configuration files of docs/serving.md, "In production", with other paths and ports: nginx in front of two
+replicas, and the systemd service."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def proxy(place: Path, ports: list[int]) -> Iterator[int]:
-    """nginx with the page's configuration before these replicas, under a certificate of its own; its port."""
+    """Run nginx with the documented configuration in front of these replicas; yields its port."""
     certificate, key, port = place / "lm.pem", place / "lm.key", free_port()
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=lm.example.org", "-days", "1"]
     subprocess.run([*made, "-out", certificate, "-keyout", key], check=True, capture_output=True)
@@ -88,8 +88,8 @@ def test_replicas_behind_a_proxy(tmp_path: Path, write: Callable[..., Path]) -> 
         client = stack.enter_context(httpx.Client(base_url=base, headers=name, verify=False, timeout=60))
 
         def ask(_: int = 0) -> Any:
-            said = {"model": "tiny", "prompt": "the sea", "max_tokens": 20, "temperature": 0}
-            answer = client.post("/v1/completions", json=said)
+            body = {"model": "tiny", "prompt": "the sea", "max_tokens": 20, "temperature": 0}
+            answer = client.post("/v1/completions", json=body)
             assert answer.status_code == 200, answer.text
             return answer.json()["choices"]
 
@@ -101,9 +101,9 @@ def test_replicas_behind_a_proxy(tmp_path: Path, write: Callable[..., Path]) -> 
         right = ask()
         with ThreadPoolExecutor(8) as pool:
             assert all(choices == right for choices in pool.map(ask, range(32)))
-        assert min(both()) > 0  # each has had some of it
+        assert min(both()) > 0  # both replicas got requests
 
-        # The page through the proxy may ask, another site's may not.
+        # The web page works through the proxy; pages of other origins are refused.
         own, foreign = {"Origin": "https://lm.example.org"}, {"Origin": "https://example.net"}
         body = {"model": "tiny", "prompt": "x", "max_tokens": 1}
         assert client.get("/").status_code == 200
@@ -112,7 +112,7 @@ def test_replicas_behind_a_proxy(tmp_path: Path, write: Callable[..., Path]) -> 
         with_port = {"Host": f"lm.example.org:{port}", "Origin": f"https://lm.example.org:{port}"}
         assert client.post("/v1/completions", json=body, headers=with_port).status_code == 200
 
-        # An answer comes as it is written, and ends whole although its replica is told to stop meanwhile.
+        # A stream is not buffered, and is completed although its replica is stopped meanwhile.
         long = body | {"max_tokens": 1000, "ignore_eos": True, "stream": True}
         with client.stream("POST", "/v1/completions", json=long) as answer:
             lines = answer.iter_lines()
@@ -127,7 +127,7 @@ def test_replicas_behind_a_proxy(tmp_path: Path, write: Callable[..., Path]) -> 
             busy = (one, other)[running.index(1)]
             busy.send_signal(signal.SIGTERM)
             time.sleep(0.2)
-            assert [ask() for _ in range(6)] == [right] * 6  # meanwhile the other one answers
+            assert [ask() for _ in range(6)] == [right] * 6  # the other replica answers
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
@@ -136,22 +136,22 @@ def test_replicas_behind_a_proxy(tmp_path: Path, write: Callable[..., Path]) -> 
 
 
 @pytest.mark.skipif(NGINX is None or shutil.which("openssl") is None, reason="needs nginx and openssl")
-def test_a_killed_replica_is_passed_over(directory: Path, tmp_path: Path) -> None:
+def test_a_killed_replica_is_skipped(directory: Path, tmp_path: Path) -> None:
     options = (directory, "--set", 'hosts=["lm.example.org"]', *SMALL)
     with contextlib.ExitStack() as stack:
         (one, first), (_, second) = (stack.enter_context(served(*options)) for _ in range(2))
         port = stack.enter_context(proxy(tmp_path, [int(url.rpartition(":")[2]) for url in (first, second)]))
         base, name = f"https://127.0.0.1:{port}", {"Host": "lm.example.org"}
         client = stack.enter_context(httpx.Client(base_url=base, headers=name, verify=False, timeout=60))
-        said = {"model": "tiny", "prompt": "the sea", "max_tokens": 20, "temperature": 0}
-        right = [client.post("/v1/completions", json=said).json()["choices"] for _ in range(4)]
+        body = {"model": "tiny", "prompt": "the sea", "max_tokens": 20, "temperature": 0}
+        right = [client.post("/v1/completions", json=body).json()["choices"] for _ in range(4)]
         one.kill()
-        again = [client.post("/v1/completions", json=said) for _ in range(8)]
+        again = [client.post("/v1/completions", json=body) for _ in range(8)]
         assert [answer.status_code for answer in again] == [200] * 8
         assert all(answer.json()["choices"] == right[0] for answer in again)
 
 
-def test_the_service_of_systemd(directory: Path, tmp_path: Path) -> None:
+def test_the_systemd_service(directory: Path, tmp_path: Path) -> None:
     unit = configparser.RawConfigParser(strict=True)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read_string(block("ini"))
@@ -163,17 +163,17 @@ def test_the_service_of_systemd(directory: Path, tmp_path: Path) -> None:
     environment = dict(pair.split("=", 1) for pair in unit["Service"]["Environment"].split())
     environment = {name: value.replace("/var/lib", str(tmp_path)) for name, value in environment.items()}
     with served(*(places.get(argument, argument) for argument in arguments), **environment) as (process, url):
-        said = {"model": "tiny", "prompt": "the sea", "max_tokens": 4}
-        assert httpx.post(f"{url}/v1/completions", json=said, timeout=120).status_code == 400
-        assert httpx.post(f"{url}/v1/completions", json=said | {"max_tokens": 3}, timeout=120).status_code == 200
+        body = {"model": "tiny", "prompt": "the sea", "max_tokens": 4}
+        assert httpx.post(f"{url}/v1/completions", json=body, timeout=120).status_code == 400
+        assert httpx.post(f"{url}/v1/completions", json=body | {"max_tokens": 3}, timeout=120).status_code == 200
         assert (tmp_path / "neolm" / "kernels").is_dir()
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=float(unit["Service"]["TimeoutStopSec"])) == 0
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_systemd_understands_the_service(tmp_path: Path) -> None:
+def test_systemd_accepts_the_service(tmp_path: Path) -> None:
     unit = tmp_path / "neolm.service"
-    unit.write_text(block("ini").replace("/opt/neolm/bin/neolm", str(shutil.which("true"))))  # one that is there
-    told = subprocess.run(["systemd-analyze", "verify", unit], check=False, capture_output=True, text=True)
-    assert "neolm.service" not in told.stderr, told.stderr
+    unit.write_text(block("ini").replace("/opt/neolm/bin/neolm", str(shutil.which("true"))))  # an existing program
+    done = subprocess.run(["systemd-analyze", "verify", unit], check=False, capture_output=True, text=True)
+    assert "neolm.service" not in done.stderr, done.stderr

@@ -1,4 +1,4 @@
-"""`neolm serve` as a process: it says where it is, ends well, comes back after a kill, and refuses in one line."""
+"""`neolm serve` as a process: start, stop, restart after a kill, options, and one-line errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from neolm.serving.server.service import open_models
 from neolm.serving.server.settings import ServeConfig
 
 
-def test_it_finishes_what_is_under_way_and_ends(directory: Path, tmp_path: Path) -> None:
+def test_sigterm_completes_the_answers_in_progress(directory: Path, tmp_path: Path) -> None:
     with served(directory, "--feedback", "off") as (process, url):
         body = {"model": "tiny", "prompt": "the", "max_tokens": 90, "ignore_eos": True, "stream": True, "n": 8}
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as answer:
@@ -40,7 +40,7 @@ def test_it_finishes_what_is_under_way_and_ends(directory: Path, tmp_path: Path)
     assert "the" not in json.dumps([json.loads(line).get("prompts") for line in log.splitlines() if line[0] == "{"])
 
 
-def test_time_that_is_up_ends_a_stream_cleanly(tmp_path: Path, write: Callable[..., Path]) -> None:
+def test_the_shutdown_time_limit_ends_a_stream_with_an_error(tmp_path: Path, write: Callable[..., Path]) -> None:
     options = ("--feedback", "off", "--set", "shutdown_seconds=0")
     with served(write(tmp_path / "tiny", context=4096), *options) as (process, url):
         body = {"model": "tiny", "prompt": "the", "max_tokens": 4000, "ignore_eos": True, "stream": True}
@@ -54,9 +54,9 @@ def test_time_that_is_up_ends_a_stream_cleanly(tmp_path: Path, write: Callable[.
         assert process.wait(timeout=60) == 0
 
 
-def test_a_killed_server_comes_back(directory: Path, tmp_path: Path) -> None:
+def test_a_killed_server_restarts(directory: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'kept.sqlite'}"
-    said = {
+    rating = {
         "consent": True,
         "kind": "rating",
         "mode": "completion",
@@ -66,12 +66,12 @@ def test_a_killed_server_comes_back(directory: Path, tmp_path: Path) -> None:
     }
     for number in (1, 2):
         with served(directory, "--feedback", url) as (process, address):
-            assert httpx.post(f"{address}/api/feedback", json=said).json() == {"id": number}
+            assert httpx.post(f"{address}/api/feedback", json=rating).json() == {"id": number}
             process.send_signal(signal.SIGKILL)
             process.wait()
 
 
-def test_prompts_are_logged_only_if_asked(directory: Path) -> None:
+def test_prompts_are_logged_only_with_log_text(directory: Path) -> None:
     ask = {"model": "tiny", "prompt": "a secret of the sea", "max_tokens": 3, "ignore_eos": True}
     for options, logged in [((), False), (("--set", "log_text=true"), True)]:
         with served(directory, "--feedback", "off", *options) as (process, url):
@@ -88,7 +88,7 @@ def test_prompts_are_logged_only_if_asked(directory: Path) -> None:
             assert all(("answers" in entry) is logged for entry in log)
 
 
-def test_mistakes_are_one_line(neolm_: Callable[..., tuple[int, str, str]], directory: Path, tmp_path: Path) -> None:
+def test_mistakes_give_one_line(neolm_: Callable[..., tuple[int, str, str]], directory: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         cases: list[tuple[list[Any], str]] = [
@@ -114,7 +114,7 @@ def test_mistakes_are_one_line(neolm_: Callable[..., tuple[int, str, str]], dire
             assert words in said
 
 
-def test_the_key_commands(neolm_: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_key_commands(neolm_: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     code, key, _ = neolm_("keys", "new", file, "alice", "--tokens", 1000)
     assert code == 0
@@ -127,11 +127,11 @@ def test_the_key_commands(neolm_: Callable[..., tuple[int, str, str]], tmp_path:
     assert "shutdown_seconds" in neolm_("config", "serve")[1]
 
 
-def test_told_twice_it_ends_at_once(tmp_path: Path, write: Callable[..., Path]) -> None:
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path, write: Callable[..., Path]) -> None:
     with served(write(tmp_path / "tiny", context=4096), "--feedback", "off") as (process, url):
         body = {"model": "tiny", "prompt": "the", "max_tokens": 4000, "ignore_eos": True, "stream": True}
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as answer:
-            lines = answer.iter_lines()  # kept: without it the answer would be over
+            lines = answer.iter_lines()  # kept alive: otherwise the connection is closed
             next(lines)
             process.send_signal(signal.SIGTERM)
             assert process.stderr is not None
@@ -140,7 +140,7 @@ def test_told_twice_it_ends_at_once(tmp_path: Path, write: Callable[..., Path]) 
             assert process.wait(timeout=5) == 128 + signal.SIGINT
 
 
-def test_two_servers_at_once_on_one_port(directory: Path) -> None:
+def test_two_servers_on_one_port(directory: Path) -> None:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = str(one.getsockname()[1])
