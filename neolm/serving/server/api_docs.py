@@ -42,14 +42,8 @@ def _examples(model: str) -> dict[str, Json]:
     return {
         "/v1/completions": {"model": model, "prompt": "The sea", "max_tokens": 8, "temperature": 0.7, "seed": 1},
         "/v1/chat/completions": {"model": model, "messages": messages, "max_tokens": 8},
-        "/api/feedback": {
-            "consent": True,
-            "kind": "rating",
-            "mode": "chat",
-            "prompt": messages,
-            "answers": answers,
-            "rating": "up",
-        },
+        "/api/feedback": {"consent": True, "kind": "rating", "rating": "up", "mode": "chat"}
+        | {"prompt": messages, "answers": answers},
     }
 
 

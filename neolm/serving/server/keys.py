@@ -113,13 +113,7 @@ class Client:
 
     def count_request(self) -> None:
         """Count one request. Raises `ApiError` (429) if the limit of requests is reached."""
-        if self._requests is None:
-            return
-        if (seconds := self._requests.wait(1)) > 0:
-            raise ApiError(
-                429, "the limit of requests per minute of this key is reached", None, "rate_limit_exceeded", seconds
-            )
-        self._requests.level -= 1
+        _spend(self._requests, 1, "requests")
 
     def reserve(self, tokens: int) -> None:
         """Use the largest number of tokens that a request may need; `refund` those that it did not use.
@@ -127,17 +121,20 @@ class Client:
         Raises:
             ApiError: 429: the limit of tokens is reached.
         """
-        if self.tokens is None:
-            return
-        if (seconds := self.tokens.wait(tokens)) > 0:
-            problem = "the limit of tokens per minute of this key is reached"
-            raise ApiError(429, problem, None, "rate_limit_exceeded", seconds)
-        self.tokens.level -= tokens
+        _spend(self.tokens, tokens, "tokens")
 
     def refund(self, tokens: int) -> None:
         """Return tokens that were reserved and not used."""
         if self.tokens is not None:
             self.tokens.level += tokens
+
+
+def _spend(bucket: TokenBucket | None, amount: int, what: str) -> None:
+    if bucket is not None:
+        if (seconds := bucket.wait(amount)) > 0:
+            problem = f"the limit of {what} per minute of this key is reached"
+            raise ApiError(429, problem, None, "rate_limit_exceeded", seconds)
+        bucket.level -= amount
 
 
 class KeyRing:

@@ -123,9 +123,8 @@ class _ToEventLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
         error = record.exc_info[1] if record.exc_info else None
-        self._log.event(
-            "connection", message=record.getMessage().strip(), **({"error": type(error).__name__} if error else {})
-        )
+        fields = {"error": type(error).__name__} if error else {}
+        self._log.event("connection", message=record.getMessage().strip(), **fields)
 
 
 class _Server(uvicorn.Server):

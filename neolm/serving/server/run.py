@@ -123,8 +123,7 @@ class Run:
             finally:
                 for request in requests:
                     request.cancel()
-                accepted = len(requests) == len(choices)
-                self._account(remaining, job.prompt_tokens if accepted else 0)
+                self._account(remaining, job.prompt_tokens if len(requests) == len(choices) else 0)
 
     async def _load(self, stack: AsyncExitStack) -> Engine:
         loading = stack.enter_async_context(self._service.pool.use(self.job.model.name))

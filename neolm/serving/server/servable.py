@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from functools import cached_property
 from typing import Protocol
 
 import torch
-from pydantic import BaseModel
 
 from neolm.core.artifact import chain, read_manifest
 from neolm.core.errors import InputError, NeoLMError
@@ -146,16 +144,15 @@ class GenerationModel:
     def card(self) -> ModelCard:
         """All that is known about the model; reads files. Raises `ApiError` (503) if the files are gone."""
         facts = self.facts
-        config = facts.config
         return ModelCard(
             id=self.name,
             digest=self.digest,
-            family=config.family,
+            family=facts.config.family,
             parameters=facts.parameters,
             context=self.context,
             dtype=str(facts.dtype).removeprefix("torch."),
             quantize={8: "int8", 4: "int4"}.get(facts.bits or 0),  # type: ignore[arg-type]
-            config=config.model_dump(mode="json") if isinstance(config, BaseModel) else asdict(config),
+            config=facts.config.model_dump(mode="json"),
             card=self._readme(),
             lineage=self._lineage(),
         )
