@@ -14,7 +14,8 @@ class EventLog:
 
     def __init__(self, text: bool = False) -> None:
         self.text = text
-        self._terminal = sys.stderr.isatty()
+        self._stream = sys.stderr
+        self._terminal = self._stream.isatty()
 
     def event(self, name: str, **fields: Any) -> None:
         """Write one line."""
@@ -27,7 +28,7 @@ class EventLog:
         else:
             line = json.dumps({"time": now, "event": name, **fields}, ensure_ascii=False, default=str)
         try:
-            print(line.replace("\n", "\\n"), file=sys.stderr, flush=True)
+            print(line.replace("\n", "\\n"), file=self._stream, flush=True)
         except (OSError, ValueError):  # a full disk or a closed pipe must not end an answer
             return
 
