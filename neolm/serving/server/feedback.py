@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from neolm.core.errors import InputError, NeoLMError
-from neolm.serving.server.request_schema import ChatMessage, Shape, Text
+from neolm.serving.server.request_schema import NUMBER, ChatMessage, Shape, Text
 
 _metadata = sql.MetaData()
 _table = sql.Table(
@@ -64,7 +64,7 @@ class Feedback(Shape):
     """The messages of a chat, or the text of a completion."""
     answers: Annotated[list[Answer], Field(min_length=1, max_length=2)]
     """One answer for a rating, two for a choice."""
-    chosen: Annotated[int, Field(ge=0, le=1)] | None = None
+    chosen: Annotated[int, Field(ge=0, le=1), NUMBER] | None = None
     """For a choice: index of the better answer; null: neither."""
     rating: Literal["up", "down"] | None = None
     """For a rating."""

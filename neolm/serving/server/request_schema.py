@@ -36,9 +36,17 @@ def _unicode(text: str) -> str:
     return text
 
 
+def _number(value: Any) -> Any:
+    """Refuse booleans, which Python takes for 0 and 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+NUMBER = BeforeValidator(_number)
 Text = Annotated[str, AfterValidator(_unicode)]
 Short = Annotated[str, Field(max_length=1024), AfterValidator(_unicode)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31), NUMBER]
 _EMPTY: list[Any] = [None, [], {}]
 IGNORED: Any = Field(default=None, description="Ignored.")
 
@@ -80,7 +88,7 @@ def _stops(value: Any) -> Any:
 Stop = Annotated[str, Field(max_length=256), AfterValidator(_unicode)]
 Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS)]
 Numeral = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
-Bias = Annotated[float, Field(ge=-100, le=100)]
+Bias = Annotated[float, Field(ge=-100, le=100), NUMBER]
 
 
 class SamplingRequest(RequestShape):
@@ -88,27 +96,27 @@ class SamplingRequest(RequestShape):
 
     model: Annotated[Text, Field(max_length=512)]
     """Name of the model, one of `/v1/models`."""
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2), NUMBER] | None = None
     """Divides the logits before the softmax; 0 always takes the most likely token. Default: 1."""
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1), NUMBER] | None = None
     """Sample from the smallest set of most likely tokens whose probability reaches this. Default: 1, all tokens."""
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1), NUMBER] | None = None
     """Sample from the k most likely tokens; 0, -1 and the default mean all. (An addition to OpenAI's API.)"""
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), NUMBER] | None = None
     """Number of answers to each prompt. Default: 1."""
     stop: Annotated[Stops | None, BeforeValidator(_stops, json_schema_input_type=Stop | Stops | None)] = None
     """Strings that end an answer; they are not part of it."""
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2), NUMBER] | None = None
     """Subtracted from the logits of tokens that the answer already contains. Default: 0."""
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2), NUMBER] | None = None
     """Subtracted from the logits of tokens once for each time that the answer contains them. Default: 0."""
-    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.1, le=10), NUMBER] | None = None
     """Above 1: makes tokens of prompt and answer less likely. Default: 1. (An addition to OpenAI's API.)"""
     logit_bias: Annotated[dict[Numeral, Bias], Field(max_length=1024)] | None = None
     """Added to the logits of tokens: a mapping from token id to a number from -100 to 100."""
-    seed: Annotated[int, Field(ge=-_MAX_SEED, lt=_MAX_SEED)] | None = None
+    seed: Annotated[int, Field(ge=-_MAX_SEED, lt=_MAX_SEED), NUMBER] | None = None
     """With a seed, the same request gets the same answer."""
-    truncate_prompt_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=1, lt=2**31), NUMBER] | None = None
     """Keep the last tokens of a longer prompt; drop the oldest turns of a longer conversation. (An addition.)"""
     ignore_eos: bool | None = None
     """Continue after an end-of-text token. (An addition to OpenAI's API.)"""
@@ -123,7 +131,7 @@ class SamplingRequest(RequestShape):
     safety_identifier: Short | None = IGNORED
     prompt_cache_key: Short | None = None
     """Ignored: prefix caching is always on."""
-    min_p: Annotated[float, Field(ge=0, le=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=0), NUMBER] | None = None
     """Not supported: only 0, which keeps all tokens, is accepted."""
 
     @model_validator(mode="after")
@@ -206,13 +214,13 @@ class CompletionRequest(SamplingRequest):
         ),
     ] = Field(default="", validate_default=True)
     """A text, a list of token ids, or a list of either; an empty prompt starts a new document."""
-    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31), NUMBER] | None = None
     """Largest number of tokens to generate. Default: 16."""
     echo: bool | None = None
     """Return the prompt before the continuation."""
-    logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES), NUMBER] | None = None
     """Return log-probabilities, with this number of alternatives; with `echo` those of the prompt too."""
-    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), NUMBER] | None = None
     """Only the value of `n` is accepted."""
     suffix: Annotated[None, BeforeValidator(_no_suffix, json_schema_input_type=Literal[""] | None)] = None
     """Not supported: only an empty text is accepted."""
@@ -269,13 +277,13 @@ class ChatRequest(SamplingRequest):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     """The conversation, oldest message first."""
-    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31), NUMBER] | None = None
     """Largest number of tokens to generate. Default: as many as the context holds."""
-    max_completion_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=0, lt=2**31), NUMBER] | None = None
     """The newer name of `max_tokens`."""
     logprobs: bool | None = None
     """Return the log-probabilities of the answer."""
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES), NUMBER] | None = None
     """Number of alternatives at each place; only with `logprobs`."""
     response_format: ResponseFormat | None = None
     """Only text is supported."""

@@ -242,6 +242,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": "tiny", "store": 5}, "store"),
     ({"model": "tiny", "stop": ["x"] * 17}, "stop"),
     ({"model": "tiny", "logprobs": 21}, "logprobs"),
+    ({"model": "tiny", "logprobs": False}, "logprobs: must be a number"),
+    ({"model": "tiny", "temperature": True}, "temperature: must be a number"),
     ({"model": "tiny", "seed": 2**63}, "seed"),
     ({"model": "tiny", "logit_bias": {"x": 1}}, "logit_bias"),
     ({"model": "tiny", "suffix": "end"}, "suffix: is not supported: these models only continue a text"),

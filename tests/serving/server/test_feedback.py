@@ -67,6 +67,7 @@ def test_feedback_is_stored_with_consent_only(server: Any, tmp_path: Path) -> No
     "wrong",
     [
         choice(2),
+        choice(True),
         choice(kind="rating"),
         choice(rating="up"),
         choice(prompt="a text"),
