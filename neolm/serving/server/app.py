@@ -35,7 +35,7 @@ from neolm.serving.server.service import Service
 from neolm.serving.server.wire import AnswerResponse, Wire
 
 _PAGE = files("neolm.serving") / "page"
-_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 ModelName = Annotated[str, Path(description="One of `/v1/models`.")]
 
 

@@ -37,13 +37,14 @@ def _unicode(text: str) -> str:
 
 
 def _number(value: Any) -> Any:
-    """Refuse booleans, which Python takes for 0 and 1."""
-    if isinstance(value, bool):
+    """Refuse booleans and texts, which pydantic would convert."""
+    if isinstance(value, bool | str):
         raise ValueError("must be a number")
     return value
 
 
 NUMBER = BeforeValidator(_number)
+Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, AfterValidator(_unicode)]
 Short = Annotated[str, Field(max_length=1024), AfterValidator(_unicode)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31), NUMBER]
@@ -75,9 +76,9 @@ class RequestShape(Shape):
 class StreamOptions(RequestShape):
     """Options of a stream."""
 
-    include_usage: bool = False
+    include_usage: Flag = False
     """Send the numbers of tokens in a last chunk without choices."""
-    include_obfuscation: bool | None = IGNORED
+    include_obfuscation: Flag | None = IGNORED
 
 
 def _stops(value: Any) -> Any:
@@ -118,14 +119,14 @@ class SamplingRequest(RequestShape):
     """With a seed, the same request gets the same answer."""
     truncate_prompt_tokens: Annotated[int, Field(ge=1, lt=2**31), NUMBER] | None = None
     """Keep the last tokens of a longer prompt; drop the oldest turns of a longer conversation. (An addition.)"""
-    ignore_eos: bool | None = None
+    ignore_eos: Flag | None = None
     """Continue after an end-of-text token. (An addition to OpenAI's API.)"""
-    stream: bool | None = None
+    stream: Flag | None = None
     """Send the answer in chunks, as server-sent events."""
     stream_options: StreamOptions | None = None
     """Options of a stream; only with `stream`."""
     user: Short | None = IGNORED
-    store: bool | None = IGNORED
+    store: Flag | None = IGNORED
     metadata: Annotated[dict[Short, Short], Field(max_length=16)] | None = IGNORED
     service_tier: Short | None = IGNORED
     safety_identifier: Short | None = IGNORED
@@ -216,7 +217,7 @@ class CompletionRequest(SamplingRequest):
     """A text, a list of token ids, or a list of either; an empty prompt starts a new document."""
     max_tokens: Annotated[int, Field(ge=0, lt=2**31), NUMBER] | None = None
     """Largest number of tokens to generate. Default: 16."""
-    echo: bool | None = None
+    echo: Flag | None = None
     """Return the prompt before the continuation."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES), NUMBER] | None = None
     """Return log-probabilities, with this number of alternatives; with `echo` those of the prompt too."""
@@ -281,7 +282,7 @@ class ChatRequest(SamplingRequest):
     """Largest number of tokens to generate. Default: as many as the context holds."""
     max_completion_tokens: Annotated[int, Field(ge=0, lt=2**31), NUMBER] | None = None
     """The newer name of `max_tokens`."""
-    logprobs: bool | None = None
+    logprobs: Flag | None = None
     """Return the log-probabilities of the answer."""
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES), NUMBER] | None = None
     """Number of alternatives at each place; only with `logprobs`."""
@@ -293,7 +294,7 @@ class ChatRequest(SamplingRequest):
     """Ignored: tools are not supported."""
     function_call: Literal["none", "auto"] | None = None
     """Ignored: functions are not supported."""
-    parallel_tool_calls: bool | None = IGNORED
+    parallel_tool_calls: Flag | None = IGNORED
     reasoning_effort: Short | None = IGNORED
     verbosity: Short | None = IGNORED
 
