@@ -69,7 +69,7 @@ def test_the_gpu_is_as_close_as_its_precision(make: Callable[..., Decoder], form
 @pytest.mark.parametrize("strict", [True, False])
 def test_the_engine_serves_many_requests(make: Callable[..., Decoder], strict: bool) -> None:
     model = copy.deepcopy(make("gpt-neo")).cuda()
-    engine = Engine(model, memory=2**24, chunk=32, strict=strict)
+    engine = Engine(model, memory=2**24, chunk_size=32, strict=strict)
     prompts = [prompt_of(5 + 7 * n, seed=n) for n in range(9)]
     config = GenerationConfig(max_new_tokens=20)
     logs: list[list[Event]] = [[] for _ in prompts]

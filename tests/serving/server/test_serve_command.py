@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,3 +209,11 @@ def test_options_are_stronger_than_settings_and_the_file(
     options = ("--config", file, "--set", "port=2", "--set", "queue=2", "--port", 3)
     assert neolm_("serve", "x", *options)[0] == 0
     assert (calls[0].port, calls[0].queue, calls[0].memory, calls[0].feedback) == (3, 2, 1.0, "off")
+
+
+def test_dependencies_whose_private_parts_are_used_have_upper_bounds() -> None:
+    file = Path(__file__).parents[3] / "pyproject.toml"
+    project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["serve"]]
+    bounds = {re.split(r"[<>=]", line)[0]: line for line in needed}
+    assert all("<" in bounds[name] for name in ("numba", "uvicorn"))
