@@ -374,15 +374,15 @@ def test_a_disconnected_client_cancels_its_requests(
         engine = server.service.pool.models["long"].engine
         free = engine.scheduler.block_manager.num_free
         for stream in (True, False):
-            ask = {"model": "long", "prompt": "the", "max_tokens": 4000, "ignore_eos": True, "n": 2, "stream": stream}
+            ask = {"model": "long", "prompt": "the", "max_tokens": 4000, "ignore_eos": True, "n": 16, "stream": stream}
             body = json.dumps(ask)
             with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
                 head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-                waiting_for(lambda: len(engine.scheduler.decoding) == 2)
+                waiting_for(lambda: len(engine.scheduler.decoding) >= 2)
                 under_way = list(engine.scheduler.decoding)
             waiting_for(lambda: engine.num_running == 0 and engine.num_waiting == 0)
-            assert [request.finished.reason for request in under_way] == ["cancelled"] * 2
+            assert [request.finished.reason for request in under_way] == ["cancelled"] * len(under_way)
         assert engine.scheduler.block_manager.num_reserved == 0
         assert engine.scheduler.block_manager.num_free == free
 

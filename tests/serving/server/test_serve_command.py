@@ -131,7 +131,7 @@ def test_key_commands(neolm_: Callable[..., tuple[int, str, str]], tmp_path: Pat
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path, write: Callable[..., Path]) -> None:
     with served(write(tmp_path / "tiny", context=4096), "--feedback", "off") as (process, url):
-        body = {"model": "tiny", "prompt": "the", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+        body = {"model": "tiny", "prompt": "the", "max_tokens": 4000, "ignore_eos": True, "stream": True, "n": 16}
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as answer:
             lines = answer.iter_lines()  # kept alive: otherwise the connection is closed
             next(lines)
