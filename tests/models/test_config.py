@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
+import neolm
 from neolm.core.errors import SettingError
 from neolm.models.config import DecoderConfig, ModelConfig, decoder_config
 from neolm.models.families import FAMILIES
@@ -55,3 +58,14 @@ def test_the_settings_offer_every_family() -> None:
 def test_presets_are_listed_without_importing_torch() -> None:
     script = "import sys; from neolm.describe import presets_table; presets_table(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_no_code_outside_of_a_family_s_file_compares_families() -> None:
+    package = Path(neolm.__file__).parent
+    sources = {path: path.read_text() for path in package.rglob("*.py") if path.parent.name != "families"}
+    assert len(sources) > 100
+    assert not [
+        path
+        for path, text in sources.items()
+        if re.search(r"family\"?\]? (==|!=|in \(|in \[|in \{)|match .*family", text)
+    ]
