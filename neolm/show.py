@@ -57,7 +57,9 @@ def _describe(place: Path, manifest: Manifest) -> str:
 def _leaves(counts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The counts by dotted key."""
     for key, value in counts.items():
-        if isinstance(value, Mapping) and len(value) > MANY:
+        if isinstance(value, Mapping) and value.keys() == {"value", "reason"}:
+            yield f"{prefix}{key}", f"{value['value']} ({value['reason']})"
+        elif isinstance(value, Mapping) and len(value) > MANY:
             yield f"{prefix}{key}", f"{len(value):,} entries"
         elif isinstance(value, Mapping) and value.keys() != SCORE:
             yield from _leaves(value, f"{prefix}{key}.")

@@ -197,3 +197,8 @@ def test_mistakes_that_the_recipe_shows_are_found_before_anything_is_built(
     with pytest.raises(InputError, match=message):
         neolm.run(recipe, [override])
     assert not (tmp_path / "deep").exists()
+
+
+def test_american_spelling_of_optimiser() -> None:
+    recipe = {"output": "x", **TINY}
+    assert load_recipe(recipe, ["pretrain.optimizer=muon"]) == load_recipe(recipe, ["pretrain.optimiser=muon"])

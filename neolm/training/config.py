@@ -31,7 +31,7 @@ class TrainConfig(Config):
     micro_batch_size: Annotated[Count | None, Unit("sequences"), Changeable()] = None
     """Sequences that a device computes at once; null: the whole batch. Smaller values take less memory and change no
     number beyond rounding (and the random numbers of dropout)."""
-    optimiser: Literal["adamw", "muon"] = "adamw"
+    optimiser: Annotated[Literal["adamw", "muon"], Alias("optimizer")] = "adamw"
     """AdamW for all parameters, or Muon for the matrices of the blocks and AdamW for the rest."""
     learning_rate: Annotated[float, Field(gt=0), Alias("lr")] = 6e-4
     """Peak learning rate, reached after the warm-up."""
