@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from neolm.serving.server.errors import ApiError, StoppingError
 from neolm.serving.server.feedback import Feedback, FeedbackError, Kept
 from neolm.serving.server.job import chat_job, completion_job
 from neolm.serving.server.middleware import middleware
-from neolm.serving.server.request_schema import ChatRequest, CompletionRequest, validation_error
+from neolm.serving.server.request_schema import ChatRequest, CompletionRequest
 from neolm.serving.server.response_schema import (
     ChatCompletion,
     Completion,
@@ -80,7 +80,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid_body(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return validation_error(error.errors()).response
+        return _validation_error(error.errors()).response
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: Exception) -> Response:
@@ -88,6 +88,27 @@ def _add_error_handlers(app: FastAPI) -> None:
         problems = {404: "there is nothing at this path", 405: "this path does not support this method"}
         body = ApiError(error.status_code, problems.get(error.status_code, str(error.detail))).body
         return JSONResponse(body, error.status_code, dict(error.headers or {}))
+
+
+_FIELDS = {*CompletionRequest.model_fields, *ChatRequest.model_fields}
+_UNSUPPORTED = dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), "these models call no tools")
+
+
+def _validation_error(problems: Sequence[Mapping[str, Any]]) -> ApiError:
+    """The first of pydantic's errors, with the name of the field."""
+    problem = problems[0]
+    location = [str(part) for part in problem["loc"] if part not in ("body", "query", "path")]
+    # The rest of a location names validators and alternatives of a union.
+    param = ".".join(part for part in location if part.isidentifier() or part.isdigit()) or None
+    if problem["type"] == "json_invalid":
+        return ApiError(400, "the body is not valid JSON", None, "invalid_json")
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = _UNSUPPORTED.get(location[-1], "unknown field")
+    if param is None:  # the message of a rule between fields starts with the name of one
+        name = message.partition(" ")[0]
+        return ApiError(400, message, name if name in _FIELDS else None, "invalid_value")
+    return ApiError(400, f"{param}: {message}", param, "invalid_value")
 
 
 def _add_operation(app: FastAPI, service: Service) -> None:

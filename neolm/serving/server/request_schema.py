@@ -6,7 +6,6 @@ Not supported, and refused by name where it would change the answer: tools, JSON
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,7 +20,6 @@ from pydantic import (
 )
 
 from neolm.generation.config import GenerationConfig
-from neolm.serving.server.errors import ApiError
 
 MAX_STOPS, MAX_PROMPTS, MAX_ALTERNATIVES, MAX_CHOICES, MAX_MESSAGES = 16, 128, 20, 16, 1024
 _MAX_SEED = 2**63
@@ -303,24 +301,3 @@ class ChatRequest(SamplingRequest):
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
         return self
-
-
-_FIELDS = {*CompletionRequest.model_fields, *ChatRequest.model_fields}
-_UNSUPPORTED = dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), "these models call no tools")
-
-
-def validation_error(problems: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first of pydantic's errors, with the name of the field."""
-    problem = problems[0]
-    location = [str(part) for part in problem["loc"] if part not in ("body", "query", "path")]
-    # The rest of a location names validators and alternatives of a union.
-    param = ".".join(part for part in location if part.isidentifier() or part.isdigit()) or None
-    if problem["type"] == "json_invalid":
-        return ApiError(400, "the body is not valid JSON", None, "invalid_json")
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        message = _UNSUPPORTED.get(location[-1], "unknown field")
-    if param is None:  # the message of a rule between fields starts with the name of one
-        name = message.partition(" ")[0]
-        return ApiError(400, message, name if name in _FIELDS else None, "invalid_value")
-    return ApiError(400, f"{param}: {message}", param, "invalid_value")
