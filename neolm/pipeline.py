@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.artifact import PENDING_RECIPE, adopt_recipe, read_manifest
-from neolm.core.config import Overrides
+from neolm.core.config import Overrides, sections
 from neolm.core.errors import InputError, SettingError
 from neolm.core.files import remove
 from neolm.core.output import claim_output
+from neolm.core.progress import say
 from neolm.recipe import Recipe, load_recipe, save_recipe
 from neolm.stages import REPORT, STAGES, Action, StageRow
 
@@ -34,6 +35,10 @@ def run(recipe: str | Path | Mapping[str, Any], overrides: Overrides = (), until
         try:
             for row in rows:
                 _attempt(row.check, row, output, settings)
+            for name in sections(Recipe):
+                config = getattr(settings, name)
+                for key, reason in (config.ignored() if config else {}).items():
+                    say(f"{name}.{key} has no effect here, because {reason}")
             save_recipe(settings, output / PENDING_RECIPE)
             for row in rows:
                 _attempt(row.build, row, output, settings)

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -202,3 +203,27 @@ def test_mistakes_that_the_recipe_shows_are_found_before_anything_is_built(
 def test_american_spelling_of_optimiser() -> None:
     recipe = {"output": "x", **TINY}
     assert load_recipe(recipe, ["pretrain.optimizer=muon"]) == load_recipe(recipe, ["pretrain.optimiser=muon"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"tokenizer.path": "TOKENIZER", "tokenizer.vocab_size": 999}, "tokenizer.vocab_size has no effect here"),
+        ({"pretrain.momentum": 0.5}, "pretrain.momentum has no effect here, because optimiser is not muon"),
+        ({"pretrain.precision": "float32", "pretrain.loss_scale": 2.0}, "pretrain.loss_scale has no effect here"),
+        ({"pretrain.schedule": "constant", "pretrain.decay_steps": 1}, "pretrain.decay_steps has no effect here"),
+        ({"model.rotary_fraction": 0.5}, "model.rotary_fraction has no effect here, because gpt-neo has no rotary"),
+        ({"model.attention_layers": ["global"]}, "model.window_size has no effect here"),
+        ({}, ""),
+    ],
+)
+def test_settings_without_effect_are_said(
+    trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    if "tokenizer.path" in settings:
+        settings = {**settings, "tokenizer.path": str(trained / "tokenizer")}
+    capsys.readouterr()
+    neolm.run(trained / "recipe.yaml", {"output": str(tmp_path / "other"), "evaluate": None, **settings})
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert ("has no effect" in printed) == bool(said)

@@ -34,6 +34,15 @@ class Config(BaseModel):
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    def without_effect(self) -> dict[str, str]:
+        """Fields that other fields make meaningless, each with the reason."""
+        return {}
+
+    def ignored(self) -> dict[str, str]:
+        """The fields of `without_effect` that differ from their defaults: somebody set them in vain."""
+        found = self.without_effect().items()
+        return {name: why for name, why in found if getattr(self, name) != type(self).model_fields[name].default}
+
 
 @dataclass(frozen=True)
 class Unit:

@@ -38,3 +38,7 @@ class CorpusConfig(Config):
 
     validation_fraction: Annotated[float, Field(gt=0, lt=1), Unit("fraction of documents")] = 0.05
     """The share of documents that are held out to validate the model, chosen by a hash of their ids."""
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that other fields make meaningless, each with the reason."""
+        return dict.fromkeys(("licence", "text_key"), "source is python-stdlib") if self.source != "files" else {}

@@ -193,6 +193,16 @@ class ModelConfig(Config):
     attention_dropout: Probability | None = None
     """Dropout on attention weights."""
 
+    def without_effect(self) -> dict[str, str]:
+        """Fields that the family makes meaningless, each with the reason."""
+        family = FAMILIES.get(self.family or "")
+        defaults = family.defaults if family else {}
+        layers = self.attention_layers or defaults.get("attention_layers", ("global",))
+        found = {} if "local" in layers or family is None else {"window_size": "no layer has local attention"}
+        if family is not None and defaults.get("position_embedding") != "rotary":
+            found["rotary_fraction"] = f"{self.family} has no rotary positions"
+        return found
+
     def resolve(self, tokenizer_size: int, sequence_length: int, eos_token_id: int | None) -> DecoderConfig:
         """Architecture for a tokenizer of `tokenizer_size` tokens; `sequence_length` is the context if none is given.
 

@@ -18,3 +18,7 @@ class TokenizerConfig(Config):
     """Size of the trained vocabulary: 256 bytes, the end-of-text token and merges."""
     train_bytes: Annotated[int, Field(gt=0), Unit("bytes")] = 100_000_000
     """Text to train the tokenizer on, spread evenly over the training documents."""
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that other fields make meaningless, each with the reason."""
+        return dict.fromkeys(("vocab_size", "train_bytes"), "path names an existing tokenizer") if self.path else {}

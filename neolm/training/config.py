@@ -109,6 +109,16 @@ class TrainConfig(Config):
             raise ValueError("final is 'average', so ema_decay must be given")
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        """Fields that other fields make meaningless, each with the reason."""
+        found = {} if self.optimiser == "muon" else {"momentum": "optimiser is not muon"}
+        if self.precision in ("float32", "bfloat16"):
+            names = ("loss_scale", "loss_scale_window", "loss_scale_hysteresis")
+            found |= dict.fromkeys(names, "precision is not float16")
+        if self.schedule == "constant":
+            found |= dict.fromkeys(("decay_steps", "final_learning_rate"), "schedule is constant")
+        return found
+
     def _check_length(self) -> None:
         if self.steps is None:
             raise ValueError("steps must be given")
