@@ -20,7 +20,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -285,7 +284,5 @@ class Engine:
     def __enter__(self) -> Engine:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()

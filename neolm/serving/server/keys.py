@@ -191,11 +191,9 @@ class KeyRing:
             self._reported = str(error)
 
     def _read(self, path: Path) -> None:
-        state = path.stat() if path.exists() else None
         clients = {}
         for entry in read_keys(path).keys:
             before = self._clients.get(entry.sha256)
             client = before[1] if before and before[0] == entry else Client(entry, self._clock)
             clients[entry.sha256] = (entry, client)
         self._clients, self._reported = clients, ""
-        self._file_state = (state.st_mtime_ns, state.st_ino) if state else None
