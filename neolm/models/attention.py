@@ -10,6 +10,7 @@ Shapes: B batch, T time (queries), S keys, H heads, D head size, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -19,7 +20,9 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from neolm.models.block_attention import block_attention
 from neolm.models.config import DecoderConfig
-from neolm.models.visibility import CAUSAL, Visibility
+
+Masks = Mapping[int | None, Tensor]
+"""Window of a layer (None: global) to its mask (B, 1, T, T). A window without a mask: causal, without padding."""
 
 
 class KeyValueCache(Protocol):
@@ -67,6 +70,21 @@ def _attend_by_flex(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) 
     return flex_attention(q, k, v, block_mask=mask, scale=scale)
 
 
+def causal_mask(attention_mask: Tensor, window: int | None) -> Tensor:
+    """Mask of a padded batch, (B, 1, T, T): true where the query attends to the key.
+
+    `attention_mask` (B, T) is true or 1 for real tokens, false or 0 for padding on either side.
+    """
+    T = attention_mask.shape[1]
+    position = torch.arange(T, device=attention_mask.device)
+    distance = position.unsqueeze(1) - position.unsqueeze(0)  # query minus key  # (T, T)
+    visible = distance >= 0
+    if window is not None:
+        visible &= distance < window
+    # A padding query attends to itself, so that no row of the softmax is empty.
+    return (visible & attention_mask.bool()[:, None, None, :]) | (distance == 0)
+
+
 def rotary_table(positions: Tensor, size: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the angles of positions (T) or (B, T), computed in fp32: (T, size) or (B, 1, T, size).
 
@@ -101,11 +119,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.output_bias)
 
     def forward(
-        self,
-        x: Tensor,
-        angles: tuple[Tensor, Tensor] | None = None,
-        visibility: Visibility = CAUSAL,
-        cache: KeyValueCache | None = None,
+        self, x: Tensor, angles: tuple[Tensor, Tensor] | None, masks: Masks, cache: KeyValueCache | None
     ) -> Tensor:
         """Attention within x (B, T, C), or to a cache; `angles` are the rotary tables of x's positions."""
         B, T, C = x.shape
@@ -114,7 +128,7 @@ class Attention(nn.Module):
         if angles is not None:
             q, k = rotate(q, *angles), rotate(k, *angles)
         dropout = self.dropout if self.training else 0.0
-        mask = visibility.masks.get(self.window)
+        mask = masks.get(self.window)
         if cache is not None:
             k, v, mask = cache.update(self.layer, k, v, self.window)
             q = q.to(k.dtype)

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neolm.models.attention import Attention, KeyValueCache
+from neolm.models.attention import Attention, KeyValueCache, Masks
 from neolm.models.config import DecoderConfig
 from neolm.models.gelu import gelu_tanh
-from neolm.models.visibility import CAUSAL, Visibility
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -57,14 +56,10 @@ class Block(nn.Module):
         self.dropout = config.residual_dropout
 
     def forward(
-        self,
-        x: Tensor,
-        angles: tuple[Tensor, Tensor] | None = None,
-        visibility: Visibility = CAUSAL,
-        cache: KeyValueCache | None = None,
+        self, x: Tensor, angles: tuple[Tensor, Tensor] | None, masks: Masks, cache: KeyValueCache | None
     ) -> Tensor:
         """(B, T, C) to (B, T, C)."""
-        attended = self._drop(self.attention(self.attention_norm(x), angles, visibility, cache))
+        attended = self._drop(self.attention(self.attention_norm(x), angles, masks, cache))
         if self.parallel:
             return x + attended + self._drop(self.mlp(self.mlp_norm(x)))
         x = x + attended

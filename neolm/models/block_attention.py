@@ -32,7 +32,7 @@ class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float, dropout: float) -> Tensor:
         output = torch.empty_like(q)
-        keep = any(ctx.needs_input_grad) and keeps_weights(q.shape[1], window)
+        keep = any(ctx.needs_input_grad) and min(q.shape[1], window or q.shape[1]) <= MAX_SAVED_KEYS
         weights, dropped = [], []
         for queries, keys in blocks(q.shape[1], window):
             weight = _weights(q, k, queries, keys, window, scale)
@@ -68,11 +68,6 @@ class _BlockAttention(torch.autograd.Function):
         grad_q *= ctx.scale
         grad_k *= ctx.scale
         return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None
-
-
-def keeps_weights(T: int, window: int | None) -> bool:
-    """Whether the attention weights are saved for the backward pass."""
-    return min(T, window or T) <= MAX_SAVED_KEYS
 
 
 def blocks(T: int, window: int | None) -> Iterator[tuple[slice, slice]]:

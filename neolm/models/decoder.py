@@ -9,13 +9,27 @@ Shapes: B batch, T time, C channels, V vocabulary.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from neolm.models.attention import KeyValueCache
+from neolm.models.attention import KeyValueCache, Masks, causal_mask
 from neolm.models.config import DecoderConfig
-from neolm.models.heads import LanguageModelHead
+from neolm.models.cross_entropy import linear_cross_entropy
 from neolm.models.trunk import Trunk
-from neolm.models.visibility import CAUSAL, Visibility
+
+
+class LanguageModelHead(nn.Linear):
+    """Logits of the next token, or the loss of given next tokens, which never holds all logits."""
+
+    def __init__(self, hidden_size: int, vocab_size: int) -> None:
+        super().__init__(hidden_size, vocab_size, bias=False)
+
+    def forward(  # type: ignore[override]
+        self, hidden: Tensor, labels: Tensor | None = None, z_loss: float = 0.0
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """(..., C) to logits (..., V); with `labels` (...), the two sums of `linear_cross_entropy`."""
+        if labels is None:
+            return super().forward(hidden)
+        return linear_cross_entropy(hidden.flatten(0, -2), self.weight, labels.flatten(), z_loss)
 
 
 class Decoder(Trunk):
@@ -58,10 +72,10 @@ class Decoder(Trunk):
                 "cache: give the positions of the new tokens and no attention_mask; the cache determines which tokens "
                 "are visible"
             )
-        visibility = CAUSAL
+        masks: Masks = {}
         if attention_mask is not None:
-            visibility = Visibility.causal(attention_mask, self.config.windows)
-        hidden = self.hidden_states(input_ids, visibility, positions, cache)
+            masks = {window: causal_mask(attention_mask, window) for window in self.config.windows}
+        hidden = self.hidden_states(input_ids, masks, positions, cache)
         return self.head(hidden, labels, z_loss) if logits else hidden
 
     @property

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from neolm.core.errors import InputError
 from neolm.models.config import DecoderConfig
@@ -20,7 +19,6 @@ from neolm.models.families import FAMILIES
 from neolm.models.gguf_file import ENCODINGS, Item, Value, write_gguf
 from neolm.models.gguf_names import NEEDS_HEAD, hyperparameters, tensor_name, vocabulary
 from neolm.models.hf import model_directory
-from neolm.models.hf_names import Entry
 from neolm.models.quantized import check_quantize
 from neolm.models.stored_model import StoredModel
 
@@ -81,29 +79,21 @@ def _encoding(stored: torch.dtype, dtype: str | None, quantize: str | None) -> s
 
 
 def _items(stored: StoredModel, encoding: str) -> Iterator[Item]:
-    """All tensors that llama.cpp needs.
-
-    Raises:
-        InputError: a matrix cannot be divided into blocks.
-    """
+    """All tensors that llama.cpp needs."""
     shapes = {name: tuple(parameter.shape) for name, parameter in stored.skeleton.named_parameters()}
     copies_head = stored.config.tie_embeddings and FAMILIES[stored.config.family].gguf in NEEDS_HEAD
-    for entry, names in stored.entries:
-        shape, read = shapes[entry.ours], partial(_read, stored, entry, names)
-        matrix = len(shape) == 2 and entry.ours != "positions.weight"
+    for rule, names in stored.entries:
+        ours, shape = rule.ours, shapes[rule.ours]
+        read = partial(stored.read, rule, names)  # our layout is llama.cpp's: rows of outputs, [all q | all k | all v]
+        matrix = len(shape) == 2 and ours != "positions.weight"
         if matrix and shape[1] % ENCODINGS[encoding].block:
             raise InputError(
-                f"quantize: {entry.ours} has rows of {shape[1]} weights, not a multiple of GGUF's blocks of 32; "
+                f"quantize: {ours} has rows of {shape[1]} weights, not a multiple of GGUF's blocks of 32; "
                 "write the model in float16"
             )
-        yield Item(tensor_name(entry.ours), shape, encoding if matrix else "float32", read)
-        bias = entry.ours.replace(".weight", ".bias")
-        if ".attention." in entry.ours and bias not in shapes:
+        yield Item(tensor_name(ours), shape, encoding if matrix else "float32", read)
+        bias = ours.replace(".weight", ".bias")
+        if ".attention." in ours and bias not in shapes:
             yield Item(tensor_name(bias), shape[:1], "float32", partial(torch.zeros, shape[:1]))
-        if entry.ours == "embedding.weight" and copies_head:
+        if ours == "embedding.weight" and copies_head:
             yield Item(tensor_name("head.weight"), shape, encoding, read)
-
-
-def _read(stored: StoredModel, entry: Entry, names: tuple[str, ...]) -> Tensor:
-    """One parameter in our layout, which is llama.cpp's too: rows of outputs, [all q | all k | all v]."""
-    return entry.gather([stored.files.read(name) for name in names], stored.config.num_heads)

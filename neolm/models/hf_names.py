@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from neolm.models.config import DecoderConfig
 from neolm.models.families import FAMILIES
-from neolm.models.families.family import Layout
+from neolm.models.families.family import Rule
 
 HEADS = {f"{family.head}.weight" for family in FAMILIES.values()}
 # Causal masks and rotary tables in old files.
@@ -26,39 +26,22 @@ _BUFFERS = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One of our parameters and the published tensors that hold it."""
+def gather(rule: Rule, tensors: list[Tensor], num_heads: int) -> Tensor:
+    """Our parameter from the published tensors."""
+    if rule.layout == "transposed":
+        return tensors[0].t().contiguous()
+    if rule.layout == "stacked":
+        return torch.cat(tensors)
+    return _regroup(tensors[0], num_heads, 3) if rule.layout == "interleaved" else tensors[0]
 
-    ours: str
-    theirs: tuple[str, ...]
-    layout: Layout
 
-    def shape(self, ours: torch.Size) -> tuple[int, ...]:
-        """Shape of each published tensor if our parameter has the shape `ours`."""
-        if self.layout == "transposed":
-            return tuple(reversed(ours))
-        return (ours[0] // len(self.theirs), *ours[1:])
-
-    def gather(self, tensors: list[Tensor], num_heads: int) -> Tensor:
-        """Our parameter from the published tensors."""
-        if self.layout == "transposed":
-            return tensors[0].t().contiguous()
-        if self.layout == "stacked":
-            return torch.cat(tensors)
-        if self.layout == "interleaved":
-            return _regroup(tensors[0], num_heads, 3)
-        return tensors[0]
-
-    def scatter(self, tensor: Tensor, num_heads: int) -> tuple[Tensor, ...]:
-        """The published tensors from our parameter, each contiguous."""
-        if self.layout == "transposed":
-            return (tensor.t().contiguous(),)
-        if self.layout == "stacked":
-            return tensor.contiguous().chunk(3)
-        if self.layout == "interleaved":
-            return (_regroup(tensor, 3, num_heads),)
-        return (tensor.contiguous(),)
+def scatter(rule: Rule, tensor: Tensor, num_heads: int) -> tuple[Tensor, ...]:
+    """The published tensors from our parameter, each contiguous."""
+    if rule.layout == "transposed":
+        tensor = tensor.t()
+    elif rule.layout == "interleaved":
+        tensor = _regroup(tensor, 3, num_heads)
+    return tensor.contiguous().chunk(len(rule.theirs))
 
 
 def _regroup(tensor: Tensor, outer: int, inner: int) -> Tensor:
@@ -67,20 +50,20 @@ def _regroup(tensor: Tensor, outer: int, inner: int) -> Tensor:
     return tensor.reshape(outer, inner, rows, -1).transpose(0, 1).reshape(tensor.shape)
 
 
-def entry_of(config: DecoderConfig, ours: str) -> Entry:
-    """The published tensors of our parameter `ours`, such as `blocks.3.mlp.expand.bias`."""
+def rule_of(config: DecoderConfig, ours: str) -> Rule:
+    """The rule for one of our parameters, with full names: for `blocks.3.mlp.expand.bias`, `h.3.mlp.c_fc.bias`."""
     family = FAMILIES[config.family]
     module, _, kind = ours.rpartition(".")
     if module == "head":
-        return Entry(ours, (f"{family.head}.{kind}",), "plain")
+        return Rule(ours, (f"{family.head}.{kind}",))
     layer = "".join(re.findall(r"^blocks\.(\d+)\.", module))
     rule = next(rule for rule in family.rules if rule.ours.replace("#", layer) == module)
     theirs = tuple(f"{family.prefix}{name.replace('#', layer)}.{kind}" for name in rule.theirs)
-    return Entry(ours, theirs, rule.layout)
+    return replace(rule, ours=ours, theirs=theirs)
 
 
 def canonical_name(config: DecoderConfig, found: str) -> str | None:
-    """The name in `entry_of` of a tensor that a file calls `found`; None for a buffer, which is not a weight."""
+    """The name in `rule_of` of a tensor that a file calls `found`; None for a buffer, which is not a weight."""
     family = FAMILIES[config.family]
     if _BUFFERS.search(found):
         return None
@@ -94,5 +77,5 @@ def published_tensors(config: DecoderConfig, parameters: Mapping[str, Tensor]) -
     for ours, tensor in parameters.items():
         if ours == "head.weight" and config.tie_embeddings:
             continue
-        found = entry_of(config, ours)
-        yield from zip(found.theirs, found.scatter(tensor.detach(), config.num_heads), strict=True)
+        rule = rule_of(config, ours)
+        yield from zip(rule.theirs, scatter(rule, tensor.detach(), config.num_heads), strict=True)

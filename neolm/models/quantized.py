@@ -22,8 +22,7 @@ from neolm.kernels.linear import linear
 from neolm.kernels.matmul import INT4, INT8
 from neolm.kernels.packing import PANEL, Packed, pack, packed_shapes, unpack_rows, widen
 from neolm.models.cross_entropy import linear_cross_entropy
-from neolm.models.decoder import Decoder
-from neolm.models.heads import LanguageModelHead
+from neolm.models.decoder import Decoder, LanguageModelHead
 
 BITS = {"int8": 8, "int4": 4}
 MAX_KERNEL_ROWS = 4  # rows of activations up to which the kernels are faster than widening the weights

@@ -15,9 +15,10 @@ from neolm.core.errors import InputError
 from neolm.core.progress import gibibytes, say, task
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
+from neolm.models.families.family import Rule
 from neolm.models.hf_config import CONFIG_FILE, read_bits, read_config
 from neolm.models.hf_files import WeightFiles, listing
-from neolm.models.hf_names import Entry, canonical_name, entry_of
+from neolm.models.hf_names import canonical_name, gather, rule_of
 from neolm.models.huge_pages import HugePages
 from neolm.models.offload import DiskStorage
 from neolm.models.quantized import is_packed, loaded_bytes, prepare_quantized, set_tensor
@@ -33,9 +34,12 @@ class StoredModel:
         self.config, self.bits, self.files = read_config(directory), read_bits(directory), WeightFiles(directory)
         with torch.device("meta"):
             self.skeleton = Decoder(self.config)
+        self.entries: list[tuple[Rule, tuple[str, ...]]]
         if self.bits:
             prepare_quantized(self.skeleton, self.bits)
-            self.entries = _own_names(self.skeleton, self.files)
+            shapes = {name: tensor.shape for name, tensor in self.skeleton.state_dict().items()}  # under our own names
+            _check_shapes(self.files, shapes, {name: name for name in self.files.shapes}, self.config)
+            self.entries = [(Rule(name, (name,)), (name,)) for name in shapes]
         else:
             shapes = {name: parameter.shape for name, parameter in self.skeleton.named_parameters()}
             self.entries = _match(self.config, shapes, self.files)
@@ -70,14 +74,17 @@ class StoredModel:
             _require_room(directory, loaded_bytes(model, dtype), device)
         sizes = [sum(math.prod(self.files.shapes[name]) for name in names) for _, names in self.entries]
         with task("Loading", sum(sizes), "weights") if sum(sizes) > PROGRESS_WEIGHTS else nullcontext() as progress:
-            for (entry, names), size in zip(self.entries, sizes, strict=True):
-                published = [self.files.read(name) for name in names]
-                set_tensor(model, entry.ours, entry.gather(published, self.config.num_heads), device, dtype, store)
+            for (rule, names), size in zip(self.entries, sizes, strict=True):
+                set_tensor(model, rule.ours, self.read(rule, names), device, dtype, store)
                 if progress is not None:
                     progress.advance(size)
         if self.config.tie_embeddings and not model.quantized:
             model.head.weight = model.embedding.weight
         return model.eval()
+
+    def read(self, rule: Rule, names: tuple[str, ...]) -> Tensor:
+        """One parameter in our layout, from the tensors `names` in the files."""
+        return gather(rule, [self.files.read(name) for name in names], self.config.num_heads)
 
     def _disk(self, model: Decoder, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         if device.type != "cpu":
@@ -98,25 +105,10 @@ def _require_room(directory: Path, needed: int, device: torch.device) -> None:
         )
 
 
-def _own_names(model: Decoder, files: WeightFiles) -> list[tuple[Entry, tuple[str, ...]]]:
-    """Entries of a quantised model, whose tensors are stored under our own names.
-
-    Raises:
-        InputError: tensors are missing, unexpected or of the wrong shape.
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    _check_shapes(files, shapes, {name: name for name in files.shapes}, model.config)
-    return [(Entry(name, (name,), "plain"), (name,)) for name in shapes]
-
-
 def _match(
     config: DecoderConfig, shapes: dict[str, torch.Size], files: WeightFiles
-) -> list[tuple[Entry, tuple[str, ...]]]:
-    """Entries of all parameters, each with the names of its tensors as they are in the files.
-
-    Raises:
-        InputError: tensors are missing, unexpected or of the wrong shape.
-    """
+) -> list[tuple[Rule, tuple[str, ...]]]:
+    """Rules of all parameters, each with the names of its tensors as they are in the files."""
     found: dict[str, str] = {}
     for name in files.shapes:
         canonical = canonical_name(config, name)
@@ -124,22 +116,18 @@ def _match(
             raise InputError(f"{files.directory}: {found[canonical]} and {name} are the same tensor of the model")
         if canonical is not None:
             found[canonical] = name
-    entries = [entry_of(config, ours) for ours in shapes]
+    rules = [rule_of(config, ours) for ours in shapes]
     if config.tie_embeddings:
         _resolve_tied_head(config, found, files)
-    expected = {theirs: entry.shape(shapes[entry.ours]) for entry in entries for theirs in entry.theirs}
+    expected = {theirs: rule.shape(shapes[rule.ours]) for rule in rules for theirs in rule.theirs}
     _check_shapes(files, expected, found, config)
-    return [(entry, tuple(found[theirs] for theirs in entry.theirs)) for entry in entries]
+    return [(rule, tuple(found[theirs] for theirs in rule.theirs)) for rule in rules]
 
 
 def _check_shapes(
     files: WeightFiles, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, str], config: DecoderConfig
 ) -> None:
-    """Compare the expected shapes with those in the files; `found` maps expected names to the files' names.
-
-    Raises:
-        InputError: tensors are missing, unexpected or of the wrong shape.
-    """
+    """Compare the expected shapes with those in the files; `found` maps expected names to the files' names."""
     missing = [name for name in expected if name not in found]
     if missing:
         raise InputError(f"{files.directory}: {_tensors(missing)} missing: {listing(missing)}")
@@ -160,7 +148,7 @@ def _check_shapes(
 
 def _resolve_tied_head(config: DecoderConfig, found: dict[str, str], files: WeightFiles) -> None:
     """Remove the copy of a tied head from `found`; if a file has only the head, it is used as the embedding."""
-    (head,), (embedding,) = entry_of(config, "head.weight").theirs, entry_of(config, "embedding.weight").theirs
+    (head,), (embedding,) = (rule_of(config, f"{module}.weight").theirs for module in ("head", "embedding"))
     if head not in found:
         return
     copy = found.pop(head)

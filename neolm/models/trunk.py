@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neolm.models.attention import KeyValueCache, rotary_table
+from neolm.models.attention import KeyValueCache, Masks, rotary_table
 from neolm.models.block import Block
 from neolm.models.config import DecoderConfig
 from neolm.models.families import FAMILIES
-from neolm.models.visibility import Visibility
 
 
 class Trunk(nn.Module):
@@ -31,11 +30,7 @@ class Trunk(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
 
     def hidden_states(
-        self,
-        input_ids: Tensor,
-        visibility: Visibility,
-        positions: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        self, input_ids: Tensor, masks: Masks, positions: Tensor | None, cache: KeyValueCache | None
     ) -> Tensor:
         """Final hidden states (B, T, C) of `input_ids` (B, T); `positions` (T) or (B, T), None: 0, 1, ..."""
         if positions is None:
@@ -48,7 +43,7 @@ class Trunk(nn.Module):
             angles = rotary_table(positions, self.config.rotary_size, self.config.rotary_base, x.dtype)
         x = F.dropout(x, self.config.embedding_dropout, self.training)
         for block in self.blocks:
-            x = block(x, angles, visibility, cache)
+            x = block(x, angles, masks, cache)
         return self.norm(x)  # type: ignore[no-any-return]
 
     @torch.no_grad()

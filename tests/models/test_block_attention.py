@@ -6,9 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from neolm.models import block_attention as module
-from neolm.models.attention import attend
+from neolm.models.attention import attend, causal_mask
 from neolm.models.block_attention import block_attention, blocks
-from neolm.models.visibility import causal_mask
 
 
 def inputs(T: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:

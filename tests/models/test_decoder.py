@@ -10,12 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from neolm.core.errors import InputError
-from neolm.models import visibility
-from neolm.models.attention import attend
+from neolm.models import decoder
+from neolm.models.attention import attend, causal_mask
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.models.presets import PRESETS, preset
-from neolm.models.visibility import causal_mask
 
 FAMILIES = ["gpt2", "gpt3", "gpt-neo", "gpt-neox"]
 # Parameters without embeddings and head, computed from the published code on `meta`.
@@ -140,7 +139,7 @@ def test_the_layers_share_the_masks_of_a_padded_batch(monkeypatch):
     model, ids = make("gpt-neo", num_layers=6), ids_of(2, 9)
     windows = []
     monkeypatch.setattr(
-        visibility, "causal_mask", lambda mask, window: windows.append(window) or causal_mask(mask, window)
+        decoder, "causal_mask", lambda mask, window: windows.append(window) or causal_mask(mask, window)
     )
     model(ids, torch.ones_like(ids))
     assert sorted(windows, key=str) == [5, None]

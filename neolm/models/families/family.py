@@ -49,6 +49,10 @@ class Rule:
     theirs: tuple[str, ...]
     layout: Layout = "plain"
 
+    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of each published tensor if our parameter has the shape `ours`."""
+        return ours[::-1] if self.layout == "transposed" else (ours[0] // len(self.theirs), *ours[1:])
+
 
 @dataclass(frozen=True)
 class Family:
