@@ -1,4 +1,4 @@
-"""Horizontal bars from a common zero, with intervals, as an SVG picture. Stacked bars and groups are left out."""
+"""Horizontal bars from a common zero, with intervals, as an SVG picture."""
 
 from __future__ import annotations
 
@@ -46,14 +46,11 @@ def bar_chart(bars: Sequence[Bar], title: str, width: int = 720) -> str:
         shape = f'<rect class="bar" x="{x:.1f}" y="{y:.1f}" width="{right - x:.1f}" height="{thick}" rx="2"/>'
         parts.append(f'<g class="{tone}">{shape}</g>')
         if bar.interval:
-            parts.append(_whisker(to_x(bar.interval[0]), to_x(bar.interval[1]), y + thick / 2))
-            right = max(right, to_x(bar.interval[1]))
+            (low, high), centre = map(to_x, bar.interval), y + thick / 2
+            path = f"M{low:.1f} {centre:.1f}H{high:.1f}M{low:.1f} {centre - 5:.1f}v10M{high:.1f} {centre - 5:.1f}v10"
+            parts.append(f'<path class="whisker halo" d="{path}"/><path class="whisker" d="{path}"/>')
+            right = max(right, high)
         parts.append(text(right + 8, middle, label))
     parts.append(f'<path class="grid" d="M{to_x(0):.1f} {top}V{end}"/>')
     words = "; ".join(f"{bar.name}: {label}" for bar, label in zip(bars, labels, strict=True))
     return picture(width, end + 8, title, words or "There is nothing to draw.", parts)
-
-
-def _whisker(low: float, high: float, y: float) -> str:
-    path = f"M{low:.1f} {y:.1f}H{high:.1f}M{low:.1f} {y - 5:.1f}v10M{high:.1f} {y - 5:.1f}v10"
-    return f'<path class="whisker halo" d="{path}"/><path class="whisker" d="{path}"/>'

@@ -1,20 +1,20 @@
-"""Line charts as SVG pictures, drawn without a plotting library.
-
-Interaction and a second y axis are left out.
-"""
+"""Line charts as SVG pictures, drawn without a plotting library; without interaction or a second y axis."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from neolm.report.svg import CHARACTER, NARROW, clipped, picture, scale, shown, text, toned
-from neolm.report.ticks import nice_ticks, tick_label
+from neolm.report.svg import CHARACTER, NARROW, Scale, clipped, picture, scale, shown, text, toned
 
 Point = tuple[float, float]
+Frame = tuple[float, float, float, float]  # left, top, right, bottom
 
 LARGEST = 1e300  # beyond it, differences of values would overflow
+SLACK = 1e-9  # of a step: a rounding error must not add or remove a tick
+UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,10 @@ def line_chart(
     The colour of a line depends on its index only, even if others have no points. `zero_x` and `zero_y` include the 0
     of an axis, `legend` shows the names of the lines, and `marks` are thin vertical lines in the next colour.
     """
-    lines = [replace(line, points=_finite(line.points)) for line in lines]
+    lines = [
+        replace(line, points=[(x, y) for x, y in line.points if abs(x) < LARGEST and abs(y) < LARGEST])
+        for line in lines
+    ]
     values = [y for line in lines for _, y in line.points]
     low, high = _robust_range(values)
     y_ticks = nice_ticks(min(low, 0.0) if zero_y else low, high, 5)
@@ -69,7 +72,9 @@ def line_chart(
 
     parts = [names, *_grid(x_ticks, y_ticks, to_x, to_y, frame), text(frame[2], height - 8, x_label, "end", "muted")]
     if places:
-        parts.append(toned(len(lines), _strokes([to_x(place) for place in places], frame)))
+        columns = sorted({round(to_x(place)) for place in places})  # one stroke per column of pixels
+        path = "".join(f"M{x}.0 {frame[1]:.1f}V{frame[3]:.1f}" for x in columns)
+        parts.append(toned(len(lines), f'<path class="mark" d="{path}"/>'))
     parts += [_drawn_line(line, number, to_x, to_y, frame) for number, line in enumerate(lines)]
     if not values:
         middle = (frame[0] + frame[2]) / 2, (frame[1] + frame[3]) / 2
@@ -118,15 +123,7 @@ def _robust_range(values: Sequence[float]) -> Point:
     return low, usual + 2 * (usual - low) if outlying else high
 
 
-def _finite(points: Sequence[Point]) -> list[Point]:
-    return [(x, y) for x, y in points if abs(x) < LARGEST and abs(y) < LARGEST]
-
-
-Frame = tuple[float, float, float, float]  # left, top, right, bottom
-
-
-def _x_axis(xs: Sequence[float], frame: Frame) -> tuple[list[float], Callable[[float], float]]:
-    """The ticks, and the function from values to pixels."""
+def _x_axis(xs: Sequence[float], frame: Frame) -> tuple[list[float], Scale]:
     low, high = (min(xs), max(xs)) if xs else (1.0, 10.0)
     low = 0.0 if 0 <= low <= 0.1 * high or low == high > 0 else low
     high = high if high > low else low + 1
@@ -134,15 +131,8 @@ def _x_axis(xs: Sequence[float], frame: Frame) -> tuple[list[float], Callable[[f
     return ticks or [low, high], scale(low, high, frame[0], frame[2])
 
 
-def _grid(
-    x_ticks: Sequence[float],
-    y_ticks: Sequence[float],
-    to_x: Callable[[float], float],
-    to_y: Callable[[float], float],
-    frame: Frame,
-) -> list[str]:
-    left, _, right, bottom = frame
-    parts = []
+def _grid(x_ticks: Sequence[float], y_ticks: Sequence[float], to_x: Scale, to_y: Scale, frame: Frame) -> list[str]:
+    (left, _, right, bottom), parts = frame, []
     for tick in y_ticks:
         y = to_y(tick)
         parts.append(f'<path class="grid" d="M{left:.1f} {y:.1f}H{right:.1f}"/>')
@@ -168,9 +158,9 @@ def _entries(lines: Sequence[Line], marks: Marks | None, names: bool) -> list[tu
 
 def _legend(entries: Sequence[tuple[str, str]], y_label: str, width: float) -> tuple[str, float]:
     """The label of the y axis and the entries, wrapped to the width; and their height."""
-    parts, x, y = [text(10, 18, y_label, style="muted")], 10.0, 18.0
-    x += CHARACTER * len(y_label) + 20
-    for mark, label in ((mark, clipped(label, width - 44)) for mark, label in entries):
+    parts, x, y = [text(10, 18, y_label, style="muted")], 10.0 + (CHARACTER * len(y_label) + 20), 18.0
+    for mark, name in entries:
+        label = clipped(name, width - 44)
         if x + 26 + CHARACTER * len(label) > width:
             x, y = 10.0, y + 20
         parts.append(f'<g transform="translate({x:.1f} {y:.1f})">{mark}</g>{text(x + 24, y, label)}')
@@ -178,15 +168,7 @@ def _legend(entries: Sequence[tuple[str, str]], y_label: str, width: float) -> t
     return "".join(parts), y
 
 
-def _strokes(xs: Sequence[float], frame: Frame) -> str:
-    """Vertical lines over the height of the frame, one per pixel column."""
-    path = "".join(f"M{x}.0 {frame[1]:.1f}V{frame[3]:.1f}" for x in sorted({round(x) for x in xs}))
-    return f'<path class="mark" d="{path}"/>'
-
-
-def _drawn_line(
-    line: Line, number: int, to_x: Callable[[float], float], to_y: Callable[[float], float], frame: Frame
-) -> str:
+def _drawn_line(line: Line, number: int, to_x: Scale, to_y: Scale, frame: Frame) -> str:
     if not line.points:
         return ""
     ys = [y for _, y in line.points]
@@ -216,3 +198,32 @@ def _last(line: Line) -> str:
 def _polyline(points: Sequence[Point], style: str) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return f'<polyline class="{style}" points="{path}"/>' if len(points) > 1 else ""
+
+
+def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Ticks at 1, 2 or 5 times a power of ten, about `wanted` of them, from at or below `low` to at or above `high`."""
+    if not high - low > 1e-300 + max(abs(low), abs(high)) * 1e-9:  # too close for distinct floats
+        margin = abs(low) * 0.1 or 1.0
+        low, high = low - margin, high + margin
+    rough = (high - low) / max(wanted, 1)
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next((factor * magnitude for factor in (1, 2, 5) if factor * magnitude >= rough), 10 * magnitude)
+    first, last = math.floor(low / step + SLACK), math.ceil(high / step - SLACK)
+    return [index * step for index in range(first, last + 1)]
+
+
+def tick_label(value: float, ticks: Sequence[float]) -> str:
+    """The label of `value` on an axis with these ticks: 1500 is `1.5k`; small numbers have equally many decimals."""
+    largest = max(abs(tick) for tick in ticks)
+    step = min((b - a for a, b in pairwise(ticks)), default=largest)
+    if largest and not 1e-4 <= largest < 1e15:
+        return f"{value:.2g}"
+    if largest < 1e3:
+        return f"{value:.{_decimals(step)}f}"
+    unit, suffix = next(((unit, suffix) for unit, suffix in UNITS if abs(value) >= unit), (1.0, ""))
+    label = f"{value / unit:.{_decimals(step / unit)}f}"
+    return (label.rstrip("0").rstrip(".") if "." in label else label) + suffix
+
+
+def _decimals(step: float) -> int:
+    return max(0, min(6, -math.floor(math.log10(step) + SLACK))) if step > 0 else 0

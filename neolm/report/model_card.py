@@ -18,14 +18,13 @@ import yaml
 
 from neolm.core.artifact import chain
 from neolm.core.files import write_text
-from neolm.core.progress import count, say
-from neolm.report.pages import data_size, render
-from neolm.report.run_files import FAMILIES, Run, read_json, read_scores
+from neolm.core.progress import say
+from neolm.report.pages import render
+from neolm.report.run_files import DIGITS, FAMILIES, Run, read_json, read_scores
 from neolm.report.scores import COMPRESSORS, labels, with_interval
 from neolm.report.sizes import Pairs, model_facts, training_facts
 
 CARD = "README.md"
-DIGITS = 12  # of a digest that are shown
 MAX_LICENCES = 20
 MARK = "\n<!-- Written by NeoLM, which replaces this card unless it is edited. "
 
@@ -60,58 +59,29 @@ def model_card(directory: Path) -> str:
     scores = read_scores(places["model"].parent) if is_run else {}
     run = Run(directory, {manifest.stage: manifest for _, manifest in artefacts}, [], scores, [])
     raw = read_json(directory / "config.json") or {}
-    corpus, trained = run.counts("corpus"), run.counts("pretrain")
+    trained = run.counts("pretrain")
     name = directory.resolve().name
     name = directory.resolve().parent.name if name == "model" and is_run else name
     gguf = next((path.name for path in sorted(directory.glob("*.gguf"))), None)
     transformers = gguf is None and "quantization_config" not in raw
     parameters = trained.get("parameters") or run.counts(artefacts[0][1].stage if artefacts else "").get("parameters")
-    tokens = trained.get("tokens")
+    family = str(next((m.counts["family"] for m in run.manifests.values() if "family" in m.counts), ""))
     sizes: dict[str, Pairs] = {"Model": model_facts(run), "Training": training_facts(run)} if trained else {}
     return render(
         "model_card.md",
         metadata=_metadata(name, run, transformers),
         name=name,
-        summary=_summary(run, parameters),
-        corpus=corpus,
-        source=_source(run),
+        run=run,
+        parameters=parameters,
+        family=FAMILIES.get(family, family or "published"),
+        source=Path(run.config("corpus").get("path") or "").name,
         licences=_licences(places["corpus"]) if "corpus" in places else [],
         sizes=sizes,
         scores=_scores(scores),
-        protocol=run.protocol,
-        converted=_converted(run),
-        confidence=run.protocol.get("confidence", 0.95),
-        tokens_per_parameter=f"{tokens / parameters:.2g}" if tokens and parameters else "",
-        context=f"{run.model_config['max_position_embeddings']:,}" if run.model_config else "",
         gguf=gguf,
         transformers=transformers,
         lineage=[(manifest.stage, manifest.digest[:DIGITS]) for _, manifest in artefacts],
     )
-
-
-def _source(run: Run) -> str:
-    """Where the training text comes from, without the folders above it."""
-    config = run.config("corpus")
-    if config.get("source") == "python-stdlib":
-        return "Python's standard library"
-    return f"`{Path(config['path']).name}`" if config.get("path") else "files"
-
-
-def _converted(run: Run) -> str:
-    """The type of the weights, if they were converted after the evaluation; else empty."""
-    config = run.config("export")
-    return str(config.get("quantize") or config.get("dtype") or "")
-
-
-def _summary(run: Run, parameters: int | None) -> str:
-    """What the model is, in a sentence."""
-    size = f"with {count(parameters)} parameters" if parameters else "of unknown size"
-    if run.counts("pretrain"):
-        text = run.counts("corpus").get("train", {}).get("bytes")
-        on = f" on {data_size(text)} of text" if text else ""
-        return f"A {run.family} language model {size}, trained{on}."
-    family = str(next((m.counts["family"] for m in run.manifests.values() if "family" in m.counts), ""))
-    return f"A {FAMILIES.get(family, family or 'published')} language model {size}, imported into NeoLM."
 
 
 def _metadata(name: str, run: Run, transformers: bool) -> str:

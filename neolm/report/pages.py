@@ -6,6 +6,7 @@ autoescaping; only the pictures, which escape their own texts, are inserted as m
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import neolm
+from neolm.core.energy import how_known
+from neolm.core.progress import count, duration
 
 GENERATOR = "NeoLM"  # in the head of every page
 WIDE, HALF = 860, 420  # widths of pictures in pixels: the whole page, half of it
@@ -60,5 +63,6 @@ _environment = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_environment.filters.update(data_size=data_size, plural=plural, quote=shlex.quote)
-_environment.globals.update(generator=GENERATOR, version=neolm.__version__, PHONE=PHONE)
+_environment.filters |= {"count": count, "duration": duration, "log": math.log, "quote": shlex.quote}
+_environment.filters |= {"data_size": data_size, "energy_amount": energy_amount, "plural": plural}
+_environment.globals |= {"generator": GENERATOR, "version": neolm.__version__, "PHONE": PHONE, "how_known": how_known}

@@ -14,6 +14,7 @@ from neolm.models import families
 
 STAGES = ("corpus", "tokenizer", "shards", "pretrain", "model", "evaluation")
 
+DIGITS = 12  # of a digest that are shown; the manifest has all of them
 FAMILIES = {name: family.title for name, family in families.FAMILIES.items()}
 
 
@@ -58,6 +59,15 @@ class Run:
         """The architecture's name as it is written in papers."""
         name = str(self.model_config.get("family", ""))
         return FAMILIES.get(name, name or "language model")
+
+    @property
+    def epochs(self) -> str:
+        """The number of passes over the training text: `41% of the text` or `2.3 epochs`; empty if not known."""
+        available = self.counts("shards").get("train", {}).get("tokens", 0)
+        if not available:
+            return ""
+        passes = self.counts("pretrain").get("tokens", 0) / available
+        return f"{passes:.0%} of the text" if passes < 0.995 else f"{passes:.1f} epochs"
 
     def stage_seconds(self, stage: str) -> float:
         """Duration of a stage; for a training that was interrupted, of all its sessions together."""

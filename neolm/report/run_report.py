@@ -5,18 +5,25 @@ A run without held-out text or without an evaluation has a report too, which say
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
+from markupsafe import Markup
+
 from neolm.core.files import write_text
+from neolm.core.progress import duration
+from neolm.report.bars import Bar, bar_chart
 from neolm.report.curves import loss_figure, stability_figures
-from neolm.report.funnel import funnel_figure
-from neolm.report.headline import headline, key_figures
-from neolm.report.lineage import lineage_rows, software
-from neolm.report.pages import render
-from neolm.report.run_files import Run, read_run
-from neolm.report.scores import bits_per_byte, other_scores
-from neolm.report.sizes import sizes
+from neolm.report.pages import Figure, data_size, render
+from neolm.report.run_files import DIGITS, Run, read_run
+from neolm.report.scores import bits_per_byte, labels, with_interval
+from neolm.report.sizes import Pairs, sizes
+
+REJECTIONS = {"broken_utf8": "not UTF-8", "broken_json": "broken JSON", "mostly_non_text": "mostly not text"}
+SOFTWARE = {"torch": "PyTorch", "python": "Python", "platform": "Platform"}
+
+DIGEST = Markup('<code title="{0}">{0:.12}</code>')
+
+Row = tuple[tuple[str, str], str, str]
 
 
 def build_report(output: Path) -> Path:
@@ -28,21 +35,13 @@ def build_report(output: Path) -> Path:
 
 def page(run: Run) -> str:
     """The whole page."""
-    score = bits_per_byte(run)
     lines = [line.strip() for sample in run.samples for line in sample["prompt"].splitlines()]
-    vocabulary = run.config("shards").get("vocab_size")
     return render(
         "report.html",
         run=run,
-        headline=headline(run),
-        score=score,
-        figures=key_figures(run, score),
-        other_scores=other_scores(run),
-        samples=run.samples,
-        seed=run.config("evaluation").get("seed"),
+        score=bits_per_byte(run),
+        other_scores=[(label, with_interval(run.scores, name)) for name, label in labels(run.scores).items()][1:],
         loss=loss_figure(run),
-        vocabulary=vocabulary,
-        uniform_loss=math.log(vocabulary) if vocabulary else None,
         funnel=funnel_figure(run) if run.counts("corpus").get("read") else None,
         stability=stability_figures(run),
         sizes=sizes(run),
@@ -50,3 +49,58 @@ def page(run: Run) -> str:
         software=software(run),
         first_line=next((line for line in lines if line and not line.startswith("-")), "Once upon a time"),
     )
+
+
+def funnel_figure(run: Run) -> Figure:
+    """Bars of the bytes at each step of the corpus stage, with the numbers of documents."""
+    counts = run.counts("corpus")
+
+    def bar(name: str, value: dict[str, int], start: float = 0, quiet: bool = False) -> Bar:
+        number = f"{value['documents']:,}"
+        if value.get("parts", value["documents"]) != value["documents"]:
+            number += f" in {value['parts']:,} parts"
+        return Bar(name, value["bytes"], f"{number} \u00b7 {data_size(value['bytes'])}", None, start, quiet)
+
+    bars, left = [bar("read", counts["read"], quiet=True)], float(counts["read"]["bytes"])
+    for reason, value in sorted(counts["rejected"].items(), key=lambda item: -item[1]["bytes"]):
+        left = max(0.0, left - value["bytes"])
+        bars.append(bar(f"dropped: {REJECTIONS.get(reason, reason.replace('_', ' '))}", value, left, quiet=True))
+    train = counts["train"]
+    bars += [bar("kept", counts["kept"]), bar("for training", train)]
+    bars.append(bar("for validation", counts["validation"], train["bytes"]))
+    caption = "Number of documents \u00b7 size of their text."
+    return Figure(lambda width: bar_chart(bars, "The corpus funnel", width), caption)
+
+
+def lineage_rows(run: Run) -> list[Row]:
+    """A row per raw input and per stage, the oldest first: its name and origin, how long it took, its digest."""
+    artefacts = run.lineage()
+    places = {place for place, _ in artefacts}
+    raw: dict[str, Row] = {}
+    rows: list[Row] = []
+    for place, manifest in artefacts:
+        for name, value in manifest.inputs.items():
+            if (place.parent / value.path).resolve() not in places:
+                raw[value.path] = (("raw text" if name == "raw" else name, value.path), "", DIGEST.format(value.digest))
+        own = place == (run.output / manifest.stage).resolve()
+        seconds = run.stage_seconds(manifest.stage) if own else manifest.duration_seconds
+        detail = f"from {', '.join(manifest.inputs)}" if manifest.inputs else ""
+        took = f"{seconds:.1f}s" if seconds < 10 else duration(seconds)
+        rows.append(((manifest.stage, detail), took, DIGEST.format(manifest.digest)))
+    return [*raw.values(), *rows]
+
+
+def software(run: Run) -> Pairs:
+    """Versions of the software that built the run, and when it was started."""
+    manifests = [manifest for _, manifest in run.lineage()]
+    versions = dict.fromkeys(
+        f"{m.code.get('version', '?')}{f' (commit {commit[:DIGITS]})' if (commit := m.code.get('commit')) else ''}"
+        for m in manifests
+    )
+    facts = {key: value for manifest in manifests for key, value in manifest.environment.items()}
+    started = min((manifest.started for manifest in manifests), default="")
+    return [
+        ("NeoLM", ", ".join(versions)),
+        *((name, str(facts.get(key, ""))) for key, name in SOFTWARE.items()),
+        ("Started", started.replace("T", " ").replace("+00:00", " UTC")),
+    ]

@@ -8,10 +8,8 @@ from typing import Any
 
 from neolm.core.progress import count
 from neolm.report.bars import Bar, bar_chart
-from neolm.report.pages import Figure, data_size, plural
+from neolm.report.pages import Figure
 from neolm.report.run_files import Run
-
-ABOUT = "about as many"
 
 # Compressors by their key in scores.json: name and explanation, the fairest comparison first.
 COMPRESSORS = {
@@ -62,37 +60,24 @@ class BitsPerByte:
     compressors: Mapping[str, Score]
 
     @property
-    def entry(self) -> Mapping[str, Any]:
-        """The entry in scores.json."""
-        found: Mapping[str, Any] = self.run.scores["bits_per_byte"]
-        return found
+    def baselines(self) -> Mapping[str, Any]:
+        """The compressors' part of scores.json."""
+        return self.run.scores["bits_per_byte"].get("baselines") or {}
 
     def against(self, name: str) -> tuple[str, float] | None:
         """`fewer`, `more` or `about as many` bits than a compressor, by the interval of the difference; the share."""
         if name not in self.compressors:
             return None
         share = self.model.value / self.compressors[name].value - 1
-        difference = read_score(self.entry["baselines"][name], "difference")
+        difference = read_score(self.baselines[name], "difference")
         if difference and difference.interval and difference.interval[0] <= 0 <= difference.interval[1]:
-            return ABOUT, share
+            return "about as many", share
         return "more" if share > 0 else "fewer", share
-
-    @property
-    def verdict(self) -> str:
-        """How the model compares with the compressors, as the end of a sentence; empty without compressors."""
-        parts = []
-        for name, words in (("xz", "xz"), ("zstd_dictionary", "zstd with its dictionary")):
-            found = self.against(name)
-            if found:
-                word, share = found
-                as_many = f"{ABOUT} bits as {words}"
-                parts.append(as_many if word == ABOUT else f"{abs(share):.0%} {word} bits than {words}")
-        return " and ".join(parts)
 
     @property
     def dictionary_mib(self) -> float:
         """Size of zstd's dictionary in MiB; 0 without one."""
-        found = (self.entry.get("baselines") or {}).get("zstd_dictionary") or {}
+        found = self.baselines.get("zstd_dictionary") or {}
         return float(found.get("dictionary_bytes") or 0) / 2**20
 
     @property
@@ -124,28 +109,6 @@ def bits_per_byte(run: Run) -> BitsPerByte | None:
     baselines = run.scores["bits_per_byte"].get("baselines")
     found = {name: read_score(baselines, name) for name in COMPRESSORS}
     return BitsPerByte(run, own, {name: score for name, score in found.items() if score})
-
-
-def other_scores(run: Run) -> list[tuple[str, str]]:
-    """Every score but bits per byte by its label, then the data and the method of the measurement."""
-    others = {name: label for name, label in labels(run.scores).items() if name != "bits_per_byte"}
-    rows = [(label, with_interval(run.scores, name)) for name, label in others.items()]
-    protocol = run.protocol
-    data, available = protocol.get("data") or {}, (protocol.get("available") or {}).get("documents")
-    parts = data.get("groups") and data["groups"] != data.get("documents")
-    noun = "part" if parts else "document"
-    amount = plural(data["documents"], noun) if data.get("documents") else ""
-    of = f" of {available:,} held out" if amount and available else ""
-    whole = f" (from {plural(data['groups'], 'document')})" if parts else ""
-    size = f", {data_size(data['bytes'])}" if amount else ""
-    window = f"{protocol['window']:,} tokens, moved by {protocol['stride']:,}" if protocol.get("stride") else ""
-    return [
-        *rows,
-        ("Measured on", f"{amount}{of}{whole}{size}"),
-        ("Window", window),
-        ("Weights", ", ".join(str(protocol[key]) for key in ("precision", "quantize") if protocol.get(key))),
-        ("Intervals", "bootstrap over documents"),
-    ]
 
 
 def labels(scores: Mapping[str, Any]) -> dict[str, str]:

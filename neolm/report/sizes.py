@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from neolm.core.progress import count, duration
-from neolm.report.headline import epochs
 from neolm.report.pages import data_size
 from neolm.report.run_files import Run
 
@@ -52,7 +51,7 @@ def training_facts(run: Run) -> Pairs:
     return [
         ("Steps", f"{counts.get('steps', 0):,}"),
         ("Batch", f"{batch:,} \u00d7 {length:,} tokens" if batch and length else ""),
-        ("Tokens trained on", ", ".join(filter(None, (count(counts.get("tokens", 0)), epochs(run))))),
+        ("Tokens trained on", ", ".join(filter(None, (count(counts.get("tokens", 0)), run.epochs)))),
         ("Training text", f"{count(text['tokens'])} tokens" if text.get("tokens") else ""),
         ("Bytes per token", f"{text['bytes'] / text['tokens']:.2f}" if text.get("tokens") else ""),
         ("Learning rate", f"{config['learning_rate']:g} at its maximum" if config.get("learning_rate") else ""),

@@ -17,6 +17,8 @@ from neolm.core.progress import count
 NARROW = 480  # pixels; narrower charts have the layout for a phone
 CHARACTER = 6.7  # upper estimate of the width of a character at 12 px, in pixels
 
+Scale = Callable[[float], float]
+
 TONES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 DASHES = ("", "7 4", "2 4")  # from the fifth line on, colour is not the only difference
 
@@ -33,7 +35,7 @@ def text(x: float, y: float, words: str, anchor: str = "start", style: str = "")
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def scale(low: float, high: float, start: float, end: float) -> Scale:
     """The linear function from values to pixels that maps `low` to `start` and `high` to `end`."""
     return lambda value: start + (value - low) / (high - low) * (end - start)
 

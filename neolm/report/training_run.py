@@ -14,9 +14,7 @@ from neolm.core.artifact import Manifest, read_manifest
 from neolm.core.errors import InputError
 from neolm.core.metrics import points, read_metrics
 from neolm.report.chart import Point, steady
-from neolm.report.run_files import read_scores, score_protocol
-
-DIGITS = 12  # of a digest that are shown
+from neolm.report.run_files import DIGITS, read_scores, score_protocol
 
 
 @dataclass(frozen=True)

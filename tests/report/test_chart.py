@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neolm.report.bars import Bar, bar_chart
-from neolm.report.chart import Line, Marks, line_chart, smoothed, thinned
+from neolm.report.chart import Line, Marks, line_chart, nice_ticks, smoothed, thinned, tick_label
 from neolm.report.svg import DASHES, TONES, shown, swatch
-from neolm.report.ticks import nice_ticks, tick_label
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 numbers = st.floats(-1e12, 1e12, allow_nan=False)
