@@ -17,7 +17,6 @@ from neolm.report.chart import Line, Point
 from neolm.report.curves import CURVES, Curve, large_figure, small_figure
 from neolm.report.measures import comparable_losses, comparable_scores, differing_settings, measured, notes
 from neolm.report.pages import GENERATOR, Figure, render
-from neolm.report.scores import read_score
 from neolm.report.svg import swatch
 from neolm.report.training_run import TrainingRun, read_training_runs
 
@@ -67,7 +66,6 @@ def _side_by_side(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _refuse_foreign(output: Path) -> None:
-    """Make sure that `output` may be written: it does not exist, or is a page that NeoLM wrote."""
     if output.is_dir():
         raise InputError(f"--output: {output} is a directory. Give a file such as {output / 'compare.html'}")
     if not output.parent.is_dir():
@@ -107,7 +105,7 @@ def _best(runs: Runs) -> list[tuple[str, str]]:
     if len(losses) > 1 and comparable_losses(runs):
         loss, name, step = min(losses)
         found.append((name, f"has the lowest validation loss: {loss:.3f}, at step {step:,.0f}."))
-    scores = [(score.value, run.name) for run in runs if (score := read_score(run.scores, "bits_per_byte"))]
+    scores = [(run.bits_per_byte.value, run.name) for run in runs if run.bits_per_byte]
     if len(scores) > 1 and comparable_scores(runs):
         bits, name = min(scores)
         found.append((name, f"needs the fewest bits per byte of held-out text: {bits:.3f}."))
@@ -119,7 +117,7 @@ def _scores(runs: Runs) -> Figure | None:
     bars = [
         Bar(run.name, score.value, f"{score.value:.3f}", score.interval, tone=number)
         for number, run in enumerate(runs)
-        if (score := read_score(run.scores, "bits_per_byte"))
+        if (score := run.bits_per_byte)
     ]
     if len(bars) < 2 or not comparable_scores(runs):
         return None
@@ -133,7 +131,7 @@ def _large(runs: Runs, key: str, label: str) -> Figure:
 
 def _small(runs: Runs, key: str, name: str, axis: str, label: str, unit: float) -> Figure:
     lines = [_line(run, key, [(x / unit, y) for x, y in run.by(key, axis)]) for run in runs]
-    return small_figure(lines, name, x_label=label, zero_y=False)
+    return small_figure(lines, name, x_label=label)
 
 
 def _line(run: TrainingRun, key: str, found: Sequence[Point]) -> Line:
@@ -155,4 +153,4 @@ def _axes(runs: Runs) -> list[tuple[str, str, float]]:
 
 def _curve(runs: Runs, curve: Curve) -> Figure:
     lines = [Line(run.name, curve.points(run.metrics), smooth=curve.smooth, raw=False) for run in runs]
-    return small_figure(lines, curve.label)
+    return small_figure(lines, curve.label, zero_y=True)

@@ -13,8 +13,6 @@ from neolm.report.chart import Line, Marks, Point, line_chart
 from neolm.report.pages import HALF, Figure, plural
 from neolm.report.run_files import Run
 
-HEIGHT, PHONE_HEIGHT, SMALL_HEIGHT = 320, 280, 240
-
 
 @dataclass(frozen=True)
 class Curve:
@@ -40,28 +38,13 @@ CURVES = (THROUGHPUT, GRADIENT_NORM, LEARNING_RATE, MEMORY)
 
 def large_figure(lines: Sequence[Line], label: str, zero_x: bool = False) -> Figure:
     """A picture over the width of the page."""
-
-    def draw(width: int) -> str:
-        return line_chart(lines, "step", label, width, HEIGHT if width > 500 else PHONE_HEIGHT, zero_x=zero_x)
-
-    return Figure(draw)
+    return Figure(lambda width: line_chart(lines, "step", label, width, 320 if width > 500 else 280, zero_x))
 
 
-def small_figure(
-    lines: Sequence[Line],
-    label: str,
-    caption: str = "",
-    x_label: str = "step",
-    zero_y: bool = True,
-    marks: Marks | None = None,
-) -> Figure:
-    """A picture over half of the width of the page, without the names of the lines."""
-
-    def draw(width: int) -> str:
-        zeros = {"zero_x": True, "zero_y": zero_y}
-        return line_chart(lines, x_label, label, width, SMALL_HEIGHT, **zeros, legend=False, marks=marks)
-
-    return Figure(draw, caption, HALF)
+def small_figure(lines: Sequence[Line], label: str, caption: str = "", x_label: str = "step", **options: Any) -> Figure:
+    """A picture over half of the width of the page, without the names of the lines; `options` as in `line_chart`."""
+    options |= {"height": 240, "zero_x": True, "legend": False}
+    return Figure(lambda width: line_chart(lines, x_label, label, width, **options), caption, HALF)
 
 
 def loss_figure(run: Run) -> Figure | None:
@@ -76,38 +59,34 @@ def loss_figure(run: Run) -> Figure | None:
 
 def stability_figures(run: Run) -> list[Figure]:
     """Throughput, gradient norm, learning rate and memory of a run, each with a caption; only what was logged."""
+    # (step, reason) of the steps whose gradient was not applied
+    skipped = [(row["step"], row["skipped"]) for row in run.metrics if isinstance(row.get("skipped"), str)]
     captions = {
-        THROUGHPUT: _throughput(run),
-        GRADIENT_NORM: _gradient_norm(run),
+        THROUGHPUT: _median(THROUGHPUT.points(run.metrics)),
+        GRADIENT_NORM: _gradient_norm(run, skipped),
         LEARNING_RATE: f"The maximum is {max((rate for _, rate in LEARNING_RATE.points(run.metrics)), default=0):g}.",
         MEMORY: "The highest memory use so far.",
     }
-    return [_figure(run, curve, captions[curve]) for curve in CURVES if curve.points(run.metrics)]
+    found = []
+    for curve in CURVES:
+        values = curve.points(run.metrics)
+        if values:
+            line = Line(curve.label, values, smooth=curve.smooth)
+            marks = Marks("skipped", [step for step, _ in skipped]) if curve is GRADIENT_NORM else None
+            found.append(small_figure([line], curve.label, captions[curve], zero_y=True, marks=marks))
+    return found
 
 
-def _figure(run: Run, curve: Curve, caption: str) -> Figure:
-    line = Line(curve.label, curve.points(run.metrics), smooth=curve.smooth)
-    skipped = Marks("skipped", [step for step, _ in _skipped(run)]) if curve is GRADIENT_NORM else None
-    return small_figure([line], curve.label, caption, marks=skipped)
+def _median(points: Sequence[Point]) -> str:
+    return f"The median is {count(median(value for _, value in points))}." if points else ""
 
 
-def _throughput(run: Run) -> str:
-    speeds = [speed for _, speed in THROUGHPUT.points(run.metrics)]
-    return f"The median is {count(median(speeds))}." if speeds else ""
-
-
-def _gradient_norm(run: Run) -> str:
+def _gradient_norm(run: Run, skipped: Sequence[tuple[float, str]]) -> str:
     clip = run.config("pretrain").get("pretrain", {}).get("gradient_clip")
     text = f"Before clipping (to {clip:g})." if clip else ""
-    skipped = _skipped(run)
     if not skipped:
         return f"{text} No step was skipped.".strip()
     verb, place = ("was", "at the vertical line") if len(skipped) == 1 else ("were", "at the vertical lines")
     step, reason = skipped[0]
     first = reason if len(skipped) == 1 else f"the first, step {step:,.0f}: {reason}"
     return f"{text} {plural(len(skipped), 'step')} {verb} skipped, {place} ({first}).".strip()
-
-
-def _skipped(run: Run) -> list[tuple[float, str]]:
-    """`(step, reason)` of the steps whose gradient was not applied."""
-    return [(row["step"], row["skipped"]) for row in run.metrics if isinstance(row.get("skipped"), str)]

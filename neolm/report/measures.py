@@ -11,7 +11,6 @@ from neolm.core.artifact import differences_among
 from neolm.core.energy import how_known
 from neolm.core.progress import count, duration
 from neolm.report.pages import energy_amount
-from neolm.report.scores import read_score
 from neolm.report.training_run import TrainingRun
 
 NONE = "\u2013"
@@ -26,12 +25,8 @@ class Measure:
     remark: Callable[[TrainingRun], str] = lambda run: ""
 
 
-def _loss(value: float | None) -> str:
-    return NONE if value is None else f"{value:.4f}"
-
-
-def _best(run: TrainingRun) -> str:
-    return f"at step {run.best[0]:,.0f}" if run.best else ""
+def _optional(value: float | None, words: Callable[[float], str] = "{:.4f}".format) -> str:
+    return NONE if value is None else words(value)
 
 
 def _unfinished(run: TrainingRun) -> str:
@@ -41,44 +36,40 @@ def _unfinished(run: TrainingRun) -> str:
     return f"of {planned:,}, not finished" if planned else "not finished"
 
 
-def _energy(run: TrainingRun) -> str:
-    kwh = run.manifest.energy.get("kwh") if run.manifest else None
-    return NONE if kwh is None else energy_amount(float(kwh))
+def _kwh(run: TrainingRun) -> float | None:
+    return run.manifest.energy.get("kwh") if run.manifest else None
 
 
 def _energy_known(run: TrainingRun) -> str:
-    if run.manifest is None or run.manifest.energy.get("kwh") is None:
+    if run.manifest is None or _kwh(run) is None:
         return ""
     known = how_known([str(run.manifest.energy.get("method", ""))])
     return "estimate" if known.startswith("an estimate") else known.partition(",")[0]
 
 
-def _optional(value: float | None, words: Callable[[float], str]) -> str:
-    return NONE if value is None else words(value)
-
-
-def _bits_per_byte(run: TrainingRun) -> str:
-    score = read_score(run.scores, "bits_per_byte")
-    return NONE if score is None else f"{score.value:.3f}"
-
-
 def _interval(run: TrainingRun) -> str:
-    score = read_score(run.scores, "bits_per_byte")
+    score = run.bits_per_byte
     return f"({score.interval[0]:.3f} to {score.interval[1]:.3f})" if score and score.interval else ""
 
 
-BITS_PER_BYTE = Measure("Bits per byte", _bits_per_byte, _interval)
+BITS_PER_BYTE = Measure(
+    "Bits per byte", lambda run: f"{run.bits_per_byte.value:.3f}" if run.bits_per_byte else NONE, _interval
+)
 MEASURES = (
     Measure("Steps", lambda run: f"{run.steps:,}", _unfinished),
-    Measure("Best validation loss", lambda run: _loss(run.best[1] if run.best else None), _best),
-    Measure("Final validation loss", lambda run: _loss(run.validation[-1][1] if run.validation else None)),
-    Measure("Training loss", lambda run: _loss(run.training_loss)),
+    Measure(
+        "Best validation loss",
+        lambda run: _optional(run.best[1] if run.best else None),
+        lambda run: f"at step {run.best[0]:,.0f}" if run.best else "",
+    ),
+    Measure("Final validation loss", lambda run: _optional(run.validation[-1][1] if run.validation else None)),
+    Measure("Training loss", lambda run: _optional(run.training_loss)),
     BITS_PER_BYTE,
     Measure("Tokens", lambda run: _optional(run.tokens, count)),
     Measure("Tokens per second", lambda run: _optional(run.usual("tokens_per_second"), count)),
-    Measure("MFU", lambda run: _optional(run.usual("mfu"), lambda share: f"{share:.1%}")),
+    Measure("MFU", lambda run: _optional(run.usual("mfu"), "{:.1%}".format)),
     Measure("Time", lambda run: _optional(run.seconds, duration)),
-    Measure("Energy", _energy, _energy_known),
+    Measure("Energy", lambda run: _optional(_kwh(run), energy_amount), _energy_known),
     Measure("Parameters", lambda run: _optional(run.parameters, count)),
 )
 
@@ -121,8 +112,7 @@ def notes(runs: Sequence[TrainingRun]) -> list[str]:
 
 def _measured_texts(runs: Sequence[TrainingRun]) -> set[str]:
     """Digests of the texts that bits per byte were measured on."""
-    found = [run.protocol.get("data", {}).get("digest") for run in runs if read_score(run.scores, "bits_per_byte")]
-    return {str(digest) for digest in found}
+    return {str(run.protocol.get("data", {}).get("digest")) for run in runs if run.bits_per_byte}
 
 
 def _differ(runs: Sequence[TrainingRun], name: str) -> bool:

@@ -15,6 +15,7 @@ from neolm.core.errors import InputError
 from neolm.core.metrics import points, read_metrics
 from neolm.report.chart import Point, steady
 from neolm.report.run_files import DIGITS, read_scores, score_protocol
+from neolm.report.scores import Score, read_score
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class TrainingRun:
     def protocol(self) -> Mapping[str, Any]:
         """The data and the settings of the measurement; empty if there is none."""
         return score_protocol(self.scores)
+
+    @property
+    def bits_per_byte(self) -> Score | None:
+        """The score with its interval; None if there is none."""
+        return read_score(self.scores, "bits_per_byte")
 
     @property
     def steps(self) -> int:
@@ -64,16 +70,15 @@ class TrainingRun:
     @cached_property
     def seconds(self) -> float | None:
         """Duration of the training: as recorded at the end, or computed from the rows so far."""
-        if self.manifest is not None and self.manifest.counts.get("training_seconds"):
-            return float(self.manifest.counts["training_seconds"])
-        logged = _seconds_by_rows(self.metrics)
-        return max(logged.values(), default=None)
+        recorded = self.manifest.counts.get("training_seconds") if self.manifest else None
+        return float(recorded) if recorded else max(_seconds_by_rows(self.metrics).values(), default=None)
 
     @cached_property
     def parameters(self) -> int | None:
         """Parameters of the model; counted from its shape while the training is not finished."""
-        if self.manifest is not None and self.manifest.counts.get("parameters"):
-            return int(self.manifest.counts["parameters"])
+        recorded = self.manifest.counts.get("parameters") if self.manifest else None
+        if recorded:
+            return int(recorded)
         from neolm.models.config import DecoderConfig
         from neolm.models.decoder import count_parameters
 
@@ -89,24 +94,16 @@ class TrainingRun:
 
     def by(self, key: str, axis: str) -> list[Point]:
         """A loss over `tokens` or `seconds` instead of steps; a validation has the position of the row before it."""
-        places = _tokens_by_rows(self.metrics) if axis == "tokens" else self._seconds_by_rows()
+        places = dict(points(self.metrics, "tokens")) if axis == "tokens" else _seconds_by_rows(self.metrics)
+        logged = max(places.values(), default=0.0)
+        # Seconds are scaled to the recorded duration if the run is finished.
+        factor = (self.seconds or logged) / logged if axis == "seconds" and logged else 1.0
         found, place = [], 0.0
         for row in self.metrics:
             place = places.get(row["step"], place)
             if isinstance(row.get(key), (int, float)):
-                found.append((place, float(row[key])))
+                found.append((place * factor, float(row[key])))
         return found
-
-    def _seconds_by_rows(self) -> dict[float, float]:
-        """Seconds by step, scaled to the recorded duration if the run is finished."""
-        logged = _seconds_by_rows(self.metrics)
-        end = max(logged.values(), default=0.0)
-        factor = (self.seconds or end) / end if end else 1.0
-        return {step: seconds * factor for step, seconds in logged.items()}
-
-
-def _tokens_by_rows(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
-    return dict(points(rows, "tokens"))
 
 
 def _seconds_by_rows(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
