@@ -28,7 +28,7 @@ from neolm.generation.config import GenerationConfig
 from neolm.generation.sampling import prompt_generators
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
-from neolm.models.hf import hf_config
+from neolm.models.hf_config import hf_config
 from neolm.serving.engine import Engine
 from neolm.serving.request import Event, Finished
 

@@ -60,7 +60,8 @@ def cost(scores: dict[str, Any], reference: dict[str, Any]) -> dict[str, float |
 def about(model: Path) -> dict[str, Any]:
     """What is said of the model."""
     from neolm.models.decoder import count_parameters
-    from neolm.models.hf import model_directory, read_config
+    from neolm.models.hf import model_directory
+    from neolm.models.hf_config import read_config
 
     config = read_config(model_directory(str(model)))
     return {

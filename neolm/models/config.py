@@ -103,11 +103,6 @@ class DecoderConfig(Config):
         return int(self.head_size * self.rotary_fraction)
 
     @property
-    def has_local_layers(self) -> bool:
-        """Whether any block attends within a window only."""
-        return self.windows != {None}
-
-    @property
     def windows(self) -> set[int | None]:
         """The different windows of the blocks; None stands for global attention."""
         return {self.window(layer) for layer in range(self.num_layers)}

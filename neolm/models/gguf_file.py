@@ -141,11 +141,7 @@ def _text(text: str) -> bytes:
 
 
 def _write(file: BinaryIO, item: Item) -> None:
-    """Read a tensor and write its data with the padding after it.
-
-    Raises:
-        InputError: a weight is too large for the encoding.
-    """
+    """Read a tensor and write its data with the padding after it."""
     tensor = item.read()
     assert tensor.shape == item.shape, f"{item.name}: {tuple(tensor.shape)} is not {item.shape}"
     rows = tensor.detach().reshape(-1, item.shape[-1])  # (N, K)
@@ -161,11 +157,7 @@ def _write(file: BinaryIO, item: Item) -> None:
 
 
 def _encode(rows: Tensor, encoding: str) -> Tensor:
-    """Rows (N, K) in another type, or as blocks (M, bytes).
-
-    Raises:
-        OverflowError: a number is too large for float16, or not finite.
-    """
+    """Rows (N, K) in another type, or as blocks (M, bytes)."""
     if encoding == "int8":
         return _q8_0(rows.float().reshape(-1, 32))
     if encoding == "int4":
@@ -198,11 +190,7 @@ def _inverse(scales: Tensor, halves: Tensor) -> Tensor:
 
 
 def _half(numbers: Tensor) -> Tensor:
-    """Numbers in float16.
-
-    Raises:
-        OverflowError: a number is too large, or not finite.
-    """
+    """Numbers in float16. Raises `OverflowError` if one is too large, or not finite."""
     halves = numbers.half()
     if not halves.isfinite().all():
         raise OverflowError

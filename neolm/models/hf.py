@@ -22,23 +22,11 @@ from neolm.core.errors import InputError
 from neolm.core.files import storage_errors, write_json
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder, count_parameters
-from neolm.models.hf_config import CONFIG_FILE, hf_config, quantization_config, read_config
+from neolm.models.hf_config import CONFIG_FILE, hf_config, quantization_config
 from neolm.models.hf_files import INDEX_SUFFIX, PICKLE, SAFETENSORS, write_weights
 from neolm.models.hf_names import published_tensors
 from neolm.models.quantized import check_quantize, is_packed, loaded_bytes
 from neolm.models.stored_model import StoredModel, parse_dtype
-
-__all__ = [
-    "convert",
-    "hf_config",
-    "load_model",
-    "model_directory",
-    "model_facts",
-    "published_tensors",
-    "read_config",
-    "save_model",
-    "state_tensors",
-]
 
 GENERATION_FILE = "generation_config.json"
 # Files that are downloaded from a hub repository, besides the weights.
@@ -67,8 +55,7 @@ def load_model(
     bits = check_quantize(quantize)
     if offload not in (None, "disk"):
         raise InputError(f"offload: '{offload}' is not known; the only choice is disk")
-    stored = StoredModel(model_directory(path))
-    target = torch.device(choose_device("auto" if device is None else str(device)).value)
+    stored, target = StoredModel(model_directory(path)), _device(device)
     return stored.load(target, stored.dtype_on(target, dtype), bits, offload is not None)
 
 
@@ -93,16 +80,11 @@ def model_facts(
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
 ) -> ModelFacts:
-    """Facts about the model that `load_model` would load with the same arguments; only the files' headers are read.
-
-    Raises:
-        InputError: there is no complete model of a supported family.
-    """
+    """Facts about the model that `load_model` would load, from the files' headers; raises the same errors."""
     bits = check_quantize(quantize)
     stored = StoredModel(model_directory(path))
-    target = torch.device(choose_device("auto" if device is None else str(device)).value)
     stored.quantize_to(bits)
-    loaded_dtype = stored.dtype_on(target, dtype)
+    loaded_dtype = stored.dtype_on(_device(device), dtype)
     return ModelFacts(
         directory=stored.files.directory,
         config=stored.config,
@@ -111,6 +93,10 @@ def model_facts(
         size=loaded_bytes(stored.skeleton, loaded_dtype),
         parameters=count_parameters(stored.config),
     )
+
+
+def _device(request: str | torch.device | None) -> torch.device:
+    return torch.device(choose_device("auto" if request is None else str(request)).value)
 
 
 def save_model(
@@ -144,11 +130,7 @@ def save_model(
 def convert(
     source: str | Path, target: str | Path, dtype: str | torch.dtype | None = None, quantize: str | None = None
 ) -> DecoderConfig:
-    """Read the model `source` (a directory or a hub id) and write it to `target`; dtype None: as stored.
-
-    Raises:
-        InputError: as `load_model` and `save_model`.
-    """
+    """`load_model` and `save_model`: copy the model `source` to `target`; dtype None: as stored."""
     bits = check_quantize(quantize)
     stored = StoredModel(model_directory(source))
     save_model(stored.load(torch.device("cpu"), parse_dtype(dtype) or stored.dtype, bits), target)
@@ -157,12 +139,9 @@ def convert(
 
 def state_tensors(model: Decoder, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """Published names and tensors of `model`, one at a time, on the CPU; a tied head once, as the embedding."""
-    if model.quantized:
-        for name, tensor in model.state_dict().items():
-            yield name, tensor.to("cpu", tensor.dtype if is_packed(name) else dtype or tensor.dtype)
-        return
-    for name, tensor in published_tensors(model.config, dict(model.named_parameters())):
-        yield name, tensor.to("cpu", dtype or tensor.dtype)
+    published = published_tensors(model.config, dict(model.named_parameters()))
+    for name, tensor in model.state_dict().items() if model.quantized else published:
+        yield name, tensor.to("cpu", tensor.dtype if is_packed(name) else dtype or tensor.dtype)
 
 
 def model_directory(path: str | Path) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,11 +44,7 @@ class WeightFiles:
                 raise InputError(f"{path}: {listing(missing)} is missing, which the index lists in this file")
 
     def read(self, name: str) -> Tensor:
-        """A copy of one tensor, on the CPU.
-
-        Raises:
-            InputError: the file was changed or removed after it was opened.
-        """
+        """A copy of one tensor, on the CPU. Raises `InputError` if the file was changed after it was opened."""
         path = self._files[name]
         if path in self._pickles:
             return self._pickles[path][name].clone()
@@ -124,12 +120,15 @@ def write_weights(directory: Path, tensors: Iterable[tuple[str, Tensor]], max_sh
     Weight files of an earlier save in `directory` that are not overwritten are removed at the end.
     """
     temporary: list[Path] = []
+    contents: list[dict[str, int]] = []  # bytes of each shard's tensors
     try:
         with storage_errors(directory):
-            contents = _write_shards(directory, tensors, max_shard_bytes, temporary)
+            for shard in _divide(tensors, max_shard_bytes):
+                temporary.append(directory / f".{SAFETENSORS}.{len(temporary)}.tmp")
+                write_tensors(temporary[-1], shard, metadata={"format": "pt"})
+                contents.append({name: tensor.nbytes for name, tensor in shard.items()})
             total = len(contents)
-            stem = Path(SAFETENSORS).stem
-            names = [f"{stem}-{n + 1:05}-of-{total:05}.safetensors" for n in range(total)]
+            names = [f"model-{n + 1:05}-of-{total:05}.safetensors" for n in range(total)]
             names = [SAFETENSORS] if total == 1 else names
             for path, name in zip(temporary, names, strict=True):
                 path.replace(directory / name)
@@ -150,26 +149,15 @@ def write_weights(directory: Path, tensors: Iterable[tuple[str, Tensor]], max_sh
             path.unlink()
 
 
-def _write_shards(
-    directory: Path, tensors: Iterable[tuple[str, Tensor]], limit: int, written: list[Path]
-) -> list[dict[str, int]]:
-    """Write shards under temporary names, which are added to `written`; returns the bytes of each shard's tensors."""
-    contents: list[dict[str, int]] = []
+def _divide(tensors: Iterable[tuple[str, Tensor]], limit: int) -> Iterator[dict[str, Tensor]]:
+    """Shards of at most `limit` bytes or one tensor; each is emptied before the next one is filled."""
     shard: dict[str, Tensor] = {}
-
-    def finish() -> None:
-        path = directory / f".{SAFETENSORS}.{len(written)}.tmp"
-        written.append(path)
-        write_tensors(path, shard, metadata={"format": "pt"})
-        contents.append({name: tensor.nbytes for name, tensor in shard.items()})
-        shard.clear()
-
     for name, tensor in tensors:
         if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > limit:
-            finish()
+            yield shard
+            shard.clear()
         shard[name] = tensor
-    finish()
-    return contents
+    yield shard
 
 
 def listing(names: list[str], limit: int = 3) -> str:

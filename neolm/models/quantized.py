@@ -1,8 +1,8 @@
 """Decoders with weights quantised to 8 or 4 bits in groups; activations are not quantised.
 
-`quantize` replaces every linear layer, the head and, if it is tied, the embedding. Biases, norms and positions keep
-their type. For many rows of activations the layers widen the weights in parts and multiply those; for a few rows the
-kernels read the packed weights.
+Every linear layer, the head and, if it is tied, the embedding are quantised. Biases, norms and positions keep their
+type. For many rows of activations the layers widen the weights in parts and multiply those; for a few rows the kernels
+read the packed weights.
 
 Shapes: B batch, T time, C channels.
 """
@@ -123,33 +123,12 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def check_quantize(request: str | None) -> int | None:
-    """Number of bits of `int8` or `int4`; None for None.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """Number of bits of `int8` or `int4`; None for None. Raises `InputError` for any other name."""
     if request is None:
         return None
     if request not in BITS:
         raise InputError(f"quantize: '{request}' is not known; use {' or '.join(BITS)}")
     return BITS[request]
-
-
-def quantize(model: Decoder, request: str) -> Decoder:
-    """Quantise the weights of `model` in place to `int8` or `int4`; returns the model.
-
-    Raises:
-        InputError: an unknown name, or the model is already quantised.
-    """
-    bits = check_quantize(request)
-    assert bits is not None
-    if model.quantized:
-        raise InputError(f"the model is already quantised to {model.quantized} bits")
-    weights = {name: layer.weight.detach() for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    prepare_quantized(model, bits)
-    for name in list(weights):
-        set_tensor(model, f"{name}.weight", weights.pop(name), model.device, model.dtype)
-    return model
 
 
 def prepare_quantized(model: Decoder, bits: int) -> None:
@@ -170,12 +149,11 @@ def set_tensor(
     tensor: Tensor,
     device: torch.device,
     dtype: torch.dtype,
-    store: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    store: Callable[[Tensor], Tensor],
 ) -> None:
-    """Set one parameter or buffer of `model` by name.
+    """Set one parameter or buffer of `model` by name; `store` moves a tensor to its memory.
 
-    The weight of a quantised layer is quantised; other tensors get the type `dtype`. `store` moves a tensor to
-    its memory.
+    The weight of a quantised layer is quantised; other tensors get the type `dtype`.
     """
     path, _, kind = name.rpartition(".")
     module = model.get_submodule(path)

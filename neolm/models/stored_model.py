@@ -51,11 +51,7 @@ class StoredModel:
         return parse_dtype(dtype) or (torch.float32 if slow else self.dtype)
 
     def quantize_to(self, bits: int | None) -> None:
-        """Replace the layers by quantised ones; None: leave them as they are.
-
-        Raises:
-            InputError: the weights are stored with another number of bits.
-        """
+        """Replace the layers by quantised ones (None: do not), unless they are stored with this number of bits."""
         if bits and self.bits and bits != self.bits:
             raise InputError(f"{self.files.directory}: the weights are quantised to {self.bits} bits, not {bits}")
         if bits and not self.bits:
@@ -67,11 +63,17 @@ class StoredModel:
         Raises:
             InputError: the model does not fit, or its weights are stored with another number of bits than `bits`.
         """
-        directory, model = self.files.directory, self.skeleton
+        model = self.skeleton
         self.quantize_to(bits)
         store = self._disk(model, device, dtype) if offload else HugePages().store
         if not offload:
-            _require_room(directory, loaded_bytes(model, dtype), device)
+            needed = loaded_bytes(model, dtype)
+            free = free_memory(str(device)) if device.type in ("cpu", "cuda") else needed
+            if needed > free:
+                raise InputError(
+                    f"{self.files.directory}: the model takes {gibibytes(needed)} of memory and {gibibytes(free)} are "
+                    "free; int4 weights (--quantize int4) take least, --offload disk runs it slowly"
+                )
         sizes = [sum(math.prod(self.files.shapes[name]) for name in names) for _, names in self.entries]
         with task("Loading", sum(sizes), "weights") if sum(sizes) > PROGRESS_WEIGHTS else nullcontext() as progress:
             for (rule, names), size in zip(self.entries, sizes, strict=True):
@@ -94,15 +96,6 @@ class StoredModel:
         slow = "" if needed < free else f"; {gibibytes(free)} of memory are free, so every token reads the rest again"
         say(f"offload: {gibibytes(needed)} of weights in {disk.folder}{slow}")
         return disk.store
-
-
-def _require_room(directory: Path, needed: int, device: torch.device) -> None:
-    free = free_memory(str(device)) if device.type in ("cpu", "cuda") else needed
-    if needed > free:
-        raise InputError(
-            f"{directory}: the model takes {gibibytes(needed)} of memory and {gibibytes(free)} are free; "
-            "int4 weights (--quantize int4) take least, --offload disk runs it slowly"
-        )
 
 
 def _match(
@@ -178,11 +171,7 @@ def _widest(files: WeightFiles, names: list[str]) -> torch.dtype:
 
 
 def parse_dtype(request: str | torch.dtype | None) -> torch.dtype | None:
-    """The torch type of a name such as "bfloat16"; None for None.
-
-    Raises:
-        InputError: the type is not supported for weights.
-    """
+    """The torch type of a name such as "bfloat16"; None for None. Raises `InputError` for any other name."""
     if request is None:
         return None
     name = str(request).removeprefix("torch.")

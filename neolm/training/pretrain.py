@@ -24,8 +24,8 @@ from neolm.data.batches import TrainingBatches, validation_batches
 from neolm.data.shards import TokenShards
 from neolm.models.config import DecoderConfig, ModelConfig
 from neolm.models.decoder import Decoder
-from neolm.models.hf import hf_config, load_model, save_model
-from neolm.models.hf_config import read_config
+from neolm.models.hf import load_model, save_model
+from neolm.models.hf_config import hf_config, read_config
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 from neolm.training.checkpoint import Checkpoint, last_checkpoint
 from neolm.training.loop import train

@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import quantize
 
 from neolm.generation import kernel_runner
 from neolm.generation.batch import next_logits
@@ -28,7 +29,6 @@ from neolm.kernels.attention import BLOCK_SIZE
 from neolm.kernels.thread_pool import thread_pool
 from neolm.models.attention import KeyValueCache
 from neolm.models.decoder import Decoder
-from neolm.models.quantized import quantize
 
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 RUNNERS: dict[str, Callable[[Decoder], ModelRunner]] = {

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import quantize
 
 import neolm.cli
 from neolm.core.errors import InputError
@@ -27,7 +28,6 @@ from neolm.generation.sampling import prompt_generators
 from neolm.generation.speculative import DraftLength, LookupProposer, Proposer, check_vocabulary, proposers
 from neolm.models.decoder import Decoder
 from neolm.models.hf import save_model
-from neolm.models.quantized import quantize
 from neolm.tokenizer.tokenizer import Tokenizer, train_tokenizer
 
 VOCABULARY = 310

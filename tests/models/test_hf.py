@@ -13,7 +13,8 @@ from neolm.core.errors import InputError
 from neolm.models import hf_files
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
-from neolm.models.hf import convert, load_model, model_directory, published_tensors, save_model, state_tensors
+from neolm.models.hf import convert, load_model, model_directory, save_model, state_tensors
+from neolm.models.hf_names import published_tensors
 
 FAMILIES = ["gpt2", "gpt-neo", "gpt-neox"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from neolm.core.errors import InputError
 from neolm.models.config import decoder_config
-from neolm.models.hf import hf_config, read_config
+from neolm.models.hf_config import hf_config, read_config
 from neolm.models.presets import PRESETS, preset
 
 # The keys of the published files.

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import quantize
 
 from neolm.core.errors import InputError, NonFiniteError
 from neolm.generation.batch import generate_ids
@@ -20,7 +21,6 @@ from neolm.generation.kernel_runner import KernelRunner
 from neolm.generation.kv_cache import block_bytes, kv_cache_dtype
 from neolm.generation.model_runner import TorchRunner
 from neolm.models.decoder import Decoder
-from neolm.models.quantized import quantize
 from neolm.serving import engine as engines
 from neolm.serving import scheduler as scheduling
 from neolm.serving.engine import Engine

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tiny_models import quantize
 
 from neolm.generation.batch import generate_ids, next_logits
 from neolm.generation.config import GenerationConfig
@@ -15,7 +16,6 @@ from neolm.generation.cuda_graph_runner import CudaGraphRunner
 from neolm.generation.kv_cache import BatchCache
 from neolm.generation.model_runner import model_runner_for
 from neolm.models.decoder import Decoder
-from neolm.models.quantized import quantize
 from neolm.serving.engine import Engine
 from neolm.serving.request import Event, Token
 

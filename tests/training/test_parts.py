@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import quantize
 
 from neolm.core.errors import InputError
 from neolm.core.metrics import read_metrics
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
-from neolm.models.quantized import quantize
 from neolm.training import precision
 from neolm.training.config import TrainConfig
 from neolm.training.metrics import MetricsLog

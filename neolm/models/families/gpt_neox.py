@@ -48,7 +48,7 @@ def _write(config: DecoderConfig) -> dict[str, Any]:
 
 
 def _limits(config: DecoderConfig) -> Iterator[tuple[str, str]]:
-    if config.has_local_layers:
+    if config.windows != {None}:
         yield "attention_layers", "only gpt-neo has local layers"
     if not config.has_standard_scale:
         yield "attention_scale", "leave it null (1/sqrt(head size))"
