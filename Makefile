@@ -9,7 +9,7 @@ RUN := "$(VENV)/bin/python" -m
 
 help:
 	@echo "make demo      set up, then raw text to a trained, measured, speaking model (about six minutes on two cores with bfloat16)"
-	@echo "make test      set up, then lint, types, import contracts and tests"
+	@echo "make test      set up, then lint, types and tests"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make clean     remove the environment and what tests and builds left; runs/ stays"
 
@@ -18,7 +18,7 @@ demo: $(VENV)/.neolm-demo
 	@echo
 	$(RUN) neolm generate runs/quickstart/model "def read_file(path):" --max-new-tokens 96 --temperature 0.7 --seed 1
 	@echo
-	@echo "Open runs/quickstart/report.html in a browser. Meet the model: $(VENV)/bin/neolm serve runs/quickstart/model"
+	@echo "Open runs/quickstart/report.html in a browser. Serve the model: $(VENV)/bin/neolm serve runs/quickstart/model"
 
 test: lint
 	$(RUN) pytest -n 2 --dist loadgroup -m "not slow"
