@@ -27,8 +27,16 @@ class TrainingBatches:
     """The training split in shuffled windows of `sequence_length` tokens; `sizes` gives the windows of each step."""
 
     def __init__(self, shards: TokenShards, sequence_length: int, sizes: BatchSizes, seed: int) -> None:
+        """Raises SettingError if the stream is shorter than one window and a token to predict."""
         self.shards, self.sequence_length, self.sizes, self.seed = shards, sequence_length, sizes, seed
-        self.examples = count_windows(shards, sequence_length)
+        self.examples = (shards.tokens - 1) // sequence_length
+        """Windows of an epoch."""
+        if self.examples < 1:
+            raise SettingError(
+                "sequence_length",
+                f"the corpus has {shards.tokens} training tokens, fewer than one sequence of {sequence_length}. "
+                "Add text, or choose a smaller value",
+            )
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """Return the batch of `step`, counted from 1, or the sequences `rows` of it, as a rank reads them."""
@@ -55,34 +63,11 @@ class TrainingBatches:
         return Permutation(self.examples, self.seed, epoch)
 
 
-def validation_batches(
-    shards: TokenShards, sequence_length: int, batch_size: int, limit: int | None = None
-) -> list[Batch]:
+def validation_batches(shards: TokenShards, sequence_length: int, batch_size: int, limit: int) -> list[Batch]:
     """Return at most `limit` windows of a split, evenly spread, in order; none if it is shorter than one window."""
-    total = max(0, shards.tokens - 1) // sequence_length
-    chosen = (
-        np.unique(np.linspace(0, total - 1, min(limit or total, total)).astype(np.int64)) if total else np.array([])
-    )
-    return [
-        read_windows(shards, chosen[start : start + batch_size], sequence_length)
-        for start in range(0, len(chosen), batch_size)
-    ]
-
-
-def count_windows(shards: TokenShards, sequence_length: int) -> int:
-    """Return the number of whole windows of `sequence_length` tokens, followed by a token to predict, in the stream.
-
-    Raises:
-        SettingError: there is none.
-    """
-    windows = (shards.tokens - 1) // sequence_length
-    if windows < 1:
-        raise SettingError(
-            "sequence_length",
-            f"the corpus has {shards.tokens} training tokens, fewer than one sequence of {sequence_length}. "
-            "Add text, or choose a smaller value",
-        )
-    return windows
+    total = (shards.tokens - 1) // sequence_length
+    chosen = np.unique(np.linspace(0, total - 1, min(limit, total)).astype(np.int64))
+    return read_windows(shards, chosen, sequence_length).split(batch_size)
 
 
 def read_windows(shards: TokenShards, windows: NDArray[np.int64], sequence_length: int) -> Batch:

@@ -12,8 +12,6 @@ from neolm.corpus.documents import Split, read_documents
 from neolm.data.shards import write_shards
 from neolm.tokenizer.tokenizer import load_tokenizer
 
-SPLITS: tuple[Split, ...] = ("train", "validation")
-
 
 def build_shards(output: Path) -> Manifest:
     """Encode `output/corpus` with `output/tokenizer` into `output/shards`, unless it is up to date."""
@@ -29,17 +27,16 @@ def build_shards(output: Path) -> Manifest:
     )
 
     def make(directory: Path) -> Mapping[str, Any]:
+        splits: tuple[Split, ...] = ("train", "validation")
         return {
             split: write_shards(
                 read_documents(corpus, split), tokenizer, directory, split, documents[split].get("parts")
             )
-            for split in SPLITS
+            for split in splits
         }
 
-    return stage.ensure(make, _summary)
+    def summary(counts: Mapping[str, Any]) -> str:
+        train = counts["train"]
+        return f"{count(train['tokens'])} tokens to train on, {train['bytes'] / train['tokens']:.2f} bytes each"
 
-
-def _summary(counts: Mapping[str, Any]) -> str:
-    train = counts["train"]
-    ratio = train["bytes"] / max(train["tokens"], 1)
-    return f"{count(train['tokens'])} tokens to train on, {ratio:.2f} bytes each"
+    return stage.ensure(make, summary)

@@ -29,15 +29,8 @@ from neolm.tokenizer.tokenizer import Tokenizer
 MAX_SHARD_TOKENS = 2**27  # 256 MiB in uint16
 MAX_ENCODE_CHARACTERS = 4_000_000  # text that is encoded in one call, on all cores
 
-_INDEX = pa.schema(
-    [
-        ("id", pa.string()),
-        ("parent", pa.string()),
-        ("start", pa.int64()),
-        ("tokens", pa.int64()),
-        ("bytes", pa.int64()),
-    ]
-)
+_TEXT, _NUMBER = pa.string(), pa.int64()
+_INDEX = pa.schema({"id": _TEXT, "parent": _TEXT, "start": _NUMBER, "tokens": _NUMBER, "bytes": _NUMBER})
 
 
 def shard_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -55,13 +48,8 @@ def write_shards(
 ) -> dict[str, int]:
     """Encode `documents` into the shards of `split` and return the numbers of parts, tokens, bytes and shards.
 
-    Args:
-        documents: Documents or parts of documents.
-        tokenizer: Encodes the texts and has the end-of-text token.
-        directory: Where the files are written.
-        split: Prefix of the file names.
-        total: Number of documents, for the progress bar.
-        shard_tokens: A new file is started before one has more tokens, unless a single document is longer.
+    `total`, the number of documents, is for the progress bar. A new file is started before one has more than
+    `shard_tokens` tokens, unless a single document is longer.
     """
     dtype = shard_dtype(tokenizer.size)
     counts = {"parts": 0, "tokens": 0, "bytes": 0, "shards": 0}
@@ -77,11 +65,10 @@ def write_shards(
                     document, ids = following
                     tokens = np.array([tokenizer.eos_token_id, *ids], dtype=dtype)
                     file.write(tokens.tobytes())
-                    size = len(document.text.encode("utf-8", "replace"))
-                    row = {"start": position, "tokens": len(tokens), "bytes": size}
-                    rows.append({"id": document.id, "parent": document.parent, **row})
+                    row = {"tokens": len(tokens), "bytes": len(document.text.encode("utf-8", "replace"))}
+                    rows.append({"id": document.id, "parent": document.parent, "start": position, **row})
                     position += len(tokens)
-                    counts["bytes"] += size
+                    counts["bytes"] += row["bytes"]
                     progress.advance()
                     following = next(pending, None)
                 if following is None:  # the end of the stream

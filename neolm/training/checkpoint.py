@@ -9,7 +9,7 @@ and skipped. A name that starts with a dot is a checkpoint that is being written
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,20 +58,16 @@ def last_checkpoint(root: Path, kind: str) -> Checkpoint | None:
     Raises:
         InputError: a checkpoint was written by another version of NeoLM.
     """
-    return next(_good(root, kind), None)
-
-
-def _good(root: Path, kind: str) -> Iterator[Checkpoint]:
-    for directory in reversed(named_checkpoints(root, kind)):
+    for directory in reversed(named_checkpoints(root, kind).values()):
         try:
             record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
             damaged = _damaged(directory, record)
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             damaged, record = [f"{RECORD} ({type(error).__name__})"], {}
-        if damaged:
-            say(f"checkpoint {directory.name} is damaged ({', '.join(damaged)}); using the one before it")
-            continue
-        yield Checkpoint(directory, record["state"])
+        if not damaged:
+            return Checkpoint(directory, record["state"])
+        say(f"checkpoint {directory.name} is damaged ({', '.join(damaged)}); using the one before it")
+    return None
 
 
 def _damaged(directory: Path, record: dict[str, Any]) -> list[str]:
@@ -100,8 +96,8 @@ def write_record(directory: Path, state: Mapping[str, Any], digests: Mapping[str
 
 def discard_after(root: Path, kind: str, step: int) -> None:
     """Remove the checkpoints of `kind` after `step`: a resumed run writes them again."""
-    for directory in named_checkpoints(root, kind):
-        if step_of(directory) > step:
+    for number, directory in named_checkpoints(root, kind).items():
+        if number > step:
             discard(directory)
 
 
@@ -112,14 +108,10 @@ def discard(directory: Path) -> None:
     remove(directory.rename(doomed))
 
 
-def named_checkpoints(root: Path, kind: str) -> list[Path]:
-    """Directories of the checkpoints of `kind`, oldest first, intact or not."""
-    return sorted(p for p in root.glob(f"{kind}-*") if p.is_dir() and p.name.rpartition("-")[2].isdigit())
-
-
-def step_of(directory: Path) -> int:
-    """The step in a checkpoint's name."""
-    return int(directory.name.rpartition("-")[2])
+def named_checkpoints(root: Path, kind: str) -> dict[int, Path]:
+    """Directories of the checkpoints of `kind` by step, oldest first, intact or not."""
+    steps = {p.name.removeprefix(f"{kind}-"): p for p in sorted(root.glob(f"{kind}-*")) if p.is_dir()}
+    return {int(step): path for step, path in steps.items() if step.isdigit()}
 
 
 def best_step_of(directory: Path) -> int | None:
@@ -133,18 +125,6 @@ def best_step_of(directory: Path) -> int | None:
 def checkpoint_path(root: Path, kind: str, step: int) -> Path:
     """Directory of a finished checkpoint."""
     return root / f"{kind}-{step:08d}"
-
-
-def partial_path(directory: Path) -> Path:
-    """Directory of a checkpoint while it is written."""
-    return directory.with_name(f".{directory.name}.partial")
-
-
-def discard_leftovers(root: Path) -> None:
-    """Remove checkpoints that a killed process left half written or half removed."""
-    for pattern in (".*-*.partial", ".*-*.removed"):
-        for path in root.glob(pattern):
-            remove(path)
 
 
 def random_state() -> dict[str, Tensor]:

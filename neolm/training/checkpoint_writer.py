@@ -28,10 +28,7 @@ from neolm.training.checkpoint import (
     best_step_of,
     checkpoint_path,
     discard,
-    discard_leftovers,
     named_checkpoints,
-    partial_path,
-    step_of,
     write_record,
 )
 from neolm.training.tensor_files import assign_shards, local_tensor, plan_shards, write_shards
@@ -57,7 +54,8 @@ class CheckpointWriter:
         self._buffers: dict[str, Parts] = {}
         if self._world.first:
             with storage_errors(root):
-                discard_leftovers(root)
+                for leftover in (*root.glob(".*-*.partial"), *root.glob(".*-*.removed")):  # by a killed process
+                    remove(leftover)
 
     def save(self, kind: str, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Save the current values of `parts`, named tensors by part, and of `state`, JSON with the step.
@@ -68,7 +66,7 @@ class CheckpointWriter:
         Raises:
             StorageError: the disk is full, now or in the previous save; older checkpoints are intact.
         """
-        self._wait(kind)
+        self.wait(kind)
         final = checkpoint_path(self._root, kind, state["step"])
         plans = {part: plan_shards(tensors) for part, tensors in parts.items()}
         state = jsonable(state)
@@ -87,12 +85,9 @@ class CheckpointWriter:
         for write in done:
             write.result()
 
-    def wait(self) -> None:
-        """Wait until everything is on disk; raise the errors of writing."""
-        self._wait(*self._pending)
-
-    def _wait(self, *kinds: str) -> None:
-        wait_for([self._pending[kind] for kind in kinds if kind in self._pending])  # interrupted, they stay pending
+    def wait(self, *kinds: str) -> None:
+        """Wait until the saves of `kinds`, or all of them, are on disk; raise the errors of writing."""
+        wait_for([self._pending[kind] for kind in kinds or self._pending if kind in self._pending])  # pending if interrupted
         self.poll()
 
     def close(self) -> None:
@@ -124,7 +119,7 @@ class CheckpointWriter:
             self._buffers[kind] = buffers
 
     def _write(self, final: Path, plans: Mapping[str, SavePlan], copies: Parts, state: Mapping[str, Any]) -> None:
-        partial = partial_path(final)
+        partial = final.with_name(f".{final.name}.partial")
         try:
             assigned = self._world.combine(lambda: self._begin(partial, plans), _assign)
             self._world.combine(
@@ -171,12 +166,13 @@ class CheckpointWriter:
 
     def _prune(self, kind: str) -> None:
         """Remove old checkpoints. A run that resumes from a step checkpoint needs the best one that it names."""
-        for directory in named_checkpoints(self._root, "step")[: -self._keep] if kind == "step" else ():
-            if self._keep_every is None or step_of(directory) % self._keep_every:
-                discard(directory)
-        needed = {best_step_of(directory) for directory in named_checkpoints(self._root, "step")}
-        for directory in named_checkpoints(self._root, "best")[:-1]:
-            if step_of(directory) not in needed:
+        steps = named_checkpoints(self._root, "step")
+        for step in list(steps)[: -self._keep] if kind == "step" else ():
+            if self._keep_every is None or step % self._keep_every:
+                discard(steps.pop(step))
+        needed = {best_step_of(directory) for directory in steps.values()}
+        for step, directory in list(named_checkpoints(self._root, "best").items())[:-1]:
+            if step not in needed:
                 discard(directory)
 
 

@@ -41,11 +41,5 @@ class ExponentialMovingAverage:
             parameter.data, self._values[name] = self._values[name], parameter.data
 
     def tensors(self) -> dict[str, Tensor]:
-        """The averaged weights by parameter name."""
+        """The averaged weights by parameter name, not copied."""
         return self._values
-
-    @torch.no_grad()
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Restore the result of `tensors`."""
-        for name, value in self._values.items():
-            value.copy_(tensors[name])

@@ -89,7 +89,7 @@ class TrainingState:
         restore_optimisers(self.optimisers, checkpoint.tensors("optimiser"))
         restore_random_state(checkpoint.tensors("random"))
         if self.average is not None:
-            self.average.restore(checkpoint.tensors("average"))
+            checkpoint.load("average", self.average.tensors())
         record = dict(checkpoint.state)
         self.spikes.restore(record.pop("norms"))
         scale = record.pop("loss_scale")
@@ -105,7 +105,4 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, part: str = "weights") -> None:
     """Load the weights of a checkpoint, or their `average`, into `model`."""
-    tensors = checkpoint.tensors(part)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[name])
+    checkpoint.load(part, weights_of(model))

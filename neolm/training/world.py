@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.utils import _DistWrapper
 
 from neolm.core.errors import NeoLMError
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class _Failure:
-    error: Exception
 
 
 class World:
@@ -54,34 +50,15 @@ class World:
         """The rows of a batch of `size` examples that this rank processes."""
         return slice(size * self.number // self.count, size * (self.number + 1) // self.count)
 
-    def combine(self, own: Callable[[], T], merge: Callable[[list[T]], Sequence[R]]) -> R:
+    def combine(self, own: Callable[[], T], merge: Callable[[list[T]], list[R]]) -> R:
         """Call `own` on every rank and `merge` on rank 0 with the results; return this rank's element of the merge.
 
         If one rank fails, all of them raise its error.
         """
         if self._group is None:
             return merge([own()])[0]
-        mine = self._attempt(own)
-        gathered: list[Any] | None = [None] * self.count if self.first else None
-        dist.gather_object(mine, gathered, dst=0, group=self._group)
-        answers = None if gathered is None else self._answers(gathered, merge)
-        received: list[Any] = [None]
-        dist.scatter_object_list(received, answers, src=0, group=self._group)
-        answer: R | _Failure = received[0]
-        if isinstance(answer, _Failure):
-            raise answer.error
-        return answer
-
-    def _answers(self, gathered: list[Any], merge: Callable[[list[T]], Sequence[R]]) -> list[R | _Failure]:
-        failures = [value for value in gathered if isinstance(value, _Failure)]
-        merged = failures[0] if failures else self._attempt(lambda: merge(gathered))
-        return [merged] * self.count if isinstance(merged, _Failure) else list(merged)
-
-    def _attempt(self, action: Callable[[], T]) -> T | _Failure:
-        """Return the result of `action`, or its error in a form that can be sent."""
         try:
-            return action()
-        except NeoLMError as error:
-            return _Failure(error)
-        except Exception as error:
-            return _Failure(RuntimeError(f"rank {self.number}: {error!r}"))
+            return _DistWrapper(self._group, use_dist=True, coordinator_rank=0).reduce_scatter("combine", own, merge)
+        except CheckpointException as failure:
+            error, _ = next(iter(failure.failures.values()))
+            raise (error if isinstance(error, NeoLMError) else failure) from None
