@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -87,7 +86,9 @@ class CheckpointWriter:
 
     def wait(self, *kinds: str) -> None:
         """Wait until the saves of `kinds`, or all of them, are on disk; raise the errors of writing."""
-        wait_for([self._pending[kind] for kind in kinds or self._pending if kind in self._pending])  # pending if interrupted
+        wait_for(
+            [self._pending[kind] for kind in kinds or self._pending if kind in self._pending]
+        )  # pending if interrupted
         self.poll()
 
     def close(self) -> None:
@@ -101,9 +102,7 @@ class CheckpointWriter:
     def __enter__(self) -> CheckpointWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self.close()
         except Exception as second:

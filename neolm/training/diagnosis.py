@@ -24,25 +24,16 @@ def explain_non_finite(
 ) -> NonFiniteError:
     """Run the batch of `step` again, one micro-batch after the other, and describe the first failure in one line.
 
-    Args:
-        step: The step that failed.
-        model: The module that the passes run in, with the weights of that step.
-        objective: The objective of the training.
-        parts: The batch of the step in micro-batches, on the device.
-        documents: Names of the documents behind the examples with the given ids.
+    `model` has the weights of that step, and the micro-batches `parts` are on its device. `documents` returns the names
+    of the documents behind the examples with the given ids.
     """
-    for part in parts:
-        found = _first_non_finite(model, objective, part)
-        if found:
-            return NonFiniteError(_sentence(step, found, documents(part.examples)))
-    examples = [example for part in parts for example in part.examples]
-    found = "the gradients of the micro-batches are finite, but not their sum"
-    return NonFiniteError(_sentence(step, found, documents(examples)))
-
-
-def _sentence(step: int, found: str, ids: list[str]) -> str:
+    failures = ((_first_non_finite(model, objective, part), part.examples) for part in parts)
+    otherwise = "the gradients of the micro-batches are finite, but not their sum"
+    everything = [example for part in parts for example in part.examples]
+    found, examples = next((failure for failure in failures if failure[0]), (otherwise, everything))
+    ids = documents(examples)
     shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
-    return (
+    return NonFiniteError(
         f"step {step}: the loss or its gradient is not finite: {found}. The batch came from {shown}. "
         "The last checkpoint is intact; a lower learning_rate or precision=float32 may help"
     )

@@ -55,7 +55,14 @@ def train(training: Training) -> Progress:
         log = MetricsLog(training.directory / "metrics.jsonl", progress.step, training.trackers(progress.step))
         stack.enter_context(closing(log))
         batch_of = _reader(training, state, module, stack)
-        writer = stack.enter_context(_writer(training))
+        writer = stack.enter_context(
+            CheckpointWriter(
+                training.checkpoints,
+                keep=config.keep_checkpoints,
+                keep_every=config.keep_every,
+                asynchronous=config.asynchronous_checkpoints,
+            )
+        )
         bar = stack.enter_context(task("Training", total, "steps", start=progress.step))
         interrupted = stack.enter_context(interruptible())
         journal = Journal(training, state, bar, log)
@@ -129,16 +136,6 @@ def _reader(training: Training, state: TrainingState, module: nn.Module, stack: 
     pin = training.device.value.startswith("cuda")
     read = (lambda step: training.batch(step).pin_memory()) if pin else training.batch
     return stack.enter_context(closing(Prefetcher(read, training.config.total_steps))).batch
-
-
-def _writer(training: Training) -> CheckpointWriter:
-    config = training.config
-    return CheckpointWriter(
-        training.checkpoints,
-        keep=config.keep_checkpoints,
-        keep_every=config.keep_every,
-        asynchronous=config.asynchronous_checkpoints,
-    )
 
 
 def _validate(

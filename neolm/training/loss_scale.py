@@ -45,5 +45,4 @@ class LossScale:
 
     def restore(self, state: dict[str, float]) -> None:
         """Restore the result of `state`."""
-        self.value = float(state["value"])
-        self.good_steps, self.overflows = int(state["good_steps"]), int(state["overflows"])
+        vars(self).update(state)

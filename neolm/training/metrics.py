@@ -9,7 +9,8 @@ from typing import IO, Any
 
 from neolm.core.files import storage_errors, write_text
 from neolm.core.metrics import read_metrics
-from neolm.training.trackers import Tracker, report_failure
+from neolm.core.progress import say
+from neolm.training.trackers import Tracker, first_line
 
 
 class MetricsLog:
@@ -45,4 +46,4 @@ class MetricsLog:
                 call(tracker)
             except Exception as error:
                 self._trackers.remove(tracker)
-                report_failure(tracker, error)
+                say(f"{tracker.name} has failed and was closed ({first_line(error)}); metrics.jsonl is complete")

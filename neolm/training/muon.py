@@ -43,8 +43,7 @@ class Muon(torch.optim.Optimizer):
         """Update every matrix that has a gradient."""
         assert closure is None
         for group in self.param_groups:
-            moved = [p for p in group["params"] if p.grad is not None]
-            for matrices in _alike(moved):
+            for matrices in _alike(p for p in group["params"] if p.grad is not None):
                 self._move(matrices, group)
 
     def _move(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> None:
@@ -68,14 +67,9 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(tensors, list(steps.to(matrices[0].dtype).unbind()), alpha=-group["lr"] * size)
 
 
-def iteration_type(device: str) -> torch.dtype:
-    """Type of the iterations: bfloat16 where `device` multiplies it natively, else float32."""
-    return getattr(torch, choose_precision("auto", device).value)  # type: ignore[no-any-return]
-
-
 def orthogonal(matrices: Tensor) -> Tensor:
     """Approximate semi-orthogonal factor of each of `matrices` (N, rows, columns); singular values of 0.5 to 1.5."""
-    x = matrices.to(iteration_type(str(matrices.device)))
+    x = matrices.to(getattr(torch, choose_precision("auto", str(matrices.device)).value))
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.transpose(1, 2)
@@ -86,7 +80,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x.transpose(1, 2) if tall else x
 
 
-def _alike(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+def _alike(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Group the parameters by shape and device, at most `MAX_STACKED_ELEMENTS` elements in a group."""
     groups: dict[tuple[Any, ...], list[nn.Parameter]] = {}
     for p in parameters:

@@ -30,13 +30,11 @@ def build_optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
     if getattr(model, "quantized", None):
         raise InputError("a quantised model cannot be trained. Train the original model, then quantise it")
     matrices: list[nn.Parameter] = []
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}  # by whether they decay
     for name, parameter in model.named_parameters():
         kind = kind_of_parameter(name, parameter)
-        if config.optimiser == "muon" and kind == "matrix":
-            matrices.append(parameter)
-        else:
-            groups[kind not in config.no_decay].append(parameter)
+        for_muon = config.optimiser == "muon" and kind == "matrix"
+        (matrices if for_muon else groups[kind not in config.no_decay]).append(parameter)
     adamw = torch.optim.AdamW(
         [
             {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0}
@@ -49,22 +47,16 @@ def build_optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
         fused=not any(parameter.is_meta for parameter in model.parameters()),
     )
     if not config.bias_correction:
-        _disable_bias_correction(adamw)
-    if not matrices:
-        return [adamw]
-    muon = Muon(matrices, config.learning_rate, config.weight_decay, config.momentum)
-    return [adamw, muon]
-
-
-def _disable_bias_correction(adamw: torch.optim.AdamW) -> None:
-    """Create the state of AdamW's first step, with a large step counter."""
-    for group in adamw.param_groups:
-        for parameter in group["params"]:
+        for parameter in (*groups[True], *groups[False]):
             adamw.state[parameter] = {
                 "step": torch.full((), float(LARGE_STEP), device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
+    if not matrices:
+        return [adamw]
+    muon = Muon(matrices, config.learning_rate, config.weight_decay, config.momentum)
+    return [adamw, muon]
 
 
 def kind_of_parameter(name: str, parameter: nn.Parameter) -> str:

@@ -48,8 +48,10 @@ class MixedPrecision:
     """`Precision` on one device: `working` is `model` itself in float32, or else a copy in `dtype`."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        self.model = model
-        self.working = model if dtype == torch.float32 else _copy_in(model, dtype)
+        self.model = self.working = model
+        if dtype != torch.float32:  # cast before the copy, so that there is no second one in float32
+            cast = {id(p): nn.Parameter(p.detach().to(dtype), p.requires_grad) for p in model.parameters()}
+            self.working = copy.deepcopy(model, cast)
         self._masters: list[Tensor] = list(model.parameters())
         self._copies: list[Tensor] = list(self.working.parameters())
         self._grads: list[Tensor] = []
@@ -100,12 +102,6 @@ class MixedPrecision:
             yield
             for number in members:
                 self._masters[number].grad = None
-
-
-def _copy_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Copy `model` with its parameters cast to `dtype`, without a second copy of them in float32."""
-    cast = {id(p): nn.Parameter(p.detach().to(dtype), p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, cast)
 
 
 def _take_gradients(parameters: list[Tensor]) -> list[Tensor]:

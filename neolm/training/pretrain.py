@@ -54,7 +54,15 @@ def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, se
     stage = ResumableStage(
         "pretrain", "training", output / "pretrain", inputs, json.loads(json.dumps(settings)), changeable
     )
-    return stage.resume(lambda: _train(stage, output, architecture, base, config, seed))
+
+    def make() -> Finished:
+        training = _prepare(stage, architecture, base, config, seed)
+        done = train(training)
+        best = "" if done.best_loss is None else f", validation loss {done.best_loss:.4f} at {done.best_step}"
+        say(f"pretrain: {done.step} steps, {count(done.tokens)} tokens in {duration(done.seconds)}{best}")
+        return Finished(_counts(training, done), done.energy)
+
+    return stage.resume(make)
 
 
 def resolve_architecture(
@@ -81,21 +89,6 @@ def resolve_architecture(
             f"{config.sequence_length} is more than the model's context of {context} tokens ({source})",
         )
     return architecture
-
-
-def _train(
-    stage: ResumableStage,
-    output: Path,
-    architecture: DecoderConfig,
-    base: Path | None,
-    config: PretrainConfig,
-    seed: int,
-) -> Finished:
-    training = _prepare(stage, output, architecture, base, config, seed)
-    progress = train(training)
-    best = "" if progress.best_loss is None else f", validation loss {progress.best_loss:.4f} at {progress.best_step}"
-    say(f"pretrain: {progress.step} steps, {count(progress.tokens)} tokens in {duration(progress.seconds)}{best}")
-    return Finished(_counts(training, progress), progress.energy)
 
 
 def build_model(output: Path, config: PretrainConfig) -> Manifest:
@@ -133,29 +126,22 @@ def _final_checkpoint(checkpoints: Path, final: str, best_step: int | None) -> C
 
 
 def _prepare(
-    stage: ResumableStage,
-    output: Path,
-    architecture: DecoderConfig,
-    base: Path | None,
-    config: PretrainConfig,
-    seed: int,
+    stage: ResumableStage, architecture: DecoderConfig, base: Path | None, config: PretrainConfig, seed: int
 ) -> Training:
     require_packages(config.track)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
     compiled = choose_compile(config.compile, device.value, precision.value)
-    vocab_size = require(output / "shards", "shards", "run RECIPE").config["vocab_size"]
-    shards = {split: TokenShards(output / "shards", split, vocab_size) for split in ("train", "validation")}
-    batches = TrainingBatches(shards["train"], config.sequence_length, config.batch_sizes, seed)
+    length = config.sequence_length
+    source = stage.directory.with_name("shards")
+    vocab_size = require(source, "shards", "run RECIPE").config["vocab_size"]
+    batches = TrainingBatches(TokenShards(source, "train", vocab_size), length, config.batch_sizes, seed)
     require_fit(architecture, config, precision.value, device.value)
-    validation = validation_batches(
-        shards["validation"],
-        config.sequence_length,
-        config.micro_batch_size or config.batch_size,
-        config.validation_sequences,
-    )
+    held_out = TokenShards(source, "validation", vocab_size)
+    size = config.micro_batch_size or config.batch_size
+    validation = validation_batches(held_out, length, size, config.validation_sequences)
     if not validation:
-        say(f"no validation: the held-out text is shorter than one sequence of {config.sequence_length} tokens")
+        say(f"no validation: the held-out text is shorter than one sequence of {length} tokens")
     began = stage.start(precision=precision.value)["precision"]
     if began != precision.value:
         say(f"this training began in {began} and continues in {precision.value}, so it is not the same bit for bit")
@@ -168,7 +154,7 @@ def _prepare(
     epochs = config.total_examples / batches.examples
     say(
         f"{architecture.family} of {count(model.parameter_count())} parameters, {config.total_steps} steps, "
-        f"{count(config.total_examples * config.sequence_length)} tokens, {epochs:.2f} epochs"
+        f"{count(config.total_examples * length)} tokens, {epochs:.2f} epochs"
     )
     return Training(
         model=model,
@@ -180,7 +166,7 @@ def _prepare(
         device=device,
         precision=precision,
         compile=compiled,
-        flops_per_token=architecture.flops_per_token(config.sequence_length),
+        flops_per_token=architecture.flops_per_token(length),
         ceiling=ceiling,
         trackers=partial(open_trackers, config.track, stage.directory, stage.config),
     )

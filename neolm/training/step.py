@@ -49,7 +49,6 @@ class Outcome:
 class StepResult:
     """What one step read and measured."""
 
-    step: int
     tokens: int
     """Tokens read, over all ranks."""
     counts: dict[str, float]
@@ -69,17 +68,12 @@ class OptimiserStep:
         device = training.device.value
         self._first_failure = torch.zeros((), dtype=torch.int32, device=device)  # its step
         self._failed = torch.zeros((), device=device)
-        self._deferred = self._defers()
-        if self._deferred:
-            for optimiser in state.optimisers:
-                optimiser.found_inf = self._failed  # type: ignore[attr-defined]
-
-    def _defers(self) -> bool:
-        training, state = self._training, self._state
-        if state.scale is not None or state.spikes.multiple is not None or isinstance(training.data, RolloutData):
-            return False
         deferred = training.parallelism.deferred
-        return training.device.value != "cpu" if deferred is None else deferred
+        self._deferred = device != "cpu" if deferred is None else deferred
+        if state.scale is not None or state.spikes.multiple is not None or isinstance(training.data, RolloutData):
+            self._deferred = False
+        for optimiser in state.optimisers if self._deferred else ():
+            optimiser.found_inf = self._failed  # type: ignore[attr-defined]
 
     def run(self, step: int, batch: Batch, learning_rate: float) -> StepResult:
         """Take step `step` with this rank's `batch`.
@@ -98,7 +92,7 @@ class OptimiserStep:
         scale = self._loss_scale(parts[0])
         sums = self._passes.run(parts, {term: factor * scale for term, factor in factors.items()})
         norm = weights.finish(divisor * scale, training.config.gradient_clip)
-        result = StepResult(step, int(tokens), counts, sums, norm)
+        result = StepResult(int(tokens), counts, sums, norm)
         if self._deferred:
             failed = ~(norm.isfinite() & sums.finite())
             self._first_failure.masked_fill_(failed & (self._first_failure == 0), step)
@@ -151,9 +145,7 @@ class OptimiserStep:
             if state.scale is not None:
                 state.scale.passed()
             return state.spikes.reason_to_skip(outcome.norm)
-        if not math.isfinite(outcome.loss):
-            return None
-        if state.scale is None or state.scale.exhausted:
+        if not math.isfinite(outcome.loss) or state.scale is None or state.scale.exhausted:
             return None
         state.scale.overflowed()
         return f"a gradient overflowed float16; the loss scale is now {state.scale.value:g}"

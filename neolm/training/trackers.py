@@ -123,7 +123,7 @@ def open_trackers(
         except InputError:
             raise
         except Exception as error:  # the training must not depend on a tracker
-            say(f"{kind.name} cannot be used ({_first_line(error)}); metrics.jsonl is complete")
+            say(f"{kind.name} cannot be used ({first_line(error)}); metrics.jsonl is complete")
     return found
 
 
@@ -138,31 +138,23 @@ def require_packages(names: Sequence[str]) -> None:
             raise SettingError("track", f'{name} is not installed. Install it with pip install "neolm[track]"')
 
 
-def report_failure(tracker: Tracker, error: Exception) -> None:
-    """Print that a tracker failed and was closed."""
-    say(f"{tracker.name} has failed and was closed ({_first_line(error)}); metrics.jsonl is complete")
-
-
 def _mode(wandb: Any) -> str:
     """`WANDB_MODE` if it is set; else online if the user is logged in, offline if not."""
     requested = os.environ.get("WANDB_MODE", "")
-    if requested in ("offline", "dryrun"):
-        return "offline"
-    if requested == "disabled":
-        return requested
+    if requested in ("offline", "dryrun", "disabled"):
+        return requested.replace("dryrun", "offline")
     logged_in = bool(wandb.login(prompt=False, verify=False))
-    if not requested:
-        return "online" if logged_in else "offline"
-    if not logged_in:
+    if requested and not logged_in:
         raise InputError(
             f"WANDB_MODE is '{requested}', but nobody is logged in. Run `wandb login`, or set WANDB_MODE=offline"
         )
-    return requested
+    return requested or ("online" if logged_in else "offline")
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     return {key: value for key, value in row.items() if key != "step" and isinstance(value, (int, float))}
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """First line of an error message, or the name of the error without one."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

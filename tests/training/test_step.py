@@ -100,7 +100,7 @@ def test_the_numbers_are_read_only_when_they_are_logged(tmp_path: Path, monkeypa
                 return super().run(number, batch, learning_rate)
 
         def _read(self, result: step.StepResult) -> Any:
-            read_at.append(result.step)
+            read_at.append(self._state.progress.step + 1)
             return super()._read(result)
 
     class Constant:
