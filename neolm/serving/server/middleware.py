@@ -9,7 +9,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from neolm.serving.server.errors import ApiError
 from neolm.serving.server.service import Service
-from neolm.serving.server.settings import ServeConfig
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -38,31 +37,24 @@ LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 _GRACE_SECONDS = 5.0  # after a request's time limit, to send the error
+Handler = Callable[[ASGIApp, Scope, Receive, Send], Awaitable[None]]
 
 
 def middleware(service: Service) -> list[Middleware]:
     """All middleware of the server, outermost first."""
-    settings, checks = service.settings, Checks(service)
+    layers = Layers(service)
     cors = Middleware(
         CORSMiddleware,
-        allow_origins=[origin.lower() for origin in settings.cors],
+        allow_origins=[origin.lower() for origin in service.settings.cors],
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
         expose_headers=["Retry-After", "X-Request-Id"],
     )
-    return [
-        Middleware(NormalizeTarget),
-        Middleware(SecurityHeaders),
-        Middleware(SendTimeout, settings=settings),
-        Middleware(RequestLog, service=service),
-        Middleware(Check, check=checks.same_origin),
-        cors,
-        Middleware(Check, check=checks.connection_limit),
-        Middleware(Check, check=checks.trusted_host),
-        Middleware(Check, check=checks.json_only),
-        Middleware(Check, check=checks.api_key),
-        Middleware(BodyLimit, settings=settings),
-    ]
+    outer = (normalize_target, security_headers, layers.send_timeout, layers.request_log, _checked(layers.same_origin))
+    checks = (layers.connection_limit, layers.trusted_host, layers.json_only, layers.api_key)
+    inner = (*map(_checked, checks), layers.body_limit)
+    before_cors, after_cors = ([Middleware(Layer, handler) for handler in part] for part in (outer, inner))
+    return [*before_cors, cors, *after_cors]
 
 
 def _is_asset(scope: Scope) -> bool:
@@ -71,50 +63,86 @@ def _is_asset(scope: Scope) -> bool:
     return path == "/" or path.startswith("/static/")
 
 
-class HttpMiddleware:
-    """Base class: handles HTTP requests only, and sends an `ApiError` as a response."""
+def _checked(check: Callable[[Scope], None]) -> Handler:
+    """A handler that passes a request on unless `check` raises an `ApiError`."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    async def handle(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        check(scope)
+        await app(scope, receive, send)
+
+    return handle
+
+
+class Layer:
+    """One middleware: calls `handler` for HTTP requests only, and sends an `ApiError` as a response."""
+
+    def __init__(self, app: ASGIApp, handler: Handler) -> None:
+        self._app, self._handler = app, handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an HTTP request, or pass other messages on."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self._app(scope, receive, send)
             return
         try:
-            await self._handle(scope, receive, send)
+            await self._handler(self._app, scope, receive, send)
         except ApiError as error:
             response = error.response
             if error.status in (408, 413, 503):  # the rest of the body is not read, or connections are short
                 response.headers["Connection"] = "close"
             await response(scope, receive, send)
 
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raise NotImplementedError
 
-
-class NormalizeTarget(HttpMiddleware):
+async def normalize_target(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Treat HEAD as GET (uvicorn sends no body), and accept targets in absolute form, which proxies use."""
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["method"] = scope["method"]
-        path: str = scope["path"]
-        if "://" in path and not path.startswith("/"):
-            path = f"/{path.partition('://')[2].partition('/')[2]}"
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        await self.app({**scope, "method": method, "path": path}, receive, send)
+    scope.setdefault("state", {})["method"] = scope["method"]
+    path: str = scope["path"]
+    if "://" in path and not path.startswith("/"):
+        path = f"/{path.partition('://')[2].partition('/')[2]}"
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    await app({**scope, "method": method, "path": path}, receive, send)
 
 
-class RequestLog(HttpMiddleware):
-    """Give each request an id, count it, log it unless it is a static file, and answer 500 to unexpected errors."""
+async def security_headers(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Add the headers that protect the web page to every response."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        super().__init__(app)
-        self._metrics, self._log = service.metrics, service.log
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
 
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+    await app(scope, receive, send_with_headers)
+
+
+class Layers:
+    """The middleware that depends on the server's state and settings."""
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._settings = service, service.settings
+        self._origins = {origin.lower() for origin in self._settings.cors}
+        self._hosts = {name.lower() for name in (*LOOPBACK, self._settings.host, *self._settings.hosts)}
+        self._any_host = self._settings.host in ("0.0.0.0", "::", "") and not self._settings.hosts
+
+    async def send_timeout(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Close the connection of a client that does not read its response in time."""
+        end = time.monotonic() + self._settings.request_seconds + _GRACE_SECONDS
+
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(max(0.0, min(self._settings.body_seconds, end - time.monotonic()))):
+                    await send(message)
+            except TimeoutError:
+                if abort := scope["state"].get("abort"):  # see connection.py
+                    abort()
+
+        await app(scope, receive, send_in_time)
+
+    async def request_log(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Give each request an id, count it, log it unless it is a static file, and answer 500 to unexpected errors."""
         request_id, started, state = f"req-{uuid.uuid4().hex}", time.monotonic(), scope["state"]
+        metrics, log = self._service.metrics, self._service.log
         status: int | None = None
 
         async def send_with_id(message: Message) -> None:
@@ -125,9 +153,9 @@ class RequestLog(HttpMiddleware):
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_id)
+            await app(scope, receive, send_with_id)
         except Exception as error:
-            self._log.failure(request_id, error)
+            log.failure(request_id, error)
             if status is None:
                 problem = ApiError(500, "internal error; the server's log has the request id", None, "internal_error")
                 await problem.response(scope, receive, send_with_id)
@@ -135,78 +163,13 @@ class RequestLog(HttpMiddleware):
             method = state["method"] if state["method"] in _METHODS else "other"
             path = getattr(scope.get("route"), "path", None) or "other"
             status, seconds = status or 499, time.monotonic() - started  # 499: the client disconnected
-            self._metrics.requests.labels(method, path, str(status)).inc()
-            self._metrics.seconds.labels(path).observe(seconds)
+            metrics.requests.labels(method, path, str(status)).inc()
+            metrics.seconds.labels(path).observe(seconds)
             if status >= 400 or not _is_asset(scope):
-                client, facts = state.get("client"), state.get("facts", {})
-                self._log.event(
-                    "request",
-                    id=request_id,
-                    method=method,
-                    path="-" if path == "other" else path,
-                    status=status,
-                    seconds=round(seconds, 4),
-                    client=client.name if client else "-",
-                    **facts,
-                )
-
-
-class SecurityHeaders(HttpMiddleware):
-    """Add the headers that protect the web page to every response."""
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
-
-
-class SendTimeout(HttpMiddleware):
-    """Close the connection of a client that does not read its response in time."""
-
-    def __init__(self, app: ASGIApp, settings: ServeConfig) -> None:
-        super().__init__(app)
-        self._message_seconds, self._request_seconds = settings.body_seconds, settings.request_seconds
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        end = time.monotonic() + self._request_seconds + _GRACE_SECONDS
-
-        async def send_in_time(message: Message) -> None:
-            try:
-                async with asyncio.timeout(max(0.0, min(self._message_seconds, end - time.monotonic()))):
-                    await send(message)
-            except TimeoutError:
-                if abort := scope["state"].get("abort"):  # see connection.py
-                    abort()
-
-        await self.app(scope, receive, send_in_time)
-
-
-class Check(HttpMiddleware):
-    """Call `check` before the request is passed on; it raises an `ApiError` to refuse the request."""
-
-    def __init__(self, app: ASGIApp, check: Callable[[Scope], None]) -> None:
-        super().__init__(app)
-        self._check = check
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._check(scope)
-        await self.app(scope, receive, send)
-
-
-class Checks:
-    """The checks of a server, each alone a middleware."""
-
-    def __init__(self, service: Service) -> None:
-        settings = service.settings
-        self._keys, self._max_connections = service.keys, settings.connections
-        self._origins = {origin.lower() for origin in settings.cors}
-        self._hosts = {name.lower() for name in (*LOOPBACK, settings.host, *settings.hosts)}
-        self._any_host = settings.host in ("0.0.0.0", "::", "") and not settings.hosts
+                fields = {"id": request_id, "method": method, "path": "-" if path == "other" else path}
+                fields |= {"status": status, "seconds": round(seconds, 4)}
+                client = state.get("client")
+                log.event("request", **fields, client=client.name if client else "-", **state.get("facts", {}))
 
     def same_origin(self, scope: Scope) -> None:
         """Refuse web pages of other origins, except those of the setting `cors`."""
@@ -219,7 +182,7 @@ class Checks:
 
     def connection_limit(self, scope: Scope) -> None:
         """Refuse requests while too many connections are open; `/health` still answers."""
-        if len(scope["state"].get("connections", ())) > self._max_connections and scope["path"] != "/health":
+        if len(scope["state"].get("connections", ())) > self._settings.connections and scope["path"] != "/health":
             raise ApiError(503, "too many connections are open", None, "too_many_connections", 5)
 
     def trusted_host(self, scope: Scope) -> None:
@@ -240,34 +203,28 @@ class Checks:
     def api_key(self, scope: Scope) -> None:
         """Require an API key on paths that are not public, and count the request for its limit."""
         if scope["path"] not in PUBLIC_PATHS and not _is_asset(scope):
-            client = self._keys.client(Headers(scope=scope).get("authorization"))
+            client = self._service.keys.client(Headers(scope=scope).get("authorization"))
             scope["state"]["client"] = client
             if scope["method"] == "POST":
                 client.count_request()
 
-
-class BodyLimit(HttpMiddleware):
-    """Receive the whole body, within limits of size and time, before anything is done with it."""
-
-    def __init__(self, app: ASGIApp, settings: ServeConfig) -> None:
-        super().__init__(app)
-        self._max_bytes, self._seconds = settings.body_bytes, settings.body_seconds
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def body_limit(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Receive the whole body, within limits of size and time, before anything is done with it."""
+        max_bytes = self._settings.body_bytes
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdigit():
             raise ApiError(400, "Content-Length is not a number")
-        too_large = ApiError(413, f"the body is larger than {self._max_bytes} bytes", None, "body_too_large")
-        if int(length) > self._max_bytes:
+        too_large = ApiError(413, f"the body is larger than {max_bytes} bytes", None, "body_too_large")
+        if int(length) > max_bytes:
             raise too_large
         body = bytearray()
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self._settings.body_seconds):
                 more = True
                 while more:
                     message = await receive()
                     body += message.get("body", b"")
-                    if len(body) > self._max_bytes:
+                    if len(body) > max_bytes:
                         raise too_large
                     more = message["type"] != "http.disconnect" and message.get("more_body", False)
         except TimeoutError:
@@ -277,4 +234,4 @@ class BodyLimit(HttpMiddleware):
         async def receive_body() -> Message:
             return unread.pop() if unread else await receive()
 
-        await self.app(scope, receive_body, send)
+        await app(scope, receive_body, send)
