@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from neolm.core.errors import InputError, NeoLMError
-from neolm.generation.batch import check_logit_bias, check_prompts
+from neolm.generation.batch import FinishReason, check_logit_bias, check_prompts
 from neolm.generation.config import GenerationConfig
 from neolm.generation.kv_cache import KVCache, Span, block_bytes, blocks_for, kv_cache_dtype
 from neolm.generation.model_runner import model_runner_for
@@ -58,14 +58,11 @@ class Engine:
             model: The decoder.
             eos_token_id: The token that ends a text, unless the request's config ignores it.
             vocab_size: Only token ids below this are sampled.
-            memory: Bytes for the KV cache.
+            memory: Bytes for the KV cache; an `InputError` if they hold less than one text as long as the context.
             max_running: Requests that are prefilled or decoded at a time; the others wait.
             max_waiting: Requests that may wait; further ones are refused.
             chunk_size: Prompt tokens computed between two decoding steps; a multiple of 16.
             strict: The same bits under any load, with less sharing of prefixes.
-
-        Raises:
-            InputError: the memory is too small for one text as long as the context.
         """
         self.model, self.eos_token_id = model, eos_token_id
         self.vocab_size = vocab_size or model.config.vocab_size
@@ -83,9 +80,8 @@ class Engine:
         on_cpu = model.device.type == "cpu"
         # A GPU computes many prompts in the time of one. On a CPU one after another gives the first its token sooner.
         self._prefill_together = not on_cpu and not strict
-        self.scheduler = Scheduler(
-            BlockManager(num_blocks), chunk_size or (64 if on_cpu else 4096), max_running, strict
-        )
+        chunk_size = chunk_size or (64 if on_cpu else 4096)
+        self.scheduler = Scheduler(BlockManager(num_blocks), chunk_size, max_running, strict)
         self._max_waiting = max_waiting
         self._submitted: deque[Request] = deque()
         self._changed = threading.Condition()
@@ -136,17 +132,10 @@ class Engine:
         generator = prompt_generators([prompt] * (index + 1), config.seed)[index]
         length = len(prompt) + config.max_new_tokens
         # The last token is never computed, so a text may have one token more than the context.
-        in_context = length <= self.context + 1
-        request = Request(
-            prompt,
-            config,
-            generator,
-            length if in_context else self.context + 1,
-            "length" if in_context else "context",
-            deliver,
-            logprobs,
-            [] if prompt_logprobs else None,
-        )
+        limit = self.context + 1
+        reason: FinishReason = "length" if length <= limit else "context"
+        scored: list[Token] | None = [] if prompt_logprobs else None
+        request = Request(prompt, config, generator, min(length, limit), reason, deliver, logprobs, scored)
         with self._changed:
             if self._closed_because is not None:
                 raise EngineClosedError(self._closed_because)
@@ -216,14 +205,12 @@ class Engine:
         """Add a sampled token to its request, deliver it, and finish the request if it is complete."""
         if request.prompt_logprobs is not None and len(request.token_ids) == request.num_prompt_tokens:
             self._deliver(request, PromptLogprobs(tuple(request.prompt_logprobs)))
-            if len(request.token_ids) >= request.max_length:
-                self._finish(request, Finished(request.reason_at_max_length))
+        if len(request.token_ids) < request.max_length:  # otherwise the prompt is only scored
+            if token.id == self.eos_token_id and not request.config.ignore_eos:
+                self._finish(request, Finished("end of text"))
                 return
-        if token.id == self.eos_token_id and not request.config.ignore_eos:
-            self._finish(request, Finished("end of text"))
-            return
-        request.token_ids.append(token.id)
-        self._deliver(request, token)
+            request.token_ids.append(token.id)
+            self._deliver(request, token)
         if len(request.token_ids) >= request.max_length:
             self._finish(request, Finished(request.reason_at_max_length))
 

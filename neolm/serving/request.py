@@ -21,15 +21,11 @@ from neolm.generation.kv_cache import BlockTable
 _request_ids = itertools.count(1)
 
 
-class RefusedError(NeoLMError):
-    """The engine did not accept a request."""
-
-
-class QueueFullError(RefusedError):
+class QueueFullError(NeoLMError):
     """Too many requests are waiting."""
 
 
-class EngineClosedError(RefusedError):
+class EngineClosedError(NeoLMError):
     """The engine was closed, or it failed earlier."""
 
 
@@ -90,11 +86,6 @@ class Request:
     def num_new_tokens(self) -> int:
         """Number of tokens to compute before the next one can be sampled."""
         return len(self.token_ids) - self.num_computed_tokens
-
-    @property
-    def max_computed_tokens(self) -> int:
-        """Largest value of `num_computed_tokens`: the last generated token is never computed."""
-        return max(self.max_length - 1, self.num_prompt_tokens)
 
     def cancel(self) -> None:
         """Stop the request from any thread; its memory is free before the engine's next step."""

@@ -64,7 +64,7 @@ class Scheduler:
         if request.prompt_logprobs is None:  # otherwise every token has to be computed
             multiple = self.chunk_size if self.strict else BLOCK_SIZE
             blocks, prefix_id = self.block_manager.match_prefix(request.token_ids, multiple)
-        total = blocks_for(request.max_computed_tokens)
+        total = blocks_for(max(request.max_length - 1, request.num_prompt_tokens))  # the last token is not computed
         if total - len(blocks) > self.block_manager.num_free:
             self.block_manager.free(blocks)
             return False
@@ -92,8 +92,7 @@ class Scheduler:
         others = [request for request in by_length if request not in chosen]
         if self._step % 2 == 0 and others:
             oldest = next(request for request in self.prefilling if request in others)
-            others.remove(oldest)
-            others.insert(0, oldest)
+            others = [oldest, *(request for request in others if request is not oldest)]
         budget = self.chunk_size
         for number, request in enumerate(others):
             count = self._chunk(request)

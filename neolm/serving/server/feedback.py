@@ -105,30 +105,23 @@ class FeedbackStore:
     """A table of a database, which is created when feedback is first stored."""
 
     def __init__(self, url: str) -> None:
-        """Check the URL; nothing is opened yet.
-
-        Raises:
-            InputError: the URL is invalid, or the driver is not installed.
-        """
+        """Check the URL; nothing is opened. Raises `InputError`: it is invalid, or the driver is not installed."""
         try:
             self.url = sql.make_url(url)
-            self._engine = sql.create_engine(self.url, pool_pre_ping=True, connect_args=self._timeouts())
+            self._file = _sqlite_file(self.url)
+            pool = sql.NullPool if self._file else None  # a file may be deleted while it is not in use
+            self._engine = sql.create_engine(
+                self.url, poolclass=pool, pool_pre_ping=True, connect_args=_timeouts(self.url)
+            )
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             raise InputError(
                 f"feedback: '{_shown(url)}' is not a database that can be used ({_reason(error)}); "
                 "sqlite:////path/to/file.sqlite is one, postgresql+psycopg://user@host/name another"
             ) from None
-        self._prepared: object = None  # state of the file for which the table was created
-        self._preparing = threading.Lock()
+        self._creating = threading.Lock()
         # Separate threads, so that a database that does not answer delays feedback only.
         self._threads = ThreadPoolExecutor(2, "neolm-feedback")
         self._waiting = 0
-
-    def _timeouts(self) -> dict[str, Any]:
-        """The driver's arguments for timeouts, where they are known."""
-        if self.url.get_backend_name() == "sqlite":
-            return {"timeout": _TIMEOUT}
-        return {"connect_timeout": _TIMEOUT} if self.url.get_driver_name().startswith("psycopg") else {}
 
     @property
     def place(self) -> str:
@@ -136,20 +129,13 @@ class FeedbackStore:
         return self.url.render_as_string(hide_password=True)
 
     def save(self, feedback: Feedback, digests: Mapping[str, str], client: str) -> int:
-        """Store feedback with the digests of the models, and return its number.
-
-        Raises:
-            FeedbackError: the database does not accept it.
-        """
-        prompt = feedback.prompt
-        row = feedback.model_dump(exclude={"prompt", "answers"}) | {
-            "created": datetime.now(UTC),
-            "client": client,
-            "prompt": prompt if isinstance(prompt, str) else [message(turn.role, turn.content) for turn in prompt],
-            "answers": [answer.model_dump() | {"digest": digests.get(answer.model)} for answer in feedback.answers],
-        }
+        """Store feedback with the models' digests and return its number. Raises `FeedbackError` if that fails."""
+        row = feedback.model_dump(exclude={"prompt": {"__all__": {"name"}}})
+        row |= {"created": datetime.now(UTC), "client": client}
+        for answer in row["answers"]:
+            answer["digest"] = digests.get(answer["model"])
         try:
-            self._prepare()
+            self._create_table()
             with self._engine.begin() as connection:
                 result = connection.execute(sql.insert(_table).values(**row))
                 return int(result.inserted_primary_key[0])  # type: ignore[index]
@@ -157,11 +143,7 @@ class FeedbackStore:
             raise FeedbackError(f"feedback: {self.place} does not accept it ({_reason(error)})") from error
 
     async def save_soon(self, feedback: Feedback, digests: Mapping[str, str], client: str) -> int:
-        """Call `save` in one of the store's threads.
-
-        Raises:
-            FeedbackError: see `save`, or the database takes too long.
-        """
+        """Call `save` in a thread of the store. Raises `FeedbackError`: see `save`, or the database is too slow."""
         if self._waiting >= _MAX_WAITING:
             raise FeedbackError(f"feedback: {self.place} is slow; {self._waiting} are waiting already")
         self._waiting += 1
@@ -195,46 +177,33 @@ class FeedbackStore:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._engine.dispose()
 
-    def _prepare(self) -> None:
-        with self._preparing:
-            if self._prepared is None or self._prepared != self._file_state():
-                self._engine.dispose()  # connections to a file that was deleted
-                self._create()
-                self._prepared = self._file_state()
-
-    @property
-    def _file(self) -> Path | None:
-        """The file of a SQLite database; None for other databases, and for one in memory."""
-        database = self.url.database or ":memory:"
-        is_file = self.url.get_backend_name() == "sqlite" and not database.startswith((":memory:", "file:"))
-        return Path(database) if is_file else None
-
-    def _file_state(self) -> object:
-        """Identity of the file, None if it is gone; the URL if the database is not a file."""
-        if self._file is None:
-            return self.url
-        try:
-            state = self._file.stat()
-        except FileNotFoundError:
-            return None
-        return state.st_dev, state.st_ino
-
-    def _create(self) -> None:
-        if self._file is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.touch(mode=0o600)  # not readable by other users
-            with self._engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # readers do not wait for a writer
-        try:
-            _metadata.create_all(self._engine)
-        except SQLAlchemyError:
-            if not sql.inspect(self._engine).has_table(_table.name):  # another server created it meanwhile
-                raise
+    def _create_table(self) -> None:
+        """Create the table, and before it the file, if they do not exist."""
+        with self._creating:
+            if self._file is not None:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                self._file.touch(mode=0o600)  # not readable by other users
+                with self._engine.connect() as connection:
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # readers do not wait for a writer
+            try:
+                _metadata.create_all(self._engine)
+            except SQLAlchemyError:
+                if not sql.inspect(self._engine).has_table(_table.name):  # another server created it meanwhile
+                    raise
 
 
-def message(role: str, content: Any) -> dict[str, str]:
-    """One turn as it is stored and exported."""
-    return {"role": role, "content": content}
+def _sqlite_file(url: sql.URL) -> Path | None:
+    """The file of a SQLite database; None for other databases, and for one in memory."""
+    database = url.database or ":memory:"
+    is_file = url.get_backend_name() == "sqlite" and not database.startswith((":memory:", "file:"))
+    return Path(database) if is_file else None
+
+
+def _timeouts(url: sql.URL) -> dict[str, Any]:
+    """The driver's arguments for timeouts, where they are known."""
+    if url.get_backend_name() == "sqlite":
+        return {"timeout": _TIMEOUT}
+    return {"connect_timeout": _TIMEOUT} if url.get_driver_name().startswith("psycopg") else {}
 
 
 def _shown(url: str) -> str:

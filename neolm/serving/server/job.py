@@ -52,11 +52,7 @@ class Job:
         return self.prompt_tokens + self.samples * sum(longest)
 
     def check(self, settings: ServeConfig) -> Job:
-        """Return the job if it is within the limits of the server.
-
-        Raises:
-            ApiError: 400: a prompt or an answer is too long, or there are too many.
-        """
+        """Return the job. Raises `ApiError` (400) if it exceeds a limit of the model or the server."""
         lengths = [len(prompt) for prompt in self.prompts]
         context, max_new_tokens = self.model.context, self.config.max_new_tokens
         max_prompt = min(context, settings.prompt_tokens or context)
@@ -80,11 +76,7 @@ class Job:
 
 
 def completion_job(body: CompletionRequest, model: GenerationModel, settings: ServeConfig) -> Job:
-    """The job of a completion request.
-
-    Raises:
-        ApiError: 400: see `Job.check`.
-    """
+    """The job of a completion request. Raises `ApiError` (400): see `Job.check`."""
     tokenizer = model.tokenizer
     prompts = [tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompt]
     texts: list[str | list[int]] = list(body.prompt)
@@ -99,11 +91,7 @@ def completion_job(body: CompletionRequest, model: GenerationModel, settings: Se
 
 
 def chat_job(body: ChatRequest, model: GenerationModel, settings: ServeConfig) -> Job:
-    """The job of a chat request, whose prompt is made by the model's chat template.
-
-    Raises:
-        ApiError: 400: the template refuses the messages, or see `Job.check`.
-    """
+    """The job of a chat request. Raises `ApiError` (400): the chat template refuses it, or see `Job.check`."""
     roles = {"developer": "system"}
     messages = [Message(roles.get(turn.role, turn.role), turn.content) for turn in body.messages]  # type: ignore[arg-type]
     truncated = None

@@ -53,12 +53,7 @@ def read_keys(path: Path) -> KeyFile:
 
 
 def new_key(path: Path, name: str, requests: int | None, tokens: int | None) -> str:
-    """Add a key to the file, which is created if necessary, and return it. The key itself is stored nowhere.
-
-    Raises:
-        InputError: the file has a key of that name.
-        StorageError: the file cannot be written.
-    """
+    """Add a key to the file and return it; only its hash is stored. Raises `InputError` if the name is taken."""
     entries = read_keys(path).keys if path.exists() else ()
     if any(entry.name == name for entry in entries):
         raise InputError(f"{path}: a key named {name} exists already")
@@ -104,10 +99,10 @@ class TokenBucket:
 
 
 class Client:
-    """The owner of a key, with its rate limits."""
+    """The owner of a key, with its rate limits; None: anyone, without limits."""
 
     def __init__(self, entry: KeyEntry | None, clock: Callable[[], float]) -> None:
-        self.name = entry.name if entry else "anyone"
+        self.entry, self.name = entry, entry.name if entry else "anyone"
         limits = (entry.requests_per_minute, entry.tokens_per_minute) if entry else (None, None)
         self._requests, self.tokens = (TokenBucket(limit, clock) if limit else None for limit in limits)
 
@@ -116,11 +111,7 @@ class Client:
         _spend(self._requests, 1, "requests")
 
     def reserve(self, tokens: int) -> None:
-        """Use the largest number of tokens that a request may need; `refund` those that it did not use.
-
-        Raises:
-            ApiError: 429: the limit of tokens is reached.
-        """
+        """Use as many tokens as a request may need. Raises `ApiError` (429) if the limit of tokens is reached."""
         _spend(self.tokens, tokens, "tokens")
 
     def refund(self, tokens: int) -> None:
@@ -141,14 +132,10 @@ class KeyRing:
     """The clients by key; without a file all requests belong to one client without limits."""
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
-        """Read the keys.
-
-        Raises:
-            InputError: see `read_keys`, or the file has no key.
-        """
+        """Read the keys. Raises `InputError`: see `read_keys`, or the file has no key."""
         self._path, self._clock = path, clock
         self._anyone = Client(None, clock)
-        self._clients: dict[str, tuple[KeyEntry, Client]] = {}
+        self._clients: dict[str, Client] = {}
         self._file_state: tuple[int, int] | None = None
         self._reported = ""  # the last problem with the file, which is reported once
         if path is not None:
@@ -162,21 +149,17 @@ class KeyRing:
         return self._path is not None
 
     def client(self, authorization: str | None) -> Client:
-        """The client of a request, by its Authorization header.
-
-        Raises:
-            ApiError: 401: the key is missing or unknown.
-        """
+        """The client of an Authorization header. Raises `ApiError` (401) if the key is missing or unknown."""
         if self._path is None:
             return self._anyone
         self._reload(self._path)
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise ApiError(401, "an API key is required: Authorization: Bearer KEY", None, "invalid_api_key")
-        found = self._clients.get(_hash(key.strip()))
-        if found is None:
+        client = self._clients.get(_hash(key.strip()))
+        if client is None:
             raise ApiError(401, "this API key is unknown", None, "invalid_api_key")
-        return found[1]
+        return client
 
     def _reload(self, path: Path) -> None:
         try:
@@ -193,7 +176,6 @@ class KeyRing:
     def _read(self, path: Path) -> None:
         clients = {}
         for entry in read_keys(path).keys:
-            before = self._clients.get(entry.sha256)
-            client = before[1] if before and before[0] == entry else Client(entry, self._clock)
-            clients[entry.sha256] = (entry, client)
+            client = self._clients.get(entry.sha256)
+            clients[entry.sha256] = client if client and client.entry == entry else Client(entry, self._clock)
         self._clients, self._reported = clients, ""

@@ -26,11 +26,7 @@ from neolm.serving.server.settings import ServeConfig
 
 
 def serve(models: Sequence[str], settings: ServeConfig) -> None:
-    """Serve until SIGINT or SIGTERM; a second signal ends the process at once.
-
-    Raises:
-        InputError: a model, the file of keys, the database or the address cannot be used.
-    """
+    """Serve until SIGINT or SIGTERM; a second signal ends the process at once."""
     if not loopback(settings.host) and settings.keys is None:
         raise InputError(
             f"serve: {settings.host} can be reached from other machines: give --keys FILE "
@@ -87,11 +83,7 @@ def loopback(host: str) -> bool:
 
 
 def _listen(settings: ServeConfig) -> socket.socket:
-    """A socket that listens at the address.
-
-    Raises:
-        InputError: the address is in use, or it is not this machine's.
-    """
+    """A socket that listens at the address."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -38,11 +38,7 @@ class ModelPool(Generic[S]):
     """Models by name, of any kind."""
 
     def __init__(self, models: Iterable[S], memory: int) -> None:
-        """Take the models; none is loaded yet. `memory` is the number of bytes for all loaded models.
-
-        Raises:
-            InputError: two models have the same name, or one is larger than the memory.
-        """
+        """Take the models; none is loaded yet. Raises `InputError` if two share a name or one exceeds the memory."""
         self.memory = memory  # bytes
         self.slots: dict[str, Slot[S]] = {}
         for model in models:
@@ -81,11 +77,7 @@ class ModelPool(Generic[S]):
 
     @asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[S]:
-        """Load the model if necessary; it stays loaded inside the block.
-
-        Raises:
-            ApiError: 404: there is none; 503: it cannot be loaded.
-        """
+        """Load the model if necessary; it stays loaded inside the block. Raises `ApiError` (404, 503) if it cannot."""
         slot = self.slots[self.find(name).name]
         slot.num_requests += 1
         try:
@@ -150,11 +142,7 @@ class ModelPool(Generic[S]):
             slot.loading = None
 
     async def _free_memory(self, slot: Slot[S]) -> None:
-        """Close unused models until this one fits, and wait for others to become unused if that is not enough.
-
-        Raises:
-            ApiError: 503: no request waits for it any more.
-        """
+        """Close unused models until this one fits, and wait for others to become unused if that is not enough."""
         while not self._fits(slot):
             if not slot.num_requests:
                 raise ApiError(503, f"no request waits for {slot.model.name}", None, "model_not_loaded", 30)

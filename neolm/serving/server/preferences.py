@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.files import write_text
-from neolm.serving.server.feedback import FeedbackStore, default_url, message
+from neolm.serving.server.feedback import FeedbackStore, default_url
 
 
 def preferences(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -38,12 +38,7 @@ def ratings(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def export(url: str | None, target: Path, single: bool = False) -> int:
-    """Write preferences, or ratings if `single`, as JSON lines; return the number of lines.
-
-    Raises:
-        InputError: no feedback is stored there, or the URL is invalid.
-        StorageError: the file cannot be written.
-    """
+    """Write preferences, or ratings if `single`, as JSON lines; return the number of lines."""
     store = FeedbackStore(url or default_url())
     try:
         rows = (ratings if single else preferences)(store.rows())
@@ -60,7 +55,7 @@ def _pair(row: dict[str, Any], chosen: dict[str, Any], rejected: dict[str, Any])
 
 
 def _text(row: dict[str, Any], answer: dict[str, Any]) -> str | list[dict[str, str]]:
-    return answer["text"] if row["mode"] == "completion" else [message("assistant", answer["text"])]
+    return answer["text"] if row["mode"] == "completion" else [{"role": "assistant", "content": answer["text"]}]
 
 
 def _origin(row: dict[str, Any], **answers: dict[str, Any]) -> dict[str, Any]:

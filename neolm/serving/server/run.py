@@ -77,10 +77,7 @@ class Run:
     async def deltas(self) -> AsyncGenerator[Delta | None, None]:
         """Load the model, submit the prompts, and yield deltas as they arrive; None after each second without one.
 
-        Requests that are not finished are cancelled when the generator is closed.
-
-        Raises:
-            ApiError: the request is refused, fails or takes too long, or the server stops.
+        Closing the generator cancels what is not finished. Raises `ApiError`: refused, failed, too long, or stopping.
         """
         job, metrics = self.job, self._service.metrics
         choices = [_Choice(number, job) for number in range(job.num_choices)]
@@ -131,7 +128,8 @@ class Run:
             model = await asyncio.wait_for(loading, self._deadline - time.monotonic())
         except TimeoutError:
             raise ApiError(504, "the model was not loaded in time", None, "request_timeout") from None
-        return model.running_engine
+        assert model.engine is not None  # while the model is in use
+        return model.engine
 
     def _submit(self, engine: Engine, choice: _Choice, events: asyncio.Queue[tuple[_Choice, Event]]) -> Request:
         loop, job = asyncio.get_running_loop(), self.job
@@ -185,11 +183,7 @@ class _Choice:
         self._length = 0  # characters of prompt and answer
 
     def add(self, event: Event) -> Delta | None:
-        """Return what the event adds, or None if that is nothing.
-
-        Raises:
-            ApiError: the engine failed (500) or was closed (503).
-        """
+        """Return what the event adds, if anything. Raises `ApiError`: the engine failed (500) or was closed (503)."""
         tokens: tuple[ScoredToken, ...] = ()
         finish_reason: FinishReason | None = None
         text = ""

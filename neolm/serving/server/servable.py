@@ -54,11 +54,7 @@ class GenerationModel:
     kind = "generate"
 
     def __init__(self, name: str, path: str, device: str, settings: ServeConfig) -> None:
-        """Read the headers of the files; nothing is loaded.
-
-        Raises:
-            InputError: the directory is not a complete model.
-        """
+        """Read the headers of the files; nothing is loaded. Raises `InputError` if the model is not complete."""
         self.name, self._settings, self._device = name, settings, device
         self.facts = model_facts(path, device, settings.dtype, settings.quantize)
         self.tokenizer = load_tokenizer(self.facts.directory)
@@ -82,22 +78,12 @@ class GenerationModel:
         """Whether the engine stopped because of an error."""
         return self.engine is not None and self.engine.closed
 
-    @property
-    def running_engine(self) -> Engine:
-        """The engine of a model that is in use."""
-        assert self.engine is not None
-        return self.engine
-
     def check(self) -> None:
-        """Read the headers of the files again. Raises `InputError` if the directory is no longer a complete model."""
+        """Raise an `InputError` if the directory is no longer a complete model."""
         GenerationModel(self.name, str(self.facts.directory), self._device, self._settings)
 
     def start(self) -> None:
-        """Load the weights, start the engine and generate two tokens, which compiles the kernels.
-
-        Raises:
-            NeoLMError: the model cannot be loaded.
-        """
+        """Load the weights, start the engine and generate two tokens, which compiles the kernels."""
         settings = self._settings
         decoder = load_model(self.facts.directory, self._device, settings.dtype, settings.quantize)
         check_tokenizer(decoder, self.tokenizer)

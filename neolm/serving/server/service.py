@@ -39,15 +39,11 @@ class Service:
 
     def seconds_left(self, deadline: float) -> float:
         """Seconds until `deadline`, or until the server stops if that is sooner."""
-        return min(deadline, deadline if self._stop_at is None else self._stop_at) - time.monotonic()
+        return min(deadline, self._stop_at or deadline) - time.monotonic()
 
 
 def open_models(arguments: Sequence[str], settings: ServeConfig) -> ModelPool[GenerationModel]:
-    """The pool of the models that `arguments` name, each a path, a hub id or `NAME=PATH`; none is loaded yet.
-
-    Raises:
-        InputError: a model is incomplete or too large, or two have the same name.
-    """
+    """The pool of the models that `arguments` name, each a path, a hub id or `NAME=PATH`; none is loaded yet."""
     device = choose_device(settings.device).value
     memory = settings.memory * 2**30 if settings.memory else _MEMORY_SHARE * free_memory(device)
     models = (GenerationModel(name, path, device, settings) for name, path in map(model_name, arguments))
