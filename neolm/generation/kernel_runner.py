@@ -9,7 +9,7 @@ Shapes: M tokens, C channels, L layers, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class KernelRunner:
         self.model, self.max_decode_tokens = model, max_decode_tokens or longest_decode(model)
         self._prefill_runner = TorchRunner(model)
         self._referenced: list[Any] = []  # keeps alive what the addresses point to
-        self._shape, self._weights = _shape(model), self._collect(model)
+        self._model = self._collect(model)
         C, M = model.config.hidden_size, MAX_KERNEL_TOKENS
         widest = max(3 * C, model.config.mlp_size)
         context = model.config.max_position_embeddings
@@ -74,34 +74,20 @@ class KernelRunner:
 
     def run(self, kv_cache: KVCache, spans: Sequence[Span]) -> Tensor:
         """See `neolm.generation.model_runner.ModelRunner`."""
-        results: list[list[Tensor]] = [[] for _ in spans]
-        batch: list[tuple[int, Span]] = []  # chunks for the next call of the kernels, with the index of their span
-        room = MAX_KERNEL_TOKENS
+        short = [span for span in spans if len(span.ids) <= self.max_decode_tokens]
+        logits = self._decode(kv_cache, short) if short else torch.empty(0)
+        if len(short) == len(spans):  # the common case needs no copy
+            return logits
+        decoded = iter(torch.split(logits, [span.num_logits for span in short]))
+        return torch.cat(
+            [
+                next(decoded) if len(span.ids) <= self.max_decode_tokens else self._prefill_runner.run(kv_cache, [span])
+                for span in spans
+            ]
+        )
 
-        def run_batch() -> None:
-            logits = self._step(kv_cache, [chunk for _, chunk in batch])
-            parts = torch.split(logits, [chunk.num_logits for _, chunk in batch])
-            for (index, _), part in zip(batch, parts, strict=True):
-                results[index].append(part)
-
-        for index, span in enumerate(spans):
-            if len(span.ids) > self.max_decode_tokens:
-                results[index].append(self._prefill_runner.run(kv_cache, [span]))
-                continue
-            for chunk in _chunks(span):
-                if len(chunk.ids) > room:
-                    run_batch()
-                    batch, room = [], MAX_KERNEL_TOKENS
-                batch.append((index, chunk))
-                room -= len(chunk.ids)
-        if len(batch) == len(spans) and not any(results):  # the common case needs no copy
-            return self._step(kv_cache, spans)
-        if batch:
-            run_batch()
-        return torch.cat([part for parts in results for part in parts])
-
-    def _step(self, kv_cache: KVCache, spans: Sequence[Span]) -> Tensor:
-        """Call the kernels once."""
+    def _decode(self, kv_cache: KVCache, spans: Sequence[Span]) -> Tensor:
+        """Call the kernels for all tokens of `spans`, some at a time."""
         tokens: list[tuple[int, int, int]] = []
         logit_indices: list[int] = []
         for row, span in enumerate(spans):
@@ -109,21 +95,22 @@ class KernelRunner:
             logit_indices += range(len(tokens) - span.num_logits, len(tokens))
         V = self.model.config.vocab_size
         logits = np.empty((len(logit_indices), padded(V) + 16), np.float32)  # new, because callers keep it
-        view = decode_step.KVCacheView(kv_cache.addresses, 8 * kv_cache.dtype.itemsize, block_tables_of(spans))
-        thread_pool().run(
-            decode_step.decode_step,
-            self._shape,
-            self._weights,
-            view,
-            self._workspace,
-            np.array(tokens, np.int64),
-            np.array(logit_indices, np.int64),
-            logits,
-        )
+        block_tables, indices = block_tables_of(spans), np.array(logit_indices, np.int64)
+        for start in range(0, len(tokens), MAX_KERNEL_TOKENS):
+            first, end = np.searchsorted(indices, (start, start + MAX_KERNEL_TOKENS))
+            step = decode_step.Step(
+                cache_addresses=kv_cache.addresses,
+                cache_bits=8 * kv_cache.dtype.itemsize,
+                block_tables=block_tables,
+                tokens=np.array(tokens[start : start + MAX_KERNEL_TOKENS], np.int64),
+                logit_indices=indices[first:end] - start,
+                logits=logits[first:end],
+            )
+            thread_pool().run(decode_step.decode_step, self._model, step, self._workspace)
         return torch.from_numpy(logits)[:, :V]
 
-    def _collect(self, model: Decoder) -> decode_step.Weights:
-        C, context = model.config.hidden_size, model.config.max_position_embeddings
+    def _collect(self, model: Decoder) -> decode_step.Model:
+        config = model.config
         layers: list[nn.Module] = []
         norms: list[nn.Module] = []
         for block in model.blocks:
@@ -132,16 +119,26 @@ class KernelRunner:
         norms.append(model.norm)
         rotary = np.zeros((2, 1, 0), np.float32)
         if model.positions is None:
-            size = model.config.rotary_size
-            tables = rotary_table(torch.arange(context), size, model.config.rotary_base, torch.float32)
+            positions = torch.arange(config.max_position_embeddings)
+            tables = rotary_table(positions, config.rotary_size, config.rotary_base, torch.float32)
             rotary = np.stack([table.chunk(2, dim=-1)[0].numpy() for table in tables])
         embedding = model.embedding.head if isinstance(model.embedding, QuantizedEmbedding) else model.embedding
-        return decode_step.Weights(
+        return decode_step.Model(
+            hidden_size=config.hidden_size,
+            num_heads=config.num_heads,
+            head_size=config.head_size,
+            parallel_residual=config.parallel_residual,
+            activation=ACTIVATIONS.index(_ALIASES.get(config.activation, config.activation)),
+            epsilon=config.norm_epsilon,
+            windows=np.array([config.window(layer) or 0 for layer in range(config.num_layers)], np.int64),
+            scales=np.array([config.scale(layer) for layer in range(config.num_layers)], np.float32),
             layers=np.array([self._descriptor(layer) for layer in layers], np.int64),
             embedding=np.array(self._descriptor(embedding), np.int64),
             positions=np.array(self._descriptor(model.positions) if model.positions is not None else [0] * 6, np.int64),
             head=np.array(self._descriptor(model.head), np.int64),
-            norms=np.array([[_fp32(norm.weight), _fp32(norm.bias)] for norm in norms]).reshape(-1, 2, C),
+            norms=np.array([[_fp32(norm.weight), _fp32(norm.bias)] for norm in norms]).reshape(
+                -1, 2, config.hidden_size
+            ),
             rotary=rotary,
         )
 
@@ -159,14 +156,6 @@ class KernelRunner:
         return [_FORMATS[weight.dtype], weight.data_ptr(), 0, address, *weight.shape]
 
 
-def _chunks(span: Span) -> Iterator[Span]:
-    """Split a span into spans that one call of the kernels takes."""
-    for at in range(0, len(span.ids), MAX_KERNEL_TOKENS):
-        ids = span.ids[at : at + MAX_KERNEL_TOKENS]
-        num_logits = max(0, at + len(ids) - (len(span.ids) - span.num_logits))
-        yield Span(ids, span.start + at, span.block_table, min(len(ids), num_logits))
-
-
 def longest_decode(model: Decoder) -> int:
     """Number of tokens up to which the kernels are faster than torch (measured: docs/log.md).
 
@@ -175,23 +164,6 @@ def longest_decode(model: Decoder) -> int:
     paths differ in the last bit, so that the same seed could give another text.
     """
     return 128 if model.quantized and "amx-bf16" not in FEATURES else MAX_DECODE_TOKENS
-
-
-def _shape(model: Decoder) -> decode_step.DecoderShape:
-    config, L = model.config, model.config.num_layers
-    activation = _ALIASES.get(config.activation, config.activation)
-    return decode_step.DecoderShape(
-        hidden_size=config.hidden_size,
-        num_layers=L,
-        num_heads=config.num_heads,
-        head_size=config.head_size,
-        rotary_size=config.rotary_size if model.positions is None else 0,
-        parallel_residual=config.parallel_residual,
-        activation=ACTIVATIONS.index(activation),
-        epsilon=config.norm_epsilon,
-        windows=np.array([config.window(layer) or 0 for layer in range(L)], np.int64),
-        scales=np.array([config.scale(layer) for layer in range(L)], np.float32),
-    )
 
 
 def _fp32(tensor: Any) -> NDArray[np.float32]:

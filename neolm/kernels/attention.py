@@ -9,7 +9,7 @@ Shapes: H heads, D head size.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import carray, njit
@@ -18,17 +18,18 @@ from neolm.kernels import simd
 from neolm.kernels.mathematics import FAST, exp, to_bf16
 from neolm.kernels.simd import F32, LANES, Builder, Value, as_pointer
 
+if TYPE_CHECKING:
+    from neolm.kernels.decode_step import Model, Step, Workspace
+
 BLOCK_SIZE = LANES  # tokens in a KV cache block
 
 
 def _read(builder: Builder, address: Value, index: Value, bits: int) -> Value:
     """Load 16 numbers of an array, from `index` on, as fp32."""
     offset = builder.mul(index, simd.int64(bits // 8))
-    return (
-        simd.load(builder, address, offset, simd.vector(F32))
-        if bits == 32
-        else simd.widen_bf16(builder, address, offset)
-    )
+    if bits == 16:
+        return simd.widen_bf16(builder, address, offset)
+    return simd.load(builder, address, offset, simd.vector(F32))
 
 
 def _scores_microkernel(bits: int) -> Any:
@@ -98,77 +99,77 @@ def padded(size: int) -> int:
 
 
 @njit(fastmath=FAST)
-def store_key_and_value(key: Any, value: Any, keys: int, values: int, slot: int, bits: int) -> None:
-    """Store a token's key and value (D) in `slot` of one block and head, at these addresses."""
-    d = key.size
-    if bits == 32:
-        k32 = carray(as_pointer(keys), d * BLOCK_SIZE, np.float32)
-        v32 = carray(as_pointer(values + 4 * slot * padded(d)), d, np.float32)
-        for i in range(d):
-            k32[i * BLOCK_SIZE + slot] = key[i]
-            v32[i] = value[i]
-    else:
-        k16 = carray(as_pointer(keys), d * BLOCK_SIZE, np.uint16)
-        v16 = carray(as_pointer(values + 2 * slot * padded(d)), d, np.uint16)
-        for i in range(d):
-            k16[i * BLOCK_SIZE + slot] = to_bf16(key[i])
-            v16[i] = to_bf16(value[i])
+def store_keys_and_values(rank: int, size: int, model: Model, step: Step, layer: int, qkv: Any) -> None:
+    """Rotate and scale the queries, rotate the keys, and store keys and values in the cache."""
+    H, D = model.num_heads, model.head_size
+    C, half = H * D, model.rotary.shape[2]
+    for item in range(rank, step.tokens.shape[0] * H, size):
+        m, h = item // H, item % H
+        position = step.tokens[m, 1]
+        q = qkv[m, h * D : (h + 1) * D]
+        k = qkv[m, C + h * D : C + (h + 1) * D]
+        v = qkv[m, 2 * C + h * D : 2 * C + (h + 1) * D]
+        for i in range(half):
+            cosine, sine = model.rotary[0, position, i], model.rotary[1, position, i]
+            q[i], q[i + half] = q[i] * cosine - q[i + half] * sine, q[i + half] * cosine + q[i] * sine
+            k[i], k[i + half] = k[i] * cosine - k[i + half] * sine, k[i + half] * cosine + k[i] * sine
+        for i in range(D):
+            q[i] *= model.scales[layer]
+        itemsize, slot = step.cache_bits // 8, position % BLOCK_SIZE
+        block = step.block_tables[step.tokens[m, 2], position // BLOCK_SIZE] * H + h
+        keys = step.cache_addresses[layer, 0] + itemsize * BLOCK_SIZE * D * block
+        values = step.cache_addresses[layer, 1] + itemsize * padded(D) * (BLOCK_SIZE * block + slot)
+        if step.cache_bits == 32:
+            k32, v32 = carray(as_pointer(keys), D * BLOCK_SIZE, np.float32), carray(as_pointer(values), D, np.float32)
+            for i in range(D):
+                k32[i * BLOCK_SIZE + slot] = k[i]
+                v32[i] = v[i]
+        else:
+            k16, v16 = carray(as_pointer(keys), D * BLOCK_SIZE, np.uint16), carray(as_pointer(values), D, np.uint16)
+            for i in range(D):
+                k16[i * BLOCK_SIZE + slot] = to_bf16(k[i])
+                v16[i] = to_bf16(v[i])
 
 
 # Inlined: otherwise a process that compiles calls another copy than one that loads the cache, with other rounding.
 @njit(fastmath=FAST, forceinline=True)
-def attend(
-    q: Any,
-    block_table: Any,
-    first: int,
-    end: int,
-    keys: int,
-    values: int,
-    key_block_bytes: int,
-    value_block_bytes: int,
-    bits: int,
-    scores: Any,
-    result: Any,
-) -> None:
-    """Compute softmax attention of one scaled query to the tokens `first` to `end` of its sequence.
-
-    Args:
-        q: (D).
-        block_table: Block numbers of the sequence.
-        first: First visible token.
-        end: One more than the last visible token.
-        keys: Address of the head's keys in block 0.
-        values: Address of the head's values in block 0.
-        key_block_bytes: Bytes from one block's keys to the next block's.
-        value_block_bytes: Bytes from one block's values to the next block's.
-        bits: Bits of a number in the cache, 32 (fp32) or 16 (bfloat16).
-        scores: Workspace of one fp32 number a token, and 32 more.
-        result: (D padded to 16), overwritten.
-    """
-    d, start = q.size, first // BLOCK_SIZE * BLOCK_SIZE
-    for at in range(start, end, BLOCK_SIZE):
-        address = keys + block_table[at // BLOCK_SIZE] * key_block_bytes
-        if bits == 32:
-            _scores_fp32(q.ctypes.data, address, d, scores.ctypes.data + 4 * (at - start))
-        else:
-            _scores_bf16(q.ctypes.data, address, d, scores.ctypes.data + 4 * (at - start))
-    seen = scores[first - start : end - start]
-    largest = seen[0]
-    for i in range(seen.size):
-        largest = max(largest, seen[i])
-    total = np.float32(0)
-    for i in range(seen.size):
-        seen[i] = exp(seen[i] - largest)
-        total += seen[i]
-    result[:] = 0
-    for at in range(start, end, BLOCK_SIZE):
-        address = values + block_table[at // BLOCK_SIZE] * value_block_bytes
-        low, high = max(first - at, 0), min(end - at, BLOCK_SIZE)
-        score = scores.ctypes.data + 4 * (at - start)
-        if bits == 32:
-            _accumulate_fp32(score, address, padded(d), low, high, result.ctypes.data)
-        else:
-            _accumulate_bf16(score, address, padded(d), low, high, result.ctypes.data)
-    inverse = np.float32(1) / total
-    for i in range(d):
-        result[i] *= inverse
+def attend(rank: int, size: int, model: Model, step: Step, layer: int, workspace: Workspace) -> None:
+    """Compute softmax attention of each token's query to the visible tokens of its sequence."""
+    H, D = model.num_heads, model.head_size
+    itemsize, window = step.cache_bits // 8, model.windows[layer]
+    scores, result = workspace.scores[rank, padded(D) :], workspace.scores[rank, : padded(D)]
+    for item in range(rank, step.tokens.shape[0] * H, size):
+        m, h = item // H, item % H
+        end = step.tokens[m, 1] + 1
+        first = max(0, end - window) if window else 0
+        start = first // BLOCK_SIZE * BLOCK_SIZE
+        block_table = step.block_tables[step.tokens[m, 2]]
+        q = workspace.projected[m, h * D : (h + 1) * D]
+        for at in range(start, end, BLOCK_SIZE):
+            block = block_table[at // BLOCK_SIZE] * H + h
+            keys = step.cache_addresses[layer, 0] + itemsize * BLOCK_SIZE * D * block
+            if step.cache_bits == 32:
+                _scores_fp32(q.ctypes.data, keys, D, scores.ctypes.data + 4 * (at - start))
+            else:
+                _scores_bf16(q.ctypes.data, keys, D, scores.ctypes.data + 4 * (at - start))
+        seen = scores[first - start : end - start]
+        largest = seen[0]
+        for i in range(seen.size):
+            largest = max(largest, seen[i])
+        total = np.float32(0)
+        for i in range(seen.size):
+            seen[i] = exp(seen[i] - largest)
+            total += seen[i]
+        result[:] = 0
+        for at in range(start, end, BLOCK_SIZE):
+            block = block_table[at // BLOCK_SIZE] * H + h
+            values = step.cache_addresses[layer, 1] + itemsize * BLOCK_SIZE * padded(D) * block
+            low, high = max(first - at, 0), min(end - at, BLOCK_SIZE)
+            score = scores.ctypes.data + 4 * (at - start)
+            if step.cache_bits == 32:
+                _accumulate_fp32(score, values, padded(D), low, high, result.ctypes.data)
+            else:
+                _accumulate_bf16(score, values, padded(D), low, high, result.ctypes.data)
+        inverse = np.float32(1) / total
+        for i in range(D):
+            workspace.attended[m, h * D + i] = result[i] * inverse

@@ -18,7 +18,7 @@ from numba import carray, njit
 from numpy.typing import NDArray
 
 from neolm.kernels import matmul
-from neolm.kernels.attention import BLOCK_SIZE, attend, padded, store_key_and_value
+from neolm.kernels.attention import attend, store_keys_and_values
 from neolm.kernels.jit import cached_jit
 from neolm.kernels.mathematics import FAST, activate, as_float, from_half, layer_norm
 from neolm.kernels.packing import GROUP, PANEL
@@ -28,38 +28,34 @@ from neolm.kernels.thread_pool import barrier
 QKV, OUTPUT, EXPAND, CONTRACT = range(4)  # weights of a layer, in this order
 
 
-class DecoderShape(NamedTuple):
-    """Hyperparameters of the decoder."""
+class Model(NamedTuple):
+    """Hyperparameters, weight descriptors (`neolm.kernels.matmul`) and small parameters of a decoder."""
 
     hidden_size: int
-    num_layers: int
     num_heads: int
     head_size: int
-    rotary_size: int  # 0: learned positions
     parallel_residual: bool
     activation: int
     epsilon: float
     windows: NDArray[np.int64]  # (L); 0: global
     scales: NDArray[np.float32]  # (L)
-
-
-class Weights(NamedTuple):
-    """Weight descriptors (`neolm.kernels.matmul`) and small parameters."""
-
     layers: NDArray[np.int64]  # (L x 4, 6)
     embedding: NDArray[np.int64]  # (6)
-    positions: NDArray[np.int64]  # (6)
+    positions: NDArray[np.int64]  # (6); unused with rotary positions
     head: NDArray[np.int64]  # (6)
     norms: NDArray[np.float32]  # (2 L + 1, 2, C), weights and biases
-    rotary: NDArray[np.float32]  # (2, context, rotary size / 2), cosines and sines
+    rotary: NDArray[np.float32]  # (2, context, rotary size / 2), cosines and sines; rotary size 0: learned positions
 
 
-class KVCacheView(NamedTuple):
-    """Keys and values of the sequences."""
+class Step(NamedTuple):
+    """The tokens of one step and the KV cache of their sequences."""
 
-    addresses: NDArray[np.int64]  # (L, 2), keys and values
-    bits: int  # 32: fp32; 16: bfloat16
+    cache_addresses: NDArray[np.int64]  # (L, 2), keys and values
+    cache_bits: int  # 32: fp32; 16: bfloat16
     block_tables: NDArray[np.int64]  # (rows, blocks)
+    tokens: NDArray[np.int64]  # (M, 3): id, position and row of the block tables; tokens of a sequence are in order
+    logit_indices: NDArray[np.int64]  # of the tokens after which logits are computed
+    logits: NDArray[np.float32]  # (logit_indices, V padded to 16), overwritten
 
 
 class Workspace(NamedTuple):
@@ -75,128 +71,67 @@ class Workspace(NamedTuple):
 
 
 @cached_jit
-def decode_step(
-    rank: int,
-    size: int,
-    shared: Any,
-    shape: DecoderShape,
-    weights: Weights,
-    kv_cache: KVCacheView,
-    workspace: Workspace,
-    tokens: Any,
-    logit_indices: Any,
-    logits: Any,
-) -> None:
-    """Run the model on `tokens` and compute the logits after those at `logit_indices`.
-
-    Args:
-        rank: Index of this thread; all other arguments are the same in each thread.
-        size: Number of threads.
-        shared: State of the barrier.
-        shape: The decoder's hyperparameters.
-        weights: The decoder's weights.
-        kv_cache: Keys and values of the sequences.
-        workspace: Buffers for at least M tokens.
-        tokens: (M, 3): id, position and row of the block tables; the tokens of a sequence are in order.
-        logit_indices: Indices into `tokens`.
-        logits: (logit_indices, V padded to 16), overwritten.
-    """
-    M = tokens.shape[0]
+def decode_step(rank: int, size: int, shared: Any, model: Model, step: Step, workspace: Workspace) -> None:
+    """Run the model on the tokens of `step` and compute its logits; `workspace` holds at least M rows."""
+    M = step.tokens.shape[0]
     hidden, packed = workspace.hidden[:M], workspace.packed
     for m in range(rank, M, size):
-        _embed(weights.embedding, tokens[m, 0], hidden[m], False)
-        if shape.rotary_size == 0:
-            _embed(weights.positions, tokens[m, 1], hidden[m], True)
-    phase = 0
-    for layer in range(shape.num_layers):
-        phase = _attention_layer(rank, size, shared, phase, layer, shape, weights, kv_cache, workspace, tokens)
-        if phase:
-            phase = _mlp_layer(rank, size, shared, phase, layer, shape, weights, workspace, M)
-        if not phase:
-            return
-    for i in range(rank, logit_indices.size, size):
-        norm, normed = weights.norms[-1], workspace.normed[i]
-        layer_norm(hidden[logit_indices[i]], norm[0], norm[1], shape.epsilon, normed)
-        matmul.pack_activations(weights.head[matmul.FORMAT], normed, packed[i].ctypes.data, 0, shape.hidden_size)
-    if barrier(size, shared, phase + 1):
-        _product(rank, size, weights.head, logit_indices.size, packed, logits)
+        _embed(model.embedding, step.tokens[m, 0], hidden[m], False)
+        if model.rotary.shape[2] == 0:
+            _embed(model.positions, step.tokens[m, 1], hidden[m], True)
+    for layer in range(model.windows.size):
+        _attention_layer(rank, size, shared, layer, model, step, workspace)
+        _mlp_layer(rank, size, shared, layer, model, workspace, M)
+    for i in range(rank, step.logit_indices.size, size):
+        norm, normed = model.norms[-1], workspace.normed[i]
+        layer_norm(hidden[step.logit_indices[i]], norm[0], norm[1], model.epsilon, normed)
+        matmul.pack_activations(model.head[matmul.FORMAT], normed, packed[i].ctypes.data, 0, model.hidden_size)
+    barrier(size, shared)
+    matmul.product(rank, size, model.head, step.logit_indices.size, packed, step.logits)
 
 
 @njit(inline="always")
 def _attention_layer(
-    rank: int,
-    size: int,
-    shared: Any,
-    phase: int,
-    layer: int,
-    shape: DecoderShape,
-    weights: Weights,
-    kv_cache: KVCacheView,
-    workspace: Workspace,
-    tokens: Any,
-) -> int:
-    """Attention of one layer, added to `hidden` (parallel: kept apart); returns the last phase or 0 (failure)."""
-    M, C, projected = tokens.shape[0], shape.hidden_size, workspace.projected
-    qkv, output = weights.layers[4 * layer + QKV], weights.layers[4 * layer + OUTPUT]
+    rank: int, size: int, shared: Any, layer: int, model: Model, step: Step, workspace: Workspace
+) -> None:
+    """Attention of one layer, added to `hidden` (parallel: kept apart)."""
+    M, C, projected = step.tokens.shape[0], model.hidden_size, workspace.projected
+    qkv, output = model.layers[4 * layer + QKV], model.layers[4 * layer + OUTPUT]
     hidden = workspace.hidden[:M]
-    _norm(rank, size, shape, weights.norms[2 * layer], qkv[matmul.FORMAT], hidden, workspace)
-    if not barrier(size, shared, phase + 1):
-        return 0
-    _product(rank, size, qkv, M, workspace.packed, projected)
-    if not barrier(size, shared, phase + 2):
-        return 0
-    _store_kv(rank, size, shape, weights.rotary, kv_cache, layer, tokens, projected)
-    if not barrier(size, shared, phase + 3):
-        return 0
-    _attention(rank, size, shape, kv_cache, layer, tokens, workspace)
-    if not barrier(size, shared, phase + 4):
-        return 0
+    _norm(rank, size, model, model.norms[2 * layer], qkv[matmul.FORMAT], hidden, workspace)
+    barrier(size, shared)
+    matmul.product(rank, size, qkv, M, workspace.packed, projected)
+    barrier(size, shared)
+    store_keys_and_values(rank, size, model, step, layer, projected)
+    barrier(size, shared)
+    attend(rank, size, model, step, layer, workspace)
+    barrier(size, shared)
     _pack_rows(rank, size, output[matmul.FORMAT], workspace.attended[:M], C, workspace.packed)
-    if not barrier(size, shared, phase + 5):
-        return 0
-    first, end = _product(rank, size, output, M, workspace.packed, projected)
-    _add(
-        projected,
-        workspace.attention if shape.parallel_residual else hidden,
-        not shape.parallel_residual,
-        M,
-        first,
-        end,
-    )
-    return phase + 6 if barrier(size, shared, phase + 6) else 0
+    barrier(size, shared)
+    first, end = matmul.product(rank, size, output, M, workspace.packed, projected)
+    target = workspace.attention if model.parallel_residual else hidden
+    _add(projected, target, not model.parallel_residual, M, first, end)
+    barrier(size, shared)
 
 
 @njit(inline="always")
-def _mlp_layer(
-    rank: int,
-    size: int,
-    shared: Any,
-    phase: int,
-    layer: int,
-    shape: DecoderShape,
-    weights: Weights,
-    workspace: Workspace,
-    M: int,
-) -> int:
-    """MLP of one layer, added to `hidden`; returns the last phase or 0 (failure)."""
+def _mlp_layer(rank: int, size: int, shared: Any, layer: int, model: Model, workspace: Workspace, M: int) -> None:
+    """MLP of one layer, added to `hidden`."""
     projected, hidden = workspace.projected, workspace.hidden[:M]
-    expand, contract = weights.layers[4 * layer + EXPAND], weights.layers[4 * layer + CONTRACT]
-    _norm(rank, size, shape, weights.norms[2 * layer + 1], expand[matmul.FORMAT], hidden, workspace)
-    if not barrier(size, shared, phase + 1):
-        return 0
-    first, end = _product(rank, size, expand, M, workspace.packed, projected)
+    expand, contract = model.layers[4 * layer + EXPAND], model.layers[4 * layer + CONTRACT]
+    _norm(rank, size, model, model.norms[2 * layer + 1], expand[matmul.FORMAT], hidden, workspace)
+    barrier(size, shared)
+    first, end = matmul.product(rank, size, expand, M, workspace.packed, projected)
     for m in range(M):
-        activate(shape.activation, projected[m, first:end])
-    if not barrier(size, shared, phase + 2):
-        return 0
+        activate(model.activation, projected[m, first:end])
+    barrier(size, shared)
     _pack_rows(rank, size, contract[matmul.FORMAT], projected[:M], contract[matmul.INPUTS], workspace.packed)
-    if not barrier(size, shared, phase + 3):
-        return 0
-    first, end = _product(rank, size, contract, M, workspace.packed, projected)
+    barrier(size, shared)
+    first, end = matmul.product(rank, size, contract, M, workspace.packed, projected)
     _add(projected, hidden, True, M, first, end)
-    if shape.parallel_residual:
+    if model.parallel_residual:
         _add(workspace.attention, hidden, True, M, first, end)
-    return phase + 4 if barrier(size, shared, phase + 4) else 0
+    barrier(size, shared)
 
 
 @njit
@@ -248,78 +183,8 @@ def _embed(weights: Any, row: int, target: Any, add: bool) -> None:
 
 
 @njit(inline="always")
-def _norm(rank: int, size: int, shape: DecoderShape, norm: Any, kind: int, hidden: Any, workspace: Workspace) -> None:
+def _norm(rank: int, size: int, model: Model, norm: Any, kind: int, hidden: Any, workspace: Workspace) -> None:
     """Layer norm of each token, packed for weights of format `kind`."""
     for m in range(rank, hidden.shape[0], size):
-        layer_norm(hidden[m], norm[0], norm[1], shape.epsilon, workspace.normed[m])
-        matmul.pack_activations(kind, workspace.normed[m], workspace.packed[m].ctypes.data, 0, shape.hidden_size)
-
-
-@njit(inline="always")
-def _product(rank: int, size: int, weights: Any, m: int, packed: Any, y: Any) -> tuple[int, int]:
-    """Compute this thread's outputs of a product, with bias; returns (first, end)."""
-    first, end = matmul.thread_outputs(weights[matmul.OUTPUTS], rank, size)
-    matmul.matmul(weights, packed.ctypes.data, packed.strides[0], m, y.ctypes.data, y.strides[0], first, end)
-    if weights[matmul.BIAS]:
-        bias = carray(as_pointer(weights[matmul.BIAS]), weights[matmul.OUTPUTS], np.float32)
-        for row in range(m):
-            for n in range(first, end):
-                y[row, n] += bias[n]
-    return first, end
-
-
-@njit(fastmath=FAST)
-def _store_kv(
-    rank: int, size: int, shape: DecoderShape, rotary: Any, kv_cache: KVCacheView, layer: int, tokens: Any, qkv: Any
-) -> None:
-    """Rotate and scale the queries, rotate the keys, and store keys and values in the cache."""
-    H, D = shape.num_heads, shape.head_size
-    C, half = H * D, rotary.shape[2]
-    for item in range(rank, tokens.shape[0] * H, size):
-        m, h = item // H, item % H
-        position = tokens[m, 1]
-        q = qkv[m, h * D : (h + 1) * D]
-        k = qkv[m, C + h * D : C + (h + 1) * D]
-        v = qkv[m, 2 * C + h * D : 2 * C + (h + 1) * D]
-        for i in range(half):
-            cosine, sine = rotary[0, position, i], rotary[1, position, i]
-            q[i], q[i + half] = q[i] * cosine - q[i + half] * sine, q[i + half] * cosine + q[i] * sine
-            k[i], k[i + half] = k[i] * cosine - k[i + half] * sine, k[i + half] * cosine + k[i] * sine
-        for i in range(D):
-            q[i] *= shape.scales[layer]
-        itemsize = kv_cache.bits // 8
-        block = kv_cache.block_tables[tokens[m, 2], position // BLOCK_SIZE]
-        keys = kv_cache.addresses[layer, 0] + itemsize * BLOCK_SIZE * D * (block * H + h)
-        values = kv_cache.addresses[layer, 1] + itemsize * BLOCK_SIZE * padded(D) * (block * H + h)
-        store_key_and_value(k, v, keys, values, position % BLOCK_SIZE, kv_cache.bits)
-
-
-@njit(fastmath=FAST)
-def _attention(
-    rank: int, size: int, shape: DecoderShape, kv_cache: KVCacheView, layer: int, tokens: Any, workspace: Workspace
-) -> None:
-    H, D = shape.num_heads, shape.head_size
-    itemsize, window = kv_cache.bits // 8, shape.windows[layer]
-    scores, result = workspace.scores[rank, padded(D) :], workspace.scores[rank, : padded(D)]
-    for item in range(rank, tokens.shape[0] * H, size):
-        m, h = item // H, item % H
-        end = tokens[m, 1] + 1
-        first = max(0, end - window) if window else 0
-        keys = kv_cache.addresses[layer, 0] + itemsize * BLOCK_SIZE * D * h
-        values = kv_cache.addresses[layer, 1] + itemsize * BLOCK_SIZE * padded(D) * h
-        key_block_bytes, value_block_bytes = itemsize * BLOCK_SIZE * D * H, itemsize * BLOCK_SIZE * padded(D) * H
-        q = workspace.projected[m, h * D : (h + 1) * D]
-        attend(
-            q,
-            kv_cache.block_tables[tokens[m, 2]],
-            first,
-            end,
-            keys,
-            values,
-            key_block_bytes,
-            value_block_bytes,
-            kv_cache.bits,
-            scores,
-            result,
-        )
-        workspace.attended[m, h * D : (h + 1) * D] = result[:D]
+        layer_norm(hidden[m], norm[0], norm[1], model.epsilon, workspace.normed[m])
+        matmul.pack_activations(kind, workspace.normed[m], workspace.packed[m].ctypes.data, 0, model.hidden_size)

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+
+from neolm.kernels.simd import F16, F32, I32, conversion
 
 # LLVM may reorder sums and fuse products, but must keep infinities and NaN.
 FAST = {"reassoc", "contract", "arcp", "nsz"}
@@ -24,34 +24,12 @@ _gelu_slope, _gelu_cubic = np.float32(2 * math.sqrt(2 / math.pi)), np.float32(0.
 _quick = np.float32(1.702)
 
 
-@intrinsic
-def as_float(context: Any, bits: Any) -> Any:
-    """Reinterpret 32 bits as an fp32 number."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.bitcast(values[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
-
-
-@intrinsic
-def as_bits(context: Any, value: Any) -> Any:
-    """Reinterpret an fp32 number as 32 bits."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.bitcast(values[0], ir.IntType(32))
-
-    return types.int32(types.float32), generate
-
-
-@intrinsic
-def from_half(context: Any, bits: Any) -> Any:
-    """Convert 16 bits of an fp16 number to fp32."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.fpext(builder.bitcast(values[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(types.uint16), generate
+# Between an fp32 number and its 32 bits; from the 16 bits of an fp16 number to fp32.
+as_float = conversion(types.int32, types.float32, lambda builder, bits: builder.bitcast(bits, F32))
+as_bits = conversion(types.float32, types.int32, lambda builder, value: builder.bitcast(value, I32))
+from_half = conversion(
+    types.uint16, types.float32, lambda builder, bits: builder.fpext(builder.bitcast(bits, F16), F32)
+)
 
 
 @njit(inline="always")

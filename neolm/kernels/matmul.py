@@ -1,4 +1,4 @@
-"""Matrix products of few rows by plain or packed weights, for compiled callers.
+"""Matrix products of few rows by plain or packed weights, for compiled callers, and `linear` for Python.
 
 A weight matrix is described by six int64: FORMAT, VALUES, SCALES, BIAS (addresses; 0: none), OUTPUTS and INPUTS. Each
 row of activations is packed once for the format's microkernels (`pack_activations`). Threads then divide the outputs;
@@ -12,14 +12,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import carray, njit
+from numpy.typing import NDArray
+from torch import Tensor
 
 from neolm.kernels import simd
+from neolm.kernels.jit import cached_jit
 from neolm.kernels.mathematics import FAST, to_bf16
 from neolm.kernels.microkernels import packed_microkernel, plain_microkernel
 from neolm.kernels.packing import GROUP, PANEL
 from neolm.kernels.simd import F32, HAS_AVX512, HAS_AVX512_BF16, HAS_VNNI, I8, I32, LANES, Builder, Value, as_pointer
+from neolm.kernels.thread_pool import barrier, thread_pool
 
 FORMAT, VALUES, SCALES, BIAS, OUTPUTS, INPUTS = range(6)
 FP32, BF16, INT8, INT4 = range(4)
@@ -223,3 +228,33 @@ def matmul(weights: Any, x: int, x_stride: int, m: int, y: int, y_stride: int, f
         _int8(w, groups * GROUP * PANEL, scales, k, x, x_stride, m, y, y_stride, first, end)
     else:
         _int4(w, groups * GROUP * PANEL // 2, scales, k, x, x_stride, m, y, y_stride, first, end)
+
+
+@njit(inline="always")
+def product(rank: int, size: int, weights: Any, m: int, packed: Any, y: Any) -> tuple[int, int]:
+    """Compute this thread's outputs of a product of `m` packed rows, with bias; returns (first, end)."""
+    first, end = thread_outputs(weights[OUTPUTS], rank, size)
+    matmul(weights, packed.ctypes.data, packed.strides[0], m, y.ctypes.data, y.strides[0], first, end)
+    if weights[BIAS]:
+        bias = carray(as_pointer(weights[BIAS]), weights[OUTPUTS], np.float32)
+        for row in range(m):
+            for n in range(first, end):
+                y[row, n] += bias[n]
+    return first, end
+
+
+def linear(weights: NDArray[np.int64], x: Tensor) -> Tensor:
+    """Return X W^T (M, N) in fp32, plus any bias, for X (M, K) in fp32 and a descriptor of W."""
+    rows, outputs = len(x), int(weights[OUTPUTS])
+    packed = np.empty((rows, packed_activation_bytes(int(weights[INPUTS]))), np.uint8)
+    y = np.empty((rows, -(-outputs // PANEL) * PANEL), np.float32)
+    thread_pool().run(_linear, weights, x.detach().contiguous().numpy(), packed, y)
+    return torch.from_numpy(y)[:, :outputs]
+
+
+@cached_jit
+def _linear(rank: int, size: int, shared: Any, weights: Any, x: Any, packed: Any, y: Any) -> None:
+    for m in range(rank, x.shape[0], size):
+        pack_activations(weights[FORMAT], x[m], packed[m].ctypes.data, 0, x.shape[1])
+    barrier(size, shared)
+    product(rank, size, weights, x.shape[0], packed, y)

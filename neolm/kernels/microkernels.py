@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -22,8 +23,6 @@ from llvmlite import ir
 from neolm.kernels import simd
 from neolm.kernels.packing import GROUP, PANEL
 from neolm.kernels.simd import F16, F32, HAS_AVX512_BF16, HAS_VNNI, I32, LANES, Builder, Value
-
-VECTOR_BYTES = 64
 
 
 def _strided(builder: Builder, address: Value, stride: Value, count: int) -> list[Value]:
@@ -67,50 +66,37 @@ def plain_microkernel(bits: int, outputs: int, rows: int) -> Any:
     ) -> None:
         weights, inputs = _strided(builder, w, w_stride, outputs), _strided(builder, x, x_stride, rows)
 
-        def accumulate(offset: Value, read: Any, sums: list[Value]) -> list[Value]:
-            """Add the products of the 64 bytes of each output's weights at `offset`."""
+        def accumulate(read: Any, index: Value, sums: list[Value]) -> list[Value]:
+            """Add the products of 64 bytes of each output's weights, from the input `index` on."""
+            offset = builder.mul(index, simd.int64(bits // 8))
             activations = [_plain_inputs(builder, bits, row, offset) for row in inputs]
             read_weights = [read(row, offset) for row in weights]
             pairs = [(weight, values) for weight in read_weights for values in activations]
             return [_add_products(builder, bits, *pair, sum) for pair, sum in zip(pairs, sums, strict=True)]
 
+        def read_all(row: Value, offset: Value) -> Value:
+            return simd.load(builder, row, offset, simd.vector(element), bits // 8)
+
+        def read_left(row: Value, offset: Value) -> Value:
+            return simd.load_masked(builder, row, offset, element, left)
+
         element = F32 if bits == 32 else I32
         whole = builder.and_(k, simd.int64(-per_step))
-        sums = simd.loop(
-            builder,
-            whole,
-            per_step,
-            [simd.constant(F32, 0.0)] * (outputs * rows),
-            lambda index, sums: accumulate(
-                builder.mul(index, simd.int64(bits // 8)),
-                lambda row, offset: simd.load(builder, row, offset, simd.vector(element), bits // 8),
-                sums,
-            ),
-        )
+        sums = [simd.constant(F32, 0.0)] * (outputs * rows)
+        sums = simd.loop(builder, whole, per_step, sums, partial(accumulate, read_all))
         left = builder.trunc(builder.sub(k, whole), I32)
-        if bits == 16:  # pairs: the int64 of inputs is even
+        if bits == 16:  # pairs: the number of inputs is even
             left = builder.lshr(left, ir.Constant(I32, 1))
-        sums = simd.loop(  # at most one iteration
-            builder,
-            k,
-            per_step,
-            sums,
-            lambda index, sums: accumulate(
-                builder.mul(index, simd.int64(bits // 8)),
-                lambda row, offset: simd.load_masked(builder, row, offset, element, left),
-                sums,
-            ),
-            start=whole,
-        )
+        # At most one iteration.
+        sums = simd.loop(builder, k, per_step, sums, partial(accumulate, read_left), start=whole)
         for m in range(rows):
             row = builder.mul(y_stride, simd.int64(m))
             if outputs == 4:
                 simd.store(builder, y, row, simd.horizontal_sums(builder, sums[m::rows]))
                 continue
-            for n in range(outputs):
-                simd.store(
-                    builder, y, builder.add(row, simd.int64(4 * n)), simd.horizontal_sum(builder, sums[n * rows + m])
-                )
+            for n, sum in enumerate(sums[m::rows]):
+                address = builder.add(row, simd.int64(4 * n))
+                simd.store(builder, y, address, simd.horizontal_sum(builder, sum))
 
     return microkernel
 
@@ -130,10 +116,10 @@ class _Group:
     def vectors(self) -> Iterator[tuple[int, int, Value]]:
         """Load the group: (panel, first of four inputs, their bytes for 16 outputs), each weight once."""
         steps = GROUP * self.bits // 32
-        start = self.builder.mul(self.index, simd.int64(steps * VECTOR_BYTES))
+        start = self.builder.mul(self.index, simd.int64(64 * steps))
         low_half = simd.constant(I32, 0x0F0F0F0F)
         for step in range(steps):
-            at = self.builder.add(start, simd.int64(step * VECTOR_BYTES))
+            at = self.builder.add(start, simd.int64(64 * step))
             for panel, address in enumerate(self.weights):
                 value = simd.load(self.builder, address, at, simd.vector(I32))
                 if self.bits == 8:
@@ -146,9 +132,8 @@ class _Group:
     def scale(self, panel: int) -> Value:
         """Scales of the 16 outputs of a panel."""
         at = self.builder.mul(self.index, simd.int64(2 * PANEL))
-        return self.builder.fpext(
-            simd.load(self.builder, self.scales[panel], at, simd.vector(F16), 2), simd.vector(F32)
-        )
+        halves = simd.load(self.builder, self.scales[panel], at, simd.vector(F16), 2)
+        return self.builder.fpext(halves, simd.vector(F32))
 
     def add_int8(self, sums: list[Value]) -> list[Value]:
         """Add this group's products to `sums`: exact integer dot products, scaled at the end."""
@@ -160,11 +145,9 @@ class _Group:
             place = builder.add(start, simd.int64(first))
             for m, row in enumerate(self.inputs):
                 i = panel * rows + m
-                high[i] = simd.dot_int8(
-                    builder, high[i], part, simd.splat(builder, simd.load(builder, row, place, I32))
-                )
-                other = simd.load(builder, row, builder.add(place, self.k), I32)
-                low[i] = simd.dot_int8(builder, low[i], part, simd.splat(builder, other))
+                for sums_of, at in ((high, place), (low, builder.add(place, self.k))):
+                    inputs = simd.splat(builder, simd.load(builder, row, at, I32))
+                    sums_of[i] = simd.dot_int8(builder, sums_of[i], part, inputs)
         pair = builder.add(builder.mul(self.k, simd.int64(2)), builder.mul(self.index, simd.int64(8)))
         middle = simd.constant(I32, 1 << (self.bits - 1))
         new = []
@@ -183,10 +166,8 @@ class _Group:
         builder, rows = self.builder, len(self.inputs)
         middle = simd.constant(F32, -float(1 << (self.bits - 1)))
         offset = builder.add(builder.mul(self.k, simd.int64(4)), builder.mul(self.index, simd.int64(4)))
-        offsets = [
-            builder.fmul(simd.splat(builder, simd.load(builder, row, offset, F32)), middle) for row in self.inputs
-        ]
-        products = offsets * len(self.weights)
+        sums_of_inputs = [simd.splat(builder, simd.load(builder, row, offset, F32)) for row in self.inputs]
+        products = [builder.fmul(value, middle) for value in sums_of_inputs] * len(self.weights)
         start = builder.mul(self.index, simd.int64(4 * GROUP))
         for panel, first, part in self.vectors():
             for byte in range(4):

@@ -32,7 +32,6 @@ _MAX_FP32_ROWS = 4096  # converted to fp32 at a time
 
 # Factors of the scale, tried in this order. A factor below 1 clips the largest weight and rounds the others finer.
 _SCALE_FACTORS = np.array([1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72, 0.68], np.float32)
-_NO_FACTORS = np.ones(1, np.float32)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def pack(weight: Tensor, bits: int) -> Packed:
         wide[: rows.shape[0], :inputs] = rows
         first, end = start // PANEL, start // PANEL + wide.shape[0] // PANEL
         fp32_scales = np.empty(scales[first:end].shape, np.float32)
-        factors = _SCALE_FACTORS if bits == 4 else _NO_FACTORS
+        factors = _SCALE_FACTORS if bits == 4 else _SCALE_FACTORS[:1]
         thread_pool().run(_pack, wide.numpy(), bits, factors, values[first:end].numpy(), fp32_scales)
         scales[first:end] = torch.from_numpy(fp32_scales)
     return Packed(bits, outputs, inputs, values, scales)

@@ -71,14 +71,18 @@ def llvm_function(emit: Callable[..., Value | None]) -> Any:
     return intrinsic(define)
 
 
-@intrinsic
-def as_pointer(context: Any, address: Any) -> Any:
-    """Convert an address (int64) to a pointer for `numba.carray`."""
+def conversion(source: Any, result: Any, emit: Callable[[Builder, Value], Value]) -> Any:
+    """Turn `emit(builder, value)` into a function for Numba code from one type to another."""
 
-    def generate(context: Any, builder: Builder, signature: Any, values: Sequence[Value]) -> Value:
-        return builder.inttoptr(values[0], I8.as_pointer())
+    @intrinsic
+    def convert(context: Any, value: Any) -> Any:
+        return result(source), lambda context, builder, signature, values: emit(builder, values[0])
 
-    return types.voidptr(types.int64), generate
+    return convert
+
+
+# From an address to a pointer for `numba.carray`.
+as_pointer = conversion(types.int64, types.voidptr, lambda builder, address: builder.inttoptr(address, I8.as_pointer()))
 
 
 def vector(element: Any, count: int = LANES) -> Any:

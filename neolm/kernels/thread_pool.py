@@ -73,8 +73,8 @@ def _release(lock: threading.Lock) -> None:
 class ThreadPool:
     """`size` threads; `run(function, ...)` calls `function(rank, size, shared, ...)` in each and waits for all.
 
-    `shared` (int64) holds the state of `barrier`. If one call fails, the others return at their next barrier and `run`
-    raises its error. An interrupt is raised when all threads have returned.
+    `shared` (int64) holds the state of `barrier`. If one call fails, barriers no longer wait. `run` raises an error or
+    an interrupt when all threads have returned.
     """
 
     def __init__(self, size: int) -> None:
@@ -117,8 +117,8 @@ if hasattr(os, "register_at_fork"):  # threads do not survive a fork
 
 
 @llvm_function
-def _increment(builder: Builder, address: Value) -> None:
-    builder.atomic_rmw("add", builder.inttoptr(address, I64.as_pointer()), int64(1), "seq_cst")
+def _increment(builder: Builder, address: Value) -> Value:
+    return builder.atomic_rmw("add", builder.inttoptr(address, I64.as_pointer()), int64(1), "seq_cst")
 
 
 @llvm_function
@@ -140,24 +140,21 @@ def _pause(builder: Builder) -> None:
         call(builder, "llvm.x86.sse2.pause", VOID, [])
 
 
-@njit(nogil=True)
-def barrier(size: int, shared: Any, phase: int) -> bool:
-    """Wait until all threads have called this for the `phase`th time, from 1; return False if one has failed.
+@njit(nogil=True, error_model="numpy")
+def barrier(size: int, shared: Any) -> None:
+    """Wait until all threads have called this as often as this one; once a thread has failed, do not wait.
 
     Writes before the barrier are visible to all threads after it.
     """
     address = shared.ctypes.data
-    _increment(address + 8 * _ARRIVED)
+    expected = (_increment(address + 8 * _ARRIVED) // size + 1) * size
     spins = 0
-    while _load_acquire(address + 8 * _ARRIVED) < phase * size:
-        if _load_acquire(address + 8 * _FAILED):
-            return False
+    while _load_acquire(address + 8 * _ARRIVED) < expected and not _load_acquire(address + 8 * _FAILED):
         spins += 1
         if spins < _SPINS:
             _pause()
         else:
             _yield_processor()
-    return True
 
 
 @cached_jit

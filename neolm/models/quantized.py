@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from neolm.core.device import choose_precision
 from neolm.core.errors import InputError
-from neolm.kernels.linear import linear
-from neolm.kernels.matmul import INT4, INT8
+from neolm.kernels.matmul import INT4, INT8, linear
 from neolm.kernels.packing import PANEL, Packed, pack, packed_shapes, unpack_rows, widen
 from neolm.models.cross_entropy import linear_cross_entropy
 from neolm.models.decoder import Decoder, LanguageModelHead

@@ -23,8 +23,7 @@ def relay(rank: int, size: int, shared: Any, numbers: Any) -> None:
     """In each phase every thread adds the numbers of all threads from the phase before."""
     for phase in range(numbers.shape[0] - 1):
         numbers[phase + 1, rank] = numbers[phase].sum() + rank
-        if not barrier(size, shared, phase + 1):
-            return
+        barrier(size, shared)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
