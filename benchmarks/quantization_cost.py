@@ -30,7 +30,7 @@ DRAWS, CONFIDENCE = 1000, 0.95
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The scores of every format, and what each costs beside float32, in percent of perplexity."""
-    from neolm.evaluation.command import evaluate_model
+    from neolm.evaluation.evaluate import evaluate_model
 
     text = str(options.text) if options.text else None
     scores = {}

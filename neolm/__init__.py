@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from neolm.core.metrics import read_metrics
-    from neolm.evaluation.command import evaluate_model as evaluate
+    from neolm.evaluation.evaluate import evaluate_model as evaluate
     from neolm.generation.generate import generate, stream
     from neolm.models.hf import load_model, save_model
     from neolm.pipeline import run
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from neolm.training.loop import train
 
 _EXPORTS = {
-    "evaluate": "neolm.evaluation.command:evaluate_model",
+    "evaluate": "neolm.evaluation.evaluate:evaluate_model",
     "generate": "neolm.generation.generate:generate",
     "load_model": "neolm.models.hf:load_model",
     "load_tokenizer": "neolm.tokenizer.tokenizer:load_tokenizer",

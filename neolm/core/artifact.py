@@ -65,15 +65,12 @@ class RawInput(Protocol):
     @property
     def path(self) -> str:
         """Where they are."""
-        ...
 
     def stamp(self) -> str | None:
         """Digest of the names, sizes and modification times of the files; None if they are no longer there."""
-        ...
 
     def digest(self) -> str:
         """Digest of the contents of the files; reads all of them."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ def evaluate(
 
     Loss, token and word perplexity and bits per byte, with intervals, next to compressors.
     """
-    from neolm.evaluation.command import evaluate_model
-    from neolm.evaluation.evaluate import scores_table
+    from neolm.evaluation.evaluate import evaluate_model, scores_table
 
     overrides = [*(settings or []), *([f"quantize={quantize}"] if quantize else [])]
     scores = evaluate_model(model, text, overrides)

@@ -1,4 +1,4 @@
-"""Measure a model on documents and compare it with compressors; and the `evaluation` stage of a run."""
+"""Measure a model on documents and compare it with compressors, for `neolm evaluate` and for the stage of a run."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from neolm.core.artifact import Manifest, Stage, input_from
+from neolm.core.artifact import Manifest, Stage, chain, input_from
+from neolm.core.config import load_config
 from neolm.core.device import choose_device, choose_precision
-from neolm.core.errors import InputError
+from neolm.core.errors import InputError, SettingError
 from neolm.core.files import write_json, write_text
 from neolm.core.progress import say, table
+from neolm.corpus.config import CorpusConfig
+from neolm.corpus.documents import read_documents
+from neolm.corpus.records import read_records
+from neolm.corpus.sources import find_files
 from neolm.evaluation.baselines import spread_sample, train_dictionary, xz_size, xz_sizes, zstd_sizes
 from neolm.evaluation.bootstrap import Interval
 from neolm.evaluation.config import EvaluateConfig
 from neolm.evaluation.language_model import DecoderLanguageModel
 from neolm.evaluation.measurement import TextDocument, TextLikelihood, Values, protocol_id
 from neolm.evaluation.perplexity import text_bytes, window_and_stride
+from neolm.evaluation.samples import samples
 from neolm.models.decoder import Decoder
+from neolm.models.hf import load_model, model_directory
 from neolm.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 MAX_SOURCES = 20  # in the scores by source, the largest first
@@ -32,6 +39,46 @@ COMPRESSORS = {
 
 D = TypeVar("D", bound=TextDocument)
 Texts = Callable[[], Iterator[str]]
+
+
+def evaluate_model(
+    model: str | Path, text: str | Path | None = None, overrides: Sequence[str] = (), **settings: Any
+) -> dict[str, Any]:
+    """Measure a model and return its scores.
+
+    Args:
+        model: A model directory, a run, or a hub id.
+        text: A file or folder to measure on; None: the held-out documents of the model's run.
+        overrides: Settings as texts such as `max_bytes=100000`.
+        settings: Settings by name, as `neolm config evaluate` lists them: `quantize="int8", max_bytes=None`.
+
+    Raises:
+        InputError: there is no such model or text, nothing was held out, or the settings do not fit.
+    """
+    config = load_config(EvaluateConfig, settings, [text.removeprefix("evaluate.") for text in overrides])
+    directory = model_directory(model)
+    corpus = next((place for place, manifest in chain(directory) if manifest.stage == "corpus"), None)
+    documents: Iterable[TextDocument]
+    if text is not None:
+        documents = _raw_documents(text, directory)
+    elif corpus is not None:
+        documents = read_documents(corpus, "validation")
+    else:
+        raise InputError(f"{model}: there is no held-out text of this model. Give a file or folder as text (--text)")
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device.value)
+    decoder = load_model(directory, device.value, precision.value, config.quantize)
+    return evaluate(decoder, load_tokenizer(directory), documents, config, training_texts(corpus) if corpus else None)
+
+
+def _raw_documents(path: str | Path, model: Path) -> Iterator[TextDocument]:
+    """The documents of a file or folder without normalisation or filters; only unreadable ones are left out."""
+    config = CorpusConfig(source="files", path=str(path))
+    try:
+        files = find_files(config, model).files  # the model's own files are not text to measure on
+    except SettingError as error:
+        raise InputError(f"text: {error.problem}") from None
+    return (record for file in files for record in read_records(file, config) if record.reason is None)
 
 
 def evaluate(
@@ -204,10 +251,6 @@ def evaluate_stage(output: Path, config: EvaluateConfig, model: Path | None = No
 
 def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig) -> dict[str, Any]:
     """Write the files of the stage and return the counts of its manifest."""
-    from neolm.corpus.documents import read_documents
-    from neolm.evaluation.samples import samples
-    from neolm.models.hf import load_model
-
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
     model = load_model(source, device.value, precision.value, config.quantize)
@@ -219,16 +262,12 @@ def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig) 
     write_json(directory / "samples.json", samples(model, tokenizer, config, read_documents(corpus, "validation")))
     say(scores_table(result))
     protocol = result["protocols"][result["bits_per_byte"]["protocol"]]
-    numbers = {
-        name: {end: score[end] for end in ("value", "low", "high")}
-        for name, score in result.items()
-        if "value" in score
-    }
+    ends = ("value", "low", "high")
     return {
         **{name: protocol["data"][name] for name in ("documents", "bytes")},
         "tokens": sum(row["tokens"] for row in rows),
         "available": protocol["available"],
-        **numbers,
+        **{name: {end: score[end] for end in ends} for name, score in result.items() if "value" in score},
         "device": asdict(device),
         "precision": asdict(precision),
     }
@@ -236,8 +275,6 @@ def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig) 
 
 def training_texts(corpus: Path) -> Texts:
     """A function that returns the texts of the training split of a corpus."""
-    from neolm.corpus.documents import read_documents
-
     return lambda: (document.text for document in read_documents(corpus, "train"))
 
 

@@ -31,15 +31,12 @@ class LanguageModel(Protocol):
 
     def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """For each (context, continuation): its log-probability, and whether greedy decoding gives it."""
-        ...
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[float]:
         """The log-probability of each text, in disjoint windows; an end-of-text token precedes the first."""
-        ...
 
     def generate_until(self, requests: Sequence[Request]) -> list[str]:
         """For each (context, settings): the continuation, which `until` in the settings ends."""
-        ...
 
 
 class DecoderLanguageModel:

@@ -59,11 +59,9 @@ class Measurement(Protocol[Subject_contra]):
 
     def protocol(self) -> Mapping[str, Any]:
         """The data and the settings that the values depend on, as JSON."""
-        ...
 
     def measure(self, subject: Subject_contra) -> Mapping[str, Values]:
         """The values of each score by its name."""
-        ...
 
 
 def protocol_id(protocol: Mapping[str, Any]) -> str:
@@ -77,12 +75,10 @@ class TextDocument(Protocol):
     @property
     def id(self) -> str:
         """Name of the document, unique in the corpus."""
-        ...
 
     @property
     def text(self) -> str:
         """The whole text."""
-        ...
 
 
 def group_of(document: TextDocument) -> str:

@@ -12,6 +12,7 @@ text, and a compressor does not store it either.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -110,12 +111,10 @@ def text_bytes(text: str) -> bytes:
     Lone surrogates have no UTF-8 encoding. Those that stand for bytes that Python could not decode (`surrogateescape`,
     U+DC80 to U+DCFF) become these bytes again; others become the three bytes of `surrogatepass`.
     """
-    for errors in ("strict", "surrogateescape", "surrogatepass"):
-        try:
+    for errors in ("strict", "surrogateescape"):
+        with contextlib.suppress(UnicodeEncodeError):
             return text.encode("utf-8", errors)
-        except UnicodeEncodeError:
-            continue
-    raise AssertionError("surrogatepass encodes every string")
+    return text.encode("utf-8", "surrogatepass")
 
 
 def word_count(text: str) -> int:
@@ -128,10 +127,6 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], raw: Sequence[bytes]) ->
     for start in range(0, len(texts), ENCODE_BATCH):
         part = texts[start : start + ENCODE_BATCH]
         for number, (text, ids) in enumerate(zip(part, tokenizer.encode_batch(part), strict=True), start):
-            whole = tokenizer.encode_bytes(raw[number]) if has_surrogates(text) else ids
+            has_surrogates = not text.isascii() and re.search("[\ud800-\udfff]", text)
+            whole = tokenizer.encode_bytes(raw[number]) if has_surrogates else ids
             yield np.array([tokenizer.eos_token_id, *whole], np.int64)
-
-
-def has_surrogates(text: str) -> bool:
-    """Whether a text has lone surrogates, which UTF-8 cannot encode."""
-    return not text.isascii() and re.search("[\ud800-\udfff]", text) is not None
