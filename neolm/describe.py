@@ -28,9 +28,6 @@ from neolm.core.errors import InputError
 from neolm.recipe import Recipe, builtin_recipes
 from neolm.serving.server.settings import ServeConfig
 
-# Commands whose settings are a section of the recipe under another name.
-_SECTIONS = {"run": "", "evaluate": "evaluate"}
-
 
 def section_settings(name: str) -> list[Setting]:
     """The settings of a command or a section of the recipe.
@@ -40,9 +37,7 @@ def section_settings(name: str) -> list[Setting]:
     """
     if name == "serve":
         return list(settings(ServeConfig))
-    every = list(settings(Recipe))
-    section = _SECTIONS.get(name, name)
-    found = [setting for setting in every if not section or setting.key.startswith(f"{section}.")]
+    found = [setting for setting in settings(Recipe) if name == "run" or setting.key.startswith(f"{name}.")]
     if not found:
         valid = list(sections(Recipe))
         near = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)

@@ -58,10 +58,12 @@ def _rows(recipe: Recipe, output: Path, until: str | None) -> list[StageRow]:
     """
     names = [row.name for row in STAGES]
     last = len(STAGES) if until is None else names.index(until) + 1
-    rows = [row for row in STAGES[:last] if getattr(recipe, row.section) is not None or _needs_base(row, recipe)]
+    base_tokenizer = "tokenizer" if recipe.base is not None and recipe.pretrain is not None else ""
+    rows = [row for row in STAGES[:last] if getattr(recipe, row.section) is not None or row.name == base_tokenizer]
     if not rows:
         asked = f"the section '{STAGES[last - 1].section}'" if until else "a section"
-        raise InputError(f"recipe: {asked} is missing; sections are {', '.join(_sections())}")
+        sections = ", ".join(dict.fromkeys(row.section for row in STAGES))
+        raise InputError(f"recipe: {asked} is missing; sections are {sections}")
     built = {row.name for row in rows} | ({"model"} if recipe.base else set())
     for row in rows:
         for name in row.inputs:
@@ -71,14 +73,6 @@ def _rows(recipe: Recipe, output: Path, until: str | None) -> list[StageRow]:
                     f"Add the section '{next(other.section for other in STAGES if other.name == name)}'"
                 )
     return rows
-
-
-def _needs_base(row: StageRow, recipe: Recipe) -> bool:
-    return row.name == "tokenizer" and recipe.base is not None and recipe.pretrain is not None
-
-
-def _sections() -> list[str]:
-    return list(dict.fromkeys(row.section for row in STAGES))
 
 
 def _attempt(action: Action, row: StageRow, output: Path, recipe: Recipe) -> None:

@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neolm.core.artifact import read_manifest, require
+from neolm.core.device import choose_compile, choose_device, choose_precision
 from neolm.core.errors import InputError
+from neolm.core.progress import say
 from neolm.recipe import Recipe
+from neolm.tokenizer.config import TokenizerConfig
 
 Action = Callable[[Path, Any, Recipe], object]
 """Takes the output directory, the section of the recipe and the whole recipe."""
@@ -43,7 +47,6 @@ class StageRow:
 
 
 def _check_corpus(output: Path, config: Any, recipe: Recipe) -> None:
-    from neolm.core.artifact import read_manifest
     from neolm.corpus.sources import RawText
 
     if read_manifest(output / "corpus") is None:
@@ -58,7 +61,6 @@ def _corpus(output: Path, config: Any, recipe: Recipe) -> None:
 
 def _tokenizer(output: Path, config: Any, recipe: Recipe) -> None:
     from neolm.tokenizer.build import build_tokenizer
-    from neolm.tokenizer.config import TokenizerConfig
 
     build_tokenizer(output, config or TokenizerConfig(path=str(_base(recipe))))
 
@@ -70,7 +72,6 @@ def _shards(output: Path, config: Any, recipe: Recipe) -> None:
 
 
 def _check_pretrain(output: Path, config: Any, recipe: Recipe) -> None:
-    from neolm.core.device import choose_compile, choose_device, choose_precision
     from neolm.training.trackers import require_packages
 
     architecture(recipe)
@@ -94,8 +95,6 @@ def _model(output: Path, config: Any, recipe: Recipe) -> None:
 
 
 def _evaluation(output: Path, config: Any, recipe: Recipe) -> None:
-    from neolm.core.artifact import require
-    from neolm.core.progress import say
     from neolm.evaluation.evaluate import evaluate_stage
 
     if require(output / "corpus", "corpus", "corpus build RECIPE").counts["validation"]["documents"] == 0:
@@ -105,8 +104,6 @@ def _evaluation(output: Path, config: Any, recipe: Recipe) -> None:
 
 
 def _report(output: Path, config: Any, recipe: Recipe) -> None:
-    from neolm.core.artifact import read_manifest
-    from neolm.core.progress import say
     from neolm.report.model_card import write_model_card
     from neolm.report.run_report import build_report
 
@@ -145,7 +142,6 @@ def architecture(recipe: Recipe) -> Any:
     Raises:
         InputError: there is no such model, or its sizes do not fit together, the tokenizer or the sequence length.
     """
-    from neolm.tokenizer.config import TokenizerConfig
     from neolm.tokenizer.tokenizer import load_tokenizer
     from neolm.training.pretrain import resolve_architecture
 

@@ -157,16 +157,12 @@ class Stage:
 
         Inputs are compared only if the settings are the same.
         """
-        found = [f"{key}: {a!r} -> {b!r}" for key, a, b in differences(manifest.config, jsonable(self.config))]
-        found += (
-            []
-            if found
-            else [
-                f"input {name} changed"
-                for name in sorted({*manifest.inputs, *self.inputs})
-                if self._input_changed(name, manifest.inputs.get(name))
-            ]
-        )
+        settings = differences_among((manifest.config, jsonable(self.config)))
+        found = [f"{key}: {a!r} -> {b!r}" for key, (a, b) in settings]
+        if not found:
+            names = sorted({*manifest.inputs, *self.inputs})
+            changed = (name for name in names if self._input_changed(name, manifest.inputs.get(name)))
+            found = [f"input {name} changed" for name in changed]
         if manifest.code.get("digest") != code_digest(self.room):
             found.append(CODE_CHANGED)
         return found
@@ -274,13 +270,10 @@ class Clock:
 def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of `directory`, or None where there is none or it cannot be read as one."""
     try:
-        return _manifest_from(json.loads((directory / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError):
+        data = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        return Manifest(inputs=inputs_from(data.pop("inputs")), **data)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-
-
-def _manifest_from(data: dict[str, Any]) -> Manifest:
-    return Manifest(inputs=inputs_from(data.pop("inputs")), **data)
 
 
 def inputs_from(data: Mapping[str, Any]) -> dict[str, Input]:
@@ -308,14 +301,13 @@ def _started_from(directory: Path) -> Path | None:
 
 
 @dataclass(frozen=True)
-class RawFiles:
+class _RawFiles:
     """A file or folder outside of any artefact, as the input of a stage."""
 
     path: str
     location: Path
 
     def stamp(self) -> str | None:
-        """Digest of names, sizes and modification times; None if nothing is there."""
         if not self.location.exists():
             return None
         files = [self.location] if self.location.is_file() else sorted(self.location.rglob("*"))
@@ -323,16 +315,15 @@ class RawFiles:
         return digest_json({name: (status.st_size, status.st_mtime_ns) for name, status in statuses.items()})
 
     def digest(self) -> str:
-        """Digest of the contents."""
         return digest_path(self.location)
 
 
-def input_from(path: Path, relative_to: Path) -> Input | RawFiles:
+def input_from(path: Path, relative_to: Path) -> Input | RawInput:
     """`path` as an input of a stage under `relative_to`: an artefact by its manifest, or raw files."""
     inside = path.resolve().is_relative_to(relative_to.resolve())
     shown = os.path.relpath(path.resolve(), relative_to.resolve()) if inside else str(path.resolve())
     manifest = read_manifest(path) if path.is_dir() else None
-    return Input(shown, manifest.digest) if manifest else RawFiles(shown, path)
+    return Input(shown, manifest.digest) if manifest else _RawFiles(shown, path)
 
 
 def chain(directory: Path) -> list[tuple[Path, Manifest]]:
@@ -348,12 +339,6 @@ def chain(directory: Path) -> list[tuple[Path, Manifest]]:
 
     visit(directory.resolve())
     return list(reversed(found.items()))
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """`(dotted key, old value, new value)` wherever two nested mappings differ."""
-    for key, (a, b) in differences_among((old, new), prefix):
-        yield key, a, b
 
 
 def differences_among(mappings: Sequence[Mapping[str, Any]], prefix: str = "") -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -383,9 +368,8 @@ def code_version(room: str) -> dict[str, str]:
     if (root / ".git").exists():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-            version["commit"] = subprocess.run(
-                command, capture_output=True, text=True, check=True, timeout=10
-            ).stdout.strip()
+            commit = subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10)
+            version["commit"] = commit.strip()
     return version
 
 

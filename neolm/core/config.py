@@ -95,7 +95,10 @@ def load_config(model: type[C], source: Path | Mapping[str, Any] | None, overrid
     """
     data, lines = _read_yaml(source) if isinstance(source, Path) else (dict(source or {}), {})
     data = _canonical(model, data)
-    place = {_canonical_key(model, key): f"{source}:{line}: " for key, line in lines.items()}
+    place = {}
+    for key, line in lines.items():
+        *parents, _ = key.split(".")
+        place[".".join([*parents, _find_field(model, key)[1]])] = f"{source}:{line}: "
     if isinstance(overrides, Mapping):
         for key, value in _flat(overrides):
             _set(model, data, key, value)
@@ -127,8 +130,10 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The mapping in a YAML file, and the line on which each dotted key stands."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as settings ({_reason(error)})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: cannot be read as settings (it is not UTF-8 text)") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as settings ({error.strerror or type(error).__name__})") from None
     try:
         tree = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)
@@ -140,11 +145,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise InputError(f"{path}{line}: not valid YAML: {problem}") from None
     except (RecursionError, TypeError, ValueError) as error:  # circular, too deep, keys that are no names
         raise InputError(f"{path}: not settings: {str(error) or type(error).__name__}") from None
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
+    if not isinstance(data, dict | None):
         raise InputError(f"{path}: a recipe is a mapping of keys to values, this is a {type(data).__name__}")
-    return data, dict(_lines(tree))
+    return data or {}, dict(_lines(tree))
 
 
 def _lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -163,9 +166,8 @@ def _apply_override(model: type[Config], data: dict[str, Any], override: str) ->
         raise InputError(f"command line: '{override}' is not of the form key=value, such as pretrain.steps=100")
     section, last = _find_field(model, dotted)
     field = section.model_fields.get(last)
-    value = _parse(field.annotation, text) if field else text
     try:
-        return _set(model, data, dotted, value)
+        return _set(model, data, dotted, _parse(field.annotation, text) if field else text)
     except InputError as error:
         raise InputError(f"command line: {error}") from None
 
@@ -209,7 +211,7 @@ def _find_field(model: type[Config], dotted: str) -> tuple[type[Config], str]:
     """The class that declares the field with this dotted key, and the field's name there."""
     *parents, last = dotted.split(".")
     for parent in parents:
-        model = _section(model, parent)
+        model = sections(model).get(parent, Config)
     return model, _aliases(model).get(last, last)
 
 
@@ -223,17 +225,13 @@ def _set(model: type[Config], data: dict[str, Any], dotted: str, value: Any) -> 
         if not isinstance(child, dict):
             raise InputError(f"{dotted}: '{parent}' is not a section")
         target[parent] = target = dict(child)
-    _supersede(section, last, target)
-    target[last] = value
-    return ".".join([*parents, last])
-
-
-def _supersede(model: type[Config], key: str, section: dict[str, Any]) -> None:
-    field = model.model_fields.get(key)
+    field = section.model_fields.get(last)
     for mark in field.metadata if field else ():
         if isinstance(mark, Supersedes):
-            for name in mark.names or tuple(section):
-                section.pop(name, None)
+            for name in mark.names or tuple(target):
+                target.pop(name, None)
+    target[last] = value
+    return ".".join([*parents, last])
 
 
 def sections(model: type[Config]) -> dict[str, type[Config]]:
@@ -244,10 +242,6 @@ def sections(model: type[Config]) -> dict[str, type[Config]]:
         for kind in _alternatives(field.annotation)
         if isinstance(kind, type) and issubclass(kind, Config)
     }
-
-
-def _section(model: type[Config], name: str) -> type[Config]:
-    return sections(model).get(name, Config)
 
 
 def _aliases(model: type[Config]) -> dict[str, str]:
@@ -265,14 +259,9 @@ def _canonical(model: type[Config], data: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in data.items():
         name = aliases.get(key, key)
-        inner = _section(model, str(key))
+        inner = sections(model).get(str(key), Config)
         result[name] = _canonical(inner, value) if isinstance(value, dict) else value
     return result
-
-
-def _canonical_key(model: type[Config], dotted: str) -> str:
-    parents = dotted.split(".")[:-1]
-    return ".".join([*parents, _find_field(model, dotted)[1]])
 
 
 def _explain(model: type[Config], error: ValidationError, place: Mapping[str, str], source: str) -> str:
@@ -292,34 +281,23 @@ def _explain(model: type[Config], error: ValidationError, place: Mapping[str, st
 
 def _problem(model: type[Config], location: list[str], item: Any) -> str:
     if item["type"] == "extra_forbidden":
-        section = model
         for part in location[:-1]:
-            section = _section(section, part)
-        valid = list(section.model_fields)
+            model = sections(model).get(part, Config)
+        valid = list(model.model_fields)
         near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
         return "unknown key; " + (f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(valid)}")
     if item["type"] == "missing":
         return "this key must be given"
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    if item["type"] == "value_error":
+        return message
     given = item.get("input")
     shown = f", not {given!r}" if isinstance(given, (str, int, float, bool)) or given is None else ""
     if item["type"] == "string_type":
         return f"must be text{shown}; write it in quotes"
-    if item["type"] == "value_error":
-        return message
-    if item["type"] == "literal_error":
-        near = difflib.get_close_matches(str(given), [str(v) for v in _choices(message)], n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"must be {message}{shown}{hint}"
-    return f"must be {message}{shown}"
-
-
-def _choices(message: str) -> list[str]:
-    return re.findall(r"'([^']*)'", message)
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8 text"
+    choices = re.findall(r"'([^']*)'", message) if item["type"] == "literal_error" else []
+    near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.5)
+    return f"must be {message}{shown}" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,11 @@ def memory_left(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup"
         for folder in (group, *group.parents):  # a limit of a group holds for all groups in it
             found = [next(iter(_lines(folder / name)), "") for name in (limit, used)]
             if all(text.isdigit() for text in found):
-                left.append(int(found[0]) - int(found[1]) + _statistic(folder, idle))
+                statistics = dict(line.split()[:2] for line in _lines(folder / "memory.stat"))
+                left.append(int(found[0]) - int(found[1]) + int(statistics.get(idle, 0)))
             if folder == root:
                 break
     return max(0, min(left)) if left else None
-
-
-def _statistic(group: Path, name: str) -> int:
-    pairs = (line.split() for line in _lines(group / "memory.stat"))
-    return next((int(pair[1]) for pair in pairs if pair[:1] == [name]), 0)
 
 
 def _lines(path: Path) -> list[str]:

@@ -72,11 +72,9 @@ def choose_precision(request: str, device: str) -> Choice:
             return Choice("bfloat16", "the GPU supports it natively")
         return Choice("float32", "this GPU has no native bfloat16")
     if device == "cpu":
-        flags = cpu_flags()
-        if "amx_bf16" in flags:
-            return Choice("bfloat16", "AMX bf16 found")
-        if "avx512_bf16" in flags:
-            return Choice("bfloat16", "AVX512-BF16 found")
+        for flag, name in (("amx_bf16", "AMX bf16"), ("avx512_bf16", "AVX512-BF16")):
+            if flag in cpu_flags():
+                return Choice("bfloat16", f"{name} found")
         return Choice("float32", "this CPU has neither AMX nor AVX512-BF16")
     return Choice("float32", f"bfloat16 on {device} is untested")
 
@@ -84,33 +82,30 @@ def choose_precision(request: str, device: str) -> Choice:
 @cache
 def cpu_flags() -> frozenset[str]:
     """Instruction sets of the CPU; empty where the operating system does not list them."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return frozenset()
-    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return frozenset(line.partition(":")[2].split())
+    return frozenset(_proc("cpuinfo", "flags").split())
 
 
 def cpu_name() -> str:
     """Name of the processor."""
+    return _proc("cpuinfo", "model name") or platform.processor() or platform.machine()
+
+
+def _proc(file: str, key: str) -> str:
+    """The value of the first line `key: value` in a file of Linux's /proc; empty if there is none."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        lines = Path("/proc", file).read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    line = next((line for line in text.splitlines() if line.startswith("model name")), "")
-    return line.partition(":")[2].strip() or platform.machine()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
 
 
 def memory_bytes() -> tuple[int, int]:
     """(total, available) memory in bytes."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        table = {key: int(rest.split()[0]) * 1024 for key, _, rest in (line.partition(":") for line in lines)}
-        return table["MemTotal"], table["MemAvailable"]
-    except (OSError, KeyError, ValueError, IndexError):
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return total, total
+    total, available = _proc("meminfo", "MemTotal:"), _proc("meminfo", "MemAvailable:")  # such as `32 kB`
+    if total and available:
+        return int(total.split()[0]) * 1024, int(available.split()[0]) * 1024
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return pages, pages
 
 
 def free_memory(device: str = "cpu") -> int:
@@ -161,9 +156,9 @@ def peak_memory(device: str) -> int:
 
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated(device))
-    with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+    recorded = _proc("self/status", "VmHWM:")  # such as `32 kB`
+    if recorded:
+        return int(recorded.split()[0]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

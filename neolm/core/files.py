@@ -94,7 +94,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(_existing(path)).free
+            existing = next(p for p in (path, *path.parents) if p.exists())
+            free = shutil.disk_usage(existing).free
             raise StorageError(
                 f"{path}: the disk is full ({free / 2**20:.0f} MiB free). "
                 "Earlier results are intact: free some space and run the same command again"
@@ -102,10 +103,6 @@ def storage_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise InputError(f"{error.filename or path}: cannot be written ({error.strerror})") from None
         raise
-
-
-def _existing(path: Path) -> Path:
-    return next(p for p in (path, *path.parents) if p.exists())
 
 
 def remove(path: Path) -> None:

@@ -52,16 +52,11 @@ def claim_output(output: Path, names: Collection[str]) -> Iterator[None]:
         try:
             yield
         finally:
-            _remove_empty(output, created)
-
-
-def _remove_empty(output: Path, created: list[Path]) -> None:
-    """Remove the directories that this run created if it built nothing in them."""
-    if created and {path.name for path in output.iterdir()} <= {".lock"}:
-        (output / ".lock").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            for path in created:
-                path.rmdir()
+            if created and {path.name for path in output.iterdir()} <= {".lock"}:  # nothing was built
+                (output / ".lock").unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    for path in created:
+                        path.rmdir()
 
 
 def refuse_foreign(directory: Path) -> None:

@@ -19,8 +19,8 @@ PLAIN_INTERVAL = 10.0  # seconds between the plain lines of one task
 def say(text: str) -> None:
     """Print one line, above the bar if there is one."""
     bar = Task.active
-    if bar is not None:
-        bar.print(text)
+    if bar is not None and bar.rich is not None:
+        bar.rich.console.print(text, highlight=False, markup=False)
     else:
         print(text, file=sys.stderr, flush=True)
 
@@ -35,10 +35,10 @@ class Task:
         self.done, self._base = start, start
         self._began = self._printed = time.monotonic()
         self._fields = ""
-        self._rich: RichProgress | None = _rich_bar() if sys.stderr.isatty() else None
-        if self._rich is not None:
-            self._rich.start()
-            self._id = self._rich.add_task(title, total=total, completed=int(start), rate="", fields="")
+        self.rich: RichProgress | None = _rich_bar() if sys.stderr.isatty() else None
+        if self.rich is not None:
+            self.rich.start()
+            self._id = self.rich.add_task(title, total=total, completed=int(start), rate="", fields="")
 
     def advance(self, amount: float = 1, **fields: str) -> None:
         """Add `amount` finished units and show `fields`."""
@@ -46,24 +46,17 @@ class Task:
         if fields:
             self._fields = "  ".join(f"{key} {value}" for key, value in fields.items())
         now = time.monotonic()
-        if self._rich is not None:
+        if self.rich is not None:
             rate = "" if "tok/s" in fields else self._rate(now)
-            self._rich.update(self._id, completed=self.done, rate=rate, fields=self._fields)
+            self.rich.update(self._id, completed=self.done, rate=rate, fields=self._fields)
         elif now - self._printed >= PLAIN_INTERVAL:
             self._printed = now
             print(self._plain(now), file=sys.stderr, flush=True)
 
-    def print(self, text: str) -> None:
-        """Print a line above the bar."""
-        if self._rich is not None:
-            self._rich.console.print(text, highlight=False, markup=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
     def close(self) -> None:
         """Remove the bar."""
-        if self._rich is not None:
-            self._rich.stop()
+        if self.rich is not None:
+            self.rich.stop()
 
     def _rate(self, now: float) -> str:
         done = self.done - self._base

@@ -17,7 +17,7 @@ from neolm.core.artifact import (
     Manifest,
     Stage,
     adopt_recipe,
-    differences,
+    differences_among,
     inputs_from,
     read_manifest,
     started_settings,
@@ -83,6 +83,6 @@ class ResumableStage(Stage):
         """The differences that make an earlier run in the directory another run than this one; changed code is none."""
         own = jsonable(self.config)
         recorded = {key: config[key] for key in config if key in own}
-        changes = [change for change in differences(recorded, own) if change[0] not in self.free_settings]
-        found = [f"{key}: {old!r}, now {new!r}" for key, old, new in changes]
+        changes = [change for change in differences_among((recorded, own)) if change[0] not in self.free_settings]
+        found = [f"{key}: {old!r}, now {new!r}" for key, (old, new) in changes]
         return found + [f"{name} changed" for name in self.inputs if self._input_changed(name, inputs.get(name))]

@@ -98,13 +98,14 @@ class Run:
 def read_run(output: Path) -> Run:
     """Read the files under `output`."""
     manifests = {stage: read_manifest(output / stage) for stage in STAGES}
-    samples = read_json(output / "evaluation" / "samples.json")
+    found = read_json(output / "evaluation" / "samples.json")
+    samples = found if isinstance(found, list) else []
     return Run(
         output=output,
         manifests={stage: manifest for stage, manifest in manifests.items() if manifest},
         metrics=read_metrics(output / "pretrain" / "metrics.jsonl"),
         scores=read_scores(output),
-        samples=[_sample(sample) for sample in samples if _is_sample(sample)] if isinstance(samples, list) else [],
+        samples=[{"document": None, "greedy": None, **sample} for sample in samples if _is_sample(sample)],
     )
 
 
@@ -128,10 +129,6 @@ def score_protocol(scores: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_sample(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("prompt", "sampled"))
-
-
-def _sample(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"document": None, "greedy": None, **value}
 
 
 def read_json(path: Path) -> Any:
