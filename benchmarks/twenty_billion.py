@@ -25,10 +25,10 @@ from workers import Contestant, Worker, note, stop_on_termination
 from neolm.core.files import write_json
 from neolm.models.config import DecoderConfig, decoder_config
 from neolm.models.decoder import Decoder
+from neolm.models.families import preset
 from neolm.models.hf_config import hf_config
 from neolm.models.hf_files import write_weights
 from neolm.models.hf_names import published_tensors
-from neolm.models.presets import preset
 
 NEEDED = 50e9  # bytes of disk for 20 billion weights of two bytes, and room
 POOL = 2**26  # random numbers, of which every tensor takes a part

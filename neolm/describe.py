@@ -48,7 +48,7 @@ def section_settings(name: str) -> list[Setting]:
 
 def presets_table() -> list[tuple[str, ...]]:
     """The published models with their sizes and exact parameter counts."""
-    from neolm.models.presets import PRESETS, preset
+    from neolm.models.families import PRESETS, preset
 
     rows: list[tuple[str, ...]] = [("PRESET", "FAMILY", "LAYERS", "WIDTH", "HEADS", "CONTEXT", "PARAMETERS")]
     for name, (family, size) in PRESETS.items():

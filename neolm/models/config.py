@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from neolm.core.config import Config, Supersedes, Unit
 from neolm.core.errors import SettingError
-from neolm.models.families import FAMILIES
+from neolm.models.families import FAMILIES, preset
 
 Activation = Literal[
     "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh"
@@ -204,8 +204,6 @@ class ModelConfig(Config):
         Raises:
             SettingError: unknown preset, a missing size, or sizes that do not fit together or the tokenizer.
         """
-        from neolm.models.presets import preset
-
         given = {k: v for k, v in self.model_dump(exclude={"preset", "family"}).items() if v is not None}
         base: dict[str, Any] = preset(self.preset) if self.preset else {"family": self.family}
         if base["family"] is None:

@@ -51,11 +51,7 @@ def read_config(directory: str | Path) -> DecoderConfig:
 
 
 def read_bits(directory: str | Path) -> int | None:
-    """Bits of the weights in `directory` if they are quantised (`neolm.models.quantized`), else None.
-
-    Raises:
-        InputError: the weights are quantised by another method.
-    """
+    """Bits of quantised weights in `directory`, else None. Raises `InputError` if another method quantised them."""
     path = Path(directory) / CONFIG_FILE
     entry = _read_json(path).get("quantization_config")
     if not entry:
@@ -74,11 +70,7 @@ def quantization_config(bits: int) -> dict[str, Any]:
 
 
 def hf_config(config: DecoderConfig) -> dict[str, Any]:
-    """Content of `config.json` for `config`, with the keys that old and new readers know.
-
-    Raises:
-        SettingError: the family's published format cannot express `config`.
-    """
+    """Content of `config.json` for `config`. Raises `SettingError` if the family's format cannot express it."""
     family = FAMILIES[config.family]
     limits = {field: f"it must be {value}" for field, value in family.fixed.items() if getattr(config, field) != value}
     for field, reason in [*limits.items(), *family.limits(config)]:
@@ -96,11 +88,7 @@ def hf_config(config: DecoderConfig) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a model directory.
-
-    Raises:
-        InputError: the file cannot be read, or it is not a JSON object.
-    """
+    """The JSON object in a file of a model directory. Raises `InputError` if there is none."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -14,7 +14,7 @@ from neolm.models import decoder
 from neolm.models.attention import attend, causal_mask
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
-from neolm.models.presets import PRESETS, preset
+from neolm.models.families import PRESETS, preset
 
 FAMILIES = ["gpt2", "gpt3", "gpt-neo", "gpt-neox"]
 # Parameters without embeddings and head, computed from the published code on `meta`.

@@ -35,9 +35,8 @@ from neolm.generation.config import GenerationConfig
 from neolm.models import gguf_file
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
-from neolm.models.gguf import export_gguf
+from neolm.models.gguf import export_gguf, tensor_name
 from neolm.models.gguf_file import Item, write_gguf
-from neolm.models.gguf_names import tensor_name
 from neolm.models.hf import convert, save_model
 from neolm.tokenizer.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 

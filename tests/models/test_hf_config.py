@@ -8,8 +8,8 @@ import pytest
 
 from neolm.core.errors import InputError
 from neolm.models.config import decoder_config
+from neolm.models.families import PRESETS, preset
 from neolm.models.hf_config import hf_config, read_config
-from neolm.models.presets import PRESETS, preset
 
 # The keys of the published files.
 GPT2 = {

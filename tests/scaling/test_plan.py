@@ -6,7 +6,7 @@ import pytest
 
 from neolm.core.errors import InputError
 from neolm.models.config import DecoderConfig, decoder_config
-from neolm.models.presets import preset
+from neolm.models.families import preset
 from neolm.recipe import load_recipe
 from neolm.scaling.accelerators import ACCELERATORS, Accelerator
 from neolm.scaling.plan import PF_DAY, Plan, assumptions, make_plan

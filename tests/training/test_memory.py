@@ -10,7 +10,7 @@ from measured_memory import Case, resident_peak, tensor_peak
 
 from neolm.models.config import DecoderConfig, decoder_config
 from neolm.models.decoder import count_parameters
-from neolm.models.presets import preset
+from neolm.models.families import preset
 from neolm.training import memory
 from neolm.training.memory import MemoryEstimate, estimate_memory
 from neolm.training.pretrain_config import PretrainConfig

@@ -8,7 +8,7 @@ import pytest
 from neolm.core import device
 from neolm.core.errors import InputError
 from neolm.models.config import decoder_config
-from neolm.models.presets import preset
+from neolm.models.families import preset
 from neolm.training import memory_check
 from neolm.training.memory import estimate_memory
 from neolm.training.memory_check import FreeMemory, free_memory_on, misfit, require_fit

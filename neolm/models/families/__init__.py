@@ -15,10 +15,43 @@ They are one architecture with different settings (`neolm.models.config.DecoderC
 
 from __future__ import annotations
 
-from neolm.models.families.family import Family
+import difflib
+from typing import Any
+
+from neolm.core.errors import SettingError
+from neolm.models.families.family import Family, Preset
 from neolm.models.families.gpt2 import GPT2
 from neolm.models.families.gpt3 import GPT3
 from neolm.models.families.gpt_neo import GPT_NEO
 from neolm.models.families.gpt_neox import GPT_NEOX
 
 FAMILIES: dict[str, Family] = {"gpt2": GPT2, "gpt3": GPT3, "gpt-neo": GPT_NEO, "gpt-neox": GPT_NEOX}
+
+PRESETS: dict[str, tuple[str, Preset]] = {
+    preset.name: (family, preset) for family, value in FAMILIES.items() for preset in value.presets
+}
+"""Name of the preset to its family's name and its sizes."""
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Fields of a published model for `decoder_config`; a `SettingError` for an unknown name lists the nearest."""
+    if name not in PRESETS:
+        raise SettingError("preset", f"unknown preset '{name}'; {_hint(name.lower())}")
+    family, size = PRESETS[name]
+    return {
+        "family": family,
+        "num_layers": size.num_layers,
+        "hidden_size": size.hidden_size,
+        "num_heads": size.num_heads,
+        "vocab_size": size.vocab_size,
+        "max_position_embeddings": FAMILIES[family].defaults["max_position_embeddings"],
+        **size.other,
+    }
+
+
+def _hint(name: str) -> str:
+    """The nearest preset, or all whose first word is that of `name`, or all."""
+    word = name.partition("-")[0]
+    alike = [preset for preset in PRESETS if preset.partition("-")[0] == word]
+    near = difflib.get_close_matches(name, alike or PRESETS, n=1, cutoff=0.8) or alike
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(PRESETS)}"

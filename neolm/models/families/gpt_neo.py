@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neolm.core.errors import InputError
@@ -37,19 +37,19 @@ def _read(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(expanded, list) or len(expanded) != num_layers:
         count = len(expanded) if isinstance(expanded, list) else repr(expanded)
         raise InputError(f"attention_types: they name {count} layers, num_layers is {num_layers}")
-    matching = (p for p in _prefixes(expanded) if _repeat(p, len(expanded)) == expanded)
-    return {"attention_layers": next(matching, expanded)}
+    return {"attention_layers": next(_patterns(expanded), expanded)}
 
 
 def _write(config: DecoderConfig) -> dict[str, Any]:
     layers = _repeat(config.attention_layers, config.num_layers)
-    whole = (p for p in _prefixes(layers) if len(layers) % len(p) == 0 and _repeat(p, len(layers)) == layers)
-    pattern = next(whole)
+    pattern = next(pattern for pattern in _patterns(layers) if len(layers) % len(pattern) == 0)
     return {"attention_types": [[pattern, len(layers) // len(pattern)]], "attention_layers": layers}
 
 
-def _prefixes(layers: list[str]) -> list[list[str]]:
-    return [layers[:length] for length in range(1, len(layers) + 1)]
+def _patterns(layers: list[str]) -> Iterator[list[str]]:
+    """The beginnings of `layers` that give all of it when they are repeated, the shortest first."""
+    prefixes = (layers[:length] for length in range(1, len(layers) + 1))
+    return (prefix for prefix in prefixes if _repeat(prefix, len(layers)) == layers)
 
 
 def _repeat(pattern: Sequence[str], length: int) -> list[str]:
