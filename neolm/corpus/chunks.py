@@ -34,23 +34,14 @@ class Line:
     damage: DamagedFileError | None = None
 
 
-def _gzip() -> Any:
-    return zlib.decompressobj(wbits=zlib.MAX_WBITS + 16)
-
-
-def _zstandard() -> Any:
-    return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()  # 2 GiB: files of zstd --long=31
-
-
-DECODERS: dict[str, Callable[[], Any]] = {".gz": _gzip, ".zst": _zstandard}
+DECODERS: dict[str, Callable[[], Any]] = {
+    ".gz": lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS + 16),
+    ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj(),  # 2 GiB: zstd --long=31
+}
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
-    """The content of `path` in chunks.
-
-    Raises:
-        DamagedFileError: the file is damaged. Everything before the damage was returned.
-    """
+    """The content of `path` in chunks. Raises `DamagedFileError` after everything before the damage was returned."""
     decoder = DECODERS.get(path.suffix.lower())
     try:
         with path.open("rb") as file:
@@ -90,20 +81,15 @@ def read_lines(path: Path) -> Iterator[Line]:
     r"""The lines of `path`, numbered from 1 and split at `\n`. The last line of a damaged file has `damage`."""
     number, pending = 1, []  # `pending` holds the parts of an incomplete line, so that a long line is joined only once
     damage = None
-    chunks = read_chunks(path)
-    while damage is None:
-        try:
-            chunk = next(chunks, None)
-        except DamagedFileError as error:
-            damage = error
-            break
-        if chunk is None:
-            break
-        first, *rest = chunk.split(b"\n")
-        pending.append(first)
-        for start in rest:
-            yield Line(number, b"".join(pending))
-            number, pending = number + 1, [start]
+    try:
+        for chunk in read_chunks(path):
+            first, *rest = chunk.split(b"\n")
+            pending.append(first)
+            for start in rest:
+                yield Line(number, b"".join(pending))
+                number, pending = number + 1, [start]
+    except DamagedFileError as error:
+        damage = error
     last = b"".join(pending)
     if last or damage is not None:
         yield Line(number, last, damage)

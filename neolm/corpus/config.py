@@ -14,28 +14,20 @@ class CorpusConfig(Config):
 
     source: Literal["python-stdlib", "files"] = "python-stdlib"
     """`python-stdlib`: the standard library of the running Python, without a download; `files`: your text in `path`."""
-
     path: str | None = None
     """For `files`: a file or folder of .txt, .md, .py, .jsonl and .parquet (.txt and .jsonl also as .gz or .zst)."""
-
     licence: str = "unknown"
     """The licence of documents of `files` that have none of their own, preferably an SPDX name."""
-
     text_key: Annotated[str, Field(min_length=1)] = "text"
     """The key (.jsonl) or column (.parquet) of the text."""
-
     min_characters: Annotated[int, Field(ge=0), Unit("characters")] = 10
     """Shorter documents (without white space at the ends) are rejected as `too_short`."""
-
     max_line_characters: Annotated[int, Field(ge=1), Unit("characters")] = 100_000
     """Documents with a longer line (dumps, minified code) are rejected as `too_long_lines`."""
-
     min_text_fraction: Annotated[float, Field(ge=0, le=1), Unit("fraction of characters")] = 0.5
     """Documents with a smaller share of letters, digits and white space are rejected as `mostly_non_text`."""
-
     split_characters: Annotated[int | None, Field(ge=1), Unit("characters")] = None
     """Divide longer documents into parts of at most this size, between paragraphs if possible; null: do not divide."""
-
     validation_fraction: Annotated[float, Field(gt=0, lt=1), Unit("fraction of documents")] = 0.05
     """The share of documents that are held out to validate the model, chosen by a hash of their ids."""
 

@@ -49,11 +49,7 @@ class Verdicts:
 
 
 def read_files(files: Sequence[RawFile], scratch: Path, config: CorpusConfig) -> Iterator[int]:
-    """Read all `files` into `scratch`, and yield the number of bytes of each finished group of files.
-
-    Raises:
-        OSError: `scratch` cannot be written.
-    """
+    """Read all `files` into `scratch` and yield the bytes of each finished group. Raises `OSError` if writing fails."""
     groups = group_files(files)
     frame = daft.from_pydict({"group": [group for group, _ in groups], "bytes": [size for _, size in groups]})
     # One group per batch: Daft gives a worker (a thread, or a task on Ray) one batch at a time.

@@ -15,14 +15,9 @@ def validation_score(name: str) -> float:
 def validation_threshold(units: int, smallest: float | None, largest: float | None, fraction: float) -> float:
     """The score below which a unit (a document or a part) is for validation.
 
-    It is `fraction`, unless one split would be empty. Then the unit with the smallest score is the only one for
-    validation, or the unit with the largest the only one for training. A single unit is for training.
-
-    Args:
-        units: Number of units.
-        smallest: The smallest score of all units; None if there are none.
-        largest: The largest score.
-        fraction: The share of units to hold out.
+    It is `fraction`, the share of units to hold out, unless one split would be empty. Then the unit with the smallest
+    score is the only one for validation, or the unit with the largest the only one for training. A single unit is for
+    training.
     """
     if units < 2 or smallest is None or largest is None:
         return 0.0

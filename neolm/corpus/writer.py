@@ -34,10 +34,8 @@ def write_splits(
         advance(train.text_bytes + validation.text_bytes - before)
     for writer in (train, validation, rejected):
         writer.close()
-    counts = {
-        split: {"parts": writer.rows, "bytes": writer.text_bytes}
-        for split, writer in (("train", train), ("validation", validation))
-    }
+    kept = {"train": train, "validation": validation}
+    counts = {split: {"parts": writer.rows, "bytes": writer.text_bytes} for split, writer in kept.items()}
     return {"kept": {key: sum(counts[split][key] for split in counts) for key in ("parts", "bytes")}, **counts}
 
 
@@ -95,6 +93,4 @@ class TableWriter:
 
 def _text_sizes(table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """UTF-8 bytes of each row's text."""
-    sizes: np.ndarray[tuple[int], np.dtype[np.int64]]
-    sizes = pc.binary_length(table.column("text")).to_numpy().astype(np.int64)
-    return sizes
+    return pc.binary_length(table.column("text")).to_numpy().astype(np.int64)  # type: ignore[no-any-return]

@@ -100,10 +100,7 @@ def _device(request: str | torch.device | None) -> torch.device:
 
 
 def save_model(
-    model: Decoder,
-    directory: str | Path,
-    dtype: str | torch.dtype | None = None,
-    max_shard_bytes: int = 5_000_000_000,
+    model: Decoder, directory: str | Path, dtype: str | torch.dtype | None = None, max_shard_bytes: int = 5_000_000_000
 ) -> None:
     """Write `model` in its family's published format, which `transformers` and other programs load.
 

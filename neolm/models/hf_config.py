@@ -37,7 +37,8 @@ def read_config(directory: str | Path) -> DecoderConfig:
     if raw.get("add_cross_attention"):
         raise InputError(f"{path}: add_cross_attention: cross-attention is not supported")
     read_bits(directory)
-    fields = {"family": family.name, **family.fixed, **{key.field: key.read(raw) for key in family.keys}}
+    read = {key.field: next((raw[name] for name in key.names if name in raw), key.default) for key in family.keys}
+    fields = {"family": family.name, **family.fixed, **read}
     try:
         fields |= family.read(raw, fields)
     except InputError as error:

@@ -19,9 +19,8 @@ from neolm.models.families.family import Rule
 from neolm.models.hf_config import CONFIG_FILE, read_bits, read_config
 from neolm.models.hf_files import WeightFiles, listing
 from neolm.models.hf_names import canonical_name, gather, rule_of
-from neolm.models.huge_pages import HugePages
-from neolm.models.offload import DiskStorage
 from neolm.models.quantized import is_packed, loaded_bytes, prepare_quantized, set_tensor
+from neolm.models.weight_storage import DiskStorage, HugePages
 
 DTYPE_NAMES = ("float32", "bfloat16", "float16", "float64")
 PROGRESS_WEIGHTS = 1e9  # a progress bar is shown from this many weights on

@@ -45,11 +45,7 @@ class ChatTemplate(Protocol):
     stop: tuple[str, ...]  # texts that end an answer
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of `messages`, followed by the start of the assistant's next turn.
-
-        Raises:
-            InputError: the template does not accept these messages.
-        """
+        """Token ids of `messages` and the start of the assistant's next turn. Raises `InputError` for unfit roles."""
         ...
 
 
@@ -104,11 +100,7 @@ class OwnTemplate:
     stop: tuple[str, ...] = ()
 
     def __init__(self, source: str, tokenizer: Tokenizer, special: dict[str, str], place: Path) -> None:
-        """Compile `source`. `special` has tokens by the names that templates use, such as bos_token.
-
-        Raises:
-            InputError: `source` is not a Jinja template.
-        """
+        """Compile `source`. `special` has tokens by the names that templates use, such as bos_token."""
         from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -153,11 +145,7 @@ class OwnTemplate:
 
 
 def load_chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate:
-    """The template of a model directory, or the plain one if it has none.
-
-    Raises:
-        InputError: the template cannot be read.
-    """
+    """The template of a model directory, or the plain one if it has none. Raises `InputError` if it is broken."""
     config: Any = {}
     path = directory / "tokenizer_config.json"
     try:

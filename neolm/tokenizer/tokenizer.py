@@ -69,11 +69,7 @@ class Tokenizer:
         return self.encode(text, special)
 
     def token_to_id(self, token: str) -> int:
-        """The id of a token as it is spelled in the vocabulary, where `Ġ` is a space.
-
-        Raises:
-            InputError: the vocabulary does not have this token.
-        """
+        """The id of a token as it is spelled in the vocabulary, where `Ġ` is a space; `InputError` if there is none."""
         token_id = self.backend.token_to_id(token)
         if token_id is None:
             raise InputError(f"token {token!r} is not in the vocabulary; tokenizer.encode splits any text into tokens")
@@ -116,9 +112,8 @@ class Tokenizer:
             try:
                 return ids + self.encode(data[start:].decode("utf-8"))
             except UnicodeDecodeError as error:
-                broken = start + error.start
+                broken, end = start + error.start, start + error.end
                 ids += self.encode(data[start:broken].decode("utf-8"))
-                end = start + error.end
                 ids += [self._byte_id(byte) for byte in data[broken:end]]
                 start = end
         return ids

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from neolm.models.huge_pages import HugePages
+from neolm.models.weight_storage import HugePages
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.uint8]
 

@@ -36,10 +36,6 @@ class Key:
     names: tuple[str, ...]
     default: Any
 
-    def read(self, raw: Mapping[str, Any]) -> Any:
-        """Value of the first name that is present."""
-        return next((raw[name] for name in self.names if name in raw), self.default)
-
 
 @dataclass(frozen=True)
 class Rule:

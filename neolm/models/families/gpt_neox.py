@@ -39,11 +39,7 @@ def _read(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(config: DecoderConfig) -> dict[str, Any]:
-    rope = {
-        "rope_type": "default",
-        "rope_theta": config.rotary_base,
-        "partial_rotary_factor": config.rotary_fraction,
-    }
+    rope = {"rope_type": "default", "rope_theta": config.rotary_base, "partial_rotary_factor": config.rotary_fraction}
     return {"intermediate_size": config.mlp_size, "rope_parameters": rope}
 
 
