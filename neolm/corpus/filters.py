@@ -1,4 +1,4 @@
-"""Filters: pure functions from a clean text to the reason for rejecting it, or None.
+"""Filters of clean text.
 
 Duplicates are found later, in the whole corpus (`neolm.corpus.frames`). Unreadable records get their reason where they
 are read (`neolm.corpus.records`).
@@ -9,42 +9,20 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
 
 from neolm.corpus.config import CorpusConfig
 
-Filter = Callable[[str, CorpusConfig], str | None]
-
-
-def empty(text: str, config: CorpusConfig) -> str | None:
-    """Only white space, or no text."""
-    return None if text and not text.isspace() else "empty"
-
-
-def too_short(text: str, config: CorpusConfig) -> str | None:
-    """Fewer characters than `min_characters`."""
-    return "too_short" if len(text.strip()) < config.min_characters else None
-
-
-def too_long_lines(text: str, config: CorpusConfig) -> str | None:
-    """A line longer than `max_line_characters`."""
-    limit = config.max_line_characters
-    if len(text) <= limit:
-        return None
-    return "too_long_lines" if max(map(len, text.split("\n"))) > limit else None
-
-
-def mostly_non_text(text: str, config: CorpusConfig) -> str | None:
-    """A smaller share of letters, digits and white space than `min_text_fraction`."""
-    return "mostly_non_text" if text_fraction(text) < config.min_text_fraction else None
-
-
-FILTERS: tuple[Filter, ...] = (empty, too_short, too_long_lines, mostly_non_text)
-
 
 def judge(text: str, config: CorpusConfig) -> str | None:
-    """The reason of the first filter that rejects `text`, or None."""
-    return next((reason for check in FILTERS if (reason := check(text, config)) is not None), None)
+    """The reason for rejecting `text`, or None."""
+    if not text or text.isspace():
+        return "empty"
+    if len(text.strip()) < config.min_characters:
+        return "too_short"
+    limit = config.max_line_characters
+    if len(text) > limit and max(map(len, text.split("\n"))) > limit:
+        return "too_long_lines"
+    return "mostly_non_text" if text_fraction(text) < config.min_text_fraction else None
 
 
 def text_fraction(text: str) -> float:

@@ -135,11 +135,7 @@ class DecoderConfig(Config):
 
 
 def decoder_config(family: str, **fields: Any) -> DecoderConfig:
-    """A `DecoderConfig` of `family` (gpt2, gpt3, gpt-neo or gpt-neox), whose defaults `fields` override.
-
-    Raises:
-        SettingError: the fields do not fit together.
-    """
+    """A `DecoderConfig` of `family`, a key of `FAMILIES`. Raises `SettingError` if the fields do not fit together."""
     given = {key: value for key, value in fields.items() if value is not None}
     try:
         return DecoderConfig(family=FAMILIES[family].name, **{**FAMILIES[family].defaults, **given})  # type: ignore[arg-type]

@@ -106,9 +106,9 @@ def _items(stored: StoredModel, encoding: str) -> Iterator[Item]:
     """All tensors that llama.cpp needs."""
     shapes = {name: tuple(parameter.shape) for name, parameter in stored.skeleton.named_parameters()}
     copies_head = stored.config.tie_embeddings and FAMILIES[stored.config.family].gguf in NEEDS_HEAD
-    for rule, names in stored.entries:
+    for rule in stored.rules:
         ours, shape = rule.ours, shapes[rule.ours]
-        read = partial(stored.read, rule, names)  # our layout is llama.cpp's: rows of outputs, [all q | all k | all v]
+        read = partial(stored.read, rule)  # our layout is llama.cpp's: rows of outputs, [all q | all k | all v]
         matrix = len(shape) == 2 and ours != "positions.weight"
         if matrix and shape[1] % ENCODINGS[encoding].block:
             raise InputError(

@@ -55,8 +55,8 @@ def load_model(
     bits = check_quantize(quantize)
     if offload not in (None, "disk"):
         raise InputError(f"offload: '{offload}' is not known; the only choice is disk")
-    stored, target = StoredModel(model_directory(path)), _device(device)
-    return stored.load(target, stored.dtype_on(target, dtype), bits, offload is not None)
+    stored, target = StoredModel(model_directory(path), bits), _device(device)
+    return stored.load(target, stored.dtype_on(target, dtype), offload is not None)
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,13 @@ def model_facts(
 ) -> ModelFacts:
     """Facts about the model that `load_model` would load, from the files' headers; raises the same errors."""
     bits = check_quantize(quantize)
-    stored = StoredModel(model_directory(path))
-    stored.quantize_to(bits)
+    stored = StoredModel(model_directory(path), bits)
     loaded_dtype = stored.dtype_on(_device(device), dtype)
     return ModelFacts(
         directory=stored.files.directory,
         config=stored.config,
         dtype=loaded_dtype,
-        bits=stored.bits or bits,
+        bits=stored.bits,
         size=loaded_bytes(stored.skeleton, loaded_dtype),
         parameters=count_parameters(stored.config),
     )
@@ -129,8 +128,8 @@ def convert(
 ) -> DecoderConfig:
     """`load_model` and `save_model`: copy the model `source` to `target`; dtype None: as stored."""
     bits = check_quantize(quantize)
-    stored = StoredModel(model_directory(source))
-    save_model(stored.load(torch.device("cpu"), parse_dtype(dtype) or stored.dtype, bits), target)
+    stored = StoredModel(model_directory(source), bits)
+    save_model(stored.load(torch.device("cpu"), parse_dtype(dtype) or stored.dtype), target)
     return stored.config
 
 
@@ -142,10 +141,7 @@ def state_tensors(model: Decoder, dtype: torch.dtype | None = None) -> Iterator[
 
 
 def model_directory(path: str | Path) -> Path:
-    """The model directory that `path` names.
-
-    Args:
-        path: A model directory, the output directory of a run (its `model/` is used), or a hub id (it is downloaded).
+    """The model directory that `path` names: itself, `model/` in the output of a run, or the download of a hub id.
 
     Raises:
         InputError: no such directory, or the hub id cannot be fetched.

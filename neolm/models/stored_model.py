@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,80 +28,77 @@ PROGRESS_WEIGHTS = 1e9  # a progress bar is shown from this many weights on
 
 
 class StoredModel:
-    """A model in a directory, checked but not loaded: every parameter has its tensors, with the right shapes."""
+    """A model in a directory, checked but not loaded: every parameter has its tensors, with the right shapes.
 
-    def __init__(self, directory: Path) -> None:
+    `bits` are those that the weights are quantised to when they are loaded; None: as stored.
+    """
+
+    def __init__(self, directory: Path, bits: int | None = None) -> None:
         self.config, self.bits, self.files = read_config(directory), read_bits(directory), WeightFiles(directory)
+        if bits and self.bits and bits != self.bits:
+            raise InputError(f"{directory}: the weights are quantised to {self.bits} bits, not {bits}")
         with torch.device("meta"):
             self.skeleton = Decoder(self.config)
-        self.entries: list[tuple[Rule, tuple[str, ...]]]
         if self.bits:
             prepare_quantized(self.skeleton, self.bits)
             shapes = {name: tensor.shape for name, tensor in self.skeleton.state_dict().items()}  # under our own names
             _check_shapes(self.files, shapes, {name: name for name in self.files.shapes}, self.config)
-            self.entries = [(Rule(name, (name,)), (name,)) for name in shapes]
+            self.rules = [Rule(name, (name,)) for name in shapes]
         else:
             shapes = {name: parameter.shape for name, parameter in self.skeleton.named_parameters()}
-            self.entries = _match(self.config, shapes, self.files)
-        self.dtype = _widest(self.files, [name for _, names in self.entries for name in names if not is_packed(name)])
+            self.rules = _match(self.config, shapes, self.files)
+        self.dtype = _widest(self.files, [name for rule in self.rules for name in rule.theirs if not is_packed(name)])
+        if bits and not self.bits:
+            prepare_quantized(self.skeleton, bits)
+            self.bits = bits
 
     def dtype_on(self, device: torch.device, dtype: str | torch.dtype | None) -> torch.dtype:
         """`dtype`; if it is None, the stored type, or float32 instead of float16 on a CPU."""
         slow = self.dtype == torch.float16 and device.type == "cpu"
         return parse_dtype(dtype) or (torch.float32 if slow else self.dtype)
 
-    def quantize_to(self, bits: int | None) -> None:
-        """Replace the layers by quantised ones (None: do not), unless they are stored with this number of bits."""
-        if bits and self.bits and bits != self.bits:
-            raise InputError(f"{self.files.directory}: the weights are quantised to {self.bits} bits, not {bits}")
-        if bits and not self.bits:
-            prepare_quantized(self.skeleton, bits)
-
-    def load(self, device: torch.device, dtype: torch.dtype, bits: int | None = None, offload: bool = False) -> Decoder:
+    def load(self, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Decoder:
         """Load the decoder, one parameter at a time, so that memory holds the weights only once.
 
         Raises:
-            InputError: the model does not fit, or its weights are stored with another number of bits than `bits`.
+            InputError: the model does not fit.
         """
-        model = self.skeleton
-        self.quantize_to(bits)
-        store = self._disk(model, device, dtype) if offload else HugePages().store
-        if not offload:
-            needed = loaded_bytes(model, dtype)
-            free = free_memory(str(device)) if device.type in ("cpu", "cuda") else needed
-            if needed > free:
-                raise InputError(
-                    f"{self.files.directory}: the model takes {gibibytes(needed)} of memory and {gibibytes(free)} are "
-                    "free; int4 weights (--quantize int4) take least, --offload disk runs it slowly"
-                )
-        sizes = [sum(math.prod(self.files.shapes[name]) for name in names) for _, names in self.entries]
+        model, store = self.skeleton, self._storage(device, dtype, offload)
+        sizes = [sum(math.prod(self.files.shapes[name]) for name in rule.theirs) for rule in self.rules]
         with task("Loading", sum(sizes), "weights") if sum(sizes) > PROGRESS_WEIGHTS else nullcontext() as progress:
-            for (rule, names), size in zip(self.entries, sizes, strict=True):
-                set_tensor(model, rule.ours, self.read(rule, names), device, dtype, store)
+            for rule, size in zip(self.rules, sizes, strict=True):
+                set_tensor(model, rule.ours, self.read(rule), device, dtype, store)
                 if progress is not None:
                     progress.advance(size)
         if self.config.tie_embeddings and not model.quantized:
             model.head.weight = model.embedding.weight
         return model.eval()
 
-    def read(self, rule: Rule, names: tuple[str, ...]) -> Tensor:
-        """One parameter in our layout, from the tensors `names` in the files."""
-        return gather(rule, [self.files.read(name) for name in names], self.config.num_heads)
+    def read(self, rule: Rule) -> Tensor:
+        """One parameter in our layout."""
+        return gather(rule, [self.files.read(name) for name in rule.theirs], self.config.num_heads)
 
-    def _disk(self, model: Decoder, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    def _storage(self, device: torch.device, dtype: torch.dtype, offload: bool) -> Callable[[Tensor], Tensor]:
+        """Memory for the loaded weights, which must fit."""
+        needed = loaded_bytes(self.skeleton, dtype)
+        free = free_memory(str(device)) if device.type in ("cpu", "cuda") else needed
+        if not offload and needed > free:
+            raise InputError(
+                f"{self.files.directory}: the model takes {gibibytes(needed)} of memory and {gibibytes(free)} are "
+                "free; int4 weights (--quantize int4) take least, --offload disk runs it slowly"
+            )
+        if not offload:
+            return HugePages().store
         if device.type != "cpu":
             raise InputError(f"offload: weights on disk work on a CPU only, not on {device}")
-        needed, free = loaded_bytes(model, dtype), free_memory()
         disk = DiskStorage(needed)
         slow = "" if needed < free else f"; {gibibytes(free)} of memory are free, so every token reads the rest again"
         say(f"offload: {gibibytes(needed)} of weights in {disk.folder}{slow}")
         return disk.store
 
 
-def _match(
-    config: DecoderConfig, shapes: dict[str, torch.Size], files: WeightFiles
-) -> list[tuple[Rule, tuple[str, ...]]]:
-    """Rules of all parameters, each with the names of its tensors as they are in the files."""
+def _match(config: DecoderConfig, shapes: dict[str, torch.Size], files: WeightFiles) -> list[Rule]:
+    """Rules of all parameters, with the names of the tensors as they are in the files."""
     found: dict[str, str] = {}
     for name in files.shapes:
         canonical = canonical_name(config, name)
@@ -113,7 +111,7 @@ def _match(
         _resolve_tied_head(config, found, files)
     expected = {theirs: rule.shape(shapes[rule.ours]) for rule in rules for theirs in rule.theirs}
     _check_shapes(files, expected, found, config)
-    return [(rule, tuple(found[theirs] for theirs in rule.theirs)) for rule in rules]
+    return [replace(rule, theirs=tuple(found[theirs] for theirs in rule.theirs)) for rule in rules]
 
 
 def _check_shapes(
