@@ -50,13 +50,8 @@ class TrainingBatches:
 
     def _windows(self, step: int) -> NDArray[np.int64]:
         examples = self.sizes.examples(step)
-        example = np.arange(examples.start, examples.stop)
-        epoch, index = np.divmod(example, self.examples)
-        windows = np.empty_like(index)
-        for number in np.unique(epoch):
-            inside = epoch == number
-            windows[inside] = self._permutation(int(number))(index[inside])
-        return windows
+        epoch, index = np.divmod(np.arange(examples.start, examples.stop), self.examples)
+        return np.concatenate([self._permutation(int(number))(index[epoch == number]) for number in np.unique(epoch)])
 
     @lru_cache(maxsize=2)  # noqa: B019 - one instance a run
     def _permutation(self, epoch: int) -> Permutation:

@@ -23,13 +23,7 @@ from torch.distributed.checkpoint.planner import SavePlan
 
 from neolm.core.files import digest_file, jsonable, remove, storage_errors, sync_directory
 from neolm.core.progress import say
-from neolm.training.checkpoint import (
-    best_step_of,
-    checkpoint_path,
-    discard,
-    named_checkpoints,
-    write_record,
-)
+from neolm.training.checkpoint import best_step_of, checkpoint_path, discard, named_checkpoints, write_record
 from neolm.training.tensor_files import assign_shards, local_tensor, plan_shards, write_shards
 from neolm.training.world import World
 
@@ -73,10 +67,9 @@ class CheckpointWriter:
             copies = {part: {n: local_tensor(t).cpu() for n, t in tensors.items()} for part, tensors in parts.items()}
             self._write(final, plans, copies, state)
             return
-        # The buffers belong to the thread until all is written: an interruption here loses buffers, not data.
-        buffers = self._buffers.pop(kind, {})
-        copies = _copy_to_host(parts, buffers)
-        self._pending[kind] = self._thread.submit(self._write_and_return, kind, buffers, final, plans, copies, state)
+        # The copies belong to the thread until all is written: an interruption here loses buffers, not data.
+        copies = _copy_to_host(parts, self._buffers.pop(kind, {}))
+        self._pending[kind] = self._thread.submit(self._write_and_keep, kind, final, plans, copies, state)
 
     def poll(self) -> None:
         """Raise the errors of writes that have ended."""
@@ -86,9 +79,8 @@ class CheckpointWriter:
 
     def wait(self, *kinds: str) -> None:
         """Wait until the saves of `kinds`, or all of them, are on disk; raise the errors of writing."""
-        wait_for(
-            [self._pending[kind] for kind in kinds or self._pending if kind in self._pending]
-        )  # pending if interrupted
+        writes = [write for kind, write in self._pending.items() if kind in kinds or not kinds]
+        wait_for(writes)  # interrupted, they stay pending
         self.poll()
 
     def close(self) -> None:
@@ -111,16 +103,16 @@ class CheckpointWriter:
             if str(second) != str(error):
                 say(f"the checkpoint that was being written is lost: {second}")
 
-    def _write_and_return(self, kind: str, buffers: Parts, *save: Any) -> None:
+    def _write_and_keep(self, kind: str, final: Path, plans: Mapping[str, SavePlan], copies: Parts, state: Any) -> None:
         try:
-            self._write(*save)
+            self._write(final, plans, copies, state)
         finally:
-            self._buffers[kind] = buffers
+            self._buffers[kind] = copies
 
     def _write(self, final: Path, plans: Mapping[str, SavePlan], copies: Parts, state: Mapping[str, Any]) -> None:
         partial = final.with_name(f".{final.name}.partial")
         try:
-            assigned = self._world.combine(lambda: self._begin(partial, plans), _assign)
+            assigned = self._world.combine(lambda: plans, lambda plans: self._begin(partial, plans))
             self._world.combine(
                 lambda: self._write_parts(partial, assigned, copies),
                 lambda digests: self._finish(partial, final, state, digests),
@@ -130,12 +122,13 @@ class CheckpointWriter:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
 
-    def _begin(self, partial: Path, plans: Mapping[str, SavePlan]) -> Mapping[str, SavePlan]:
-        if self._world.first:
-            with storage_errors(self._root):
-                remove(partial)
-                partial.mkdir(parents=True)
-        return plans
+    def _begin(self, partial: Path, plans: list[Mapping[str, SavePlan]]) -> list[dict[str, SavePlan]]:
+        """Create the directory and return the shards that each rank writes, by part."""
+        with storage_errors(self._root):
+            remove(partial)
+            partial.mkdir(parents=True)
+        assigned = {part: assign_shards([plan[part] for plan in plans]) for part in plans[0]}
+        return [{part: plan[rank] for part, plan in assigned.items()} for rank in range(len(plans))]
 
     def _write_parts(self, partial: Path, assigned: Mapping[str, SavePlan], copies: Parts) -> dict[str, str]:
         """Write the files of this process and return their digests, read back from disk."""
@@ -175,27 +168,18 @@ class CheckpointWriter:
                 discard(directory)
 
 
-def _assign(plans: list[Mapping[str, SavePlan]]) -> list[dict[str, SavePlan]]:
-    """The shards that each rank writes, by part."""
-    assigned = {part: assign_shards([plan[part] for plan in plans]) for part in plans[0]}
-    return [{part: plan[rank] for part, plan in assigned.items()} for rank in range(len(plans))]
-
-
 def _copy_to_host(parts: Mapping[str, Mapping[str, Tensor]], buffers: Parts) -> Parts:
-    """Copy this process's shards of `parts` into `buffers`; missing buffers are added."""
-    copies: Parts = {}
+    """Copy this process's shards of `parts`, into `buffers` where their shapes and types agree."""
+    copies: Parts = {part: {} for part in parts}
     devices = set()
     for part, tensors in parts.items():
-        reusable, copies[part] = buffers.setdefault(part, {}), {}
         for name, tensor in tensors.items():
             source = local_tensor(tensor)
-            buffer = reusable.get(name)
-            if buffer is None or buffer.shape != source.shape or buffer.dtype != source.dtype:
-                buffer = torch.empty(source.shape, dtype=source.dtype, device="cpu", pin_memory=source.is_cuda)
-            buffer.copy_(source, non_blocking=source.is_cuda)
-            reusable[name] = copies[part][name] = buffer
-            if source.is_cuda:
-                devices.add(source.device)
-    for device in devices:
+            copy = buffers.get(part, {}).get(name)
+            if copy is None or copy.shape != source.shape or copy.dtype != source.dtype:
+                copy = torch.empty(source.shape, dtype=source.dtype, device="cpu", pin_memory=source.is_cuda)
+            copies[part][name] = copy.copy_(source, non_blocking=source.is_cuda)
+            devices.add(source.device)
+    for device in devices - {torch.device("cpu")}:
         torch.cuda.synchronize(device)
     return copies

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
@@ -13,10 +12,8 @@ from neolm.data.batch_sizes import BatchSizes
 from neolm.training.schedule import LearningRate, Shape
 
 Count = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
 class Changeable:
     """Marks a setting that may differ when a run is resumed: it does not change the model beyond rounding."""
 
@@ -35,7 +32,7 @@ class TrainConfig(Config):
     """AdamW for all parameters, or Muon for the matrices of the blocks and AdamW for the rest."""
     learning_rate: Annotated[float, Field(gt=0), Alias("lr")] = 6e-4
     """Peak learning rate, reached after the warm-up."""
-    final_learning_rate: Fraction = 0.1
+    final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Final learning rate as a share of the peak."""
     schedule: Shape = "cosine"
     """Learning rate after the warm-up: constant, linear or cosine decay, or constant with a linear decay at the end

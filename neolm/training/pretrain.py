@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from neolm.core.artifact import Input, Manifest, RawInput, Stage, input_from, require
+from neolm.core.artifact import Manifest, Stage, input_from, require
 from neolm.core.device import choose_compile, choose_device, choose_precision, matrix_ceiling, peak_memory
 from neolm.core.errors import InputError, NeoLMError, SettingError
 from neolm.core.progress import count, duration, say
@@ -47,10 +47,9 @@ def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, se
     architecture = resolve_architecture(model, config, tokenizer.size, tokenizer.eos_token_id)
     settings = {"model": architecture.model_dump(), "pretrain": config.model_dump(), "seed": seed}
     changeable = frozenset(f"pretrain.{name}" for name in config.changeable())
-    inputs: dict[str, Input | RawInput] = {name: input_from(output / name, output) for name in ("shards", "tokenizer")}
     base = model if isinstance(model, Path) else None
-    if base is not None:
-        inputs["base"] = input_from(base, output)
+    places = {"shards": output / "shards", "tokenizer": output / "tokenizer"} | ({"base": base} if base else {})
+    inputs = {name: input_from(place, output) for name, place in places.items()}
     stage = ResumableStage(
         "pretrain", "training", output / "pretrain", inputs, json.loads(json.dumps(settings)), changeable
     )

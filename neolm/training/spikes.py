@@ -20,22 +20,15 @@ class SpikeFilter:
 
     def __init__(self, multiple: float | None) -> None:
         self.multiple = multiple
-        self._norms: deque[float] = deque(maxlen=WINDOW)
+        self.norms: deque[float] = deque(maxlen=WINDOW)
+        """Norms of the last steps, which are part of the training's state."""
 
     def reason_to_skip(self, norm: float) -> str | None:
         """Record the norm of a step and return why the step should be skipped, or None."""
         if self.multiple is None:
             return None
-        usual = median(self._norms) if len(self._norms) >= MIN_NORMS else math.inf
-        self._norms.append(norm)
+        usual = median(self.norms) if len(self.norms) >= MIN_NORMS else math.inf
+        self.norms.append(norm)
         if norm > self.multiple * usual:
             return f"gradient norm {norm:.3g} is more than {self.multiple:g} times the median of {usual:.3g}"
         return None
-
-    def state(self) -> list[float]:
-        """As JSON."""
-        return list(self._norms)
-
-    def restore(self, norms: list[float]) -> None:
-        """Restore the result of `state`."""
-        self._norms.extend(norms)

@@ -79,7 +79,7 @@ class TrainingState:
         """Everything but the tensors, as JSON."""
         return {
             **self.progress.state(),
-            "norms": self.spikes.state(),
+            "norms": list(self.spikes.norms),
             "loss_scale": self.scale.state() if self.scale else None,
         }
 
@@ -91,7 +91,7 @@ class TrainingState:
         if self.average is not None:
             checkpoint.load("average", self.average.tensors())
         record = dict(checkpoint.state)
-        self.spikes.restore(record.pop("norms"))
+        self.spikes.norms.extend(record.pop("norms"))
         scale = record.pop("loss_scale")
         if self.scale is not None and scale is not None:
             self.scale.restore(scale)
