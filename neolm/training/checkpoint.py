@@ -43,12 +43,7 @@ class Checkpoint:
         return read_tensors(self.directory / part)
 
     def load(self, part: str, into: Mapping[str, Tensor]) -> None:
-        """Fill `into` in place with the tensors of `part`, a DTensor with its shard, however the part was sharded.
-
-        Raises:
-            RuntimeError: a name is missing from the checkpoint.
-            ValueError: a tensor has another size.
-        """
+        """Fill `into` in place with the tensors of `part`, as `read_shards` does."""
         read_shards(self.directory / part, into)
 
 

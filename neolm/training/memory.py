@@ -95,14 +95,12 @@ def estimate_memory(model: DecoderConfig, config: PretrainConfig, precision: str
     read_ahead = ids * (2 * config.batch_size + config.validation_sequences)
     saved = step.masters + step.optimiser + step.average
     both = saved + step.masters  # the last state and the best weights
+    batches, host, copies, kept = read_ahead, 0, 0, 0
     if not cpu:  # a synchronous checkpoint, too, is copied to the host as a whole
-        batches, copies, kept = 2 * ids * config.batch_size, 0, 0
-        host = read_ahead + (both if config.asynchronous_checkpoints else saved)
+        batches, host = 2 * ids * config.batch_size, read_ahead + (both if config.asynchronous_checkpoints else saved)
     elif config.asynchronous_checkpoints:
-        batches, copies, host, last = read_ahead, both, 0, config.total_steps
+        copies, last = both, config.total_steps
         kept = saved * (config.checkpoint_every < last) + step.masters * (config.validate_every < last)
-    else:
-        batches, copies, host, kept = read_ahead, 0, 0, 0
     moments = {name: most + batches + kept for name, most in step.moments.items()}
     moments[CHECKPOINT] += copies - kept
     fullest = max(moments, key=lambda name: moments[name])

@@ -32,9 +32,7 @@ class FreeMemory:
 
 def free_memory_on(device: str) -> FreeMemory:
     """Memory that is free now on this machine, or in its container."""
-    if not device.startswith("cuda"):
-        return FreeMemory(free_memory())
-    return FreeMemory(free_memory(device), free_memory())
+    return FreeMemory(free_memory(device), free_memory() if device.startswith("cuda") else None)
 
 
 def require_fit(model: DecoderConfig, config: PretrainConfig, precision: str, device: str) -> None:
