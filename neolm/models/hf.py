@@ -146,7 +146,7 @@ def model_directory(path: str | Path) -> Path:
     Raises:
         InputError: no such directory, or the hub id cannot be fetched.
     """
-    directory = Path(path)
+    directory = Path(path).expanduser()
     if directory.is_dir():
         model = directory / "model"
         is_run = (model / CONFIG_FILE).is_file() and not (directory / CONFIG_FILE).is_file()
