@@ -74,18 +74,10 @@ class Batch:
         proposers: Mapping[int, Proposer] | None = None,
         runner: ModelRunner | None = None,
     ) -> None:
-        """Begin with prompts that `check_prompts` has checked.
+        """Begin with prompts that `check_prompts` has checked; `config.stop` is left to the caller, who calls `end`.
 
-        Args:
-            model: The decoder; it computes in evaluation mode during each step and keeps its own mode.
-            prompts: Token ids of each row.
-            config: Length and sampling; `stop` is left to the caller, who calls `end`.
-            generators: Random numbers of each row.
-            eos_token_id: Ends a row, unless `config.ignore_eos`.
-            vocab_size: Only ids below it are sampled (an embedding may be padded beyond the tokenizer's size).
-            cache: Holds a beginning of each prompt, but not all of it, in the same order; None: a new one.
-            proposers: Guess the next tokens of rows; None: no speculation.
-            runner: Runs `model`; None: the fastest one.
+        Only ids below `vocab_size` are sampled (an embedding may be padded beyond the tokenizer's size). A `cache`
+        holds a beginning of each prompt, but not all of it, in the same order. The default `runner` is the fastest.
         """
         self.model, self.config = model, config
         self.vocab_size = vocab_size or model.config.vocab_size

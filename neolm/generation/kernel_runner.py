@@ -59,17 +59,17 @@ class KernelRunner:
         self._prefill_runner = TorchRunner(model)
         self._referenced: list[Any] = []  # keeps alive what the addresses point to
         self._model = self._collect(model)
-        C, M = model.config.hidden_size, MAX_KERNEL_TOKENS
-        widest = max(3 * C, model.config.mlp_size)
-        context = model.config.max_position_embeddings
+        config, M = model.config, MAX_KERNEL_TOKENS
+        C, context = config.hidden_size, config.max_position_embeddings
+        hidden, attention, normed, attended = np.empty((4, M, C), np.float32)
         self._workspace = decode_step.Workspace(
-            hidden=np.empty((M, C), np.float32),
-            attention=np.empty((M, C), np.float32),
-            normed=np.empty((M, C), np.float32),
-            projected=np.empty((M, padded(widest) + 16), np.float32),
-            attended=np.empty((M, C), np.float32),
-            packed=_aligned(M, matmul.packed_activation_bytes(max(C, model.config.mlp_size))),
-            scores=np.empty((thread_pool().size, padded(context) + 32 + padded(model.config.head_size)), np.float32),
+            hidden=hidden,
+            attention=attention,
+            normed=normed,
+            projected=np.empty((M, padded(max(3 * C, config.mlp_size)) + 16), np.float32),
+            attended=attended,
+            packed=_aligned(M, matmul.packed_activation_bytes(max(C, config.mlp_size))),
+            scores=np.empty((thread_pool().size, padded(context) + 32 + padded(config.head_size)), np.float32),
         )
 
     def run(self, kv_cache: KVCache, spans: Sequence[Span]) -> Tensor:
@@ -78,13 +78,11 @@ class KernelRunner:
         logits = self._decode(kv_cache, short) if short else torch.empty(0)
         if len(short) == len(spans):  # the common case needs no copy
             return logits
-        decoded = iter(torch.split(logits, [span.num_logits for span in short]))
-        return torch.cat(
-            [
-                next(decoded) if len(span.ids) <= self.max_decode_tokens else self._prefill_runner.run(kv_cache, [span])
-                for span in spans
-            ]
-        )
+        parts = list(torch.split(logits, [span.num_logits for span in short]))
+        for index, span in enumerate(spans):
+            if len(span.ids) > self.max_decode_tokens:
+                parts.insert(index, self._prefill_runner.run(kv_cache, [span]))
+        return torch.cat(parts)
 
     def _decode(self, kv_cache: KVCache, spans: Sequence[Span]) -> Tensor:
         """Call the kernels for all tokens of `spans`, some at a time."""

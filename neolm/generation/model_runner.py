@@ -92,18 +92,15 @@ class CacheView:
     """
 
     def __init__(
-        self, kv_cache: KVCache, starts: Tensor, block_tables: Tensor, counts: Tensor | None = None, width: int = 1
+        self,
+        kv_cache: KVCache,
+        starts: Tensor,  # (B, 1), the position of each sequence's first new token
+        block_tables: Tensor,  # (B, blocks), as many as the longest sequence needs
+        counts: Tensor | None = None,  # (B, 1), new tokens of each sequence; None: `width` of each
+        width: int = 1,  # largest number of new tokens
+        prefill: bool = False,  # no sequence has cached tokens: attention stays within the new keys
     ) -> None:
-        """Prepare the indices of the new tokens.
-
-        Args:
-            kv_cache: Keys and values.
-            starts: (B, 1), the position of each sequence's first new token.
-            block_tables: (B, blocks), as many as the longest sequence needs.
-            counts: (B, 1), new tokens of each sequence; None: `width` of each.
-            width: Largest number of new tokens.
-        """
-        self.kv_cache, self.starts, self.block_tables = kv_cache, starts, block_tables
+        self.kv_cache, self.starts, self.block_tables, self.prefill = kv_cache, starts, block_tables, prefill
         self.positions = starts + torch.arange(width, device=starts.device)  # (B, T)
         # Row and index of each new token. With equal counts no `nonzero`, which a CUDA graph cannot capture.
         rows, indices = torch.arange(len(starts), device=starts.device), torch.arange(width, device=starts.device)
@@ -120,6 +117,8 @@ class CacheView:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Store a layer's new keys and values; returns the keys and values to attend to, and the mask."""
         self._store(layer, keys, values)
+        if self.prefill:
+            return keys, values, None
         blocks, visible = self._visible(window)
         # On a CPU attention to bfloat16 keys is eight times slower than widening them first (measured).
         dtype = torch.promote_types(keys.dtype, torch.float32) if keys.device.type == "cpu" else keys.dtype
@@ -151,17 +150,6 @@ class CacheView:
         return self._visible_blocks[window]
 
 
-class PrefillView(CacheView):
-    """A step in which no sequence has cached tokens: attention stays within the new keys."""
-
-    def update(
-        self, layer: int, keys: Tensor, values: Tensor, window: int | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store a layer's keys and values and return them."""
-        self._store(layer, keys, values)
-        return keys, values, None
-
-
 def block_tables_of(spans: Sequence[Span]) -> NDArray[np.int64]:
     """Block tables of `spans`, (B, blocks of the longest), padded with block 0."""
     used = [span.block_table[: blocks_for(span.start + len(span.ids))] for span in spans]
@@ -176,9 +164,9 @@ def cache_view(kv_cache: KVCache, spans: Sequence[Span], device: torch.device) -
     counts = [len(span.ids) for span in spans]
     starts = [span.start for span in spans]
     first, many = (torch.tensor(column, device=device).unsqueeze(1) for column in (starts, counts))
-    kind = CacheView if any(starts) else PrefillView
     ragged = many if len(set(counts)) > 1 else None
-    return kind(kv_cache, first, torch.from_numpy(block_tables_of(spans)).to(device), ragged, max(counts))
+    block_tables = torch.from_numpy(block_tables_of(spans)).to(device)
+    return CacheView(kv_cache, first, block_tables, ragged, max(counts), prefill=not any(starts))
 
 
 @contextlib.contextmanager

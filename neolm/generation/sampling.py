@@ -28,11 +28,6 @@ from neolm.core.errors import NonFiniteError
 from neolm.generation.config import GenerationConfig
 
 
-def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Return logits (B, V) in which `penalty` above 1 has made the `seen` tokens (B, V, bool) less likely."""
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-
-
 def has_penalties(config: GenerationConfig) -> bool:
     """Whether `apply_penalties` changes anything."""
     penalties = config.repetition_penalty != 1 or config.presence_penalty or config.frequency_penalty
@@ -44,11 +39,11 @@ def apply_penalties(logits: Tensor, ids: Sequence[int], prompt: int, config: Gen
 
     The repetition penalty counts the whole text; presence and frequency penalties count the continuation.
     """
-    size, device = logits.shape[0], logits.device
-    if config.repetition_penalty != 1:
+    size, device, penalty = logits.shape[0], logits.device, config.repetition_penalty
+    if penalty != 1:
         seen = torch.zeros(size, dtype=torch.bool)
         seen[[token for token in ids if token < size]] = True
-        logits = penalise(logits, seen.to(device), config.repetition_penalty)
+        logits = torch.where(seen.to(device), torch.where(logits > 0, logits / penalty, logits * penalty), logits)
     change = np.zeros(size, np.float32)
     if config.presence_penalty or config.frequency_penalty:
         counts = np.bincount(np.array([token for token in ids[prompt:] if token < size], np.int64), minlength=size)

@@ -38,6 +38,7 @@ Draft = Decoder | Literal["lookup"] | None  # a smaller model, prompt lookup, or
 
 MAX_SPECULATIVE_TOKENS = 64  # of all rows in one step; with more, the processor is busy without guesses
 INITIAL_DRAFT_TOKENS = 4
+SHORTEST_MATCH, LONGEST_MATCH = 2, 3  # tokens that prompt lookup searches for
 MAX_PAUSE = 15  # steps without guesses
 
 
@@ -81,18 +82,17 @@ class LookupProposer:
     on Python files and a licence it saved no forward pass and made more wrong guesses (measured).
     """
 
-    def __init__(self, shortest: int = 2, longest: int = 3) -> None:
-        self._shortest, self._longest = shortest, longest
+    def __init__(self) -> None:
         self._ends: dict[tuple[int, ...], int] = {}  # where the latest occurrence of these tokens ends
         self._indexed = 1  # occurrences that end before this position are in the table
 
     def propose(self, ids: Sequence[int], count: int) -> list[int]:
         """See `Proposer`."""
         for end in range(self._indexed, len(ids)):
-            for length in range(self._shortest, min(self._longest, end) + 1):
+            for length in range(SHORTEST_MATCH, min(LONGEST_MATCH, end) + 1):
                 self._ends[tuple(ids[end - length : end])] = end
         self._indexed = len(ids)
-        for length in range(min(self._longest, len(ids)), self._shortest - 1, -1):
+        for length in range(min(LONGEST_MATCH, len(ids)), SHORTEST_MATCH - 1, -1):
             end = self._ends.get(tuple(ids[-length:]), 0)
             if end:
                 return list(islice(cycle(ids[end : end + count]), count))
@@ -106,26 +106,12 @@ class DraftProposer:
     """
 
     def __init__(
-        self,
-        runner: ModelRunner,
-        config: GenerationConfig,
-        generator: random.Random,
-        capacity: int,
-        vocab_size: int,
-        prompt: int = 0,
+        self, runner: ModelRunner, config: GenerationConfig, generator: random.Random, prompt: int, vocab_size: int
     ) -> None:
-        """Prepare the draft model's cache.
-
-        Args:
-            runner: Runs the draft model.
-            config: Settings of the text.
-            generator: Random numbers of the row; guesses are sampled from a copy.
-            capacity: Maximum length of the text in tokens.
-            vocab_size: Only ids below it are guessed.
-            prompt: Number of tokens of the prompt.
-        """
+        """Prepare the draft model's cache for a prompt of `prompt` tokens; only ids below `vocab_size` are guessed."""
         self._runner, self._config, self._generator = runner, config, generator
         self._vocab_size, self._prompt = vocab_size, prompt
+        capacity = prompt + config.max_new_tokens - 1
         self._cache = cache_for(runner, 1, min(capacity, runner.model.config.max_position_embeddings))
         self._length = 0  # of the text at the last call
         self._proposed: list[int] = []
@@ -166,14 +152,7 @@ def proposers(
     config: GenerationConfig,
     vocab_size: int,
 ) -> dict[int, Proposer]:
-    """Return a proposer for each row; none without a `draft`.
-
-    Args:
-        draft: A smaller model, `"lookup"` or None.
-        prompts: Token ids of each row.
-        generators: Random numbers of each row.
-        config: Length and sampling.
-        vocab_size: Only ids below it are sampled.
+    """Return a proposer for each row, none without a `draft`; `prompts` and `generators` are by row.
 
     Raises:
         InputError: `draft` is none of these, or embeds fewer tokens than may be sampled.
@@ -189,11 +168,8 @@ def proposers(
             f"draft: embeds {draft.config.vocab_size} tokens, but the text may have {vocab_size}. "
             "Use a draft model with the same vocabulary"
         )
-    runner, more = model_runner_for(draft), config.max_new_tokens - 1
-    return {
-        row: DraftProposer(runner, config, generators[row], len(ids) + more, vocab_size, len(ids))
-        for row, ids in prompts.items()
-    }
+    runner = model_runner_for(draft)
+    return {row: DraftProposer(runner, config, generators[row], len(ids), vocab_size) for row, ids in prompts.items()}
 
 
 def check_vocabulary(tokenizer: Tokenizer, draft: Tokenizer) -> None:

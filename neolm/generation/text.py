@@ -13,12 +13,7 @@ class TextStream:
     """
 
     def __init__(self, stop: Sequence[str] = (), later: Sequence[str] = ()) -> None:
-        """Begin an empty text.
-
-        Args:
-            stop: Stop strings, found anywhere.
-            later: Stop strings that are not looked for in the white space at the beginning of the text.
-        """
+        """Begin an empty text; stop strings in `later` are not looked for in the white space at its beginning."""
         self.stopped = False
         self._stop, self._later = tuple(stop), tuple(later)
         self._blank = bool(later)  # only white space so far
@@ -41,13 +36,12 @@ class TextStream:
         text = self._pending + new
         begin = len(text) - len(text.lstrip()) if self._blank else 0  # where the search for `later` begins
         self._blank = self._blank and begin == len(text)
-        found = [text.find(stop) for stop in self._stop] + [text.find(stop, begin) for stop in self._later]
-        if any(place >= 0 for place in found):
+        searches = [(stop, 0) for stop in self._stop] + [(stop, begin) for stop in self._later]
+        found = [place for stop, start in searches if (place := text.find(stop, start)) >= 0]
+        if found:
             self.stopped, self._pending = True, ""
-            return text[: min(place for place in found if place >= 0)]
-        overlaps = [_overlap(text, stop) for stop in self._stop]
-        overlaps += [_overlap(text[begin:], stop) for stop in self._later]
-        final = len(text) - max(overlaps, default=0)
+            return text[: min(found)]
+        final = len(text) - max((_overlap(text[start:], stop) for stop, start in searches), default=0)
         self._pending = text[final:]
         return text[:final]
 

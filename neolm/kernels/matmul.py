@@ -40,14 +40,9 @@ def packed_activation_bytes(inputs: int) -> int:
 
 @njit(fastmath=FAST)
 def pack_activations(kind: int, x: Any, target: int, first: int, end: int) -> None:
-    """Pack inputs `first` to `end` of a row of activations for weights of format `kind`.
+    """Pack inputs `first` to `end` of a row of activations (K, fp32) for weights of format `kind`.
 
-    Args:
-        kind: Format of the weights.
-        x: The row (K), fp32.
-        target: Address of the packed row.
-        first: A multiple of 64.
-        end: A multiple of 64 or K; with K the padding is written too.
+    `target` is the address of the packed row; `first` and `end` are multiples of 64, or K: then padding is written too.
     """
     if kind == FP32 or (kind == BF16 and not HAS_AVX512_BF16):
         _pack_fp32(kind == BF16, x, target, first, end)
@@ -151,18 +146,9 @@ def _macrokernel(unit: int, tile: int, rows: int, make: Any) -> Any:
 
     @njit
     def macrokernel(
-        w: int,
-        stride: int,
-        scales: int,
-        k: int,
-        x: int,
-        x_stride: int,
-        m: int,
-        y: int,
-        y_stride: int,
-        first: int,
-        end: int,
+        weights: Any, stride: int, x: int, x_stride: int, m: int, y: int, y_stride: int, first: int, end: int
     ) -> None:
+        w, scales, k = weights[VALUES], weights[SCALES], weights[INPUTS]
         scale_stride = 2 * PANEL * (-(-k // GROUP))
         n = first
         while n < end:
@@ -206,28 +192,20 @@ def thread_outputs(outputs: int, rank: int, size: int) -> tuple[int, int]:
 
 @njit(inline="always")
 def matmul(weights: Any, x: int, x_stride: int, m: int, y: int, y_stride: int, first: int, end: int) -> None:
-    """Compute Y[:, first:end] = X W[first:end]^T without the bias.
+    """Compute Y[:, first:end] = X W[first:end]^T without the bias, for outputs from `thread_outputs`.
 
-    Args:
-        weights: Descriptor of the weights.
-        x: Address of M packed rows.
-        x_stride: Bytes from one packed row to the next.
-        m: Number of rows.
-        y: Address of the result, fp32, whose rows hold N padded to 16.
-        y_stride: Bytes from one row of the result to the next.
-        first: First output, from `thread_outputs`.
-        end: One more than the last output.
+    X (packed) and Y (fp32, rows of N padded to 16) are given by their addresses and the bytes from one row to the next.
     """
-    kind, w, scales, k = weights[FORMAT], weights[VALUES], weights[SCALES], weights[INPUTS]
+    kind, k = weights[FORMAT], weights[INPUTS]
     groups = -(-k // GROUP)
     if kind == FP32:
-        _fp32(w, 4 * k, 0, k, x, x_stride, m, y, y_stride, first, end)
+        _fp32(weights, 4 * k, x, x_stride, m, y, y_stride, first, end)
     elif kind == BF16:
-        _bf16(w, 2 * k, 0, k, x, x_stride, m, y, y_stride, first, end)
+        _bf16(weights, 2 * k, x, x_stride, m, y, y_stride, first, end)
     elif kind == INT8:
-        _int8(w, groups * GROUP * PANEL, scales, k, x, x_stride, m, y, y_stride, first, end)
+        _int8(weights, groups * GROUP * PANEL, x, x_stride, m, y, y_stride, first, end)
     else:
-        _int4(w, groups * GROUP * PANEL // 2, scales, k, x, x_stride, m, y, y_stride, first, end)
+        _int4(weights, groups * GROUP * PANEL // 2, x, x_stride, m, y, y_stride, first, end)
 
 
 @njit(inline="always")

@@ -16,7 +16,7 @@ from neolm.generation.batch import Batch, batches, generate_ids
 from neolm.generation.config import GenerationConfig
 from neolm.generation.generate import generate, stream
 from neolm.generation.kernel_runner import KernelRunner
-from neolm.generation.sampling import penalise, prompt_generators
+from neolm.generation.sampling import prompt_generators
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
 
@@ -164,9 +164,10 @@ def test_the_repetition_penalty_counts_prompt_and_continuation(neo: Decoder) -> 
     prompt, ids = [3, 4, 5], [3, 4, 5]
     with torch.inference_mode():
         for _ in range(20):
-            seen = torch.zeros(1, 310, dtype=torch.bool)
-            seen[0, ids] = True
-            ids.append(int(penalise(neo(torch.tensor([ids]))[:, -1, :310], seen, 1.7).argmax()))
+            logits = neo(torch.tensor([ids]))[0, -1, :310]
+            for token in set(ids):
+                logits[token] *= 1.7 if logits[token] < 0 else 1 / 1.7
+            ids.append(int(logits.argmax()))
     config = GenerationConfig(max_new_tokens=20, repetition_penalty=1.7)
     assert generate_ids(neo, [prompt], config, vocab_size=310) == [ids[3:]]
 

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from neolm.core.errors import NonFiniteError
 from neolm.generation.config import GenerationConfig
-from neolm.generation.sampling import distribution, draw, keep_top_k, keep_top_p, penalise, prompt_generators, sample
+from neolm.generation.sampling import (
+    apply_penalties,
+    distribution,
+    draw,
+    keep_top_k,
+    keep_top_p,
+    prompt_generators,
+    sample,
+)
 
 # Few distinct values on purpose: ties are where cutting goes wrong.
 values = st.one_of(st.integers(-3, 3).map(float), st.floats(-30, 30, width=32))
@@ -90,9 +98,9 @@ def test_the_order_is_temperature_then_top_k_then_top_p() -> None:
 
 @given(rows, st.floats(0.1, 10), st.data())
 def test_the_penalty_makes_seen_tokens_less_likely(row: list[float], penalty: float, data: st.DataObject) -> None:
-    logits = torch.tensor([row])
-    seen = torch.tensor([data.draw(st.lists(st.booleans(), min_size=len(row), max_size=len(row)))])
-    result = penalise(logits, seen, penalty)
+    logits = torch.tensor(row)
+    seen = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(row), max_size=len(row))))
+    result = apply_penalties(logits, seen.nonzero().flatten().tolist(), 0, GenerationConfig(repetition_penalty=penalty))
     assert torch.equal(result[~seen], logits[~seen])
     wanted = [x / penalty if x > 0 else x * penalty for x in logits[seen].tolist()]
     torch.testing.assert_close(result[seen], torch.tensor(wanted))
