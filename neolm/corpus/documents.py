@@ -32,11 +32,7 @@ class Document:
 
 
 def read_documents(corpus_directory: Path, split: Split) -> Iterator[Document]:
-    """The documents of one split in the order of the files, with a few in memory at a time.
-
-    Raises:
-        NeoLMError: `corpus_directory` is not a finished corpus.
-    """
+    """The documents of one split, with a few in memory at a time. Raises `NeoLMError` if the corpus is not finished."""
     require(corpus_directory, "corpus", "corpus build")
     for path in sorted((corpus_directory / "documents").glob(f"{split}-*.parquet")):
         with pq.ParquetFile(path) as file:

@@ -30,17 +30,9 @@ BATCH_CHARACTERS = 2**23  # characters in memory before they are written
 # `file` and `record`: where the row was read. `parent`: null unless the record states one.
 # `digest`: of the clean text, null for rejected rows. `size`: bytes of the raw text.
 SCRATCH_SCHEMA = pa.schema(
-    [
-        ("file", pa.int64()),
-        ("record", pa.int64()),
-        *(
-            (name, pa.large_string())
-            for name in ("id", "parent", "text", "source", "licence", "metadata", "reason", "digest")
-        ),
-        ("size", pa.int64()),
-        ("parts", pa.int64()),
-        ("mojibake", pa.bool_()),
-    ]
+    {"file": pa.int64(), "record": pa.int64()}
+    | dict.fromkeys(("id", "parent", "text", "source", "licence", "metadata", "reason", "digest"), pa.large_string())
+    | {"size": pa.int64(), "parts": pa.int64(), "mojibake": pa.bool_()}
 )
 
 

@@ -20,9 +20,6 @@ from neolm.models.trunk import Trunk
 class LanguageModelHead(nn.Linear):
     """Logits of the next token, or the loss of given next tokens, which never holds all logits."""
 
-    def __init__(self, hidden_size: int, vocab_size: int) -> None:
-        super().__init__(hidden_size, vocab_size, bias=False)
-
     def forward(  # type: ignore[override]
         self, hidden: Tensor, labels: Tensor | None = None, z_loss: float = 0.0
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -37,7 +34,7 @@ class Decoder(Trunk):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
-        self.head = LanguageModelHead(config.hidden_size, config.vocab_size)
+        self.head = LanguageModelHead(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
 

@@ -21,11 +21,7 @@ CONFIG_FILE = "config.json"
 
 
 def read_config(directory: str | Path) -> DecoderConfig:
-    """Configuration of the decoder that `config.json` in `directory` describes.
-
-    Raises:
-        InputError: no such file, not JSON, an unsupported model type or option, or an invalid value.
-    """
+    """Configuration in `config.json` of `directory`. Raises `InputError` if it is missing, invalid or not supported."""
     path = Path(directory) / CONFIG_FILE
     raw = _read_json(path)
     families = {family.model_type: family for family in FAMILIES.values()}

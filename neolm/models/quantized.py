@@ -56,8 +56,7 @@ class QuantizedLinear(nn.Module):
     def fill(self, weight: Tensor, device: torch.device) -> None:
         """Quantise and store weights (outputs, inputs)."""
         packed = pack(weight, self.bits)
-        self.register_buffer("values", packed.values.to(device))
-        self.register_buffer("scales", packed.scales.to(device))
+        self.values, self.scales = packed.values.to(device), packed.scales.to(device)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs), in x's type; products are in bfloat16 if the device is fast in it."""

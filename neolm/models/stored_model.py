@@ -58,11 +58,7 @@ class StoredModel:
         return parse_dtype(dtype) or (torch.float32 if slow else self.dtype)
 
     def load(self, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Decoder:
-        """Load the decoder, one parameter at a time, so that memory holds the weights only once.
-
-        Raises:
-            InputError: the model does not fit.
-        """
+        """Load one parameter at a time: memory holds the weights once. Raises `InputError` if they do not fit."""
         model, store = self.skeleton, self._storage(device, dtype, offload)
         sizes = [sum(math.prod(self.files.shapes[name]) for name in rule.theirs) for rule in self.rules]
         with task("Loading", sum(sizes), "weights") if sum(sizes) > PROGRESS_WEIGHTS else nullcontext() as progress:

@@ -11,6 +11,7 @@ holds for NFC text.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -76,11 +77,7 @@ class Tokenizer:
         return int(token_id)
 
     def id_to_token(self, token_id: int) -> str:
-        """The token with this id as it is spelled in the vocabulary. `decode([token_id])` returns its text.
-
-        Raises:
-            InputError: the vocabulary does not have this id.
-        """
+        """The token with this id as it is spelled in the vocabulary; `InputError` if there is none. See `decode`."""
         token = self.backend.id_to_token(token_id) if 0 <= token_id < self.size else None
         if token is None:
             raise self._unknown_id(token_id)
@@ -107,15 +104,8 @@ class Tokenizer:
     def encode_bytes(self, data: bytes) -> list[int]:
         """Token ids of any bytes. Bytes that are not UTF-8 become single-byte tokens."""
         ids: list[int] = []
-        start = 0
-        while start < len(data):
-            try:
-                return ids + self.encode(data[start:].decode("utf-8"))
-            except UnicodeDecodeError as error:
-                broken, end = start + error.start, start + error.end
-                ids += self.encode(data[start:broken].decode("utf-8"))
-                ids += [self._byte_id(byte) for byte in data[broken:end]]
-                start = end
+        for number, part in enumerate(re.split("([\udc80-\udcff])", data.decode("utf-8", "surrogateescape"))):
+            ids += [self._byte_id(ord(part) - 0xDC00)] if number % 2 else self.encode(part)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -123,11 +113,7 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact bytes of `ids`. Ids beyond the vocabulary, which a padded embedding has, are skipped.
-
-        Raises:
-            InputError: an id is negative.
-        """
+        """The exact bytes of `ids`. Ids of padding rows beyond the vocabulary are skipped, negative ones refused."""
         ids, table = list(ids), self._token_bytes
         if ids and min(ids) < 0:
             raise self._unknown_id(min(ids))
