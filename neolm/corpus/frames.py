@@ -6,7 +6,9 @@ are joined back at the end and sorted by id. Daft sorts in memory on one machine
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -20,7 +22,6 @@ from neolm.corpus.config import CorpusConfig
 from neolm.corpus.engine import daft
 from neolm.corpus.ingest import group_files, ingest
 from neolm.corpus.sources import RawFile
-from neolm.corpus.split import validation_score, validation_threshold
 from neolm.corpus.text import split_text
 
 col: Any = daft.col
@@ -29,6 +30,17 @@ SOURCES_SHOWN = 20
 _PART = daft.DataType.struct({"id": daft.DataType.string(), "text": daft.DataType.string()})
 
 _ingest: Any = daft.func(ingest, return_dtype=daft.DataType.int64())
+
+
+def validation_score(name: str) -> float:
+    """A number in [0, 1), uniform over ids and a function of the id alone: the first 53 bits of BLAKE2b.
+
+    So the split of a document stays the same as a corpus grows.
+    """
+    digest = hashlib.blake2b(name.encode("utf-8"), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
 _score: Any = daft.func(validation_score, return_dtype=daft.DataType.float64())
 
 
@@ -110,6 +122,20 @@ def _threshold(scores: Any, fraction: float) -> float:
     score = col("score")
     found = scores.agg(score.count().alias("units"), score.min().alias("smallest"), score.max().alias("largest"))
     return validation_threshold(**found.to_pylist()[0], fraction=fraction)
+
+
+def validation_threshold(units: int, smallest: float | None, largest: float | None, fraction: float) -> float:
+    """The score below which a unit (a document or a part) is for validation.
+
+    It is `fraction`, the share of units to hold out, unless one split would be empty. Then the unit with the smallest
+    score is the only one for validation, or the unit with the largest the only one for training. A single unit is for
+    training.
+    """
+    if units < 2 or smallest is None or largest is None:
+        return 0.0
+    if smallest >= fraction:
+        return math.nextafter(smallest, 1.0)
+    return min(fraction, largest)
 
 
 def _with_unique_ids(frame: Any) -> Any:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -153,14 +154,10 @@ def _tensors(names: list[str]) -> str:
 
 def _widest(files: WeightFiles, names: list[str]) -> torch.dtype:
     """Common type of the tensors `names`, the widest if they differ."""
-    result: torch.dtype | None = None
-    for name in names:
-        dtype = files.dtypes[name]
-        if dtype is None:
-            raise InputError(f"{files.directory}: the type of {name} is not one of {', '.join(DTYPE_NAMES)}")
-        result = dtype if result is None else torch.promote_types(result, dtype)
-    assert result is not None, "a decoder has parameters"
-    return result
+    unsupported = [name for name in names if files.dtypes[name] is None]
+    if unsupported:
+        raise InputError(f"{files.directory}: the type of {unsupported[0]} is not one of {', '.join(DTYPE_NAMES)}")
+    return reduce(torch.promote_types, {files.dtypes[name] for name in names})  # type: ignore[arg-type, return-value]
 
 
 def parse_dtype(request: str | torch.dtype | None) -> torch.dtype | None:

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neolm.corpus.split import validation_score, validation_threshold
+from neolm.corpus.frames import validation_score, validation_threshold
 
 SCORES = st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=30, unique=True)
 FRACTIONS = st.floats(0.001, 0.999)
