@@ -76,7 +76,7 @@ def export_gguf(
     stored = StoredModel(model_directory(source))
     if stored.bits:
         raise InputError(
-            f"{stored.files.directory}: the weights are quantised to {stored.bits} bits already; "
+            f"{stored.directory}: the weights are quantised to {stored.bits} bits already; "
             "give the model that they were quantised from"
         )
     keys = hyperparameters(stored.config)

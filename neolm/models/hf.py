@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,11 +20,11 @@ from neolm.core.device import choose_device
 from neolm.core.errors import InputError
 from neolm.core.files import storage_errors, write_json
 from neolm.models.config import DecoderConfig
-from neolm.models.decoder import Decoder, count_parameters
+from neolm.models.decoder import Decoder
 from neolm.models.hf_config import CONFIG_FILE, hf_config, quantization_config
 from neolm.models.hf_files import INDEX_SUFFIX, PICKLE, SAFETENSORS, write_weights
 from neolm.models.hf_names import published_tensors
-from neolm.models.quantized import check_quantize, is_packed, loaded_bytes
+from neolm.models.quantized import check_quantize, is_packed
 from neolm.models.stored_model import StoredModel, parse_dtype
 
 GENERATION_FILE = "generation_config.json"
@@ -52,50 +51,21 @@ def load_model(
     Raises:
         InputError: there is no complete model of a supported family, or it does not fit the free memory.
     """
-    bits = check_quantize(quantize)
     if offload not in (None, "disk"):
         raise InputError(f"offload: '{offload}' is not known; the only choice is disk")
-    stored, target = StoredModel(model_directory(path), bits), _device(device)
-    return stored.load(target, stored.dtype_on(target, dtype), offload is not None)
+    return open_model(path, device, dtype, quantize).load(offload is not None)
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """Facts about a model that is not loaded."""
-
-    directory: Path
-    config: DecoderConfig
-    dtype: torch.dtype
-    """Type that it is loaded in."""
-    bits: int | None
-    """Bits of quantised weights."""
-    size: int
-    """Bytes of memory that it takes when it is loaded."""
-    parameters: int
-
-
-def model_facts(
+def open_model(
     path: str | Path,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
-) -> ModelFacts:
-    """Facts about the model that `load_model` would load, from the files' headers; raises the same errors."""
+) -> StoredModel:
+    """The model that `load_model` loads with these arguments; only the files' headers are read."""
     bits = check_quantize(quantize)
-    stored = StoredModel(model_directory(path), bits)
-    loaded_dtype = stored.dtype_on(_device(device), dtype)
-    return ModelFacts(
-        directory=stored.files.directory,
-        config=stored.config,
-        dtype=loaded_dtype,
-        bits=stored.bits,
-        size=loaded_bytes(stored.skeleton, loaded_dtype),
-        parameters=count_parameters(stored.config),
-    )
-
-
-def _device(request: str | torch.device | None) -> torch.device:
-    return torch.device(choose_device("auto" if request is None else str(request)).value)
+    target = torch.device(choose_device("auto" if device is None else str(device)).value)
+    return StoredModel(model_directory(path), target, dtype, bits)
 
 
 def save_model(
@@ -128,8 +98,8 @@ def convert(
 ) -> DecoderConfig:
     """`load_model` and `save_model`: copy the model `source` to `target`; dtype None: as stored."""
     bits = check_quantize(quantize)
-    stored = StoredModel(model_directory(source), bits)
-    save_model(stored.load(torch.device("cpu"), parse_dtype(dtype) or stored.dtype), target)
+    stored = StoredModel(model_directory(source), None, dtype, bits)
+    save_model(stored.load(), target)
     return stored.config
 
 

@@ -36,7 +36,7 @@ class WeightFiles:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, torch.dtype | None] = {}  # None: not a supported floating-point type
         self._files: dict[str, Path] = {}
-        self._pickles: dict[Path, dict[str, Tensor]] = {}
+        self._pickles: dict[Path, dict[str, Tensor]] = {}  # opened when the first tensor is read
         for path, names in _weight_files(directory):
             (self._open_safetensors if path.suffix == ".safetensors" else self._open_pickle)(path)
             missing = sorted(name for name in names if self._files.get(name) != path)
@@ -46,7 +46,8 @@ class WeightFiles:
     def read(self, name: str) -> Tensor:
         """A copy of one tensor, on the CPU. Raises `InputError` if the file was changed after it was opened."""
         path = self._files[name]
-        if path in self._pickles:
+        if path.suffix != ".safetensors":
+            self._pickles[path] = self._pickles.get(path) or _read_pickle(path)
             return self._pickles[path][name].clone()
         try:
             with safe_open(path, framework="pt") as file:
@@ -65,25 +66,28 @@ class WeightFiles:
             raise InputError(f"{path}: truncated or corrupt, or not a safetensors file ({error})") from None
 
     def _open_pickle(self, path: Path) -> None:
-        try:
-            # Only the zip format can be mapped; files from before torch 1.6 are read whole.
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-            first = str(error).strip().split("\n", maxsplit=1)[0]
-            raise InputError(
-                f"{path}: refused, because it cannot be read as plain tensors (weights_only=True) and a pickle can run "
-                f"any code. If you trust it, convert it to safetensors ({first})"
-            ) from None
-        if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise InputError(f"{path}: refused, because it is not a mapping of names to tensors")
-        self._pickles[path] = tensors
-        for name, tensor in tensors.items():
+        for name, tensor in _read_pickle(path).items():
             self._add(path, name, tensor.shape, tensor.dtype if tensor.dtype in DTYPES.values() else None)
 
     def _add(self, path: Path, name: str, shape: Iterable[int], dtype: torch.dtype | None) -> None:
         if name in self._files:
             raise InputError(f"{path}: {name} is also in {self._files[name].name}")
         self._files[name], self.shapes[name], self.dtypes[name] = path, tuple(shape), dtype
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        # Only the zip format can be mapped; files from before torch 1.6 are read whole.
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        first = str(error).strip().split("\n", maxsplit=1)[0]
+        raise InputError(
+            f"{path}: refused, because it cannot be read as plain tensors (weights_only=True) and a pickle can run "
+            f"any code. If you trust it, convert it to safetensors ({first})"
+        ) from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise InputError(f"{path}: refused, because it is not a mapping of names to tensors")
+    return tensors
 
 
 def _weight_files(directory: Path) -> list[tuple[Path, list[str]]]:

@@ -16,7 +16,7 @@ from neolm.core.device import free_memory
 from neolm.core.errors import InputError
 from neolm.core.progress import gibibytes, say, task
 from neolm.models.config import DecoderConfig
-from neolm.models.decoder import Decoder
+from neolm.models.decoder import Decoder, count_parameters
 from neolm.models.families.family import Rule
 from neolm.models.hf_config import CONFIG_FILE, read_bits, read_config
 from neolm.models.hf_files import WeightFiles, listing
@@ -31,10 +31,18 @@ PROGRESS_WEIGHTS = 1e9  # a progress bar is shown from this many weights on
 class StoredModel:
     """A model in a directory, checked but not loaded: every parameter has its tensors, with the right shapes.
 
-    `bits` are those that the weights are quantised to when they are loaded; None: as stored.
+    `device`, `dtype` and `bits` are those that it is loaded with. None: the CPU, the stored type, the stored bits. If
+    the CPU is given, float16 is loaded as float32, because it is slow there.
     """
 
-    def __init__(self, directory: Path, bits: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        device: torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        bits: int | None = None,
+    ) -> None:
+        self.directory, self.device = directory, device or torch.device("cpu")
         self.config, self.bits, self.files = read_config(directory), read_bits(directory), WeightFiles(directory)
         if bits and self.bits and bits != self.bits:
             raise InputError(f"{directory}: the weights are quantised to {self.bits} bits, not {bits}")
@@ -48,23 +56,30 @@ class StoredModel:
         else:
             shapes = {name: parameter.shape for name, parameter in self.skeleton.named_parameters()}
             self.rules = _match(self.config, shapes, self.files)
-        self.dtype = _widest(self.files, [name for rule in self.rules for name in rule.theirs if not is_packed(name)])
+        stored = _widest(self.files, [name for rule in self.rules for name in rule.theirs if not is_packed(name)])
+        slow = stored == torch.float16 and device is not None and device.type == "cpu"
+        self.dtype = parse_dtype(dtype) or (torch.float32 if slow else stored)
         if bits and not self.bits:
             prepare_quantized(self.skeleton, bits)
             self.bits = bits
 
-    def dtype_on(self, device: torch.device, dtype: str | torch.dtype | None) -> torch.dtype:
-        """`dtype`; if it is None, the stored type, or float32 instead of float16 on a CPU."""
-        slow = self.dtype == torch.float16 and device.type == "cpu"
-        return parse_dtype(dtype) or (torch.float32 if slow else self.dtype)
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes when it is loaded."""
+        return loaded_bytes(self.skeleton, self.dtype)
 
-    def load(self, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Decoder:
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return count_parameters(self.config)
+
+    def load(self, offload: bool = False) -> Decoder:
         """Load one parameter at a time: memory holds the weights once. Raises `InputError` if they do not fit."""
-        model, store = self.skeleton, self._storage(device, dtype, offload)
+        model, store = self.skeleton, self._storage(offload)
         sizes = [sum(math.prod(self.files.shapes[name]) for name in rule.theirs) for rule in self.rules]
         with task("Loading", sum(sizes), "weights") if sum(sizes) > PROGRESS_WEIGHTS else nullcontext() as progress:
             for rule, size in zip(self.rules, sizes, strict=True):
-                set_tensor(model, rule.ours, self.read(rule), device, dtype, store)
+                set_tensor(model, rule.ours, self.read(rule), self.device, self.dtype, store)
                 if progress is not None:
                     progress.advance(size)
         if self.config.tie_embeddings and not model.quantized:
@@ -75,13 +90,13 @@ class StoredModel:
         """One parameter in our layout."""
         return gather(rule, [self.files.read(name) for name in rule.theirs], self.config.num_heads)
 
-    def _storage(self, device: torch.device, dtype: torch.dtype, offload: bool) -> Callable[[Tensor], Tensor]:
+    def _storage(self, offload: bool) -> Callable[[Tensor], Tensor]:
         """Memory for the loaded weights, which must fit."""
-        needed = loaded_bytes(self.skeleton, dtype)
+        needed, device = self.size, self.device
         free = free_memory(str(device)) if device.type in ("cpu", "cuda") else needed
         if not offload and needed > free:
             raise InputError(
-                f"{self.files.directory}: the model takes {gibibytes(needed)} of memory and {gibibytes(free)} are "
+                f"{self.directory}: the model takes {gibibytes(needed)} of memory and {gibibytes(free)} are "
                 "free; int4 weights (--quantize int4) take least, --offload disk runs it slowly"
             )
         if not offload:

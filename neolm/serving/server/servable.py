@@ -14,7 +14,7 @@ from neolm.core.files import digest_path
 from neolm.generation.config import generation_config
 from neolm.generation.generate import check_tokenizer
 from neolm.generation.kv_cache import block_bytes, blocks_for
-from neolm.models.hf import load_model, model_facts
+from neolm.models.hf import load_model, open_model
 from neolm.serving.engine import Engine
 from neolm.serving.request import Listener
 from neolm.serving.server.errors import ApiError
@@ -56,7 +56,7 @@ class GenerationModel:
     def __init__(self, name: str, path: str, device: str, settings: ServeConfig) -> None:
         """Read the headers of the files; nothing is loaded. Raises `InputError` if the model is not complete."""
         self.name, self._settings, self._device = name, settings, device
-        self.facts = model_facts(path, device, settings.dtype, settings.quantize)
+        self.facts = open_model(path, device, settings.dtype, settings.quantize)
         self.tokenizer = load_tokenizer(self.facts.directory)
         if self.tokenizer.size > self.facts.config.vocab_size:
             raise InputError(f"{path}: the tokenizer has more tokens than the model embeds")
