@@ -60,9 +60,6 @@ class Decoder(Trunk):
             labels: (B, T), the token after each of `input_ids`, -100 where it does not count. The result is then a pair
                 of sums over the tokens, in float32: the loss to minimise, and the cross-entropy in nats.
             z_loss: Weight of log^2 of the softmax's denominator in the loss to minimise.
-
-        Raises:
-            ValueError: arguments that cannot be combined.
         """
         if cache is not None and (attention_mask is not None or positions is None):
             raise ValueError(

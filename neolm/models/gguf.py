@@ -70,7 +70,7 @@ def export_gguf(
         quantize: "int8" for Q8_0, "int4" for Q4_0.
 
     Raises:
-        InputError: llama.cpp cannot compute this model, or it is not complete.
+        InputError: the model is not complete, or llama.cpp does not support it or its tokenizer.
         StorageError: the disk is full.
     """
     stored = StoredModel(model_directory(source))
@@ -79,12 +79,12 @@ def export_gguf(
             f"{stored.directory}: the weights are quantised to {stored.bits} bits already; "
             "give the model that they were quantised from"
         )
-    keys = hyperparameters(stored.config)
+    keys = _hyperparameters(stored.config)
     encoding = _encoding(stored.dtype, dtype, quantize)
     about: dict[str, Value] = {"general.type": "model", "general.file_type": ENCODINGS[encoding].file_number}
     if quantize is not None:
         about["general.quantization_version"] = QUANTIZATION_VERSION
-    words = vocabulary(tokenizer, stored.config, eos_token_id)
+    words = _vocabulary(tokenizer, stored.config, eos_token_id)
     write_gguf(target, keys | about | words, list(_items(stored, encoding)))
     return stored.config
 
@@ -130,8 +130,8 @@ def tensor_name(ours: str) -> str:
     return f"{NAMES[re.sub(r'[.][0-9]+[.]', '.#.', module)].replace('#', layer)}.{kind}"
 
 
-def hyperparameters(config: DecoderConfig) -> dict[str, Value]:
-    """Hyperparameters of `config` under llama.cpp's keys. Raises `InputError` if it cannot compute this decoder."""
+def _hyperparameters(config: DecoderConfig) -> dict[str, Value]:
+    """Hyperparameters of `config` under llama.cpp's keys."""
     family = FAMILIES[config.family]
     if family.gguf is None:
         known = " and ".join(dict.fromkeys(other.name for other in FAMILIES.values() if other.gguf))
@@ -166,12 +166,8 @@ def _check_expressible(config: DecoderConfig) -> None:
         raise refuse("rotary_fraction", f"it rotates pairs of channels, and this is {config.rotary_size} channels")
 
 
-def vocabulary(tokenizer: Mapping[str, Any], config: DecoderConfig, eos_token_id: int) -> dict[str, Value]:
-    """Content of a `tokenizer.json` under llama.cpp's keys; ids without a token are suppressed.
-
-    Raises:
-        InputError: llama.cpp does not support this tokenizer, or it has more tokens than the embedding has rows.
-    """
+def _vocabulary(tokenizer: Mapping[str, Any], config: DecoderConfig, eos_token_id: int) -> dict[str, Value]:
+    """Content of a `tokenizer.json` under llama.cpp's keys; ids without a token are suppressed."""
     model, added = tokenizer["model"], {token["id"]: token for token in tokenizer.get("added_tokens", [])}
     _check_tokenizer(tokenizer, model, list(added.values()))
     texts = {number: text for text, number in model["vocab"].items()}

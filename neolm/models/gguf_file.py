@@ -74,12 +74,7 @@ class Item:
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Value], items: Sequence[Item]) -> None:
-    """Write `path` with one tensor in memory at a time; the old file is replaced when the new one is complete.
-
-    Raises:
-        InputError: the file cannot be written, or a weight is too large for its encoding.
-        StorageError: the disk is full.
-    """
+    """Write `path` with one tensor in memory at a time; the old file is replaced when the new one is complete."""
     temporary = path.with_name(f".{path.name}.tmp")
     total = sum(math.prod(item.shape) for item in items)
     with (
