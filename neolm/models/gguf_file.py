@@ -15,10 +15,9 @@ Shapes: N rows, K numbers in each, M blocks.
 from __future__ import annotations
 
 import math
-import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from neolm.core.errors import InputError
-from neolm.core.files import storage_errors, sync_directory
+from neolm.core.files import replacement
 from neolm.core.progress import task
 
 Value = bool | int | float | str | list[int] | list[str]
@@ -75,27 +74,14 @@ class Item:
 
 def write_gguf(path: Path, metadata: Mapping[str, Value], items: Sequence[Item]) -> None:
     """Write `path` with one tensor in memory at a time; the old file is replaced when the new one is complete."""
-    temporary = path.with_name(f".{path.name}.tmp")
     total = sum(math.prod(item.shape) for item in items)
-    with (
-        storage_errors(path),
-        task("Writing", total, "weights") if total > PROGRESS_WEIGHTS else nullcontext() as progress,
-    ):
-        try:
-            with temporary.open("wb") as file:
-                file.write(_head(metadata, items))
-                for item in items:
-                    _write(file, item)
-                    if progress is not None:
-                        progress.advance(math.prod(item.shape))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_directory(path.parent)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+    shown = task("Writing", total, "weights") if total > PROGRESS_WEIGHTS else nullcontext()
+    with replacement(path) as file, shown as progress:
+        file.write(_head(metadata, items))
+        for item in items:
+            _write(file, item)
+            if progress is not None:
+                progress.advance(math.prod(item.shape))
 
 
 def _head(metadata: Mapping[str, Value], items: Sequence[Item]) -> bytes:

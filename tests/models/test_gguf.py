@@ -452,7 +452,7 @@ def test_a_full_disk_leaves_the_old_file(directory: Path, tmp_path: Path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     (tmp_path / "model.gguf").write_bytes(b"old")
-    monkeypatch.setattr(gguf_file.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match=r"model\.gguf: the disk is full"):
         export(directory, tmp_path / "model.gguf")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("model.gguf", b"old")]
