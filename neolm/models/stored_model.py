@@ -56,7 +56,10 @@ class StoredModel:
         else:
             shapes = {name: parameter.shape for name, parameter in self.skeleton.named_parameters()}
             self.rules = _match(self.config, shapes, self.files)
-        stored = _widest(self.files, [name for rule in self.rules for name in rule.theirs if not is_packed(name)])
+        types = {self.files.dtypes[name]: name for rule in self.rules for name in rule.theirs if not is_packed(name)}
+        if None in types:
+            raise InputError(f"{directory}: the type of {types[None]} is not one of {', '.join(DTYPE_NAMES)}")
+        stored: torch.dtype = reduce(torch.promote_types, types)  # type: ignore[arg-type, assignment]
         slow = stored == torch.float16 and device is not None and device.type == "cpu"
         self.dtype = parse_dtype(dtype) or (torch.float32 if slow else stored)
         if bits and not self.bits:
@@ -165,14 +168,6 @@ def _resolve_tied_head(config: DecoderConfig, found: dict[str, str], files: Weig
 
 def _tensors(names: list[str]) -> str:
     return "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
-
-
-def _widest(files: WeightFiles, names: list[str]) -> torch.dtype:
-    """Common type of the tensors `names`, the widest if they differ."""
-    unsupported = [name for name in names if files.dtypes[name] is None]
-    if unsupported:
-        raise InputError(f"{files.directory}: the type of {unsupported[0]} is not one of {', '.join(DTYPE_NAMES)}")
-    return reduce(torch.promote_types, {files.dtypes[name] for name in names})  # type: ignore[arg-type, return-value]
 
 
 def parse_dtype(request: str | torch.dtype | None) -> torch.dtype | None:
