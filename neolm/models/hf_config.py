@@ -23,7 +23,7 @@ CONFIG_FILE = "config.json"
 def read_config(directory: str | Path) -> DecoderConfig:
     """Configuration in `config.json` of `directory`. Raises `InputError` if it is missing, invalid or not supported."""
     path = Path(directory) / CONFIG_FILE
-    raw = _read_json(path)
+    raw = read_json(path)
     families = {family.model_type: family for family in FAMILIES.values()}
     family = families.get(str(raw.get("model_type")))
     if family is None:
@@ -50,7 +50,7 @@ def read_config(directory: str | Path) -> DecoderConfig:
 def read_bits(directory: str | Path) -> int | None:
     """Bits of quantised weights in `directory`, else None. Raises `InputError` if another method quantised them."""
     path = Path(directory) / CONFIG_FILE
-    entry = _read_json(path).get("quantization_config")
+    entry = read_json(path).get("quantization_config")
     if not entry:
         return None
     method = entry.get("quant_method") if isinstance(entry, dict) else entry
@@ -86,6 +86,8 @@ def hf_config(config: DecoderConfig) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a model directory. Raises `InputError` if there is none."""
+    if not path.is_file():
+        raise InputError(f"{path.parent}: not a model directory, it has no {path.name}")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -95,9 +97,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InputError(f"{path}: a JSON object is expected here, this is a {type(raw).__name__}")
     return raw
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path.parent}: not a model directory, it has no {CONFIG_FILE}")
-    return read_json(path)
