@@ -97,8 +97,7 @@ def convert(
     source: str | Path, target: str | Path, dtype: str | torch.dtype | None = None, quantize: str | None = None
 ) -> DecoderConfig:
     """`load_model` and `save_model`: copy the model `source` to `target`; dtype None: as stored."""
-    bits = check_quantize(quantize)
-    stored = StoredModel(model_directory(source), None, dtype, bits)
+    stored = StoredModel(model_directory(source), None, dtype, check_quantize(quantize))
     save_model(stored.load(), target)
     return stored.config
 

@@ -72,12 +72,9 @@ class DiskStorage:
 
     def store(self, tensor: Tensor) -> Tensor:
         """A copy of `tensor` on disk. Raises `StorageError` if the disk is full."""
-        if tensor.numel() == 0:
-            return tensor
-        shape, dtype = tensor.shape, tensor.dtype
         raw = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
         with storage_errors(self.folder), tempfile.TemporaryFile(dir=self.folder) as file:
             raw.tofile(file)
             file.flush()
             mapped = np.memmap(file, np.uint8, "r+")
-        return torch.from_numpy(mapped).view(dtype).view(shape)
+        return torch.from_numpy(mapped).view(tensor.dtype).view(tensor.shape)
