@@ -22,10 +22,6 @@ Action = Callable[[Path, Any, Recipe], object]
 """Takes the output directory, the section of the recipe and the whole recipe."""
 
 
-def _no_check(output: Path, config: Any, recipe: Recipe) -> None:
-    """Nothing about this stage can be checked before it is built."""
-
-
 @dataclass(frozen=True)
 class StageRow:
     """Everything that is known about a stage."""
@@ -40,7 +36,7 @@ class StageRow:
     """Stages that it reads."""
     resumable: bool = False
     """Built in place over several sessions, and never rebuilt by itself."""
-    check: Action = _no_check
+    check: Action = lambda output, config, recipe: None
     """Raises InputError for mistakes that the recipe alone shows, before anything is built."""
     counts: Mapping[str, str] = field(default_factory=dict)
     """Words for the counts of its manifest, by dotted key; other counts are shown by their key."""

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neolm.core.container import memory_left
 from neolm.core.errors import SettingError
 
 if TYPE_CHECKING:
@@ -92,11 +91,7 @@ def cpu_name() -> str:
 
 def _proc(file: str, key: str) -> str:
     """The value of the first line `key: value` in a file of Linux's /proc; empty if there is none."""
-    try:
-        lines = Path("/proc", file).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
+    return next((line.partition(":")[2].strip() for line in _lines(Path("/proc", file)) if line.startswith(key)), "")
 
 
 def memory_bytes() -> tuple[int, int]:
@@ -116,6 +111,40 @@ def free_memory(device: str = "cpu") -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     free, allowed = memory_bytes()[1], memory_left()
     return free if allowed is None else min(free, allowed)
+
+
+def memory_left(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that this process may still allocate within Linux's control groups, which containers use; None: no limit.
+
+    Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. Inactive file pages count as
+    used there but are reclaimed on demand, so they count as free here.
+    """
+    left = []
+    for line in _lines(proc / "self" / "cgroup"):
+        _, controllers, path = line.split(":", maxsplit=2)
+        if controllers == "":
+            root, limit, used, idle = groups, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            root, limit, used = groups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            idle = "total_inactive_file"
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):  # a limit of a group holds for all groups in it
+            found = [next(iter(_lines(folder / name)), "") for name in (limit, used)]
+            if all(text.isdigit() for text in found):
+                statistics = dict(line.split()[:2] for line in _lines(folder / "memory.stat"))
+                left.append(int(found[0]) - int(found[1]) + int(statistics.get(idle, 0)))
+            if folder == root:
+                break
+    return max(0, min(left)) if left else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
 
 
 def usable_cores() -> int:

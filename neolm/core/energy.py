@@ -2,10 +2,23 @@
 
 RAPL counts whole processors and NVML whole GPUs, so the energy of other processes is included. Where only one of the
 two is available, the method names what is missing. An estimate is never added to a measurement.
+
+RAPL are the energy counters of Intel and AMD processors under Linux (the kernel's
+Documentation/power/powercap/powercap.rst). A whole processor is a zone `/sys/class/powercap/intel-rapl:N` (on AMD too)
+named `package-N`. Other zones would count energy twice: `intel-rapl:N:M` are parts of a package, `psys` contains the
+packages, `intel-rapl-mmio:N` is the same counter. Memory outside the package, disks and fans are not counted.
+
+NVML has the energy counters of NVIDIA GPUs (Volta and later), read through the driver's C library (the NVML API
+reference, `nvmlDeviceGetTotalEnergyConsumption`: millijoules since the driver was loaded, in 64 bits). Only the GPUs in
+`CUDA_VISIBLE_DEVICES` are counted. Its numbers are taken as NVML's, which are in bus order (on machines with different
+GPUs set CUDA_DEVICE_ORDER=PCI_BUS_ID, so that CUDA uses the same order). A part of a GPU (MIG) has no counter.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import re
 import threading
 import time
 import weakref
@@ -14,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.device import usable_cores
-from neolm.core.nvml import LIBRARY, gpus
-from neolm.core.rapl import packages
+
+LIBRARY = "libnvidia-ml.so.1"
+NAME_SIZE = 96  # bytes of a name or a UUID, NVML_DEVICE_UUID_V2_BUFFER_SIZE
 
 # Package power of a busy server core with its share of memory and fans. Laptops use less, so this is an upper bound.
 WATTS_PER_CORE = 15.0
@@ -94,3 +108,113 @@ def _poll(meter: weakref.ref[EnergyMeter], ended: threading.Event) -> None:
         if found is not None:
             found.joules()
         del found
+
+
+class Package:
+    """Energy counter of one processor, in microjoules; it wraps around at its maximum."""
+
+    def __init__(self, zone: Path) -> None:
+        """Start counting at the present value.
+
+        Raises:
+            OSError, ValueError: the zone cannot be read, or contains no numbers.
+        """
+        self.name = _line(zone / "name")
+        self._file = zone / "energy_uj"
+        self._range = int(_line(zone / "max_energy_range_uj"))
+        self._last, self._used = int(_line(self._file)), 0
+
+    def joules(self) -> float:
+        """Joules used since the start. Must be read at least once per wrap-around (minutes under load).
+
+        Raises:
+            OSError, ValueError: the counter can no longer be read.
+        """
+        now = int(_line(self._file))
+        self._used += now - self._last + (self._range if now < self._last else 0)
+        self._last = now
+        return self._used / 1e6
+
+
+def packages(system: Path) -> tuple[list[Package], str]:
+    """Counters of all processors under `system` (`/sys`), or none and the reason: all are readable or none is used."""
+    found = []
+    for zone in sorted((system / "class" / "powercap").glob("intel-rapl:*")):
+        try:
+            if re.fullmatch(r"intel-rapl:\d+", zone.name) and _line(zone / "name").startswith("package"):
+                found.append(Package(zone))
+        except PermissionError:
+            return [], "RAPL may only be read by root"
+        except (OSError, ValueError):
+            return [], "RAPL cannot be read"
+    return found, "" if found else "no counter found"
+
+
+def _line(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip()
+
+
+class Gpu:
+    """Energy counter of one GPU, in millijoules."""
+
+    def __init__(self, library: Any, handle: ctypes.c_void_p, index: int) -> None:
+        """Start counting at the present value.
+
+        Raises:
+            OSError: this GPU has no counter.
+        """
+        self._library, self._handle = library, handle
+        self.name = f"GPU {index} {_text(library.nvmlDeviceGetName, handle)}".strip()
+        self._start = self._millijoules()
+
+    def joules(self) -> float:
+        """Joules used since the start.
+
+        Raises:
+            OSError: the counter can no longer be read.
+        """
+        return (self._millijoules() - self._start) / 1000
+
+    def _millijoules(self) -> int:
+        energy = ctypes.c_ulonglong()
+        _check(self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle, ctypes.byref(energy)))
+        return energy.value
+
+
+def gpus(path: str = LIBRARY) -> list[Gpu]:
+    """Counters of the GPUs that this process may use; empty without a driver, or if one of the GPUs has no counter."""
+    found, count = [], ctypes.c_uint()
+    try:
+        library = ctypes.CDLL(path)
+        _check(library.nvmlInit_v2())
+        _check(library.nvmlDeviceGetCount_v2(ctypes.byref(count)))
+        for index in range(count.value):
+            handle = ctypes.c_void_p()
+            _check(library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle)))
+            if _visible(index, _text(library.nvmlDeviceGetUUID, handle)):
+                found.append(Gpu(library, handle, index))
+    except (OSError, AttributeError):  # no library, an NVML error, or a library without the function
+        return []
+    return found
+
+
+def _visible(index: int, uuid: str) -> bool:
+    """Whether `CUDA_VISIBLE_DEVICES` lets this process use a GPU: by number, or by the first part of its UUID."""
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is None:
+        return True
+    names = [name.strip() for name in asked.split(",")]
+    return any(name == str(index) or (name.startswith("GPU-") and uuid.startswith(name)) for name in names)
+
+
+def _text(function: Any, handle: ctypes.c_void_p) -> str:
+    """The text that an NVML function returns for a GPU."""
+    text = ctypes.create_string_buffer(NAME_SIZE)
+    _check(function(handle, text, ctypes.c_uint(NAME_SIZE)))
+    return text.value.decode("utf-8", "replace")
+
+
+def _check(status: int) -> None:
+    """Raise OSError if the status is an error."""
+    if status != 0:
+        raise OSError(f"NVML error {status}")

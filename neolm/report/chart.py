@@ -1,4 +1,4 @@
-"""Line charts as SVG pictures, drawn without a plotting library; without interaction or a second y axis."""
+"""Line charts and horizontal bars as SVG pictures, drawn without a plotting library and without interaction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from neolm.report.svg import CHARACTER, NARROW, Scale, clipped, picture, scale, shown, text, toned
+from neolm.report.svg import CHARACTER, NARROW, TONES, Scale, clipped, picture, scale, shown, text, toned
 
 Point = tuple[float, float]
 Frame = tuple[float, float, float, float]  # left, top, right, bottom
@@ -62,7 +62,7 @@ def line_chart(
     values = [y for line in lines for _, y in line.points]
     low, high = _robust_range(values)
     y_ticks = nice_ticks(min(low, 0.0) if zero_y else low, high, 5)
-    names, names_height = _legend(_entries(lines, marks, legend), y_label, width)
+    names, names_height = _legend(lines, marks, legend, y_label, width)
     left = 16 + CHARACTER * max(len(tick_label(tick, y_ticks)) for tick in y_ticks)
     frame = (left, 14.0 + names_height, width - 18.0, height - 40.0)
     places = list(marks.places) if marks else []
@@ -144,8 +144,8 @@ def _grid(x_ticks: Sequence[float], y_ticks: Sequence[float], to_x: Scale, to_y:
     return parts
 
 
-def _entries(lines: Sequence[Line], marks: Marks | None, names: bool) -> list[tuple[str, str]]:
-    """`(mark, label)` of each entry of the legend: lines with their last values (if `names`), and marks."""
+def _legend(lines: Sequence[Line], marks: Marks | None, names: bool, y_label: str, width: float) -> tuple[str, float]:
+    """The label of the y axis, the lines with their last values (if `names`) and the marks, wrapped; and the height."""
     found = []
     for number, line in enumerate(lines if names else []):
         if line.points:
@@ -153,13 +153,8 @@ def _entries(lines: Sequence[Line], marks: Marks | None, names: bool) -> list[tu
             found.append((toned(number, f'<path class="line" d="M0 -4h18"/>{dot}'), f"{line.name} {_last(line)}"))
     if marks and marks.places:
         found.append((toned(len(lines), '<path class="mark" d="M9 -10v12"/>'), f"{marks.name} {len(marks.places)}"))
-    return found
-
-
-def _legend(entries: Sequence[tuple[str, str]], y_label: str, width: float) -> tuple[str, float]:
-    """The label of the y axis and the entries, wrapped to the width; and their height."""
     parts, x, y = [text(10, 18, y_label, style="muted")], 10.0 + (CHARACTER * len(y_label) + 20), 18.0
-    for mark, name in entries:
+    for mark, name in found:
         label = clipped(name, width - 44)
         if x + 26 + CHARACTER * len(label) > width:
             x, y = 10.0, y + 20
@@ -227,3 +222,51 @@ def tick_label(value: float, ticks: Sequence[float]) -> str:
 
 def _decimals(step: float) -> int:
     return max(0, min(6, -math.floor(math.log10(step) + SLACK))) if step > 0 else 0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One horizontal bar from `start` to `start + value`."""
+
+    name: str
+    value: float
+    label: str = ""
+    """Text next to the bar; its value if empty."""
+    interval: tuple[float, float] | None = None
+    """A confidence interval, drawn as a whisker."""
+    start: float = 0.0
+    quiet: bool = False
+    """Draw it in grey, for values to compare with."""
+    tone: int = 0
+    """Number of the line whose colour it has."""
+
+
+def bar_chart(bars: Sequence[Bar], title: str, width: int = 720) -> str:
+    """Horizontal bars from a common zero, each with its name, its label and, where given, its interval."""
+    labels = [bar.label or shown(bar.value) for bar in bars]
+    beside = width >= NARROW
+    name_width = 12 + CHARACTER * max((len(bar.name) for bar in bars), default=0) if beside else 0.0
+    name_width = min(name_width, width * 0.45)
+    label_width = 22 + CHARACTER * max((len(label) for label in labels), default=0)
+    row, thick, top = (34, 18, 10) if beside else (52, 16, 6)
+    ends = [max(bar.start + bar.value, *(bar.interval or (0, 0))) for bar in bars]
+    to_x = scale(0.0, max([*ends, 0.0]) or 1.0, 10 + name_width, max(width - label_width, 20 + name_width))
+    parts, end = [], top + row * len(bars)
+    for number, (bar, label) in enumerate(zip(bars, labels, strict=True)):
+        y = top + row * number + (row - thick) / 2 + (0 if beside else 9)
+        name = clipped(bar.name, name_width - 12 if beside else width - 20)
+        middle = y + thick / 2 + 4
+        parts.append(text(name_width, middle, name, "end") if beside else text(10, y - 6, name))
+        x, right = to_x(bar.start), max(to_x(bar.start + bar.value), to_x(bar.start) + 1.5)
+        tone = "quiet" if bar.quiet else TONES[bar.tone % len(TONES)]
+        shape = f'<rect class="bar" x="{x:.1f}" y="{y:.1f}" width="{right - x:.1f}" height="{thick}" rx="2"/>'
+        parts.append(f'<g class="{tone}">{shape}</g>')
+        if bar.interval:
+            (low, high), centre = map(to_x, bar.interval), y + thick / 2
+            path = f"M{low:.1f} {centre:.1f}H{high:.1f}M{low:.1f} {centre - 5:.1f}v10M{high:.1f} {centre - 5:.1f}v10"
+            parts.append(f'<path class="whisker halo" d="{path}"/><path class="whisker" d="{path}"/>')
+            right = max(right, high)
+        parts.append(text(right + 8, middle, label))
+    parts.append(f'<path class="grid" d="M{to_x(0):.1f} {top}V{end}"/>')
+    words = "; ".join(f"{bar.name}: {label}" for bar, label in zip(bars, labels, strict=True))
+    return picture(width, end + 8, title, words or "There is nothing to draw.", parts)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from neolm.core.files import write_text
 from neolm.core.progress import duration
-from neolm.report.bars import Bar, bar_chart
+from neolm.report.chart import Bar, bar_chart
 from neolm.report.curves import loss_figure, stability_figures
 from neolm.report.pages import Figure, data_size, render
 from neolm.report.run_files import DIGITS, Run, read_run

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neolm.core.progress import count
-from neolm.report.bars import Bar, bar_chart
+from neolm.report.chart import Bar, bar_chart
 from neolm.report.pages import Figure
 from neolm.report.run_files import Run
 

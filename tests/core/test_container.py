@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from neolm.core.container import memory_left
+from neolm.core.device import memory_left
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neolm.report.bars import Bar, bar_chart
-from neolm.report.chart import Line, Marks, line_chart, nice_ticks, smoothed, thinned, tick_label
+from neolm.report.chart import Bar, Line, Marks, bar_chart, line_chart, nice_ticks, smoothed, thinned, tick_label
 from neolm.report.svg import DASHES, TONES, shown, swatch
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
