@@ -105,7 +105,6 @@ def _load() -> str:
 
 
 def _missing() -> list[str]:
-    """Packages that cannot be imported, each with its reason."""
     problems = []
     for name in ("daft", "tokenizers", "safetensors", "zstandard", "pyarrow", "huggingface_hub"):
         try:

@@ -31,7 +31,7 @@ from neolm.core.device import usable_cores
 LIBRARY = "libnvidia-ml.so.1"
 NAME_SIZE = 96  # bytes of a name or a UUID, NVML_DEVICE_UUID_V2_BUFFER_SIZE
 
-# Package power of a busy server core with its share of memory and fans. Laptops use less, so this is an upper bound.
+# _Package power of a busy server core with its share of memory and fans. Laptops use less, so this is an upper bound.
 WATTS_PER_CORE = 15.0
 
 POLL_SECONDS = 60.0  # a package of 1 kW wraps the smallest RAPL counter (65 kJ) in 65 seconds
@@ -44,8 +44,8 @@ class EnergyMeter:
     def __init__(self, system: Path = Path("/sys"), nvml: str = LIBRARY) -> None:
         """Open the counters under `system` and in the library `nvml`."""
         self._began = time.monotonic()
-        self._packages, self._why = packages(system)
-        self._gpus = gpus(nvml)
+        self._packages, self._why = _read_packages(system)
+        self._gpus = _open_gpus(nvml)
         self._lock = threading.Lock()
         if self._packages:
             ended = threading.Event()
@@ -110,39 +110,33 @@ def _poll(meter: weakref.ref[EnergyMeter], ended: threading.Event) -> None:
         del found
 
 
-class Package:
-    """Energy counter of one processor, in microjoules; it wraps around at its maximum."""
+class _Package:
+    """Energy counter of one processor, in microjoules; it wraps around at its maximum.
+
+    Its methods raise OSError or ValueError if the zone cannot be read, or contains no numbers.
+    """
 
     def __init__(self, zone: Path) -> None:
-        """Start counting at the present value.
-
-        Raises:
-            OSError, ValueError: the zone cannot be read, or contains no numbers.
-        """
         self.name = _line(zone / "name")
         self._file = zone / "energy_uj"
         self._range = int(_line(zone / "max_energy_range_uj"))
         self._last, self._used = int(_line(self._file)), 0
 
     def joules(self) -> float:
-        """Joules used since the start. Must be read at least once per wrap-around (minutes under load).
-
-        Raises:
-            OSError, ValueError: the counter can no longer be read.
-        """
+        """Joules used since the start. Must be read at least once per wrap-around (minutes under load)."""
         now = int(_line(self._file))
         self._used += now - self._last + (self._range if now < self._last else 0)
         self._last = now
         return self._used / 1e6
 
 
-def packages(system: Path) -> tuple[list[Package], str]:
+def _read_packages(system: Path) -> tuple[list[_Package], str]:
     """Counters of all processors under `system` (`/sys`), or none and the reason: all are readable or none is used."""
     found = []
     for zone in sorted((system / "class" / "powercap").glob("intel-rapl:*")):
         try:
             if re.fullmatch(r"intel-rapl:\d+", zone.name) and _line(zone / "name").startswith("package"):
-                found.append(Package(zone))
+                found.append(_Package(zone))
         except PermissionError:
             return [], "RAPL may only be read by root"
         except (OSError, ValueError):
@@ -154,25 +148,16 @@ def _line(path: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
-class Gpu:
-    """Energy counter of one GPU, in millijoules."""
+class _Gpu:
+    """Energy counter of one GPU, in millijoules. Its methods raise OSError if there is none or it cannot be read."""
 
     def __init__(self, library: Any, handle: ctypes.c_void_p, index: int) -> None:
-        """Start counting at the present value.
-
-        Raises:
-            OSError: this GPU has no counter.
-        """
         self._library, self._handle = library, handle
         self.name = f"GPU {index} {_text(library.nvmlDeviceGetName, handle)}".strip()
         self._start = self._millijoules()
 
     def joules(self) -> float:
-        """Joules used since the start.
-
-        Raises:
-            OSError: the counter can no longer be read.
-        """
+        """Joules used since the start."""
         return (self._millijoules() - self._start) / 1000
 
     def _millijoules(self) -> int:
@@ -181,7 +166,7 @@ class Gpu:
         return energy.value
 
 
-def gpus(path: str = LIBRARY) -> list[Gpu]:
+def _open_gpus(path: str) -> list[_Gpu]:
     """Counters of the GPUs that this process may use; empty without a driver, or if one of the GPUs has no counter."""
     found, count = [], ctypes.c_uint()
     try:
@@ -192,7 +177,7 @@ def gpus(path: str = LIBRARY) -> list[Gpu]:
             handle = ctypes.c_void_p()
             _check(library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle)))
             if _visible(index, _text(library.nvmlDeviceGetUUID, handle)):
-                found.append(Gpu(library, handle, index))
+                found.append(_Gpu(library, handle, index))
     except (OSError, AttributeError):  # no library, an NVML error, or a library without the function
         return []
     return found
@@ -208,13 +193,11 @@ def _visible(index: int, uuid: str) -> bool:
 
 
 def _text(function: Any, handle: ctypes.c_void_p) -> str:
-    """The text that an NVML function returns for a GPU."""
     text = ctypes.create_string_buffer(NAME_SIZE)
     _check(function(handle, text, ctypes.c_uint(NAME_SIZE)))
     return text.value.decode("utf-8", "replace")
 
 
 def _check(status: int) -> None:
-    """Raise OSError if the status is an error."""
     if status != 0:
         raise OSError(f"NVML error {status}")

@@ -131,8 +131,7 @@ def table(rows: list[tuple[Any, ...]]) -> str:
 
 def wide_table(rows: list[tuple[str, ...]]) -> str:
     """A table whose last column wraps to the width of the terminal; without a terminal it does not wrap."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    widths = [min(width, 44) for width in widths]
+    widths = [min(44, max(len(row[i]) for row in rows)) for i in range(len(rows[0]) - 1)]
     indent = sum(widths) + 2 * len(widths)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     room = max(30, columns - indent)

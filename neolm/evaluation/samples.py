@@ -36,8 +36,8 @@ def samples(
         model, tokenizer, prompts, max_new_tokens=config.sample_tokens, temperature=config.temperature, seed=config.seed
     )
     greedy = generate(model, tokenizer, prompts, max_new_tokens=config.sample_tokens)
-    written = [{"sampled": drawn, "greedy": likeliest} for drawn, likeliest in zip(sampled, greedy, strict=True)]
-    return [row | texts for row, texts in zip(rows, written, strict=True)]
+    written = zip(rows, sampled, greedy, strict=True)
+    return [row | {"sampled": drawn, "greedy": likeliest} for row, drawn, likeliest in written]
 
 
 def first_words(text: str) -> str:

@@ -20,6 +20,7 @@ from neolm.core.progress import count, duration, table
 from neolm.report.chart import Bar, Line, Point, bar_chart
 from neolm.report.curves import CURVES, Curve, large_figure, small_figure
 from neolm.report.pages import GENERATOR, Figure, energy_amount, render
+from neolm.report.run_files import score_protocol
 from neolm.report.svg import swatch
 from neolm.report.training_run import TrainingRun, read_training_runs
 
@@ -256,7 +257,7 @@ def notes(runs: Runs) -> list[str]:
 
 def _measured_texts(runs: Runs) -> set[str]:
     """Digests of the texts that bits per byte were measured on."""
-    return {str(run.protocol.get("data", {}).get("digest")) for run in runs if run.bits_per_byte}
+    return {str(score_protocol(run.scores).get("data", {}).get("digest")) for run in runs if run.bits_per_byte}
 
 
 def _differ(runs: Runs, name: str) -> bool:

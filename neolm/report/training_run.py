@@ -14,7 +14,7 @@ from neolm.core.artifact import Manifest, read_manifest
 from neolm.core.errors import InputError
 from neolm.core.metrics import points, read_metrics
 from neolm.report.chart import Point, steady
-from neolm.report.run_files import DIGITS, read_scores, score_protocol
+from neolm.report.run_files import DIGITS, read_scores
 from neolm.report.scores import Score, read_score
 
 
@@ -29,11 +29,6 @@ class TrainingRun:
     manifest: Manifest | None
     scores: Mapping[str, Any]
     """`scores.json` of its run; empty if it was not evaluated or was trained further since then."""
-
-    @property
-    def protocol(self) -> Mapping[str, Any]:
-        """The data and the settings of the measurement; empty if there is none."""
-        return score_protocol(self.scores)
 
     @property
     def bits_per_byte(self) -> Score | None:
