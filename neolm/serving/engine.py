@@ -5,13 +5,9 @@
         request = engine.submit([1, 2, 3], config, listener)
         for token_id in listener: ...
 
-With the same seed, a request gets the same tokens as when it is served alone. On a CPU this holds bit by bit, since no
-sum depends on the other requests, with one exception: a prefix found in the cache is not computed again, and may differ
-in the last bit from computing it in this request's own chunks. With `strict` only prefixes with equal bits are shared;
-on a GPU `strict` also computes each request alone.
-
-Not included: several models (see `neolm.serving.server.model_pool`), text (see `neolm.generation.text`), speculative
-decoding.
+With the same seed, a request gets the same tokens as when it is served alone. On a CPU this holds bit by bit, except
+that a prefix from the cache may differ in the last bit from computing it in this request's own chunks. With `strict`
+only prefixes with equal bits are shared; on a GPU `strict` also computes each request alone.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -10,10 +11,9 @@ from fastapi import FastAPI
 from jinja2 import Environment
 
 from neolm.serving.server.middleware import PUBLIC_PATHS
-from neolm.serving.server.response_schema import ErrorReply
 from neolm.serving.server.settings import ServeConfig
 
-_STATUSES = {
+STATUSES = {
     400: "The request is invalid; the message names the field.",
     401: "The API key is missing or unknown.",
     403: "The request was sent by a web page of another origin.",
@@ -50,20 +50,13 @@ def _examples(model: str) -> dict[str, Json]:
 def api_description(app: FastAPI, model: str) -> Json:
     """The OpenAPI description, after all routes are added; `model` is the name in the examples."""
     description: Json = app.openapi()
-    components = description.setdefault("components", {})
-    schemas = components.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    error = ErrorReply.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= error.pop("$defs", {}) | {"ErrorReply": error}
-    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorReply"}}}
+        description["components"]["schemas"].pop(name, None)
+    description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     examples = _examples(model)
     operations = ((path, one) for path, methods in description["paths"].items() for one in methods.values())
     for path, operation in operations:
         operation["responses"].pop("422", None)
-        for status, meaning in _STATUSES.items():
-            operation["responses"][str(status)] = {"description": meaning, "content": content}
         if path not in PUBLIC_PATHS:
             operation["security"] = [{"key": []}, {}]
         if path in examples:
@@ -83,11 +76,10 @@ def api_page(description: Json, settings: ServeConfig) -> str:
     ]
     limits = [(name, _number(getattr(settings, name)), ServeConfig.model_fields[name].description) for name in _LIMITS]
     template = Environment(autoescape=True, trim_blocks=True).from_string(source)
-    return template.render(endpoints=endpoints, limits=limits, statuses=_STATUSES.items())
+    return template.render(endpoints=endpoints, limits=limits, statuses=STATUSES.items())
 
 
 def _endpoint(description: Json, method: str, path: str, operation: Json) -> Json:
-    """What the page shows of one endpoint."""
     url = f"http://127.0.0.1:8000{path}"
     for parameter in operation.get("parameters", ()):
         url = url.replace(f"{{{parameter['name']}}}", parameter["example"])
@@ -106,16 +98,11 @@ def _references(schema: Any, schemas: Json) -> list[str]:
     """Names of the objects that `schema` refers to, and of those that their fields refer to, each once."""
     names: list[str] = []
     waiting = [schema]
-    while waiting:
-        part = waiting.pop(0)
-        if isinstance(part, list):
-            waiting += part
-        elif isinstance(part, dict):
-            name = str(part.get("$ref", "")).rpartition("/")[2]
-            if name and name not in names:
-                names.append(name)
-                waiting.append(schemas[name])
-            waiting += part.values()
+    for part in waiting:
+        found = dict.fromkeys(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(part)))
+        new = [name for name in found if name not in names]
+        names += new
+        waiting += [schemas[name] for name in new]
     return names
 
 

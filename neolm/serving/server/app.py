@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any
@@ -15,21 +15,14 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 import neolm
-from neolm.serving.server.api_docs import api_description, api_page
+from neolm.serving.server import response_schema
+from neolm.serving.server.api_docs import STATUSES, api_description, api_page
 from neolm.serving.server.errors import ApiError, StoppingError
 from neolm.serving.server.feedback import Feedback, FeedbackError, Kept
 from neolm.serving.server.job import chat_job, completion_job
 from neolm.serving.server.middleware import middleware
 from neolm.serving.server.request_schema import ChatRequest, CompletionRequest
-from neolm.serving.server.response_schema import (
-    ChatCompletion,
-    Completion,
-    Info,
-    Limits,
-    ModelCard,
-    ModelEntry,
-    ModelList,
-)
+from neolm.serving.server.response_schema import ErrorReply, Info, Limits, ModelCard, ModelEntry, ModelList
 from neolm.serving.server.run import Run
 from neolm.serving.server.service import Service
 from neolm.serving.server.wire import AnswerResponse, Wire
@@ -58,8 +51,9 @@ def create_app(service: Service) -> FastAPI:
         lifespan=lifespan,
         middleware=middleware(service),
         openapi_url=None,  # and so no documentation of FastAPI's
+        responses={status: {"model": ErrorReply, "description": meaning} for status, meaning in STATUSES.items()},
+        exception_handlers={ApiError: _api_error, RequestValidationError: _invalid_body, HTTPException: _no_route},
     )
-    _add_error_handlers(app)
     _add_operation(app, service)
     _add_models(app, service)
     _add_answers(app, service)
@@ -71,44 +65,36 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def _add_error_handlers(app: FastAPI) -> None:
-    @app.exception_handler(ApiError)
-    async def api_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ApiError)
-        return error.response
+async def _api_error(request: Request, error: ApiError) -> Response:
+    return error.response
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid_body(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return _validation_error(error.errors()).response
 
-    @app.exception_handler(HTTPException)
-    async def no_route(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        problems = {404: "there is nothing at this path", 405: "this path does not support this method"}
-        body = ApiError(error.status_code, problems.get(error.status_code, str(error.detail))).body
-        return JSONResponse(body, error.status_code, dict(error.headers or {}))
+async def _no_route(request: Request, error: HTTPException) -> Response:
+    problems = {404: "there is nothing at this path", 405: "this path does not support this method"}
+    response = ApiError(error.status_code, problems.get(error.status_code, str(error.detail))).response
+    response.headers.update(error.headers or {})
+    return response
 
 
 _FIELDS = {*CompletionRequest.model_fields, *ChatRequest.model_fields}
 _UNSUPPORTED = dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), "these models call no tools")
 
 
-def _validation_error(problems: Sequence[Mapping[str, Any]]) -> ApiError:
+async def _invalid_body(request: Request, error: RequestValidationError) -> Response:
     """The first of pydantic's errors, with the name of the field."""
-    problem = problems[0]
+    problem = error.errors()[0]
     location = [str(part) for part in problem["loc"] if part not in ("body", "query", "path")]
     # The rest of a location names validators and alternatives of a union.
     param = ".".join(part for part in location if part.isidentifier() or part.isdigit()) or None
     if problem["type"] == "json_invalid":
-        return ApiError(400, "the body is not valid JSON", None, "invalid_json")
+        return ApiError(400, "the body is not valid JSON", None, "invalid_json").response
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         message = _UNSUPPORTED.get(location[-1], "unknown field")
     if param is None:  # the message of a rule between fields starts with the name of one
         name = message.partition(" ")[0]
-        return ApiError(400, message, name if name in _FIELDS else None, "invalid_value")
-    return ApiError(400, f"{param}: {message}", param, "invalid_value")
+        return ApiError(400, message, name if name in _FIELDS else None, "invalid_value").response
+    return ApiError(400, f"{param}: {message}", param, "invalid_value").response
 
 
 def _add_operation(app: FastAPI, service: Service) -> None:
@@ -147,14 +133,16 @@ def _add_models(app: FastAPI, service: Service) -> None:
 def _add_answers(app: FastAPI, service: Service) -> None:
     settings = service.settings
 
-    @app.post("/v1/completions", tags=["answers"], response_model=Completion, responses=_STREAM)
+    @app.post("/v1/completions", tags=["answers"], response_model=response_schema.Completion, responses=_STREAM)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue texts."""
         model = service.pool.find(body.model)
         job = await asyncio.to_thread(completion_job, body, model, settings)
         return AnswerResponse(Run(job, service, request.state.client), Wire(body))
 
-    @app.post("/v1/chat/completions", tags=["answers"], response_model=ChatCompletion, responses=_STREAM)
+    @app.post(
+        "/v1/chat/completions", tags=["answers"], response_model=response_schema.ChatCompletion, responses=_STREAM
+    )
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer the last message of a conversation."""
         model = service.pool.find(body.model)

@@ -83,7 +83,6 @@ def loopback(host: str) -> bool:
 
 
 def _listen(settings: ServeConfig) -> socket.socket:
-    """A socket that listens at the address."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -113,7 +112,6 @@ class _ToEventLog(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one message."""
         error = record.exc_info[1] if record.exc_info else None
         fields = {"error": type(error).__name__} if error else {}
         self._log.event("connection", message=record.getMessage().strip(), **fields)
@@ -127,7 +125,6 @@ class _Server(uvicorn.Server):
         self._service = service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen."""
         await super().startup(sockets)
         if self.should_exit or not sockets:
             return

@@ -139,11 +139,6 @@ class SamplingRequest(RequestShape):
             raise ValueError("stream_options needs stream to be true")
         return self
 
-    @property
-    def usage_in_stream(self) -> bool:
-        """Whether the last chunk of a stream has the numbers of tokens."""
-        return self.stream_options is not None and self.stream_options.include_usage
-
     def generation(self, max_tokens: int) -> GenerationConfig:
         """The settings of the engine."""
         greedy = self.top_p == 0  # the smallest set has one token
@@ -172,18 +167,12 @@ def _prompts(value: Any) -> list[str | list[int]]:
         return [_unicode(value or "")]
     if not isinstance(value, list):
         raise ValueError("must be a text, a list of token ids, or a list of either")
-    prompts: list[str | list[int]]
-    if value and all(isinstance(one, str) for one in value):
-        prompts = [_unicode(one) for one in value]
-    elif value and all(isinstance(one, list) for one in value):
-        prompts = [_token_ids(one) for one in value]
-    elif any(isinstance(one, list | str) for one in value):
+    prompts = value if any(isinstance(one, str | list) for one in value) else [value]
+    if len({type(one) for one in prompts}) > 1:
         raise ValueError("must have all its prompts as texts, or all as lists of token ids")
-    else:
-        prompts = [_token_ids(value)]
     if len(prompts) > MAX_PROMPTS:
         raise ValueError(f"has {len(prompts)} prompts, the limit is {MAX_PROMPTS}")
-    return prompts
+    return [_unicode(one) if isinstance(one, str) else _token_ids(one) for one in prompts]
 
 
 def _token_ids(value: Any) -> list[int]:

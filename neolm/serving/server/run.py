@@ -155,7 +155,7 @@ class Run:
             raise ApiError(429, f"the server is busy: {error}", None, "queue_full", 5) from None
 
     def _check_deadline(self) -> None:
-        if self._service.seconds_left(self._deadline) <= 0:
+        if time.monotonic() >= min(self._deadline, self._service.stop_at):
             if self._service.stopping:
                 raise StoppingError
             raise ApiError(504, "the request takes longer than this server allows", None, "request_timeout")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -25,21 +26,16 @@ class Service:
     ) -> None:
         self.settings, self.pool, self.keys, self.feedback = settings, pool, keys, feedback
         self.metrics, self.log = Metrics(pool), EventLog(settings.log_text)
-        self._stop_at: float | None = None
+        self.stop_at = math.inf  # of time.monotonic(): when the requests in progress have to end
 
     @property
     def stopping(self) -> bool:
         """Whether the server was told to stop."""
-        return self._stop_at is not None
+        return self.stop_at < math.inf
 
     def stop(self) -> None:
         """Accept no more requests; those in progress have `shutdown_seconds` left."""
-        if self._stop_at is None:
-            self._stop_at = time.monotonic() + self.settings.shutdown_seconds
-
-    def seconds_left(self, deadline: float) -> float:
-        """Seconds until `deadline`, or until the server stops if that is sooner."""
-        return min(deadline, self._stop_at or deadline) - time.monotonic()
+        self.stop_at = min(self.stop_at, time.monotonic() + self.settings.shutdown_seconds)
 
 
 def open_models(arguments: Sequence[str], settings: ServeConfig) -> ModelPool[GenerationModel]:

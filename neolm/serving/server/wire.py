@@ -12,12 +12,20 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from neolm.serving.server.errors import ApiError
 from neolm.serving.server.request_schema import ChatRequest, CompletionRequest
 from neolm.serving.server.run import Delta, Run, ScoredToken
 
+_STREAM_HEADERS = Headers(
+    {
+        "content-type": "text/event-stream; charset=utf-8",
+        "cache-control": "no-cache",
+        "x-accel-buffering": "no",  # a proxy must not collect the stream
+    }
+)
 _KEEP_ALIVE_SECONDS = 15  # of silence in a stream, after which a comment is sent
 Json = dict[str, Any]
 
@@ -29,7 +37,8 @@ class Wire:
         self._chat = isinstance(body, ChatRequest)
         prefix = "chatcmpl-" if self._chat else "cmpl-"
         self._head: Json = {"id": prefix + uuid.uuid4().hex, "created": int(time.time()), "model": body.model}
-        self.stream, self.stream_usage = bool(body.stream), body.usage_in_stream
+        self.stream = bool(body.stream)
+        self.stream_usage = body.stream_options is not None and body.stream_options.include_usage
         self._with_logprobs = body.logprobs is not None and body.logprobs is not False
         self._started: set[int] = set()  # choices of a stream whose role was sent
 
@@ -154,13 +163,7 @@ class AnswerResponse(Response):
     async def _send(self, send: Send, data: bytes, more: bool = True) -> None:
         if not self._started:
             self._started = True
-            headers = {
-                "content-type": "text/event-stream; charset=utf-8",
-                "cache-control": "no-cache",
-                "x-accel-buffering": "no",  # a proxy must not collect the stream
-            }
-            encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-            await send({"type": "http.response.start", "status": 200, "headers": encoded})
+            await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS.raw})
         await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
