@@ -5,7 +5,6 @@ States: waiting (no memory reserved yet), prefilling (its prompt is computed), d
 
 from __future__ import annotations
 
-import itertools
 import queue
 import random
 from collections.abc import Callable, Iterator
@@ -17,8 +16,6 @@ from neolm.core.errors import NeoLMError
 from neolm.generation.batch import FinishReason
 from neolm.generation.config import GenerationConfig
 from neolm.generation.kv_cache import BlockTable
-
-_request_ids = itertools.count(1)
 
 
 class QueueFullError(NeoLMError):
@@ -68,7 +65,6 @@ class Request:
     deliver: Callable[[Event], None]
     logprobs: int | None = None  # number of alternatives with each token; None: no log-probabilities
     prompt_logprobs: list[Token] | None = None  # collected during prefill; None: not requested
-    request_id: int = field(default_factory=lambda: next(_request_ids))
     num_prompt_tokens: int = field(init=False)
     num_computed_tokens: int = 0  # tokens whose keys and values are in the KV cache
     num_cached_blocks: int = 0  # of its blocks, those that other requests can share

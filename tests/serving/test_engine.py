@@ -136,15 +136,15 @@ def test_strict_gives_the_same_bits_under_any_load(
 
         def watch(logits: torch.Tensor, requests: list[Request]) -> list[Token | NonFiniteError]:
             for row, request in zip(logits, requests, strict=True):
-                seen.setdefault(names[request.request_id], []).append(row.clone())
+                seen.setdefault(names[request], []).append(row.clone())
             return sample_tokens(logits, requests)
 
         monkeypatch.setattr(engines, "sample_tokens", watch)
-        names: dict[int, int] = {}
+        names: dict[Request, int] = {}
         logs = {}
         for name, prompt in prompts.items():
             logs[name] = Log()
-            names[engine.submit(prompt, GenerationConfig(max_new_tokens=20), logs[name]).request_id] = name
+            names[engine.submit(prompt, GenerationConfig(max_new_tokens=20), logs[name])] = name
             for _ in range(steps_between):
                 engine.step()
         finish(engine)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -55,8 +56,7 @@ def create_app(service: Service) -> FastAPI:
         exception_handlers={ApiError: _api_error, RequestValidationError: _invalid_body, HTTPException: _no_route},
     )
     _add_operation(app, service)
-    _add_models(app, service)
-    _add_answers(app, service)
+    _add_api(app, service)
     _add_page(app, service)
     description = api_description(app, next(iter(service.pool.models), "MODEL"))
     html = api_page(description, service.settings)
@@ -115,10 +115,13 @@ def _add_operation(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", tags=["operation"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Return metrics in Prometheus' text format."""
-        return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = generate_latest(service.metrics.registry)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_models(app: FastAPI, service: Service) -> None:
+def _add_api(app: FastAPI, service: Service) -> None:
+    settings = service.settings
+
     @app.get("/v1/models", tags=["models"])
     async def models() -> ModelList:
         """List the models that can be requested."""
@@ -128,10 +131,6 @@ def _add_models(app: FastAPI, service: Service) -> None:
     async def model(model: ModelName) -> ModelEntry:
         """Return one model of the list."""
         return service.pool.find(model).entry()
-
-
-def _add_answers(app: FastAPI, service: Service) -> None:
-    settings = service.settings
 
     @app.post("/v1/completions", tags=["answers"], response_model=response_schema.Completion, responses=_STREAM)
     async def completions(body: CompletionRequest, request: Request) -> Response:

@@ -108,6 +108,7 @@ class FeedbackStore:
         """Check the URL; nothing is opened. Raises `InputError`: it is invalid, or the driver is not installed."""
         try:
             self.url = sql.make_url(url)
+            self.place = self.url.render_as_string(hide_password=True)
             self._file = _sqlite_file(self.url)
             pool = sql.NullPool if self._file else None  # a file may be deleted while it is not in use
             self._engine = sql.create_engine(
@@ -122,11 +123,6 @@ class FeedbackStore:
         # Separate threads, so that a database that does not answer delays feedback only.
         self._threads = ThreadPoolExecutor(2, "neolm-feedback")
         self._waiting = 0
-
-    @property
-    def place(self) -> str:
-        """The URL without its password."""
-        return self.url.render_as_string(hide_password=True)
 
     def save(self, feedback: Feedback, digests: Mapping[str, str], client: str) -> int:
         """Store feedback with the models' digests and return its number. Raises `FeedbackError` if that fails."""

@@ -84,18 +84,24 @@ def _hash(key: str) -> str:
 
 
 class TokenBucket:
-    """A rate limit: the bucket holds one minute's worth and fills evenly. It may become negative."""
+    """A rate limit, if there is one: the bucket holds one minute's worth and fills evenly. It may become negative."""
 
-    def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
-        self._capacity, self._clock = float(per_minute), clock
-        self.level, self._updated = self._capacity, clock()
+    def __init__(self, unit: str, per_minute: int | None, clock: Callable[[], float]) -> None:
+        self._unit, self._capacity, self._clock = unit, per_minute, clock
+        self.level, self._updated = float(per_minute or 0), clock()
 
-    def wait(self, amount: float) -> float:
-        """Seconds until `amount` is available, or the whole capacity if that is less."""
+    def spend(self, amount: int) -> None:
+        """Take `amount`. Raises `ApiError` (429) until it is available, or the whole capacity if that is less."""
+        if self._capacity is None:
+            return
         now = self._clock()
         self.level = min(self._capacity, self.level + (now - self._updated) * self._capacity / 60)
         self._updated = now
-        return max(0.0, (min(amount, self._capacity) - self.level) * 60 / self._capacity)
+        missing = min(amount, self._capacity) - self.level
+        if missing > 0:
+            problem = f"the limit of {self._unit} per minute of this key is reached"
+            raise ApiError(429, problem, None, "rate_limit_exceeded", missing * 60 / self._capacity)
+        self.level -= amount
 
 
 class Client:
@@ -103,29 +109,16 @@ class Client:
 
     def __init__(self, entry: KeyEntry | None, clock: Callable[[], float]) -> None:
         self.entry, self.name = entry, entry.name if entry else "anyone"
-        limits = (entry.requests_per_minute, entry.tokens_per_minute) if entry else (None, None)
-        self._requests, self.tokens = (TokenBucket(limit, clock) if limit else None for limit in limits)
-
-    def count_request(self) -> None:
-        """Count one request. Raises `ApiError` (429) if the limit of requests is reached."""
-        _spend(self._requests, 1, "requests")
+        requests, tokens = (entry.requests_per_minute, entry.tokens_per_minute) if entry else (None, None)
+        self.requests, self.tokens = TokenBucket("requests", requests, clock), TokenBucket("tokens", tokens, clock)
 
     def reserve(self, tokens: int) -> None:
         """Use as many tokens as a request may need. Raises `ApiError` (429) if the limit of tokens is reached."""
-        _spend(self.tokens, tokens, "tokens")
+        self.tokens.spend(tokens)
 
     def refund(self, tokens: int) -> None:
         """Return tokens that were reserved and not used."""
-        if self.tokens is not None:
-            self.tokens.level += tokens
-
-
-def _spend(bucket: TokenBucket | None, amount: int, what: str) -> None:
-    if bucket is not None:
-        if (seconds := bucket.wait(amount)) > 0:
-            problem = f"the limit of {what} per minute of this key is reached"
-            raise ApiError(429, problem, None, "rate_limit_exceeded", seconds)
-        bucket.level -= amount
+        self.tokens.level += tokens
 
 
 class KeyRing:
@@ -134,6 +127,7 @@ class KeyRing:
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         """Read the keys. Raises `InputError`: see `read_keys`, or the file has no key."""
         self._path, self._clock = path, clock
+        self.required = path is not None  # whether requests need a key
         self._anyone = Client(None, clock)
         self._clients: dict[str, Client] = {}
         self._file_state: tuple[int, int] | None = None
@@ -142,11 +136,6 @@ class KeyRing:
             self._read(path)
             if not self._clients:
                 raise InputError(f"{path}: contains no key; `neolm keys new {path} NAME` makes one")
-
-    @property
-    def required(self) -> bool:
-        """Whether requests need a key."""
-        return self._path is not None
 
     def client(self, authorization: str | None) -> Client:
         """The client of an Authorization header. Raises `ApiError` (401) if the key is missing or unknown."""

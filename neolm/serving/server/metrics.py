@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -19,7 +19,7 @@ class Metrics:
     """Counters and histograms of one server."""
 
     def __init__(self, pool: ModelPool[GenerationModel]) -> None:
-        registry = self._registry = CollectorRegistry()
+        registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(_Engines(pool))
         self.requests = Counter("neolm_requests", "Requests.", ["method", "path", "status"], registry=registry)
@@ -33,10 +33,6 @@ class Metrics:
         self.cancelled = Counter(
             "neolm_cancelled", "Answers cancelled because the client disconnected.", ["model"], registry=registry
         )
-
-    def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
 
 
 class _Engines(Collector):

@@ -206,7 +206,7 @@ class Layers:
             client = self._service.keys.client(Headers(scope=scope).get("authorization"))
             scope["state"]["client"] = client
             if scope["method"] == "POST":
-                client.count_request()
+                client.requests.spend(1)
 
     async def body_limit(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Receive the whole body, within limits of size and time, before anything is done with it."""

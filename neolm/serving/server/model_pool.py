@@ -50,16 +50,12 @@ class ModelPool(Generic[S]):
                     "for models. Quantised weights (--quantize int4) or a smaller text_memory take less"
                 )
             self.slots[model.name] = Slot(model)
+        self.models = {name: slot.model for name, slot in self.slots.items()}
         self.preloading = False
         self._released = asyncio.Event()  # a request has stopped using a model
         self._load_lock = asyncio.Lock()
         self._blocked: Slot[S] | None = None  # waits until other models are no longer in use
         self._unblocked = asyncio.Event()
-
-    @property
-    def models(self) -> dict[str, S]:
-        """All models by name."""
-        return {name: slot.model for name, slot in self.slots.items()}
 
     @property
     def loaded(self) -> list[S]:
@@ -68,12 +64,11 @@ class ModelPool(Generic[S]):
 
     def find(self, name: str) -> S:
         """Return the model of that name. Raises `ApiError` (404) if there is none."""
-        slot = self.slots.get(name)
-        if slot is None:
-            names = ", ".join(list(self.slots)[:10])
+        if name not in self.models:
+            names = ", ".join(list(self.models)[:10])
             problem = f"the model '{name[:200]}' does not exist here; available: {names}"
             raise ApiError(404, problem, "model", "model_not_found")
-        return slot.model
+        return self.models[name]
 
     @asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[S]:

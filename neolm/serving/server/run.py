@@ -67,8 +67,8 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """Fields of the request log."""
         model = self.job.model
-        facts: dict[str, Any] = {"model": model.name, "prompt_tokens": self.job.prompt_tokens}
-        facts["completion_tokens"] = self.completion_tokens
+        tokens = {"prompt_tokens": self.job.prompt_tokens, "completion_tokens": self.completion_tokens}
+        facts: dict[str, Any] = {"model": model.name, **tokens}
         if self._service.log.text:
             facts["prompts"] = [model.tokenizer.decode(prompt) for prompt in self.job.prompts]
             facts["answers"] = [self._texts[choice] for choice in sorted(self._texts)]

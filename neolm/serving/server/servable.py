@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from neolm.core.artifact import chain, read_manifest
-from neolm.core.errors import InputError, NeoLMError
+from neolm.core.errors import InputError
 from neolm.core.files import digest_path
 from neolm.generation.config import generation_config
 from neolm.generation.generate import check_tokenizer
@@ -64,14 +64,10 @@ class GenerationModel:
         self.context = self.facts.config.max_position_embeddings
         # Quantised models have a KV cache of half the size, which is not known before they are loaded.
         one_text = blocks_for(self.context) * block_bytes(self.facts.config, torch.float32)
-        self.kv_cache_bytes = max(int(settings.text_memory * 2**30), one_text)
+        self._kv_cache_bytes = max(int(settings.text_memory * 2**30), one_text)
+        self.size = self.facts.size + self._kv_cache_bytes
         self.created = int(time.time())
         self.engine: Engine | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes of weights and KV cache."""
-        return self.facts.size + self.kv_cache_bytes
 
     @property
     def failed(self) -> bool:
@@ -91,7 +87,7 @@ class GenerationModel:
             decoder,
             self.tokenizer.eos_token_id,
             self.tokenizer.size,
-            memory=self.kv_cache_bytes,
+            memory=self._kv_cache_bytes,
             max_running=settings.together,
             max_waiting=settings.queue,
             strict=settings.strict,
@@ -140,29 +136,20 @@ class GenerationModel:
             quantize={8: "int8", 4: "int4"}.get(facts.bits or 0),  # type: ignore[arg-type]
             config=facts.config.model_dump(mode="json"),
             card=self._readme(),
-            lineage=self._lineage(),
+            lineage=[
+                Link(
+                    stage=manifest.stage,
+                    directory=place.name,
+                    created=str(manifest.started),
+                    details={"digest": f"sha256:{manifest.digest}"} | dict(manifest.counts),
+                )
+                for place, manifest in chain(facts.directory)
+            ],
         )
 
     def _readme(self) -> str | None:
         path = self.facts.directory / "README.md"
         try:
-            return path.read_text(encoding="utf-8") if path.is_file() and path.stat().st_size < 2**20 else None
+            return path.read_text(encoding="utf-8") if path.stat().st_size < 2**20 else None
         except (OSError, UnicodeDecodeError):
             return None
-
-    def _lineage(self) -> list[Link]:
-        """The artefacts that the model was made from, nearest first; empty without a manifest."""
-        directory = self.facts.directory
-        try:
-            links = chain(directory) if read_manifest(directory) is not None else []
-        except NeoLMError:
-            return []
-        return [
-            Link(
-                stage=manifest.stage,
-                directory=place.name,
-                created=str(manifest.started),
-                details={"digest": f"sha256:{manifest.digest}"} | dict(manifest.counts),
-            )
-            for place, manifest in links
-        ]

@@ -7,7 +7,7 @@ import json
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -79,8 +79,7 @@ class Wire:
         return content | {"index": delta.choice, "logprobs": logprobs, "finish_reason": delta.finish_reason}
 
 
-def _completion_logprobs(tokens: Iterable[ScoredToken]) -> Json:
-    tokens = list(tokens)
+def _completion_logprobs(tokens: Sequence[ScoredToken]) -> Json:
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
