@@ -112,14 +112,6 @@ class Client:
         requests, tokens = (entry.requests_per_minute, entry.tokens_per_minute) if entry else (None, None)
         self.requests, self.tokens = TokenBucket("requests", requests, clock), TokenBucket("tokens", tokens, clock)
 
-    def reserve(self, tokens: int) -> None:
-        """Use as many tokens as a request may need. Raises `ApiError` (429) if the limit of tokens is reached."""
-        self.tokens.spend(tokens)
-
-    def refund(self, tokens: int) -> None:
-        """Return tokens that were reserved and not used."""
-        self.tokens.level += tokens
-
 
 class KeyRing:
     """The clients by key; without a file all requests belong to one client without limits."""

@@ -42,7 +42,7 @@ Handler = Callable[[ASGIApp, Scope, Receive, Send], Awaitable[None]]
 
 def middleware(service: Service) -> list[Middleware]:
     """All middleware of the server, outermost first."""
-    layers = Layers(service)
+    own = ServiceHandlers(service)
     cors = Middleware(
         CORSMiddleware,
         allow_origins=[origin.lower() for origin in service.settings.cors],
@@ -50,10 +50,10 @@ def middleware(service: Service) -> list[Middleware]:
         allow_headers=["*"],
         expose_headers=["Retry-After", "X-Request-Id"],
     )
-    outer = (normalize_target, security_headers, layers.send_timeout, layers.request_log, _checked(layers.same_origin))
-    checks = (layers.connection_limit, layers.trusted_host, layers.json_only, layers.api_key)
-    inner = (*map(_checked, checks), layers.body_limit)
-    before_cors, after_cors = ([Middleware(Layer, handler) for handler in part] for part in (outer, inner))
+    outer = (normalize_target, security_headers, own.send_timeout, own.request_log, _checked(own.same_origin))
+    checks = map(_checked, (own.connection_limit, own.trusted_host, own.json_only, own.api_key))
+    inner = (*checks, own.body_limit)
+    before_cors, after_cors = ([Middleware(HttpMiddleware, handler) for handler in part] for part in (outer, inner))
     return [*before_cors, cors, *after_cors]
 
 
@@ -73,7 +73,7 @@ def _checked(check: Callable[[Scope], None]) -> Handler:
     return handle
 
 
-class Layer:
+class HttpMiddleware:
     """One middleware: calls `handler` for HTTP requests only, and sends an `ApiError` as a response."""
 
     def __init__(self, app: ASGIApp, handler: Handler) -> None:
@@ -116,8 +116,8 @@ async def security_headers(app: ASGIApp, scope: Scope, receive: Receive, send: S
     await app(scope, receive, send_with_headers)
 
 
-class Layers:
-    """The middleware that depends on the server's state and settings."""
+class ServiceHandlers:
+    """The handlers that depend on the server's state and settings."""
 
     def __init__(self, service: Service) -> None:
         self._service, self._settings = service, service.settings

@@ -88,7 +88,7 @@ class Run:
             raise StoppingError
         async with AsyncExitStack() as stack:
             engine = await self._load(stack)
-            self._client.reserve(job.max_total_tokens)
+            self._client.tokens.spend(job.max_total_tokens)
             submitted = time.monotonic()
             try:
                 for choice in choices:
@@ -164,7 +164,7 @@ class Run:
         metrics, name = self._service.metrics, self.job.model.name
         if unfinished:
             metrics.cancelled.labels(name).inc(unfinished)
-        self._client.refund(self.job.max_total_tokens - prompt_tokens - self._generated)
+        self._client.tokens.level += self.job.max_total_tokens - prompt_tokens - self._generated  # reserved, not used
         metrics.tokens.labels(name, "prompt").inc(prompt_tokens)
         metrics.tokens.labels(name, "completion").inc(self._generated)
 

@@ -1,4 +1,4 @@
-"""What all routes share: settings, models, keys, feedback, metrics and log, and whether the server is stopping."""
+"""The state that all routes share: settings, models, keys, feedback, metrics and log, and when the server stops."""
 
 from __future__ import annotations
 

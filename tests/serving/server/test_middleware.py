@@ -190,16 +190,16 @@ def test_keys_are_stored_as_hashes_and_limits_hold(tmp_path: Path, directory: Pa
 def test_tokens_per_minute() -> None:
     now = [0.0]
     client = Client(KeyEntry(name="x", sha256="0" * 64, tokens_per_minute=60), lambda: now[0])
-    client.reserve(50)
-    client.refund(20)
+    client.tokens.spend(50)
+    client.tokens.level += 20
     with pytest.raises(ApiError, match="limit of tokens per minute"):
-        client.reserve(40)
+        client.tokens.spend(40)
     now[0] = 10.0
-    client.reserve(40)
+    client.tokens.spend(40)
     now[0] = 70.0
-    client.reserve(1000)  # more than the capacity: allowed when the bucket is full
+    client.tokens.spend(1000)  # more than the capacity: allowed when the bucket is full
     with pytest.raises(ApiError) as caught:
-        client.reserve(1)
+        client.tokens.spend(1)
     assert caught.value.headers["Retry-After"] == str(1000 - 60 + 1)
 
 
