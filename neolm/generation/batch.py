@@ -18,7 +18,7 @@ from __future__ import annotations
 import operator
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal
 
@@ -147,13 +147,12 @@ class Batch:
             row.proposed, row.accepted = self._propose(row, len(row.ids) - cached), 0
         texts = [row.ids + row.proposed for row in self._rows]
         counts = [1 + len(row.proposed) for row in self._rows]
-        guesses = sum(counts) - len(counts)
-        logits = next_logits(self.runner, self.cache, texts, counts if guesses else None)
+        logits = next_logits(self.runner, self.cache, texts, counts)
         self._logits = logits if logits.shape[1] == self.vocab_size else logits[:, : self.vocab_size]
         for row, first in zip(self._rows, accumulate(counts[:-1], initial=0), strict=True):
             row.first_logit, row.has_logits = first, True
         self.forward_passes += 1
-        self.num_draft_tokens += guesses
+        self.num_draft_tokens += sum(counts) - len(counts)
 
     def _propose(self, row: Row, new: int) -> list[int]:
         """Guess the next tokens of `row`, as many as pay and leave every bit of the logits unchanged."""
@@ -197,10 +196,7 @@ def next_logits(
 
     With `counts`, the logits after each row's last `counts` tokens, row by row (sum of counts, V).
     """
-    spans = cache.spans(rows)
-    if counts is not None:
-        spans = [replace(span, num_logits=count) for span, count in zip(spans, counts, strict=True)]
-    logits = runner.run(cache.kv_cache, spans)
+    logits = runner.run(cache.kv_cache, cache.spans(rows, counts))
     cache.lengths = [len(ids) for ids in rows]
     return logits
 

@@ -112,11 +112,12 @@ class BatchCache:
         assert self.kv_cache.num_blocks >= rows * each
         self._block_tables: list[BlockTable] = [np.arange(row * each, (row + 1) * each) for row in range(rows)]
 
-    def spans(self, rows: Sequence[Sequence[int]]) -> list[Span]:
-        """Return the tokens of each row that are not cached; there is at least one in each."""
+    def spans(self, rows: Sequence[Sequence[int]], num_logits: Sequence[int] | None = None) -> list[Span]:
+        """Return the tokens of each row that are not cached; there is at least one in each. Default: one logit each."""
         assert max(map(len, rows)) <= self.capacity, (list(map(len, rows)), self.capacity)
-        cached = zip(rows, self.lengths, self._block_tables, strict=True)
-        return [Span(ids[length:], length, block_table) for ids, length, block_table in cached]
+        counts = num_logits or [1] * len(rows)
+        cached = zip(rows, self.lengths, self._block_tables, counts, strict=True)
+        return [Span(ids[length:], length, block_table, count) for ids, length, block_table, count in cached]
 
     def drop(self, row: int) -> None:
         """Remove a row; the last row takes its index."""

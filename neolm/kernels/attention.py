@@ -9,6 +9,7 @@ Shapes: H heads, D head size.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,28 +63,23 @@ def _accumulate_microkernel(bits: int) -> Any:
     ) -> None:
         """Add scores[j] values[j] for `first` <= j < `end` of one block and head to `result` (D padded to 16)."""
 
-        def columns(count: int) -> Any:
-            def run(channel: Value, _: list[Value]) -> list[Value]:
-                offsets = [builder.add(channel, simd.int64(LANES * n)) for n in range(count)]
-                sums = [simd.load(builder, result, builder.mul(at, simd.int64(4)), simd.vector(F32)) for at in offsets]
+        def columns(count: int, channel: Value, _: list[Value]) -> list[Value]:
+            offsets = [builder.add(channel, simd.int64(LANES * n)) for n in range(count)]
+            sums = [simd.load(builder, result, builder.mul(at, simd.int64(4)), simd.vector(F32)) for at in offsets]
 
-                def add(j: Value, sums: list[Value]) -> list[Value]:
-                    score = simd.splat(builder, simd.load(builder, scores, builder.mul(j, simd.int64(4)), F32))
-                    row = builder.mul(j, d)
-                    return [
-                        simd.fma(builder, _read(builder, values, builder.add(row, at), bits), score, value)
-                        for at, value in zip(offsets, sums, strict=True)
-                    ]
+            def add(j: Value, sums: list[Value]) -> list[Value]:
+                score = simd.splat(builder, simd.load(builder, scores, builder.mul(j, simd.int64(4)), F32))
+                row = builder.mul(j, d)
+                rows = [_read(builder, values, builder.add(row, at), bits) for at in offsets]
+                return [simd.fma(builder, value, score, sum) for value, sum in zip(rows, sums, strict=True)]
 
-                for at, value in zip(offsets, simd.loop(builder, end, 1, sums, add, start=first), strict=True):
-                    simd.store(builder, result, builder.mul(at, simd.int64(4)), value)
-                return []
-
-            return run
+            for at, value in zip(offsets, simd.loop(builder, end, 1, sums, add, start=first), strict=True):
+                simd.store(builder, result, builder.mul(at, simd.int64(4)), value)
+            return []
 
         whole = builder.and_(d, simd.int64(-4 * LANES))
-        simd.loop(builder, whole, 4 * LANES, [], columns(4))
-        simd.loop(builder, d, LANES, [], columns(1), start=whole)
+        simd.loop(builder, whole, 4 * LANES, [], partial(columns, 4))
+        simd.loop(builder, d, LANES, [], partial(columns, 1), start=whole)
 
     return accumulate
 

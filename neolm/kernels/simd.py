@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from llvmlite import binding, ir
@@ -39,13 +40,9 @@ class _BFloat(ir.Type):
         return hash(_BFloat)
 
 
-def _features() -> set[str]:
-    """CPU features that Numba compiles for, by their LLVM names."""
-    listed = str(cpu_target.target_context.codegen()._tm_features)  # respects NUMBA_CPU_FEATURES
-    return {name[1:] for name in listed.split(",") if name.startswith("+")}
-
-
-FEATURES = _features()
+# CPU features that Numba compiles for, by their LLVM names; respects NUMBA_CPU_FEATURES.
+_listed_features = str(cpu_target.target_context.codegen()._tm_features).split(",")
+FEATURES = {name[1:] for name in _listed_features if name.startswith("+")}
 HAS_AVX512 = "avx512f" in FEATURES  # 32 registers of 16 fp32
 HAS_VNNI = "avx512vnni" in FEATURES
 HAS_AVX512_BF16 = "avx512bf16" in FEATURES
@@ -143,26 +140,22 @@ def fma(builder: Builder, a: Value, b: Value, c: Value) -> Value:
     return call(builder, "llvm.fma.v16f32", vector(F32), [a, b, c])
 
 
+def _pick(builder: Builder, a: Value, b: Value, lanes: Sequence[int]) -> Value:
+    return builder.shuffle_vector(a, b, ir.Constant(vector(I32, len(lanes)), list(lanes)))
+
+
 def horizontal_sum(builder: Builder, value: Value) -> Value:
     """Sum of 16 lanes of fp32, by halves: the order is always the same."""
-    count = LANES
-    while count > 1:
-        count //= 2
-        none = ir.Constant(value.type, ir.Undefined)
-        low = ir.Constant(vector(I32, count), list(range(count)))
-        high = ir.Constant(vector(I32, count), list(range(count, 2 * count)))
-        value = builder.fadd(builder.shuffle_vector(value, none, low), builder.shuffle_vector(value, none, high))
+    for half in (8, 4, 2, 1):
+        low, high = (_pick(builder, value, value, range(at, at + half)) for at in (0, half))
+        value = builder.fadd(low, high)
     return builder.extract_element(value, ir.Constant(I32, 0))
 
 
 def horizontal_sums(builder: Builder, values: Sequence[Value]) -> Value:
     """Sums of four vectors of 16 lanes as one vector of four, each in the order of `horizontal_sum`."""
-
-    def pick(a: Value, b: Value, places: Sequence[int]) -> Value:
-        return builder.shuffle_vector(a, b, ir.Constant(vector(I32, len(places)), list(places)))
-
-    none = ir.Constant(vector(F32), ir.Undefined)
-    a, b, c, d = (builder.fadd(pick(value, none, range(8)), pick(value, none, range(8, 16))) for value in values)
+    pick = partial(_pick, builder)
+    a, b, c, d = (builder.fadd(pick(value, value, range(8)), pick(value, value, range(8, 16))) for value in values)
     low, high = (0, 1, 2, 3, 8, 9, 10, 11), (4, 5, 6, 7, 12, 13, 14, 15)
     ab, cd = (builder.fadd(pick(x, y, low), pick(x, y, high)) for x, y in ((a, b), (c, d)))
     even, odd = (0, 1, 4, 5, 8, 9, 12, 13), (2, 3, 6, 7, 10, 11, 14, 15)
