@@ -8,11 +8,16 @@ in every checkpoint.
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from neolm.core.device import keep_freed_memory, reset_peak_memory
@@ -22,12 +27,10 @@ from neolm.data.batch import Batch
 from neolm.data.prefetch import Prefetcher
 from neolm.training.checkpoint import checkpoint_path, discard_after, last_checkpoint
 from neolm.training.checkpoint_writer import CheckpointWriter
-from neolm.training.interruption import interruptible
 from neolm.training.journal import Journal
 from neolm.training.metrics import MetricsLog
 from neolm.training.numerics import numerics
 from neolm.training.passes import Sums, read_sums
-from neolm.training.recompute import blocks_of, recompute_blocks
 from neolm.training.run import RolloutData, Training
 from neolm.training.state import Progress, TrainingState, weights_of
 from neolm.training.step import OptimiserStep
@@ -64,7 +67,7 @@ def train(training: Training) -> Progress:
             )
         )
         bar = stack.enter_context(task("Training", total, "steps", start=progress.step))
-        interrupted = stack.enter_context(interruptible())
+        interrupted = stack.enter_context(_interruptible())
         journal = Journal(training, state, bar, log)
         optimiser_step = OptimiserStep(training, state, module)
         for step in range(progress.step + 1, total + 1):
@@ -123,6 +126,21 @@ def _module(training: Training, state: TrainingState) -> nn.Module:
     return working.train()
 
 
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a model: the members of its module list `blocks`."""
+    lists = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "blocks"]
+    return [block for blocks in lists for block in blocks.children()]
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Keep only the input of each block and recompute the rest in the backward pass (Chen et al. 2016).
+
+    Dropout draws the same numbers the second time.
+    """
+    for block in blocks_of(model):
+        block.forward = partial(torch.utils.checkpoint.checkpoint, block.forward, use_reentrant=False)
+
+
 def _reader(training: Training, state: TrainingState, module: nn.Module, stack: ExitStack) -> Callable[[int], Batch]:
     """The function that returns the batch of a step."""
     data = training.data
@@ -136,6 +154,28 @@ def _reader(training: Training, state: TrainingState, module: nn.Module, stack: 
     pin = training.device.value.startswith("cuda")
     read = (lambda step: training.batch(step).pin_memory()) if pin else training.batch
     return stack.enter_context(closing(Prefetcher(read, training.config.total_steps))).batch
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C or SIGTERM sets. A second signal raises KeyboardInterrupt at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        say("stopping after this step, and saving; press Ctrl-C again to stop at once")
+        event.set()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _validate(

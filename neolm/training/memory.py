@@ -38,7 +38,6 @@ from neolm.training.live_storages import LiveStorages
 from neolm.training.objective import CausalLanguageModelling, Term
 from neolm.training.passes import GradientAccumulation, Sums
 from neolm.training.pretrain_config import PretrainConfig
-from neolm.training.recompute import blocks_of
 from neolm.training.run import Parallelism, Training
 from neolm.training.state import TrainingState
 from neolm.training.step import OptimiserStep
@@ -256,7 +255,7 @@ def _bytes(tensors: Any) -> int:
 
 def _mark_passes(module: nn.Module, live: LiveStorages) -> None:
     """Divide the passes of `module` into moments; those of a block are named by its number from either end."""
-    blocks = blocks_of(module)
+    blocks = loop.blocks_of(module)
     last = len(blocks) - 1
 
     def enter_backward(number: int, grad: Tensor) -> None:

@@ -190,7 +190,5 @@ def _counts(training: Training, progress: Progress) -> dict[str, Any]:
         "matrix_ceiling_flops": training.ceiling,
         "best_validation_loss": progress.best_loss,
         "best_step": progress.best_step,
-        "device": asdict(training.device),
-        "precision": asdict(training.precision),
-        "compile": asdict(training.compile),
+        **{name: asdict(getattr(training, name)) for name in ("device", "precision", "compile")},
     }

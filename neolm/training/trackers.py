@@ -128,11 +128,7 @@ def open_trackers(
 
 
 def require_packages(names: Sequence[str]) -> None:
-    """Check that the packages of the trackers are installed.
-
-    Raises:
-        SettingError: one is missing.
-    """
+    """Raise SettingError if the package of a tracker is not installed."""
     for name in names:
         if find_spec(name) is None:
             raise SettingError("track", f'{name} is not installed. Install it with pip install "neolm[track]"')

@@ -20,9 +20,8 @@ from neolm.core.metrics import read_metrics
 from neolm.data.batch import IGNORED, Batch
 from neolm.models.decoder import Decoder
 from neolm.training.checkpoint import last_checkpoint
-from neolm.training.loop import train
+from neolm.training.loop import recompute_blocks, train
 from neolm.training.loss_scale import LossScale
-from neolm.training.recompute import recompute_blocks
 from neolm.training.spikes import SpikeFilter
 from neolm.training.state import Progress, load_weights
 
