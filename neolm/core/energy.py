@@ -42,7 +42,6 @@ class EnergyMeter:
     """Energy used since the meter was created. Two meters on one machine both count all of its energy."""
 
     def __init__(self, system: Path = Path("/sys"), nvml: str = LIBRARY) -> None:
-        """Open the counters under `system` and in the library `nvml`."""
         self._began = time.monotonic()
         self._packages, self._why = _read_packages(system)
         self._gpus = _open_gpus(nvml)

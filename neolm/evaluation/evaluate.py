@@ -250,7 +250,6 @@ def evaluate_stage(output: Path, config: EvaluateConfig, model: Path | None = No
 
 
 def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig) -> dict[str, Any]:
-    """Write the files of the stage and return the counts of its manifest."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
     model = load_model(source, device.value, precision.value, config.quantize)

@@ -256,7 +256,6 @@ def notes(runs: Runs) -> list[str]:
 
 
 def _measured_texts(runs: Runs) -> set[str]:
-    """Digests of the texts that bits per byte were measured on."""
     return {str(score_protocol(run.scores).get("data", {}).get("digest")) for run in runs if run.bits_per_byte}
 
 

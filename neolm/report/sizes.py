@@ -88,6 +88,5 @@ def _choice(value: Any) -> str:
 
 
 def _scientific(number: float) -> str:
-    """`9.1e13` to `9.1 × 10¹³`."""
-    digits, _, exponent = f"{number:.1e}".partition("e")
+    digits, _, exponent = f"{number:.1e}".partition("e")  # 9.1e13 becomes 9.1 × 10¹³
     return f"{digits} \u00d7 10{str(int(exponent)).translate(SUPERSCRIPT)}"
