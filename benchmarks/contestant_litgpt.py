@@ -1,4 +1,4 @@
-"""LitGPT's GPT, with its own chunked loss, in a plain loop; compiled too, as its own pre-training always is."""
+"""Training with LitGPT's GPT and chunked loss in a plain loop; compiled, like LitGPT's pretraining, or not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from litgpt.config import Config
 from litgpt.model import GPT
 from litgpt.utils import chunked_cross_entropy
-from plain_loop import train_plainly
+from plain_loop import train_with_plain_loop
 from protocol import Channel, Gate
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     def loss(batch: torch.Tensor) -> torch.Tensor:
         return chunked_cross_entropy(called(batch[:, :-1].contiguous()), batch[:, 1:].contiguous())
 
-    train_plainly(model, loss, job)
+    train_with_plain_loop(model, loss, job)
 
 
 if __name__ == "__main__":

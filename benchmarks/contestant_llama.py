@@ -1,6 +1,6 @@
-"""llama.cpp, called as its own command-line tools call it, on GGUF that its own quantizer rounds.
+"""Decoding with llama.cpp, called like its command-line tools, on GGUF files from its own quantizer.
 
-Its Python package is used for its C interface alone: tokens in, one forward pass, the greedy sampler's token out.
+Only the C interface of its Python package is used: tokens in, one forward pass, the token of the greedy sampler out.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ KINDS = {
 
 
 class Model:
-    """A model, and a context for each kind of work, made when it is first wanted."""
+    """A model with one context per batch shape, created on first use."""
 
-    def __init__(self, path: Path, threads: int, room: int) -> None:
-        """Load it; `room` is how many tokens a prompt may get."""
+    def __init__(self, path: Path, threads: int, max_new_tokens: int) -> None:
+        """Load the model. Each prompt is continued by at most `max_new_tokens` tokens."""
         llama.llama_backend_init()
         settings = llama.llama_model_default_params()
         settings.n_gpu_layers = 0
         self._model = llama.llama_model_load_from_file(str(path).encode(), settings)
         if not self._model:
             raise RuntimeError("llama.cpp cannot load the model")
-        self._threads, self._room = threads, room
+        self._threads, self._max_new_tokens = threads, max_new_tokens
         self._contexts: dict[tuple[int, int], Any] = {}
         self._greedy = llama.llama_sampler_init_greedy()
 
-    def generate(self, prompts: list[list[int]], tokens: int, stamp: Callable[[], None]) -> list[int]:
-        """See `decoding`."""
+    def generate(self, prompts: list[list[int]], tokens: int, on_token: Callable[[], None]) -> list[int]:
+        """Continue `prompts` greedily; see decoding.py."""
         B, T = len(prompts), len(prompts[0])
         context = self._context(B, T)
         llama.llama_memory_clear(llama.llama_get_memory(context), False)
         new, ids = prompts, []
         for step in range(tokens):
-            at = self._decode(context, new, T + step - 1 if step else 0)
-            new = [[llama.llama_sampler_sample(self._greedy, context, index)] for index in at]
-            stamp()
+            outputs = self._decode(context, new, T + step - 1 if step else 0)
+            new = [[llama.llama_sampler_sample(self._greedy, context, index)] for index in outputs]
+            on_token()
             ids.append(new[0][0])
         return ids
 
     def _context(self, B: int, T: int) -> Any:
         if (B, T) not in self._contexts:
             settings = llama.llama_context_default_params()
-            settings.n_ctx = B * -(-(T + self._room) // 256) * 256  # which are shared out among the texts
+            settings.n_ctx = B * -(-(T + self._max_new_tokens) // 256) * 256  # shared equally by the sequences
             settings.n_batch, settings.n_seq_max = B * T, B
             settings.n_threads = settings.n_threads_batch = self._threads
             context = llama.llama_init_from_model(self._model, settings)
@@ -65,38 +65,38 @@ class Model:
         return self._contexts[B, T]
 
     def _decode(self, context: Any, rows: list[list[int]], start: int) -> list[int]:
-        """Read the tokens of each row, at positions from `start` on; where in the batch each row's last one is."""
+        """Process the tokens of each row from position `start`; return the batch index of each row's last token."""
         batch = llama.llama_batch_init(sum(map(len, rows)), 0, 1)
         last = []
         for row, ids in enumerate(rows):
-            for place, token in enumerate(ids):
+            for offset, token in enumerate(ids):
                 n = batch.n_tokens
-                batch.token[n], batch.pos[n] = token, start + place
+                batch.token[n], batch.pos[n] = token, start + offset
                 batch.n_seq_id[n], batch.seq_id[n][0] = 1, row
-                batch.logits[n] = place == len(ids) - 1
+                batch.logits[n] = offset == len(ids) - 1
                 batch.n_tokens = n + 1
             last.append(batch.n_tokens - 1)
         failed = llama.llama_decode(context, batch)
         llama.llama_batch_free(batch)
         if failed:
-            raise RuntimeError(f"llama_decode: {failed}")
+            raise RuntimeError(f"llama_decode failed with code {failed}")
         return last
 
 
 def quantized(folder: Path, kind: str) -> Path:
-    """The GGUF file of this kind, made from the one in float32 if it is not there."""
-    whole = folder / GGUF
+    """Return the GGUF file of this kind. It is made from the float32 file if it does not exist."""
+    float32 = folder / GGUF
     if kind == "f32":
-        return whole
+        return float32
     target = folder / f"llama.cpp-{kind}.gguf"
-    command = [sys.executable, __file__, whole, target, kind]  # a process of its own, whose memory goes with it
+    command = [sys.executable, __file__, float32, target, kind]  # a separate process, which frees its memory
     if not target.is_file() and subprocess.run(command, check=False).returncode:
-        sys.exit(1)  # it has said why
+        sys.exit(1)  # the quantizer has printed the reason
     return target
 
 
 def quantize(source: str, target: str, kind: str) -> None:
-    """Round all matrices alike, the head too: by default it would keep more bits than the kind's name says."""
+    """Quantise all matrices to the same kind, including the output head, which has more bits by default."""
     settings = llama.llama_model_quantize_default_params()
     settings.ftype, settings.pure = KINDS[kind], True
     partial = f"{target}.partial"

@@ -1,6 +1,6 @@
-"""Not a contestant but their measure: what the machine's matrix products and its memory give at the moment.
+"""Measure the current speed of the machine's matrix products and memory reads.
 
-It takes turns as the others do, so that its numbers are of the same minutes.
+It takes turns with the contestants, so that its numbers come from the same minutes.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 
 import torch
-from protocol import Channel, leave, synchronise
+from protocol import Channel, exit_process, synchronise
 
 from neolm.core.device import choose_device, choose_precision, cpu_name, environment, matrix_ceiling, memory_bytes
 from neolm.models.config import decoder_config
 
-BANDWIDTH_BYTES = 2**29  # more than any cache holds
+BANDWIDTH_BYTES = 2**29  # larger than any cache
 
 
 def main() -> None:
@@ -48,19 +48,19 @@ def main() -> None:
         elif command["do"] == "count":
             channel.answer(flops=flops_per_token(command["shape"]))
         else:
-            leave()
+            exit_process()
 
 
 def bandwidth(device: str, seconds: float = 0.3) -> float:
-    """Bytes a second that a large array is read at, by all threads: the best that is seen in about `seconds`.
+    """Return the best read speed of a large array by all threads, in bytes per second, over about `seconds`.
 
-    None of the ways to read is always the fastest, so that several take turns.
+    No single operation is always the fastest reader, so several alternate.
     """
     array = torch.ones(BANDWIDTH_BYTES // 4, device=device)
-    ways = (array.sum, array.max, lambda: torch.dot(array, array))
+    reads = (array.sum, array.max, lambda: torch.dot(array, array))
     best, deadline = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < deadline:
-        for read in ways:
+        for read in reads:
             began = time.perf_counter()
             read()
             synchronise()
@@ -69,7 +69,7 @@ def bandwidth(device: str, seconds: float = 0.3) -> float:
 
 
 def flops_per_token(shape: dict[str, int]) -> float:
-    """What training on one token takes, as PaLM's appendix B counts it, whoever trains."""
+    """FLOPs of training on one token, counted as in PaLM's appendix B for every contestant."""
     config = decoder_config(
         str(shape["family"]),
         hidden_size=shape["hidden_size"],

@@ -1,7 +1,7 @@
-"""nanoGPT's own `train.py`, run as it stands from a checkout, in a directory that holds its data and nothing else.
+"""Training with nanoGPT's unmodified `train.py` from a checkout, in a directory with only its data.
 
-Two things are arranged from outside: the seed, which `train.py` fixes, and autocast on a CPU, which `train.py` leaves
-off there. Nothing of nanoGPT is copied: its files are linked.
+Two things are changed from outside: the seed, which is fixed in `train.py`, and autocast on a CPU, which `train.py`
+does not use. Nothing of nanoGPT is copied: its files are linked.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ DATASET = "benchmark"
 def main() -> None:
     channel = Channel()
     job = channel.job
-    checkout, place, data = Path(job["checkout"]), Path(job["directory"]), Path(job["data"])
+    checkout, directory, data = Path(job["checkout"]), Path(job["directory"]), Path(job["data"])
     for name in ("train.py", "model.py", "configurator.py", "config"):
-        (place / name).symlink_to(checkout / name)
-    folder = place / "data" / DATASET
+        (directory / name).symlink_to(checkout / name)
+    folder = directory / "data" / DATASET
     folder.mkdir(parents=True)
     (folder / "train.bin").symlink_to(data / "train-00000.bin")
     (folder / "val.bin").symlink_to(data / "validation-00000.bin")
     (folder / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": job["shape"]["vocab_size"]}))
-    os.chdir(place)
-    sys.path.insert(0, str(place))
+    os.chdir(directory)
+    sys.path.insert(0, str(directory))
     sys.argv = ["train.py", *job["arguments"], f"--dataset={DATASET}", f"--device={job['device']}"]
     sys.argv += [f"--dtype={job['precision']}", "--out_dir=out"]
-    made = models_made()
+    models = collect_models()
 
     def evaluate() -> float:
-        (model,) = made
+        (model,) = models
         model.eval()
         tokens = data / "validation-00000.bin"
         loss = validation_loss(lambda ids: model(ids, ids)[0], tokens, job["shape"]["sequence_length"])
@@ -53,19 +53,19 @@ def main() -> None:
         runpy.run_path("train.py", run_name="__main__")
 
 
-def models_made() -> list[torch.nn.Module]:
-    """The list that every GPT which `train.py` makes will be in."""
+def collect_models() -> list[torch.nn.Module]:
+    """Return a list to which every GPT that `train.py` makes will be appended."""
     import model  # nanoGPT's
 
-    made: list[torch.nn.Module] = []
+    models: list[torch.nn.Module] = []
     initialise = model.GPT.__init__
 
-    def remember(self: torch.nn.Module, config: object) -> None:
+    def initialise_and_append(self: torch.nn.Module, config: object) -> None:
         initialise(self, config)
-        made.append(self)
+        models.append(self)
 
-    model.GPT.__init__ = remember
-    return made
+    model.GPT.__init__ = initialise_and_append
+    return models
 
 
 def shift_seeds(shift: int) -> None:

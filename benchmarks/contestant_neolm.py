@@ -1,6 +1,6 @@
-"""NeoLM, through its real loop and its real data path, without validation and checkpoints.
+"""Training with NeoLM's real training loop and data pipeline, without validation and checkpoints.
 
-This file is the only place of the benchmarks that knows how NeoLM's training is called.
+Only this file of the benchmarks depends on NeoLM's training interface.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def main() -> None:
         model.train()
         return loss
 
-    Gate(channel, evaluate, waited=time_waiting())
+    Gate(channel, evaluate, data_wait=measure_data_wait())
     train_with_neolm(model, data, job)
 
 
 def build_model(shape: Mapping[str, Any], more: Mapping[str, Any], seed: int) -> Decoder:
-    """A new model of `shape`; `more` are further fields of its configuration."""
+    """Return a new model of `shape`; `more` are further fields of its configuration."""
     fields = {
         "hidden_size": shape["hidden_size"],
         "num_layers": shape["num_layers"],
@@ -57,8 +57,8 @@ def build_model(shape: Mapping[str, Any], more: Mapping[str, Any], seed: int) ->
     return Decoder(decoder_config(shape["family"], **{**fields, **more})).initialise(seed)
 
 
-def time_waiting() -> Callable[[], float]:
-    """Seconds that the loop has spent waiting for its data so far: what the returned function says."""
+def measure_data_wait() -> Callable[[], float]:
+    """Return a function that returns the seconds for which the loop has waited for data so far."""
     waited = 0.0
     read = Prefetcher.batch
 
@@ -74,7 +74,7 @@ def time_waiting() -> Callable[[], float]:
 
 
 def train_with_neolm(model: Decoder, data: Path, job: Mapping[str, Any]) -> None:
-    """Train `model` on the shards in `data`, without validation and without checkpoints; the gate ends it."""
+    """Train `model` on the shards in `data`, without validation and checkpoints, until the gate ends the process."""
     shape = job["shape"]
     settings = {
         "sequence_length": shape["sequence_length"],
@@ -97,8 +97,8 @@ def train_with_neolm(model: Decoder, data: Path, job: Mapping[str, Any]) -> None
             validation=(),
             config=config,
             directory=Path(job["directory"]),
-            device=Choice(job["device"], "as told"),
-            precision=Choice(job["precision"], "as told"),
+            device=Choice(job["device"], "requested"),
+            precision=Choice(job["precision"], "requested"),
             compile=choose_compile(config.compile, job["device"], job["precision"]),
         )
     )

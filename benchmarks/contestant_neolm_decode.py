@@ -1,4 +1,4 @@
-"""NeoLM's generation with weights of 32, 16, 8 or 4 bits; each token is read by itself, nothing is guessed ahead."""
+"""Decoding with NeoLM and weights of 32, 16, 8 or 4 bits, without speculative decoding."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def main() -> None:
     job = channel.job
     model = load_model(Path(job["model"]) / HF, "cpu", job["dtype"], job["quantize"])
 
-    def generate(prompts: list[list[int]], tokens: int, stamp: Callable[[], None]) -> list[int]:
+    def generate(prompts: list[list[int]], tokens: int, on_token: Callable[[], None]) -> list[int]:
         config = GenerationConfig(max_new_tokens=tokens, ignore_eos=True)
         streams = dict(enumerate(prompt_generators(prompts, seed=1)))
         batch = Batch(model, dict(enumerate(prompts)), config, streams)
         ids = []
         while batch.running:
-            given = dict(batch.step())
-            stamp()
-            ids.append(given[0])
+            tokens_of_step = dict(batch.step())
+            on_token()
+            ids.append(tokens_of_step[0])
         return ids
 
     serve(channel, generate, {})

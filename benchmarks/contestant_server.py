@@ -1,4 +1,4 @@
-"""A server in a process of its own, NeoLM's, transformers' or llama.cpp's, and clients that ask it over HTTP."""
+"""An HTTP server of NeoLM, transformers or llama.cpp in a separate process, and its clients."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crowd import crowd
-from protocol import Channel, leave
+from concurrent_clients import run_clients
+from protocol import Channel, exit_process
 
-MOST = 40  # texts at a time; as many places as llama.cpp is told to keep
-NAME = "asked"
+MAX_SEQUENCES = 40  # slots of llama.cpp's server
+MODEL_NAME = "model"
 
 
 def main() -> None:
@@ -26,10 +26,10 @@ def main() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command, model = COMMANDS[job["server"]](job, str(port))
+    arguments, model = COMMANDS[job["server"]](job, str(port))
     threads = {"OMP_NUM_THREADS": str(job["threads"])}
     server = subprocess.Popen(
-        [*map(str, command)], stdout=2, stderr=2, start_new_session=True, env={**os.environ, **threads}
+        [*map(str, arguments)], stdout=2, stderr=2, start_new_session=True, env={**os.environ, **threads}
     )
 
     def complete(text: str, tokens: int) -> int:
@@ -48,7 +48,7 @@ def main() -> None:
         deadline = time.monotonic() + 240
         while True:
             try:
-                complete("once, to load", 4)
+                complete("loads the model", 4)
                 break
             except (OSError, http.client.HTTPException, KeyError):
                 if time.monotonic() > deadline or server.poll() is not None:
@@ -56,36 +56,37 @@ def main() -> None:
                 time.sleep(0.5)
         channel.answer(server=server.pid)
         while True:
-            asked = channel.receive()
-            if asked["do"] != "crowd":
+            command = channel.receive()
+            if command["do"] != "run_clients":
                 break
-            channel.answer(**crowd(complete, asked))
+            channel.answer(**run_clients(complete, command))
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait()
-    leave()
+    exit_process()
 
 
 def neolm(job: dict[str, Any], port: str) -> tuple[list[Any], str]:
-    """How to start NeoLM's, and what the model is called there."""
-    rounded = ["--quantize", job["quantize"]] if job["quantize"] else []
-    options = ["--dtype", job["dtype"], *rounded, "--device", job["device"], "--feedback", "off", "--port", port]
+    """Return the command that starts NeoLM's server, and the name of its model."""
+    quantization = ["--quantize", job["quantize"]] if job["quantize"] else []
+    options = ["--dtype", job["dtype"], *quantization, "--device", job["device"], "--feedback", "off", "--port", port]
     options += ["--set", "text_memory=2"]
-    return [sys.executable, "-m", "neolm", "serve", f"{NAME}={job['model']}", *options], NAME
+    return [sys.executable, "-m", "neolm", "serve", f"{MODEL_NAME}={job['model']}", *options], MODEL_NAME
 
 
 def transformers(job: dict[str, Any], port: str) -> tuple[list[Any], str]:
-    """The same for transformers', with or without its continuous batching."""
+    """Return the command of transformers' server, with or without continuous batching, and the name of its model."""
     options = ["--host", "127.0.0.1", "--port", port, "--dtype", job["dtype"], "--device", job["device"]]
     batching = ["--continuous-batching"] if job["batching"] else []
     return [Path(sys.executable).parent / "transformers", "serve", job["model"], *options, *batching], job["model"]
 
 
 def llama(job: dict[str, Any], port: str) -> tuple[list[Any], str]:
-    """The same for llama.cpp's."""
-    threads, room = str(job["threads"]), str(MOST * 1024)
-    options = ["--host", "127.0.0.1", "--port", port, "-t", threads, "-tb", threads, "-c", room, "-np", str(MOST)]
-    return [job["program"], "-m", Path(job["model"]).parent / job["file"], *options, "--no-webui"], NAME
+    """Return the command of llama.cpp's server, and the name of its model."""
+    threads, context = str(job["threads"]), str(MAX_SEQUENCES * 1024)
+    options = ["--host", "127.0.0.1", "--port", port, "-t", threads, "-tb", threads]
+    options += ["-c", context, "-np", str(MAX_SEQUENCES)]
+    return [job["program"], "-m", Path(job["model"]).parent / job["file"], *options, "--no-webui"], MODEL_NAME
 
 
 COMMANDS = {"neolm": neolm, "transformers": transformers, "llama.cpp": llama}

@@ -1,4 +1,4 @@
-"""Hugging Face transformers: its models in a plain loop, compiled too, and in its own Trainer."""
+"""Training with Hugging Face transformers: in a plain loop, optionally compiled, or with Trainer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from plain_loop import train_plainly, windows
+from plain_loop import train_with_plain_loop, windows
 from protocol import Channel, Gate
 from shapes import BETAS, EPSILON, GRADIENT_CLIP, LEARNING_RATE, WEIGHT_DECAY
 from transformers import (
@@ -39,11 +39,11 @@ def main() -> None:
     def loss(batch: torch.Tensor) -> torch.Tensor:
         return called(input_ids=batch[:, :-1], labels=batch[:, :-1], use_cache=False).loss
 
-    train_plainly(model, loss, job)
+    train_with_plain_loop(model, loss, job)
 
 
 def build_model(shape: Mapping[str, Any]) -> PreTrainedModel:
-    """A new model of `shape`, without dropout."""
+    """Return a new model of `shape`, without dropout."""
     sizes = {
         "vocab_size": shape["vocab_size"],
         "max_position_embeddings": shape["context"],
@@ -68,7 +68,7 @@ def build_model(shape: Mapping[str, Any]) -> PreTrainedModel:
 
 
 class Windows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """The job's tokens as Trainer wants them."""
+    """The job's tokens as a dataset for Trainer."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         self.windows = windows(job)[:, :-1].contiguous()
@@ -81,7 +81,7 @@ class Windows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
 
 def train_with_trainer(model: PreTrainedModel, job: Mapping[str, Any]) -> None:
-    """Train `model` for ever with transformers' own loop."""
+    """Train `model` with transformers' Trainer until the gate ends the process."""
     cpu = job["device"] == "cpu"
     arguments = TrainingArguments(
         output_dir=job["directory"],

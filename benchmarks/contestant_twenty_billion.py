@@ -1,18 +1,18 @@
-"""A process that loads a large model, rounded as it is read, and writes with it when it is told to."""
+"""Load a large model, quantised while it is read, and time its decoding steps."""
 
 from __future__ import annotations
 
 import time
 
 import torch
-from protocol import Channel, leave, peak_memory
+from protocol import Channel, exit_process, peak_memory
 
 from neolm.generation.batch import next_logits
 from neolm.generation.kv_cache import BatchCache
 from neolm.generation.model_runner import model_runner_for
 from neolm.models.hf import load_model
 
-PROMPT = 16
+PROMPT_TOKENS = 16
 
 
 def main() -> None:
@@ -22,26 +22,26 @@ def main() -> None:
     load = time.perf_counter() - began
     tensors = [*model.parameters(), *model.buffers()]
     weights = sum(tensor.nbytes for tensor in tensors)
-    # A token reads every weight once, but only one row of an embedding that is not the head.
+    # Each token reads every weight once, except an untied embedding, of which it reads one row.
     read = weights if model.config.tie_embeddings else weights - model.embedding.weight.nbytes
     runner = model_runner_for(model)
     cache = BatchCache(model, 1, model.config.max_position_embeddings)
-    ids = torch.randint(0, 50_000, (PROMPT,), generator=torch.Generator().manual_seed(0)).tolist()
+    ids = torch.randint(0, 50_000, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(0)).tolist()
 
-    def write() -> float:
+    def decode() -> float:
         began = time.perf_counter()
         ids.append(int(next_logits(runner, cache, [ids])[0].argmax()))
         return time.perf_counter() - began
 
-    write()  # compiles, where nothing is kept from before
+    decode()  # compiles the kernels if they are not cached
     cache.rewind(0, 0)
-    del ids[PROMPT:]
-    channel.answer(load=load, weights=weights, read=read, first=write())
+    del ids[PROMPT_TOKENS:]
+    channel.answer(load=load, weights=weights, read=read, first=decode())
     while True:
         command = channel.receive()
         if command["do"] != "run":
-            leave()
-        channel.answer(seconds=[write() for _ in range(command["steps"])], memory=peak_memory())
+            exit_process()
+        channel.answer(seconds=[decode() for _ in range(command["steps"])], memory=peak_memory())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The token files that every contestant reads: flat uint16, named as NeoLM's shards are."""
+"""Token files for all contestants: flat uint16, with the file names of NeoLM's shards."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
-from workers import Failed
+from workers import BenchmarkError
 
 
 def write_tokens(directory: Path, split: str, tokens: Sequence[int]) -> None:
     """Write one split, little-endian."""
-    words = array("H", tokens)
+    values = array("H", tokens)
     if sys.byteorder == "big":
-        words.byteswap()
+        values.byteswap()
     with (directory / f"{split}-00000.bin").open("wb") as file:
-        words.tofile(file)
+        values.tofile(file)
 
 
 def write_random_tokens(directory: Path, vocab_size: int, count: int) -> None:
-    """Write both splits, of ids at random: speed does not depend on what they say."""
+    """Write both splits with random ids: speed does not depend on the content."""
     source = random.Random(1)
     write_tokens(directory, "train", source.choices(range(vocab_size), k=count))
     write_tokens(directory, "validation", source.choices(range(vocab_size), k=count // 10))
 
 
 def write_characters(directory: Path, path: Path) -> int:
-    """Write a text as the numbers of its characters in sorted order, the first nine tenths to train on.
+    """Write a text with one id per character and return the number of different characters.
 
-    Returns how many different characters there are. The text may be compressed with zstd.
+    Ids follow the sorted order of the characters. The first 90% of the text is the training split.
+    The file may be compressed with zstd.
 
     Raises:
-        Failed: there is no such file.
+        BenchmarkError: the file does not exist.
     """
     if not path.is_file():
-        raise Failed(f"{path}: no such file; give the text of tiny Shakespeare with --text")
+        raise BenchmarkError(f"{path}: no such file. Give the path of the tiny Shakespeare text: --text FILE")
     raw = path.read_bytes()
     if path.suffix == ".zst":
         import zstandard

@@ -1,13 +1,13 @@
-"""How fast NeoLM writes and reads, beside transformers, llama.cpp and CTranslate2, with weights of 32 to 4 bits.
+"""Compare the decode and prefill speed of NeoLM, transformers, llama.cpp and CTranslate2, with weights of 32 to 4 bits.
 
     python benchmarks/decode.py --rounds 7
     python benchmarks/decode.py --shapes 1.3b --tokens 32 --read 512 --rounds 3
 
-Everybody continues the same prompts, on a CPU, with the same number of threads, in a process of its own that keeps its
-model. The models have published shapes and random weights, written once. Writing: greedy decoding, timed from the first
-token to the last. Reading: from the prompt to its first token. For each of these all take turns, A B C A B C ..., and
-sleep in between; the machine's ceilings, memory reads and matrix products, are measured before each turn of all.
-llama.cpp and CTranslate2 know no GPT-Neo: they come in with `gpt2` and the Pythias.
+All contestants continue the same prompts on a CPU with the same number of threads, each in its own process, which keeps
+its model loaded. The models have published shapes and random weights, written once. Decode ("writing"): greedy, timed
+from the first token to the last. Prefill ("reading"): timed from the prompt to its first token. For each workload the
+contestants take turns, A B C A B C ..., and sleep in between. The machine's peak speeds (memory reads and matrix
+products) are measured before each round. llama.cpp and CTranslate2 do not support GPT-Neo, only `gpt2` and the Pythias.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from machine import Machine
 from random_models import as_gguf, random_model
 from report import command_line, publish
 from shapes import SHAPES, Shape
-from turns import Result, Turns
-from workers import Contestant, Failed, Worker, note, stop_on_termination
+from worker_pool import Result, WorkerPool
+from workers import BenchmarkError, Contestant, Worker, log, stop_on_termination
 
-# Bits of a weight, with its share of the scale of its group.
+# Bits per weight, including its share of the scale of its group.
 BITS = {
     "neolm": {"float32": 32, "bfloat16": 16, "int8": 8.25, "int4": 4.25},
     "transformers": {"float32": 32, "bfloat16": 16},
     "llama.cpp": {"f32": 32, "bf16": 16, "q8_0": 8.5, "q4_0": 4.5},
     "ctranslate2": {"float32": 32, "bfloat16": 16, "int8": 8},
 }
-SAME = {"f32": "float32", "bf16": "bfloat16", "q8_0": "int8", "q4_0": "int4"}  # as others call it
+# NeoLM's names for other tools' formats.
+PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "q8_0": "int8", "q4_0": "int4"}
 CEILINGS = ("bfloat16", "float32")  # of matrix products
-OVERHEAD = 0.7e9  # bytes of a process beside its weights, upwards
+OVERHEAD = 0.7e9  # upper bound on the bytes of a process without its weights
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is measured in one turn: texts of `length` tokens read, and `tokens` tokens of each written (1: none)."""
+class Workload:
+    """Prefill of `texts` prompts of `length` tokens, and decode of `tokens` tokens for each (1: prefill only)."""
 
     texts: int
     length: int
@@ -49,17 +50,17 @@ class Work:
 
     @property
     def name(self) -> str:
-        """In the results."""
+        """Name in the results."""
         return f"read {self.length}" if self.tokens == 1 else f"write {self.texts}"
 
     def prompts(self, vocab_size: int) -> list[list[int]]:
-        """Token ids at random; the last, which may end a text, is not among them."""
+        """Return random token ids, without the last id, which may be the end-of-text token."""
         source = random.Random(1)
         return [source.choices(range(vocab_size - 1), k=self.length) for _ in range(self.texts)]
 
 
 def contestants(shape: Shape) -> list[Contestant]:
-    """Everybody who can run `shape`; whose precision and bits of a weight are among their settings."""
+    """Return the contestants that support `shape`, one for each weight format."""
     peers = {
         "neolm": ("contestant_neolm_decode.py", None),
         "transformers": ("contestant_transformers_decode.py", "transformers"),
@@ -70,7 +71,7 @@ def contestants(shape: Shape) -> list[Contestant]:
     found = []
     for peer, (script, environment) in peers.items():
         for kind, bits in BITS[peer].items():
-            precision = SAME.get(kind, kind)
+            precision = PRECISIONS.get(kind, kind)
             settings = {
                 "peer": peer,
                 "kind": kind,
@@ -84,80 +85,89 @@ def contestants(shape: Shape) -> list[Contestant]:
 
 
 def measure(shape: Shape, machine: Machine, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure all rounds of one shape; a contestant that fails is noted, and the others go on.
+    """Measure all rounds of one shape. A contestant that fails is left out; the others continue.
 
     Raises:
-        Failed: there is nothing to measure, or no model can be written.
+        BenchmarkError: no workload fits into the context, or the model cannot be written.
     """
-    chosen = [who for who in contestants(shape) if not options.contestants or who.name in options.contestants]
-    works = [Work(texts, options.prompt, 1 + options.tokens) for texts in options.batches]
-    works += [Work(1, length, 1) for length in options.read]
+    chosen = [one for one in contestants(shape) if not options.contestants or one.name in options.contestants]
+    works = [Workload(texts, options.prompt, 1 + options.tokens) for texts in options.batches]
+    works += [Workload(1, length, 1) for length in options.read]
     works = [work for work in works if work.length + work.tokens - 1 <= shape.context]
     if not works:
-        raise Failed(f"{shape.name}: its context of {shape.context} tokens has no room for any of this")
-    place = random_model(shape, options.models)
-    job = {"model": str(place), "threads": machine.threads, "room": options.tokens + 1}
-    turns = Turns(job, options.environments, f"decode/{shape.name}")
+        raise BenchmarkError(
+            f"{shape.name}: no workload fits into the context of {shape.context} tokens. "
+            "Choose smaller --prompt, --tokens or --read"
+        )
+    directory = random_model(shape, options.models)
+    job = {"model": str(directory), "threads": machine.threads, "max_new_tokens": options.tokens + 1}
+    pool = WorkerPool(job, options.environments, f"decode/{shape.name}")
     began = len(machine.measured)
     free = machine.measure(*CEILINGS)["memory_available"]
-    _check(chosen, shape, free, place, turns)
+    _exclude_unsupported(chosen, shape, free, directory, pool)
     try:
         for group in _groups(chosen, shape, free):
-            resident = _need(group, shape) < 0.9 * free
-            note(f"{shape.name}: {', '.join(who.name for who in group)}{'' if resident else ', one at a time'}")
-            # One kind of work after the other, as close together as can be; but not with a model to load for each.
+            resident = _memory_needed(group, shape) < 0.9 * free
+            log(f"{shape.name}: {', '.join(one.name for one in group)}{'' if resident else ', one at a time'}")
+            # One workload after the other, so that turns are close in time; all at once if models are loaded for each.
             batches = [[work] for work in works] if resident else [works]
             for number in range(1, options.rounds + 1):
                 for batch in batches:
                     machine.measure(*CEILINGS)
-                    for who in group:
-                        turns.take(who, resident, functools.partial(_turn, number, batch, shape.vocab_size))
-            turns.stop()
+                    for contestant in group:
+                        pool.run_turn(
+                            contestant, resident, functools.partial(_run_turn, number, batch, shape.vocab_size)
+                        )
+            pool.stop()
     finally:
-        turns.stop()
+        pool.stop()
     return {
         **shape.as_json(),
         "prompt": options.prompt,
         "tokens": options.tokens,
         "works": {work.name: [work.texts, work.length, work.tokens] for work in works},
         "measured": machine.measured[began:],
-        "contestants": {who.name: {**who.settings, **turns.results[who.name]} for who in chosen},
+        "contestants": {
+            contestant.name: {**contestant.settings, **pool.results[contestant.name]} for contestant in chosen
+        },
     }
 
 
 def _groups(chosen: list[Contestant], shape: Shape, free: float) -> list[list[Contestant]]:
-    """Those who take turns: all, if they fit into memory together; else those of float32, then the others.
+    """Return groups of contestants that take turns: all, if they fit into memory; else float32 first, then the others.
 
-    No ratio is of one of float32 and one of another precision.
+    No reported ratio compares float32 with another precision.
     """
-    if _need(chosen, shape) < 0.9 * free:
+    if _memory_needed(chosen, shape) < 0.9 * free:
         return [chosen]
-    whole = [who for who in chosen if who.settings["precision"] == "float32"]
-    return [group for group in (whole, [who for who in chosen if who not in whole]) if group]
+    float32 = [one for one in chosen if one.settings["precision"] == "float32"]
+    return [group for group in (float32, [one for one in chosen if one not in float32]) if group]
 
 
-def _need(group: list[Contestant], shape: Shape) -> float:
-    """Bytes that they take together, upwards."""
-    return sum(shape.parameters * who.settings["bits"] / 8 + OVERHEAD for who in group)
+def _memory_needed(group: list[Contestant], shape: Shape) -> float:
+    """Return an upper bound on the bytes of memory of a group."""
+    return sum(shape.parameters * contestant.settings["bits"] / 8 + OVERHEAD for contestant in group)
 
 
-def _check(chosen: list[Contestant], shape: Shape, free: float, place: Path, turns: Turns) -> None:
-    """Leave out those who cannot start: too little memory, or no file for them."""
-    for who in chosen:
-        need = _need([who], shape)
-        if need > free:
-            turns.fail(who.name, f"needs {need / 2**30:.0f} GiB, {free / 2**30:.0f} are free")
-        if who.settings["peer"] == "llama.cpp":
+def _exclude_unsupported(
+    chosen: list[Contestant], shape: Shape, free: float, directory: Path, pool: WorkerPool
+) -> None:
+    """Leave out contestants with too little memory or without a model file."""
+    for contestant in chosen:
+        needed = _memory_needed([contestant], shape)
+        if needed > free:
+            pool.fail(contestant.name, f"needs {needed / 2**30:.0f} GiB, {free / 2**30:.0f} are free")
+        if contestant.settings["peer"] == "llama.cpp":
             try:
-                as_gguf(place)
-            except Failed as failure:
-                turns.fail(who.name, str(failure))
+                as_gguf(directory)
+            except BenchmarkError as failure:
+                pool.fail(contestant.name, str(failure))
 
 
-def _turn(number: int, works: list[Work], vocab_size: int, worker: Worker, result: Result) -> None:
-    """One turn of one contestant."""
+def _run_turn(number: int, works: list[Workload], vocab_size: int, worker: Worker, result: Result) -> None:
+    """Run the workloads once on one contestant and add its times to `result`."""
     for work in works:
-        answer = worker.ask(do="generate", prompts=work.prompts(vocab_size), tokens=work.tokens)
+        answer = worker.request(do="generate", prompts=work.prompts(vocab_size), tokens=work.tokens)
         times = result.setdefault("times", {}).setdefault(work.name, {"reading": [], "decoding": []})
         times["reading"].append(answer["reading"])
         times["decoding"].append(answer["decoding"])
@@ -167,40 +177,42 @@ def _turn(number: int, works: list[Work], vocab_size: int, worker: Worker, resul
             speed = work.texts * (work.tokens - 1) / answer["decoding"]
         else:
             speed = work.length / answer["reading"]
-        note(f"  round {number}, {work.name}: {worker.name} {speed:,.1f} tokens/s")
+        log(f"  round {number}, {work.name}: {worker.name} {speed:,.1f} tokens/s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["125m", "gpt2", "pythia-160m"])
-    parser.add_argument("--contestants", nargs="+", metavar="NAME", help="only these; all by default")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each contestant (5)")
-    parser.add_argument("--prompt", type=int, default=64, metavar="T", help="tokens before the written ones (64)")
-    parser.add_argument("--tokens", type=int, default=128, metavar="N", help="tokens that are written (128)")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1], metavar="B", help="texts written together (1)")
-    parser.add_argument("--read", nargs="*", type=int, default=[512, 2048], metavar="T", help="prompts to read")
-    parser.add_argument("--threads", type=int, help="of a process; by default the cores that may be used")
-    parser.add_argument("--models", type=Path, metavar="DIR", help="where models are kept; by default beside peers")
+    parser.add_argument("--contestants", nargs="+", metavar="NAME", help="only these; default: all")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns per contestant (5)")
+    parser.add_argument("--prompt", type=int, default=64, metavar="T", help="tokens of each prompt (64)")
+    parser.add_argument("--tokens", type=int, default=128, metavar="N", help="tokens to decode (128)")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1], metavar="B", help="batch sizes (1)")
+    parser.add_argument(
+        "--read", nargs="*", type=int, default=[512, 2048], metavar="T", help="prompt lengths for prefill"
+    )
+    parser.add_argument("--threads", type=int, help="threads per process; default: number of usable cores")
+    parser.add_argument(
+        "--models", type=Path, metavar="DIR", help="directory of the models; default: models/ in --environments"
+    )
     parser.add_argument("--environments", type=Path, default=Path(".benchmarks"), metavar="DIR")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="all numbers, as JSON")
-    parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the section into this page")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write all numbers as JSON")
+    parser.add_argument("--docs", type=Path, metavar="PAGE", help="write the section into this page")
     options = parser.parse_args()
     stop_on_termination()
     options.models = options.models or options.environments / "models"
-    known = {who.name for name in options.shapes for who in contestants(SHAPES[name])}
+    known = {contestant.name for name in options.shapes for contestant in contestants(SHAPES[name])}
     if unknown := set(options.contestants or ()) - known:
-        parser.error(
-            f"nobody is called {', '.join(sorted(unknown))}; for these shapes there are {', '.join(sorted(known))}"
-        )
+        parser.error(f"unknown contestant: {', '.join(sorted(unknown))}. These shapes have: {', '.join(sorted(known))}")
     machine = Machine("cpu", "auto", options.threads, options.environments)
     try:
         shapes = {name: measure(SHAPES[name], machine, options) for name in options.shapes}
-    except Failed as failure:
+    except BenchmarkError as failure:
         raise SystemExit(str(failure)) from None
     finally:
         machine.stop()
     every = [result.get("versions", {}) for shape in shapes.values() for result in shape["contestants"].values()]
-    # The first package of an environment is the peer; CTranslate2's converter has a transformers of its own beside it.
+    # The first package of an environment is the peer; CTranslate2's also contains transformers, for its converter.
     peers = dict(package for versions in every for package in [*versions.items()][:1])
     results = {
         "command": command_line("decode"),

@@ -1,10 +1,10 @@
-"""How fast NeoLM writes on a GPU, beside transformers, in one process that holds both models in turn.
+"""Compare the decode and prefill speed of NeoLM and transformers on a GPU, in one process.
 
     python benchmarks/decode_gpu.py --shapes 125m 1.3b --rounds 5 --docs docs/benchmarks.md
 
 Both compute in bfloat16 with random weights and continue the same prompts greedily: transformers with `generate` and
-its dynamic cache, NeoLM as `neolm.generate` does. Also measured: the
-GPU's memory reads and matrix products, and what the engine writes for many texts of different lengths.
+its dynamic cache, NeoLM like `neolm.generate`. The script also measures the GPU's memory reads and matrix products, and
+the throughput of the engine with many requests of different lengths.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from report import command_line, publish, ratio, spread, table
 from shapes import SHAPES, Shape
-from workers import note
+from workers import log
 
 from neolm.core.device import matrix_ceiling
 from neolm.generation.batch import Batch
 from neolm.generation.config import GenerationConfig
+from neolm.generation.model_runner import model_runner_for
 from neolm.generation.sampling import prompt_generators
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
@@ -39,13 +40,15 @@ Generate = Callable[[list[list[int]], int], float]
 def main() -> None:
     arguments = parse()
     ceilings = {"flops": matrix_ceiling(DEVICE, torch.bfloat16, 8192), "bandwidth": bandwidth()}
-    note(f"{ceilings['flops'] / 1e12:.0f} TFLOP/s, {ceilings['bandwidth'] / 1e12:.2f} TB/s")
+    log(f"{ceilings['flops'] / 1e12:.0f} TFLOP/s, {ceilings['bandwidth'] / 1e12:.2f} TB/s")
     results = {name: measure(SHAPES[name], arguments) for name in arguments.shapes}
     rows = []
     for name, result in results.items():
         for work, times in result["works"].items():
             count = times["tokens"]
-            ours, theirs = ([count / second for second in times[who]] for who in ("neolm", "transformers"))
+            ours, theirs = (
+                [count / second for second in times[contestant]] for contestant in ("neolm", "transformers")
+            )
             share = ""
             if work == "write 1":
                 share = f"{result['bytes'] * statistics.median(ours) / ceilings['bandwidth']:.2f}"
@@ -67,7 +70,7 @@ def main() -> None:
 
 
 def measure(shape: Shape, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of every work and round for both, in turn."""
+    """Measure the seconds of every workload and round; both take turns."""
     ours, model = neolm(shape)
     theirs = peer(shape, model)
     source = random.Random(1)
@@ -84,17 +87,15 @@ def measure(shape: Shape, arguments: argparse.Namespace) -> dict[str, Any]:
         for generate in contestants.values():
             generate(prompts, tokens)
         for _ in range(arguments.rounds):
-            for who, generate in contestants.items():
-                works[name][who].append(generate(prompts, tokens))
-        note(
-            f"{shape.name}, {name}: " + ", ".join(f"{who} {count / min(works[name][who]):,.0f}" for who in contestants)
-        )
+            for contestant, generate in contestants.items():
+                works[name][contestant].append(generate(prompts, tokens))
+        log(f"{shape.name}, {name}: " + ", ".join(f"{one} {count / min(works[name][one]):,.0f}" for one in contestants))
     engine = [serve(model, shape, arguments.streams) for _ in range(1 + arguments.rounds)][1:]
     return {"works": works, "engine": engine, "bytes": 2 * model.parameter_count()}
 
 
 def neolm(shape: Shape) -> tuple[Generate, Decoder]:
-    """NeoLM's own way to write, and its model."""
+    """Return a function that times NeoLM's generation, and its model."""
     config = decoder_config(
         shape.family,
         hidden_size=shape.hidden_size,
@@ -108,8 +109,6 @@ def neolm(shape: Shape) -> tuple[Generate, Decoder]:
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.02)
-    from neolm.generation.model_runner import model_runner_for
-
     runner = model_runner_for(model)
 
     def generate(prompts: list[list[int]], tokens: int) -> float:
@@ -128,7 +127,7 @@ def neolm(shape: Shape) -> tuple[Generate, Decoder]:
 
 
 def peer(shape: Shape, ours: Decoder) -> Generate:
-    """transformers, with the same shape."""
+    """Return a function that times transformers' generation with the same shape."""
     import transformers
 
     raw = hf_config(ours.config)
@@ -156,13 +155,13 @@ def peer(shape: Shape, ours: Decoder) -> Generate:
 
 
 def serve(model: Decoder, shape: Shape, streams: int, tokens: int = 64) -> float:
-    """Tokens a second that the engine writes for many."""
+    """Return the throughput of the engine with many requests, in tokens per second."""
     engine = Engine(model, memory=8 * 2**30, max_running=64)
     source = random.Random(2)
-    written = [0]
+    generated = [0]
 
     def count(event: Event) -> None:
-        written[0] += not isinstance(event, Finished)
+        generated[0] += not isinstance(event, Finished)
 
     for _ in range(streams):
         prompt = source.choices(range(shape.vocab_size - 1), k=source.randrange(16, 256))
@@ -171,11 +170,11 @@ def serve(model: Decoder, shape: Shape, streams: int, tokens: int = 64) -> float
     began = time.perf_counter()
     while engine.step():
         pass
-    return written[0] / (time.perf_counter() - began)
+    return generated[0] / (time.perf_counter() - began)
 
 
 def bandwidth() -> float:
-    """Bytes a second that a large array is read at."""
+    """Return the best read speed of a large array, in bytes per second."""
     array = torch.ones(2**31, dtype=torch.bfloat16, device=DEVICE)
     array.max()
     best = float("inf")

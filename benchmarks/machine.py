@@ -1,4 +1,4 @@
-"""What the machine is and what it gives: measured in the same minutes as the contestants (contestant_machine.py)."""
+"""Description and peak speeds of the machine, measured during the benchmark by contestant_machine.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Facts = dict[str, Any]
 
 
 class Machine:
-    """The machine under all contestants; `facts` are read once, `measure` is for every round."""
+    """The machine of all contestants. `facts` are read once, `measure` is called in every round."""
 
     def __init__(self, device: str, precision: str, threads: int | None, environments: Path) -> None:
         self.threads = threads or usable_cores()
@@ -27,30 +27,30 @@ class Machine:
 
     @property
     def device(self) -> str:
-        """Where everybody runs."""
+        """Device of all contestants."""
         return str(self.facts["device"][0])
 
     @property
     def precision(self) -> str:
-        """In what everybody computes."""
+        """Precision of all contestants."""
         return str(self.facts["precision"][0])
 
     def measure(self, *precisions: str) -> dict[str, float]:
-        """Note what a matrix product and a memory read give now; the product in further `precisions` too."""
-        self.measured.append(self._worker.ask(do="measure", precisions=precisions))
+        """Measure memory reads and matrix products, also in `precisions`; append the result to `measured`."""
+        self.measured.append(self._worker.request(do="measure", precisions=precisions))
         return self.measured[-1]
 
     def flops_per_token(self, shape: dict[str, Any]) -> float:
-        """What training on one token of a shape takes."""
-        return float(self._worker.ask(do="count", shape=shape)["flops"])
+        """FLOPs of training on one token of a shape."""
+        return float(self._worker.request(do="count", shape=shape)["flops"])
 
     def stop(self) -> None:
-        """End its process."""
+        """Stop the measuring process."""
         self._worker.stop()
 
 
 def describe(facts: Facts, measured: list[dict[str, float]]) -> str:
-    """The machine in a paragraph of Markdown."""
+    """Describe the machine in a paragraph of Markdown."""
     vectors = f" ({facts['vectors']})" if facts["vectors"] else ""
     precision, reason = facts["precision"]
     more = [key for key in (measured[0] if measured else {}) if key.startswith("flops_")]
@@ -70,12 +70,12 @@ def _giga(measured: list[dict[str, float]], key: str) -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def revision() -> str:
-    """The commit that is measured, and whether there are changes on top of it."""
+    """The measured commit, and whether the checkout has uncommitted changes."""
     command = ["git", "-C", str(HERE), "describe", "--always", "--dirty=, changed", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

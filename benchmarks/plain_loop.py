@@ -1,4 +1,4 @@
-"""The loop that the documentation of every library shows: autocast, backward, clip, step. For peers without their own.
+"""The usual training loop (autocast, backward, clip, step), for peers that do not have their own.
 
 Runs in the peers' environments. Shapes: B batch, T time.
 """
@@ -16,29 +16,29 @@ from torch import Tensor, nn
 
 
 def windows(job: Mapping[str, Any]) -> Tensor:
-    """The tokens of the job in windows of T + 1, as (N, T + 1) int64."""
+    """Return the tokens of the job in windows of T + 1, as (N, T + 1) int64."""
     T = job["shape"]["sequence_length"]
     stream = np.fromfile(Path(job["data"]) / "train-00000.bin", dtype="<u2").astype(np.int64)
     return torch.from_numpy(stream[: len(stream) // (T + 1) * (T + 1)]).view(-1, T + 1)
 
 
 def batches(job: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Windows at random, (B, T + 1), without end, on the job's device."""
-    everything, generator = windows(job), torch.Generator().manual_seed(job["seed"])
+    """Yield random batches of windows, (B, T + 1), on the job's device, without end."""
+    all_windows, generator = windows(job), torch.Generator().manual_seed(job["seed"])
     while True:
-        chosen = torch.randint(len(everything), (job["shape"]["batch_size"],), generator=generator)
-        yield everything[chosen].to(job["device"], non_blocking=True)
+        chosen = torch.randint(len(all_windows), (job["shape"]["batch_size"],), generator=generator)
+        yield all_windows[chosen].to(job["device"], non_blocking=True)
 
 
 def autocast(job: Mapping[str, Any]) -> torch.autocast:
-    """bfloat16 for what gains by it, where the job says so."""
+    """Return the autocast context of the job: bfloat16, or disabled."""
     return torch.autocast(
         torch.device(job["device"]).type, dtype=torch.bfloat16, enabled=job["precision"] == "bfloat16"
     )
 
 
-def train_plainly(model: nn.Module, loss: Callable[[Tensor], Tensor], job: Mapping[str, Any]) -> None:
-    """Train `model` for ever: `loss` is the mean loss of a batch (B, T + 1)."""
+def train_with_plain_loop(model: nn.Module, loss: Callable[[Tensor], Tensor], job: Mapping[str, Any]) -> None:
+    """Train `model` until the gate ends the process; `loss` returns the mean loss of a batch (B, T + 1)."""
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True
     )

@@ -1,13 +1,12 @@
-"""The contestant's side of a measurement: a process that trains when it is told to, and sleeps in between.
+"""Communication of a contestant's process with its parent, and a gate that stops its training loop between turns.
 
-Every contestant runs a training loop of its own, and not one of those loops was made to be interrupted. So the gate
-stands where all of them pass once a step, whoever wrote them: at the call of `Optimizer.step`, where torch lets a hook
-in. From one gradient to the next lies one whole step: update, next batch, forward and backward pass, whatever the loop
-logs. The loop runs through the gate as many times as the turn has steps; then the gate takes the time, answers, and
-holds the loop until its next turn.
+Every contestant has its own training loop, and none of the loops was written to be interrupted. So the gate is a hook
+of torch on `Optimizer.step`, which every loop calls once per step. Between two calls is one whole step: update, next
+batch, forward and backward pass, logging. The hook counts the steps of the turn. Then it takes the time, answers, and
+blocks the loop until its next turn.
 
-Commands and answers are JSON, one a line, on standard input and output. Runs in each contestant's environment, and
-needs torch only.
+Commands and answers are JSON, one per line, on standard input and output. This module runs in each contestant's
+environment and needs only torch.
 """
 
 from __future__ import annotations
@@ -26,57 +25,57 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 
 class Channel:
-    """Lines of JSON to and from the parent. What others print on standard output goes to standard error."""
+    """Lines of JSON to and from the parent. Other output to standard output is redirected to standard error."""
 
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
-        with contextlib.suppress(OSError):  # whoever runs out of memory, it shall be the benchmark
+        with contextlib.suppress(OSError):  # if memory runs out, the benchmark is killed first
             Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
         self.job = self.receive()
         torch.set_num_threads(self.job["threads"])
 
     def receive(self) -> dict[str, Any]:
-        """The next command; without one the process ends."""
+        """Return the next command. At the end of the input, end the process."""
         line = sys.stdin.readline()
         if not line:
-            leave()
+            exit_process()
         return dict(json.loads(line))
 
     def answer(self, **content: Any) -> None:
-        """Answer the last command."""
+        """Send the answer to the last command."""
         print(json.dumps(content), file=self._answers, flush=True)
 
 
 class Gate:
-    """Lets a training loop pass for a number of steps, then holds it until the next turn."""
+    """Let a training loop run for a number of steps, then block it until the next turn."""
 
     def __init__(
         self,
         channel: Channel,
         evaluate: Callable[[], float] | None = None,
-        waited: Callable[[], float] | None = None,
+        data_wait: Callable[[], float] | None = None,
     ) -> None:
-        """Stand where the loop will pass.
+        """Install the hook.
 
         Args:
-            channel: To the parent.
-            evaluate: Gives the loss of the model as it stands; its time is nobody's.
-            waited: Gives the seconds that the loop has waited for data so far, where it can be known.
+            channel: Connection to the parent.
+            evaluate: Returns the loss of the current model. Its time is not counted.
+            data_wait: Returns the seconds for which the loop has waited for data so far, if known.
         """
-        self.channel, self.evaluate, self.waited = channel, evaluate, waited
-        self._left = channel.job["warmup"] + 1  # the first arrival has a gradient, but no update yet
+        self.channel, self.evaluate, self.data_wait = channel, evaluate, data_wait
+        self._left = channel.job["warmup"] + 1  # at the first call there is a gradient, but no update yet
         self._marker: torch.Tensor | None = None
         self._parameters: dict[int, int] = {}
         self._began, self._processor_began = time.perf_counter(), time.process_time()
-        register_optimizer_step_pre_hook(self._arrive)
+        register_optimizer_step_pre_hook(self._before_step)
 
-    def _arrive(self, optimiser: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimiser: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if id(optimiser) not in self._parameters:
             self._parameters[id(optimiser)] = sum(p.numel() for g in optimiser.param_groups for p in g["params"])
         if self._marker is None:
             self._marker = next(p for g in optimiser.param_groups for p in g["params"] if p.grad is not None)
-        # A loop may call several optimisers, or one for some parameters at a time: one of them all marks the step.
+        # A loop may call several optimisers in a step, or one several times: one parameter marks the step.
         if self._marker.grad is None or not any(p is self._marker for g in optimiser.param_groups for p in g["params"]):
             return
         self._left -= 1
@@ -86,7 +85,7 @@ class Gate:
         self.channel.answer(
             seconds=time.perf_counter() - self._began,
             processor_seconds=time.process_time() - self._processor_began,
-            waited=self.waited() if self.waited else None,
+            waited=self.data_wait() if self.data_wait else None,
             memory=peak_memory(),
             parameters=sum(self._parameters.values()),
         )
@@ -103,11 +102,11 @@ class Gate:
                 assert self.evaluate is not None
                 self.channel.answer(loss=self.evaluate())
             else:
-                leave()
+                exit_process()
 
 
-def leave() -> NoReturn:
-    """End the process here and now: no loop that is held at the gate has an end of its own."""
+def exit_process() -> NoReturn:
+    """End the process immediately: a loop that the gate blocks does not end itself."""
     sys.stderr.flush()
     os._exit(0)
 
@@ -119,7 +118,7 @@ def synchronise() -> None:
 
 
 def peak_memory() -> int:
-    """Most bytes that this process has held: on the GPU if there is one, else resident (VmHWM)."""
+    """Peak memory of this process in bytes: of the GPU if it is used, else resident (VmHWM)."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     with contextlib.suppress(OSError):

@@ -1,7 +1,6 @@
-"""The shapes that are measured: a model, and how many tokens of it make a step.
+"""The measured shapes: sizes of a model and of its batches.
 
-A shape is the same for every contestant: family, widths, vocabulary, context, batch, sequence length. What a contestant
-needs to know of it travels to its process as JSON.
+A shape is the same for every contestant. It is sent to the contestants' processes as JSON.
 """
 
 from __future__ import annotations
@@ -24,38 +23,36 @@ class Shape:
     batch_size: int
     sequence_length: int
     steps: int
-    """Optimiser steps of one turn, unless the command line says otherwise."""
+    """Optimiser steps per turn, unless the command line overrides it."""
     warmup: int = 3
-    """Steps before the first turn, which nobody times: allocation, compilation."""
+    """Steps before the first turn, which are not timed: allocation, compilation."""
     window_size: int = 256
-    """Tokens that a local layer of GPT-Neo attends to."""
+    """Attention window of GPT-Neo's local layers, in tokens."""
     activation_checkpointing: bool = False
 
     @property
     def parameters(self) -> int:
-        """Parameters, about: biases and norms are left out."""
+        """Approximate number of parameters, without biases and norms."""
         h = self.hidden_size
         tables = self.vocab_size + (self.vocab_size if self.family == "gpt-neox" else self.context)
         return tables * h + 12 * self.num_layers * h * h
 
     @property
     def tokens(self) -> int:
-        """Tokens of one step."""
+        """Number of tokens per step."""
         return self.batch_size * self.sequence_length
 
     def memory(self) -> int:
-        """Bytes that training takes, roughly and upwards: weights, gradients, AdamW's two means, and the logits that
-        most contestants hold, with their gradient.
-        """
+        """Rough upper bound on the bytes of training: weights, gradients, AdamW's moments, logits, their gradient."""
         return int(self.parameters * 16 * 1.04 + 12 * self.tokens * self.vocab_size + 0.8e9)
 
     def as_json(self) -> dict[str, Any]:
-        """The fields, for a contestant's process."""
+        """Return the fields for a contestant's process."""
         return asdict(self)
 
 
 _ALL = (
-    # of the test that keeps the scripts alive
+    # for the tests of the scripts
     Shape("smoke", "gpt-neo", 32, 2, 2, 128, 64, 2, 32, steps=2, warmup=1, window_size=16),
     Shape("10m", "gpt-neo", 192, 4, 6, 2048, 256, 16, 256, steps=20, window_size=128),
     Shape("125m", "gpt-neo", 768, 12, 12, 50257, 2048, 2, 1024, steps=3),
@@ -67,5 +64,5 @@ _ALL = (
 )
 SHAPES = {shape.name: shape for shape in _ALL}
 
-# The settings that every contestant trains with.
+# The training settings of every contestant.
 LEARNING_RATE, BETAS, EPSILON, WEIGHT_DECAY, GRADIENT_CLIP = 1e-4, (0.9, 0.95), 1e-8, 0.1, 1.0

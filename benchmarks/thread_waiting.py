@@ -1,10 +1,10 @@
-"""What it costs that OpenMP threads spin while they wait, on an idle machine and next to another program.
+"""Measure how spinning OpenMP threads affect training speed, on an idle machine and next to another program.
 
     python benchmarks/thread_waiting.py
 
-NeoLM trains the same shape in several processes, each with another way for its threads to wait. The processes take
-turns, first alone, then next to a program that keeps every core busy. Ratios are of tokens a second, to the default of
-libgomp, which spins 300,000 times before it sleeps.
+NeoLM trains the same shape in several processes, each with another spin count. The processes take turns, first on an
+idle machine, then next to a program that keeps every core busy. Ratios compare tokens per second with the default of
+libgomp, where threads spin 300,000 times before they sleep.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from machine import Machine
 from report import ratio, table
 from shapes import SHAPES
 from train_throughput import TOKENS, contestants
-from turns import Result, Turns
-from workers import Contestant, Worker, note, stop_on_termination
+from worker_pool import Result, WorkerPool
+from workers import Contestant, Worker, log, stop_on_termination
 
-WAYS = {
+SPIN_SETTINGS = {
     "default": {"GOMP_SPINCOUNT": "300000"},
     "passive": {"GOMP_SPINCOUNT": "0"},
     "spin 1,000": {"GOMP_SPINCOUNT": "1000"},
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shape", default="10m", choices=SHAPES)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10, help="optimiser steps of a turn")
+    parser.add_argument("--steps", type=int, default=10, help="optimiser steps per turn")
     parser.add_argument("--environments", type=Path, default=Path(".benchmarks"))
     options = parser.parse_args()
     stop_on_termination()
@@ -55,13 +55,13 @@ def main() -> None:
             "data": data,
             "seed": 1,
         }
-        turns = Turns(job, options.environments, "waiting")
+        pool = WorkerPool(job, options.environments, "waiting")
         try:
             for load in ("alone", "next to a busy program"):
-                busy = [] if load == "alone" else [_busy() for _ in range(machine.threads)]
+                busy = [] if load == "alone" else [_start_busy_program() for _ in range(machine.threads)]
                 try:
                     for number in range(options.rounds):
-                        for name, variables in WAYS.items():
+                        for name, variables in SPIN_SETTINGS.items():
 
                             def turn(worker: Worker, _: Result, name: str = name, load: str = load) -> None:
                                 seconds = worker.run(options.steps)["seconds"]
@@ -69,13 +69,13 @@ def main() -> None:
                                     options.steps * shape.tokens / seconds
                                 )
 
-                            turns.take(Contestant(name, base.script, base.settings, None, variables), True, turn)
-                        note(f"round {number + 1} {load}")
+                            pool.run_turn(Contestant(name, base.script, base.settings, None, variables), True, turn)
+                        log(f"round {number + 1} {load}")
                 finally:
                     for process in busy:
                         process.kill()
         finally:
-            turns.stop()
+            pool.stop()
     loads = list(speeds["default"])
     rows = []
     for name, measured in speeds.items():
@@ -86,8 +86,8 @@ def main() -> None:
     print(table(["threads", *(head for load in loads for head in (f"{load}, tokens/s", "ratio"))], rows))
 
 
-def _busy() -> subprocess.Popen[bytes]:
-    """A program that keeps one core busy."""
+def _start_busy_program() -> subprocess.Popen[bytes]:
+    """Start a program that keeps one core busy."""
     return subprocess.Popen([sys.executable, "-c", "while True: pass"])
 
 

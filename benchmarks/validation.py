@@ -1,6 +1,6 @@
-"""The one measure of quality for all contestants: the loss over a whole split, in windows that do not overlap.
+"""The validation loss for all contestants: over a whole split, in windows that do not overlap.
 
-Runs in each contestant's environment. Shapes: B windows, T tokens of a window, V vocabulary.
+This module runs in each contestant's environment. Shapes: B windows, T tokens of a window, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-WINDOWS = 128  # at a time
+BATCH_WINDOWS = 128
 
 
 @torch.no_grad()
 def validation_loss(logits: Callable[[Tensor], Tensor], tokens: Path, window: int) -> float:
-    """Nats per token over the file `tokens` (uint16), of a model given as ids (B, T) to logits (B, T, V)."""
+    """Return the loss in nats per token over the file `tokens` (uint16); `logits` maps ids (B, T) to (B, T, V)."""
     stream = torch.from_numpy(np.fromfile(tokens, dtype="<u2").astype(np.int64))
     count = (len(stream) - 1) // window
     inputs = stream[: count * window].view(count, window)
     labels = stream[1 : count * window + 1].view(count, window)
     total = 0.0
-    for start in range(0, count, WINDOWS):
-        part = slice(start, start + WINDOWS)
+    for start in range(0, count, BATCH_WINDOWS):
+        batch = slice(start, start + BATCH_WINDOWS)
         total += F.cross_entropy(
-            logits(inputs[part]).flatten(0, 1).float(), labels[part].flatten(), reduction="sum"
+            logits(inputs[batch]).flatten(0, 1).float(), labels[batch].flatten(), reduction="sum"
         ).item()
     return total / (count * window)

@@ -1,4 +1,4 @@
-"""What all tests share: one thread a worker (two workers on two cores), no network, small real artefacts."""
+"""Shared fixtures and settings: one thread per test worker, no network, sample text."""
 
 import os
 import sys
@@ -33,7 +33,7 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real public data that lies beside the checkout on the authors' machines; it is never committed."""
+    """Directory of public data next to the checkout, which is not part of the repository."""
     if not SHARED_DATA.is_dir():
         pytest.skip("needs the real data folder ../shared/data, which is not part of the project")
     return SHARED_DATA
@@ -41,7 +41,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def neolm_(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    """Call the command in this process; gives (exit code, stdout, stderr)."""
+    """Call the command in this process and return (exit code, stdout, stderr)."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["neolm", *map(str, arguments)])

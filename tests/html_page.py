@@ -1,4 +1,4 @@
-"""A page as tests look at it."""
+"""HTML parser for tests of the report and the web page."""
 
 from html.parser import HTMLParser
 
@@ -6,7 +6,7 @@ VOID = {"meta", "link", "br", "hr"}  # elements without an end tag
 
 
 class Page(HTMLParser):
-    """Checks that every element ends where it should, and collects what the tests look at."""
+    """Check that elements are nested correctly, and collect tags, attributes and text."""
 
     def __init__(self, html):
         super().__init__()
@@ -36,10 +36,10 @@ class Page(HTMLParser):
             self.text += data
 
     def assert_self_contained(self):
-        """Nothing in it is fetched from anywhere."""
+        """Check that the page loads no other resources."""
         assert not [a for a in self.attributes if a[1] in ("src", "href", "srcset", "action")]
         assert "@import" not in self.html
         assert "url(" not in self.html
-        links = self.html.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+        links = self.html.replace("http://www.w3.org/2000/svg", "")  # a namespace, not a link
         assert "http://" not in links
         assert "https://" not in links

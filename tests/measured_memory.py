@@ -1,7 +1,7 @@
 """Measured peak memory of a small training: of its tensors, or of its process.
 
-`python measured_memory.py SPECIFICATION` prints the second: the resident memory of its own process at the peak, without
-what was resident before the model was made. A smaller training runs first and loads what is loaded once.
+`python measured_memory.py SPECIFICATION` prints the peak resident memory of its process, minus the resident memory
+before the model is created. A smaller training runs first, so that memory that is allocated once is not counted.
 """
 
 import gc
@@ -81,27 +81,27 @@ def run(case: Case) -> None:
 
 
 def tensor_peak(case: Case) -> int:
-    """Largest number of bytes that torch's allocator had allocated at one time."""
-    gc.collect()  # so that nothing of an earlier training is freed during this one
+    """Peak number of bytes allocated by torch."""
+    gc.collect()  # frees the tensors of earlier trainings before the measurement
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run(case)
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = most = 0
+    allocated = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak
 
 
 def resident_peak(case: Case) -> int:
-    """Largest number of resident bytes of a new process, caused by the training."""
+    """Increase of the resident memory by the training, in bytes, at the peak of a new process."""
     specification = json.dumps(vars(case))
     done = subprocess.run([sys.executable, __file__, specification], capture_output=True, text=True, check=True)
     return int(json.loads(done.stdout)["bytes"])
 
 
 def _status(key: str) -> int:
-    """Number of bytes from the status that Linux reports of this process."""
+    """Return a size in bytes from /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 

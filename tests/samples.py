@@ -1,4 +1,4 @@
-"""Text for tests, made on the spot."""
+"""Random sample text for tests."""
 
 import random
 
@@ -10,7 +10,7 @@ _WORDS = _SENTENCE.split()
 
 
 def sample_text(seed: int, words: int = 400) -> str:
-    """Text that compresses and can be learnt a little: random sentences from a small vocabulary."""
+    """Return random sentences from a small vocabulary, so that the text can be compressed and learnt a little."""
     chooser = random.Random(seed)
     sentences = []
     while words > 0:

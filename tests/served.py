@@ -88,7 +88,7 @@ def running(models: list[str], key: str | None = None, **fields: Any) -> Iterato
 
 @contextlib.contextmanager
 def served(*arguments: object, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a process; yields it and its address."""
+    """Start a server as a process; yield the process and its address."""
     command = [sys.executable, "-m", "neolm", "serve", *map(str, arguments), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
     assert process.stderr is not None
@@ -98,7 +98,7 @@ def served(*arguments: object, **environment: str) -> Iterator[tuple[subprocess.
                 yield process, found[1]
                 break
         else:
-            raise AssertionError("it did not start")
+            raise AssertionError("the server did not start")
     finally:
         if process.poll() is None:
             process.kill()

@@ -1,4 +1,4 @@
-"""The command as a person meets it: one whole path, and every mistake as one clear line."""
+"""The command line: a complete run, and every mistake as one clear error line."""
 
 import errno
 import gzip
@@ -39,29 +39,29 @@ SMALL = [
 ]
 
 
-def refused(result: tuple[int, str, str], *words: str) -> None:
-    """The mistake is one line on stderr with these words, exit code 2, no traceback."""
-    code, _, said = result
-    assert code == 2, said
-    last = said.strip().splitlines()[-1]
-    assert last.startswith("neolm: "), said
-    assert "Traceback" not in said
+def assert_rejected(result: tuple[int, str, str], *words: str) -> None:
+    """Check that the error is one line on stderr with these words, with exit code 2 and no traceback."""
+    code, _, stderr = result
+    assert code == 2, stderr
+    last = stderr.strip().splitlines()[-1]
+    assert last.startswith("neolm: "), stderr
+    assert "Traceback" not in stderr
     for word in words:
         assert word in last, last
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, text_folder: Path) -> Path:
-    """A whole run, made by the real command in a directory with a space in its name."""
-    place = tmp_path_factory.mktemp("a run with spaces")
+    """A complete run of the command in a directory with a space in its name."""
+    parent = tmp_path_factory.mktemp("a run with spaces")
     command = [sys.executable, "-m", "neolm", "run", "text", f"corpus.path={text_folder}", "output=my run", *SMALL]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "my run/report.html"
-    return place / "my run"
+    return parent / "my run"
 
 
-def test_the_whole_line_leaves_what_the_design_promises(finished: Path) -> None:
+def test_a_run_writes_all_artefacts(finished: Path) -> None:
     for stage in ("corpus", "tokenizer", "shards", "pretrain", "model", "evaluation"):
         manifest = json.loads((finished / stage / "manifest.json").read_text())
         assert manifest["stage"] == stage
@@ -87,12 +87,12 @@ def test_the_whole_line_leaves_what_the_design_promises(finished: Path) -> None:
     assert not [p.name for p in finished.iterdir() if "partial" in p.name or p.name.endswith(".old")]
 
 
-def test_again_everything_is_up_to_date(finished: Path, neolm_: Run, text_folder: Path) -> None:
+def test_a_second_run_changes_nothing(finished: Path, neolm_: Run, text_folder: Path) -> None:
     before = (finished / "pretrain" / "metrics.jsonl").read_bytes()
-    code, _, said = neolm_("run", "text", f"corpus.path={text_folder}", f"output={finished}", *SMALL)
+    code, _, stderr = neolm_("run", "text", f"corpus.path={text_folder}", f"output={finished}", *SMALL)
     assert code == 0
     for stage in ("corpus", "tokenizer", "shards", "pretrain", "model", "evaluation"):
-        assert f"{stage}: up to date" in said
+        assert f"{stage}: up to date" in stderr
     assert (finished / "pretrain" / "metrics.jsonl").read_bytes() == before
 
 
@@ -105,21 +105,21 @@ def test_again_everything_is_up_to_date(finished: Path, neolm_: Run, text_folder
         lambda model, target: ("export", model, target),
     ],
 )
-def test_a_run_stands_for_its_model(
+def test_a_run_directory_can_be_given_as_its_model(
     finished: Path, neolm_: Run, tmp_path: Path, command: Callable[[Path, Path], tuple[object, ...]]
 ) -> None:
-    of_run, of_model = (neolm_(*command(place, tmp_path / "copy")) for place in (finished, finished / "model"))
-    assert of_run[0] == 0, of_run[2]
-    assert of_run[1] == of_model[1]
+    from_run, from_model = (neolm_(*command(path, tmp_path / "copy")) for path in (finished, finished / "model"))
+    assert from_run[0] == 0, from_run[2]
+    assert from_run[1] == from_model[1]
 
 
 def test_the_resolved_recipe_runs_the_same(finished: Path, neolm_: Run) -> None:
-    code, _, said = neolm_("pretrain", finished / "recipe.yaml", f"output={finished}")
+    code, _, stderr = neolm_("pretrain", finished / "recipe.yaml", f"output={finished}")
     assert code == 0
-    assert said.count("up to date") == 5
+    assert stderr.count("up to date") == 5
 
 
-def test_the_model_is_the_best_or_the_last_as_asked(finished: Path, neolm_: Run, tmp_path: Path) -> None:
+def test_final_selects_the_best_or_the_last_checkpoint(finished: Path, neolm_: Run, tmp_path: Path) -> None:
     def step_of(run: Path) -> int:
         return int(json.loads((run / "model" / "manifest.json").read_text())["counts"]["step"])
 
@@ -130,12 +130,12 @@ def test_the_model_is_the_best_or_the_last_as_asked(finished: Path, neolm_: Run,
     for checkpoint in earlier:
         shutil.rmtree(checkpoint)
     record = json.loads((best / "checkpoint.json").read_text())
-    # as if the lowest loss had been in the middle
+    # pretend that the lowest loss was in the middle
     write_record(best, {**record["state"], "step": 4}, record["digests"])
     shutil.rmtree(copy / "model")
     for final, step in (("best", 4), ("last", 8)):
-        code, _, said = neolm_("pretrain", copy / "recipe.yaml", f"output={copy}", f"pretrain.final={final}")
-        assert code == 0, said
+        code, _, stderr = neolm_("pretrain", copy / "recipe.yaml", f"output={copy}", f"pretrain.final={final}")
+        assert code == 0, stderr
         assert step_of(copy) == step
 
 
@@ -150,27 +150,27 @@ def test_generate_prints_prompt_and_continuation(finished: Path, neolm_: Run) ->
     assert neolm_(*sampled)[1] == neolm_(*sampled)[1]
 
 
-def test_evaluate_measures_its_runs_held_out_text_or_a_file(finished: Path, neolm_: Run, tmp_path: Path) -> None:
-    code, printed, said = neolm_("evaluate", finished / "model", "--output", tmp_path / "scores.json")
-    assert code == 0, said
-    assert "xz" in printed + said
+def test_evaluate_measures_held_out_text_or_a_file(finished: Path, neolm_: Run, tmp_path: Path) -> None:
+    code, printed, stderr = neolm_("evaluate", finished / "model", "--output", tmp_path / "scores.json")
+    assert code == 0, stderr
+    assert "xz" in printed + stderr
     assert json.loads((tmp_path / "scores.json").read_text())
     (tmp_path / "other.txt").write_text(sample_text(99))
-    code, printed, said = neolm_("evaluate", finished / "model", "--text", tmp_path / "other.txt")
-    assert code == 0, said
+    code, printed, stderr = neolm_("evaluate", finished / "model", "--text", tmp_path / "other.txt")
+    assert code == 0, stderr
 
 
-def test_show_leads_back_to_the_raw_text(finished: Path, neolm_: Run, text_folder: Path) -> None:
+def test_show_lists_all_stages_and_the_raw_text(finished: Path, neolm_: Run, text_folder: Path) -> None:
     code, printed, _ = neolm_("show", finished, "--verify")
     assert code == 0
-    places = [printed.index(f"\n{stage}  ") for stage in ("model", "pretrain", "shards", "corpus")]
-    assert places == sorted(places)
+    positions = [printed.index(f"\n{stage}  ") for stage in ("model", "pretrain", "shards", "corpus")]
+    assert positions == sorted(positions)
     assert str(text_folder) in printed
     assert "Every file matches its recorded digest" in printed
     assert re.search(r"bits per byte +[\d.]+", printed)
 
 
-def test_export_and_import_agree(finished: Path, neolm_: Run, tmp_path: Path) -> None:
+def test_import_reads_the_weights_that_export_wrote(finished: Path, neolm_: Run, tmp_path: Path) -> None:
     assert neolm_("export", finished / "model", tmp_path / "out", "--to", "hf", "--dtype", "bfloat16")[0] == 0
     assert neolm_("import", tmp_path / "out", tmp_path / "in", "--dtype", "float32")[0] == 0
     original, back = (load_file(d / "model.safetensors") for d in (finished / "model", tmp_path / "in"))
@@ -179,14 +179,14 @@ def test_export_and_import_agree(finished: Path, neolm_: Run, tmp_path: Path) ->
     assert "up to date" in neolm_("import", tmp_path / "out", tmp_path / "in", "--dtype", "float32")[2]
 
 
-def test_chat_answers_and_leaves(finished: Path) -> None:
+def test_chat_answers_and_exits(finished: Path) -> None:
     command = [sys.executable, "-m", "neolm", "chat", str(finished / "model"), "--max-new-tokens", "4"]
     done = subprocess.run(command, input="hello\n/help\n/exit\n", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "/reset" in done.stdout
 
 
-def test_config_prints_every_key_with_its_meaning(neolm_: Run) -> None:
+def test_config_prints_every_key_with_its_description(neolm_: Run) -> None:
     code, printed, _ = neolm_("config", "run")
     assert code == 0
     for key in ("output", "corpus.path", "tokenizer.vocab_size", "model.preset", "pretrain.micro_batch_size"):
@@ -196,10 +196,10 @@ def test_config_prints_every_key_with_its_meaning(neolm_: Run) -> None:
     assert "corpus.path" not in printed
     assert "125,198,592" in neolm_("config", "presets")[1]
     assert json.loads(neolm_("config", "--schema")[1])["title"] == "Recipe"
-    refused(neolm_("config", "pretran"), "did you mean 'pretrain'")
+    assert_rejected(neolm_("config", "pretran"), "did you mean 'pretrain'")
 
 
-def test_doctor_says_what_will_be_used(neolm_: Run) -> None:
+def test_doctor_prints_the_hardware_and_the_chosen_settings(neolm_: Run) -> None:
     code, printed, _ = neolm_("doctor")
     assert code == 0
     for word in ("processor", "load", "memory", "GPU", "compiler", "will use", "precision", "FLOP/s"):
@@ -217,7 +217,7 @@ def test_doctor_shows_when_other_programs_use_the_cores(
     assert ("compete with NeoLM" in printed) == warned
 
 
-def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+def test_the_command_line_does_not_import_heavy_packages() -> None:
     script = "import sys, neolm.cli; print([m for m in ('torch', 'daft', 'numpy', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -232,9 +232,9 @@ def test_tokenizer_encode_shows_the_tokens(finished: Path, neolm_: Run) -> None:
 # ---- mistakes ----
 
 
-def test_no_such_recipe(neolm_: Run, tmp_path: Path) -> None:
-    refused(neolm_("run", "quikstart"), "no such recipe", "did you mean 'quickstart'")
-    refused(neolm_("run", tmp_path), "directory")
+def test_unknown_recipe(neolm_: Run, tmp_path: Path) -> None:
+    assert_rejected(neolm_("run", "quikstart"), "no such recipe", "did you mean 'quickstart'")
+    assert_rejected(neolm_("run", tmp_path), "directory")
 
 
 @pytest.mark.parametrize(
@@ -271,12 +271,12 @@ def test_wrong_settings(neolm_: Run, tmp_path: Path, text_folder: Path, override
         settings += ["model.attention_layers=[local]"]
         words = ("gpt2",)
     result = neolm_("pretrain", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'out'}", *settings, override)
-    refused(result, *words)
-    assert not (tmp_path / "out" / "pretrain" / "metrics.jsonl").exists()  # said before training, not after
+    assert_rejected(result, *words)
+    assert not (tmp_path / "out" / "pretrain" / "metrics.jsonl").exists()  # the error comes before training
 
 
 def bad_raw_text(tmp_path: Path, kind: str) -> Path:
-    """A path that no corpus can be made of."""
+    """Return a path from which no corpus can be built."""
     path = tmp_path / "input.txt"
     match kind:
         case "missing":
@@ -303,12 +303,12 @@ def bad_raw_text(tmp_path: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     "kind", ["missing", "empty", "binary", "latin-1", "empty folder", "folder without text", "wrong suffix"]
 )
-def test_raw_text_that_is_none(neolm_: Run, tmp_path: Path, kind: str) -> None:
+def test_invalid_raw_text(neolm_: Run, tmp_path: Path, kind: str) -> None:
     path = bad_raw_text(tmp_path, kind)
-    refused(neolm_("run", "text", f"corpus.path={path}", f"output={tmp_path / 'out'}", *SMALL), path.name)
+    assert_rejected(neolm_("run", "text", f"corpus.path={path}", f"output={tmp_path / 'out'}", *SMALL), path.name)
 
 
-def test_broken_lines_and_cut_archives_are_counted_not_fatal(neolm_: Run, tmp_path: Path) -> None:
+def test_broken_lines_and_truncated_archives_are_counted(neolm_: Run, tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     folder.mkdir()
     good = [json.dumps({"text": sample_text(i, 80)}) for i in range(20)]
@@ -318,27 +318,31 @@ def test_broken_lines_and_cut_archives_are_counted_not_fatal(neolm_: Run, tmp_pa
     (folder / "b.jsonl.gz").write_bytes(gzip.compress("\n".join(good).encode())[:-20])
     (folder / "c.jsonl.zst").write_bytes(zstandard.compress("\n".join(good * 50).encode())[:-20])
     (folder / "d.txt").write_bytes(b"\x00\x01\x02" * 100)
-    code, _, said = neolm_("corpus", "build", "text", f"corpus.path={folder}", f"output={tmp_path / 'out'}")
-    assert code == 0, said
+    code, _, stderr = neolm_("corpus", "build", "text", f"corpus.path={folder}", f"output={tmp_path / 'out'}")
+    assert code == 0, stderr
     reasons = json.loads((tmp_path / "out" / "corpus" / "manifest.json").read_text())["counts"]["rejected"]
     assert {"broken_json", "missing_text", "broken_utf8", "truncated", "binary", "duplicate"} <= set(reasons)
     assert sum(entry["documents"] for entry in reasons.values()) >= 6
 
 
-def test_an_output_that_is_something_else(neolm_: Run, tmp_path: Path, text_folder: Path) -> None:
+def test_an_output_with_other_files_is_rejected(neolm_: Run, tmp_path: Path, text_folder: Path) -> None:
     (tmp_path / "taxes.ods").write_text("precious")
-    refused(neolm_("run", "text", f"corpus.path={text_folder}", f"output={tmp_path}"), "taxes.ods", "output=DIR")
-    refused(neolm_("run", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'taxes.ods'}"), "is a file")
-    refused(neolm_("run", "text", f"corpus.path={text_folder}", "output=/proc/x"), "/proc/x")
+    assert_rejected(
+        neolm_("run", "text", f"corpus.path={text_folder}", f"output={tmp_path}"), "taxes.ods", "output=DIR"
+    )
+    assert_rejected(
+        neolm_("run", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'taxes.ods'}"), "is a file"
+    )
+    assert_rejected(neolm_("run", "text", f"corpus.path={text_folder}", "output=/proc/x"), "/proc/x")
     assert (tmp_path / "taxes.ods").read_text() == "precious"
 
 
 def test_another_run_in_the_directory_is_not_overwritten(finished: Path, neolm_: Run, text_folder: Path) -> None:
     weights = (finished / "model" / "model.safetensors").read_bytes()
     base = ["run", "text", f"corpus.path={text_folder}", f"output={finished}", *SMALL]
-    refused(neolm_(*base, "pretrain.lr=1e-5"), "pretrain.learning_rate", "another output=DIR")
-    refused(neolm_(*base, "corpus.min_characters=77"), "min_characters", "was started from it")
-    refused(neolm_(*base, "seed=9"), "seed")
+    assert_rejected(neolm_(*base, "pretrain.lr=1e-5"), "pretrain.learning_rate", "another output=DIR")
+    assert_rejected(neolm_(*base, "corpus.min_characters=77"), "min_characters", "was started from it")
+    assert_rejected(neolm_(*base, "seed=9"), "seed")
     assert (finished / "model" / "model.safetensors").read_bytes() == weights
     assert neolm_(*base)[0] == 0
 
@@ -346,11 +350,11 @@ def test_another_run_in_the_directory_is_not_overwritten(finished: Path, neolm_:
 def test_two_runs_on_one_directory(neolm_: Run, tmp_path: Path, text_folder: Path) -> None:
     with claim_output(tmp_path / "out", []):
         result = neolm_("run", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'out'}")
-    refused(result, "in use by another run", str(os.getpid()))
+    assert_rejected(result, "in use by another run", str(os.getpid()))
 
 
 def broken_model(finished: Path, tmp_path: Path, kind: str) -> Path:
-    """A copy of the model with one thing wrong."""
+    """Return a copy of the model with one fault."""
     directory = tmp_path / "model"
     directory.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
@@ -386,39 +390,39 @@ def broken_model(finished: Path, tmp_path: Path, kind: str) -> Path:
     ],
 )
 def test_broken_model_directories(finished: Path, neolm_: Run, tmp_path: Path, kind: str, word: str) -> None:
-    refused(neolm_("generate", broken_model(finished, tmp_path, kind), "The"), word)
+    assert_rejected(neolm_("generate", broken_model(finished, tmp_path, kind), "The"), word)
 
 
-def test_a_model_that_is_nowhere(neolm_: Run, tmp_path: Path) -> None:
-    refused(neolm_("generate", tmp_path / "nothing", "x"), "nothing")
-    refused(neolm_("evaluate", tmp_path / "nothing"), "nothing")
-    refused(neolm_("show", tmp_path / "nothing"), "no such directory")
-    refused(neolm_("import", tmp_path / "nothing", tmp_path / "out"), "nothing")
+def test_missing_model_directory(neolm_: Run, tmp_path: Path) -> None:
+    assert_rejected(neolm_("generate", tmp_path / "nothing", "x"), "nothing")
+    assert_rejected(neolm_("evaluate", tmp_path / "nothing"), "nothing")
+    assert_rejected(neolm_("show", tmp_path / "nothing"), "no such directory")
+    assert_rejected(neolm_("import", tmp_path / "nothing", tmp_path / "out"), "nothing")
 
 
-def test_prompts_and_settings_of_generation(finished: Path, neolm_: Run) -> None:
+def test_invalid_prompts_and_settings_of_generation(finished: Path, neolm_: Run) -> None:
     model = finished / "model"
-    refused(neolm_("generate", model, "word " * 200), "the model's context is 32")
-    refused(neolm_("generate", model, "x", "--temperature", "-1"), "temperature")
-    refused(neolm_("generate", model, "x", "--top-p", "1.5"), "top_p")
-    refused(neolm_("generate", model, "x", "--device", "cuda:9"), "cuda:9")
-    refused(neolm_("generate", model, "x", "--dtype", "float7"), "float7")
+    assert_rejected(neolm_("generate", model, "word " * 200), "the model's context is 32")
+    assert_rejected(neolm_("generate", model, "x", "--temperature", "-1"), "temperature")
+    assert_rejected(neolm_("generate", model, "x", "--top-p", "1.5"), "top_p")
+    assert_rejected(neolm_("generate", model, "x", "--device", "cuda:9"), "cuda:9")
+    assert_rejected(neolm_("generate", model, "x", "--dtype", "float7"), "float7")
 
 
-def test_export_does_not_overwrite_foreign_files(finished: Path, neolm_: Run, tmp_path: Path) -> None:
+def test_export_does_not_overwrite_other_files(finished: Path, neolm_: Run, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    refused(neolm_("export", finished / "model", tmp_path), "already contains other files")
-    refused(neolm_("export", finished / "model", finished / "model"), "same directory")
+    assert_rejected(neolm_("export", finished / "model", tmp_path), "already contains other files")
+    assert_rejected(neolm_("export", finished / "model", finished / "model"), "same directory")
 
 
-def test_a_full_disk_is_one_line_and_exit_code_1(
+def test_a_full_disk_is_one_error_line_and_exit_code_1(
     neolm_: Run, tmp_path: Path, text_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("neolm.data.build.write_shards", full)
-    code, _, said = neolm_("run", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'out'}", *SMALL)
+    code, _, stderr = neolm_("run", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'out'}", *SMALL)
     assert code == 1
-    assert "the disk is full" in said.splitlines()[-1]
-    assert "Traceback" not in said
+    assert "the disk is full" in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr

@@ -49,7 +49,7 @@ def test_an_exported_model_generates_the_same_text(model: Path, tmp_path: Path) 
     assert len(set(texts)) == 1
 
 
-def test_evaluate_measures_the_cost_of_quantisation(model: Path, tmp_path: Path) -> None:
+def test_evaluate_measures_the_quantised_model(model: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the day of the sea and the water\n" * 20, encoding="utf-8")
     scores = []
@@ -59,9 +59,9 @@ def test_evaluate_measures_the_cost_of_quantisation(model: Path, tmp_path: Path)
         assert done.returncode == 0, done.stderr
         scores.append(json.loads(output.read_text(encoding="utf-8")))
     assert scores[1]["protocols"][scores[1]["loss"]["protocol"]]["quantize"] == "int8"
-    plain, rounded = (score["bits_per_byte"]["value"] for score in scores)
-    assert plain != rounded
-    assert abs(plain - rounded) < 0.05 * plain
+    plain, quantised = (score["bits_per_byte"]["value"] for score in scores)
+    assert plain != quantised
+    assert abs(plain - quantised) < 0.05 * plain
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,11 @@ def test_evaluate_measures_the_cost_of_quantisation(model: Path, tmp_path: Path)
         (["export", "MODEL", "TARGET", "--to", "gguf"], "GPT-Neo"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: str, model: Path, tmp_path: Path) -> None:
-    places = {"MODEL": model, "TARGET": tmp_path / "target"}
-    done = neolm(*(places.get(argument, argument) for argument in arguments))
+def test_invalid_arguments_are_one_error_line_and_exit_code_2(
+    arguments: list[str], message: str, model: Path, tmp_path: Path
+) -> None:
+    paths = {"MODEL": model, "TARGET": tmp_path / "target"}
+    done = neolm(*(paths.get(argument, argument) for argument in arguments))
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert message.lower() in done.stderr.lower()
@@ -85,7 +87,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: st
 
 @pytest.mark.slow
 def test_an_interrupt_while_loading(tmp_path: Path) -> None:
-    """Ctrl-C while a gigabyte of weights is read and quantised."""
+    """Send SIGINT while a gigabyte of weights is read and quantised."""
     config = decoder_config(
         "gpt2", vocab_size=280, hidden_size=2048, num_layers=6, num_heads=16, max_position_embeddings=64
     )
@@ -94,10 +96,10 @@ def test_an_interrupt_while_loading(tmp_path: Path) -> None:
     script = (
         "import neolm.models.hf as hf, sys\n"
         "read = hf.WeightFiles.read\n"
-        "def tell(self, name):\n"
+        "def read_and_print(self, name):\n"
         "    print(name, file=sys.stderr, flush=True)\n"
         "    return read(self, name)\n"
-        "hf.WeightFiles.read = tell\n"
+        "hf.WeightFiles.read = read_and_print\n"
         "from neolm.cli import main\n"
         f"sys.argv = ['neolm', 'generate', {str(tmp_path / 'model')!r}, 'x', '--quantize', 'int4']\n"
         "main()\n"

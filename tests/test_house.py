@@ -1,4 +1,4 @@
-"""Rules for the imports and sizes of the code, and promises of the package as a whole."""
+"""Rules for imports and file sizes, and tests of the package as a whole."""
 
 import ast
 import shutil
@@ -17,7 +17,7 @@ PACKAGE = Path(neolm.__file__).parent
 
 
 def imported(node: ast.AST) -> set[str]:
-    """The modules that are imported anywhere below `node`, except for type checking."""
+    """Return the modules that are imported in `node`, except for type checking."""
     names: set[str] = set()
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
@@ -31,12 +31,12 @@ def imported(node: ast.AST) -> set[str]:
 
 
 def imports_of(folder: Path) -> set[str]:
-    """The modules that a folder imports; commands.py belongs to the command line and may import anything."""
+    """Return the modules that a folder imports, without commands.py, which belongs to the command line."""
     files = [path for path in folder.rglob("*.py") if path.name != "commands.py"]
     return set().union(*(imported(ast.parse(path.read_text(encoding="utf-8"))) for path in files))
 
 
-def test_the_table_of_rooms_is_what_the_code_imports() -> None:
+def test_rooms_lists_the_imports_of_each_room() -> None:
     rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert rooms == set(ROOMS)
     for room, dependencies in ROOMS.items():
@@ -45,11 +45,11 @@ def test_the_table_of_rooms_is_what_the_code_imports() -> None:
         assert packages - allowed == set(dependencies), room
 
 
-def test_the_rooms_have_an_order() -> None:
+def test_rooms_have_no_circular_dependencies() -> None:
     assert all(room not in closure(dependency) for room, needs in ROOMS.items() for dependency in needs)
 
 
-def test_what_some_rooms_never_see() -> None:
+def test_forbidden_dependencies() -> None:
     assert closure("models") == {"core", "kernels", "models"}
     assert not {"data", "corpus", "training"} & set(ROOMS["generation"])
     assert all("training" not in closure(room) for room in ("evaluation", "report", "serving"))
@@ -74,7 +74,7 @@ def test_a_code_digest_covers_the_room_and_what_it_depends_on(tmp_path: Path, mo
         before = after
 
 
-def test_no_file_or_function_hides_a_second_noun() -> None:
+def test_files_and_functions_are_short() -> None:
     for path in PACKAGE.rglob("*.py"):
         source = path.read_text(encoding="utf-8")
         assert source.count("\n") <= 450, path
@@ -84,7 +84,7 @@ def test_no_file_or_function_hides_a_second_noun() -> None:
                 assert node.end_lineno - node.lineno < 80, f"{path}: {node.name}"
 
 
-def test_importing_the_package_loads_nothing_heavy_and_opens_no_socket() -> None:
+def test_importing_the_package_is_light_and_opens_no_socket() -> None:
     script = (
         "import socket, sys\n"
         "def refuse(*a, **k): raise AssertionError('a socket was opened')\n"
@@ -98,7 +98,7 @@ def test_importing_the_package_loads_nothing_heavy_and_opens_no_socket() -> None
     assert done.returncode == 0, done.stderr
 
 
-def test_the_package_lists_what_it_exports() -> None:
+def test_the_package_lists_its_exports() -> None:
     assert dir(neolm) == sorted(neolm.__all__)
     assert set(neolm._EXPORTS) | {"__version__"} == set(neolm.__all__)
     assert all(callable(getattr(neolm, name)) for name in neolm._EXPORTS)
@@ -110,10 +110,10 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_all_that_runs_and_installs_into_a_clean_environment(tmp_path: Path) -> None:
+def test_the_wheel_is_complete_and_installs_into_a_clean_environment(tmp_path: Path) -> None:
     root = PACKAGE.parent
     if not (root / "pyproject.toml").is_file():
-        pytest.skip("needs the source tree that the wheel is built from")
+        pytest.skip("needs the source tree of the wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Runs of recipes with few or many sections, refused recipes, and what they leave behind."""
+"""Runs of recipes with few or many sections, rejected recipes, and the files that remain."""
 
 import shutil
 from collections.abc import Callable
@@ -46,14 +46,14 @@ def trained(texts: Path, tmp_path: Path) -> Path:
 def test_a_recipe_of_output_and_corpus_builds_the_corpus(texts: Path, tmp_path: Path, neolm_: Run) -> None:
     recipe = tmp_path / "corpus only.yaml"
     recipe.write_text(yaml.safe_dump({"output": str(tmp_path / "-run"), "corpus": corpus_of(texts)}))
-    code, printed, said = neolm_("corpus", "build", recipe)
-    assert (code, printed) == (0, f"{tmp_path / '-run' / 'corpus'}\n"), said
-    code, printed, said = neolm_("run", recipe)
-    assert (code, printed) == (0, f"{tmp_path / '-run'}\n"), said
+    code, printed, stderr = neolm_("corpus", "build", recipe)
+    assert (code, printed) == (0, f"{tmp_path / '-run' / 'corpus'}\n"), stderr
+    code, printed, stderr = neolm_("run", recipe)
+    assert (code, printed) == (0, f"{tmp_path / '-run'}\n"), stderr
     assert sorted(path.name for path in (tmp_path / "-run").glob("[!.]*")) == ["corpus", "recipe.yaml"]
 
 
-def test_sections_read_what_earlier_runs_left(texts: Path, tmp_path: Path) -> None:
+def test_sections_read_artefacts_of_earlier_runs(texts: Path, tmp_path: Path) -> None:
     output = str(tmp_path / "run")
     neolm.run({"output": output, "corpus": corpus_of(texts)})
     neolm.run({"output": output, "tokenizer": TINY["tokenizer"]})
@@ -64,7 +64,7 @@ def test_sections_read_what_earlier_runs_left(texts: Path, tmp_path: Path) -> No
     assert (tmp_path / "run" / "evaluation" / "scores.json").is_file()
 
 
-def test_a_stage_without_what_it_reads_is_refused(tmp_path: Path) -> None:
+def test_a_stage_with_missing_inputs_is_rejected(tmp_path: Path) -> None:
     output = tmp_path / "run"
     for recipe, message in (
         ({"pretrain": TINY["pretrain"], "model": TINY["model"]}, "Add the section 'corpus'"),
@@ -96,15 +96,15 @@ def test_training_continues_from_a_base_model(trained: Path, texts: Path, tmp_pa
         neolm.run({**recipe, "model": TINY["model"], "pretrain": TINY["pretrain"]})
 
 
-def test_the_raw_text_may_be_gone_once_the_corpus_is_built(
+def test_the_raw_text_is_not_needed_once_the_corpus_is_built(
     trained: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(trained / "evaluation")
     texts.rename(tmp_path / "elsewhere")
     assert neolm.run(trained / "recipe.yaml") == trained
-    said = capsys.readouterr().err
-    assert f"corpus: {texts} is no longer there" in said
-    assert "pretrain: up to date" in said
+    stderr = capsys.readouterr().err
+    assert f"corpus: {texts} is no longer there" in stderr
+    assert "pretrain: up to date" in stderr
     assert (trained / "evaluation" / "scores.json").is_file()
 
 
@@ -123,7 +123,7 @@ def test_an_interrupted_training_resumes_without_the_raw_text(texts: Path, tmp_p
         neolm.run(recipe | {"output": str(tmp_path / "another")})
 
 
-def test_a_tokenizer_may_be_gone_once_it_is_copied(
+def test_a_tokenizer_path_is_not_needed_once_it_is_copied(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -138,7 +138,7 @@ def test_a_tokenizer_may_be_gone_once_it_is_copied(
         neolm.run(recipe | {"output": str(tmp_path / "another")})
 
 
-def test_a_missing_path_is_an_error_although_another_corpus_is_finished(
+def test_a_missing_path_is_an_error_even_if_another_corpus_is_finished(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = {"output": str(tmp_path / "run"), "corpus": corpus_of(texts)}
@@ -156,8 +156,8 @@ def test_any_folder_name_is_a_path(
 ) -> None:
     texts.rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    code, _, said = neolm_("corpus", "build", "text", f"corpus.path={name}", f"output=runs/{name}")
-    assert code == 0, said
+    code, _, stderr = neolm_("corpus", "build", "text", f"corpus.path={name}", f"output=runs/{name}")
+    assert code == 0, stderr
     manifest = read_manifest(tmp_path / "runs" / name / "corpus")
     assert manifest is not None
     assert manifest.counts["kept"]["documents"] == 12
@@ -168,7 +168,7 @@ def test_any_folder_name_is_a_path(
     "override",
     ["pretrain.lr=1e-5", "corpus.min_characters=77", "seed=9", "model.num_heads=3", "tokenizer.vocab_size=301"],
 )
-def test_a_refused_command_changes_nothing(trained: Path, override: str) -> None:
+def test_a_rejected_command_changes_nothing(trained: Path, override: str) -> None:
     def files() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in trained.rglob("*") if path.is_file() and path.name != ".lock"}
 
@@ -191,7 +191,7 @@ def test_a_refused_command_changes_nothing(trained: Path, override: str) -> None
         ("corpus.path=nowhere", "corpus.path: nowhere does not exist"),
     ],
 )
-def test_mistakes_that_the_recipe_shows_are_found_before_anything_is_built(
+def test_mistakes_in_the_recipe_are_found_before_anything_is_built(
     texts: Path, tmp_path: Path, override: str, message: str
 ) -> None:
     recipe = {"output": str(tmp_path / "deep" / "run"), "corpus": corpus_of(texts), **TINY}
@@ -206,7 +206,7 @@ def test_american_spelling_of_optimiser() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"tokenizer.path": "TOKENIZER", "tokenizer.vocab_size": 999}, "tokenizer.vocab_size has no effect here"),
         ({"pretrain.momentum": 0.5}, "pretrain.momentum has no effect here, because optimiser is not muon"),
@@ -217,13 +217,13 @@ def test_american_spelling_of_optimiser() -> None:
         ({}, ""),
     ],
 )
-def test_settings_without_effect_are_said(
-    trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, settings: dict[str, Any], said: str
+def test_settings_without_effect_are_reported(
+    trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     if "tokenizer.path" in settings:
         settings = {**settings, "tokenizer.path": str(trained / "tokenizer")}
     capsys.readouterr()
     neolm.run(trained / "recipe.yaml", {"output": str(tmp_path / "other"), "evaluate": None, **settings})
-    printed = capsys.readouterr().err
-    assert said in printed
-    assert ("has no effect" in printed) == bool(said)
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert ("has no effect" in stderr) == bool(message)

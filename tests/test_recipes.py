@@ -1,4 +1,4 @@
-"""The published trainings: every built-in recipe can be planned, and its values are those that were published."""
+"""Every built-in recipe can be planned, and the recipes of published trainings have the published values."""
 
 import re
 
@@ -13,7 +13,7 @@ from neolm.stages import architecture
 
 PUBLISHED = [name for name in builtin_recipes() if name.startswith("gpt")]
 
-# name: parameters, learning rate, sequences of a step, their tokens, weight decay
+# name: parameters, learning rate, batch size, sequence length, weight decay
 TABLE = {
     "gpt-neo-125m": (125_198_592, 6e-4, 256, 2048, 0.1),
     "gpt-neo-1.3b": (1_315_575_808, 2e-4, 512, 2048, 0.1),
@@ -35,7 +35,7 @@ TABLE = {
 GPT3_BATCHES = {"small": 0.5, "medium": 0.5, "large": 0.5, "xl": 1, "2.7b": 1, "6.7b": 2, "13b": 2, "175b": 3.2}
 
 
-def test_the_table_has_all_of_them() -> None:
+def test_the_table_is_complete() -> None:
     assert sorted(PUBLISHED) == sorted(TABLE)
 
 
@@ -53,7 +53,7 @@ def test_the_published_values(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name.startswith("gpt-neo-")])
-def test_what_gpt_neo_did_otherwise(name: str) -> None:
+def test_settings_of_gpt_neo(name: str) -> None:
     config = load_recipe(name).pretrain
     assert not config.bias_correction
     assert config.z_loss == 1e-4
@@ -63,7 +63,7 @@ def test_what_gpt_neo_did_otherwise(name: str) -> None:
     assert config.precision == ("float32" if name == "gpt-neo-125m" else "bfloat16")
 
 
-def test_what_gpt_neox_did_otherwise() -> None:
+def test_settings_of_gpt_neox() -> None:
     config = load_recipe("gpt-neox-20b").pretrain
     assert (config.precision, config.loss_scale) == ("float16", 4096)
     assert (config.loss_scale_window, config.loss_scale_hysteresis) == (1000, 2)
@@ -74,7 +74,7 @@ def test_what_gpt_neox_did_otherwise() -> None:
 
 
 @pytest.mark.parametrize("size", GPT3_BATCHES)
-def test_how_gpt3_began_and_ended(size: str) -> None:
+def test_schedules_of_gpt3(size: str) -> None:
     config = load_recipe(f"gpt3-{size}").pretrain
     assert config.tokens == 300e9
     assert config.batch_size * 2048 == pytest.approx(GPT3_BATCHES[size] * 1e6, rel=0.05)
@@ -90,14 +90,14 @@ def test_how_gpt3_began_and_ended(size: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_every_key_has_its_source_and_is_set_by_hand(name: str) -> None:
+def test_every_key_is_set_and_has_its_source(name: str) -> None:
     text = builtin_recipes()[name].read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if re.match(r" +\w+:", line) and "source: files" not in line]
     assert len(lines) > 20
     assert not [line for line in lines if "  # " not in line]
     assert max(map(len, text.splitlines())) <= 120
     recipe = yaml.safe_load(text)
-    assert recipe["corpus"] == {"source": "files", "path": None} | recipe["corpus"]  # nobody's data but the user's
+    assert recipe["corpus"] == {"source": "files", "path": None} | recipe["corpus"]  # the user's own data
     stated = re.search(r"# ([\d,]+) parameters", text)
     assert stated is not None
     assert int(stated[1].replace(",", "")) == TABLE[name][0]
@@ -113,7 +113,7 @@ def test_every_recipe_can_be_planned(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.pretrain is not None
     table = plan_table(architecture(recipe), recipe.pretrain, assumptions(accelerator="a100"))
-    rows = {what.strip(): amount for what, amount, _ in table}
+    rows = {label.strip(): amount for label, amount, _ in table}
     assert {"parameters", "tokens", "FLOPs", "memory", "activations", "this machine", "time", "energy"} <= set(rows)
     if name in TABLE:
         assert rows["parameters"] == f"{TABLE[name][0]:,}"

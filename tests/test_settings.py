@@ -1,4 +1,4 @@
-"""Every setting is used: a stage reads it, or changing it changes the result. A setting that is ignored is a fault."""
+"""Every setting is used: a stage reads it, or changing it changes the result. Ignored settings are errors."""
 
 from __future__ import annotations
 

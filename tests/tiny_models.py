@@ -1,4 +1,4 @@
-"""Decoders that are tiny but not dull: what they say depends on all that they read."""
+"""Tiny decoders whose output depends on the whole input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from neolm.models.quantized import BITS, prepare_quantized, set_tensor
 
 
 def tiny_decoder(family: str, context: int, seed: int = 0, spread: float = 0.2, **fields: Any) -> Decoder:
-    """Two layers of 32 channels unless `fields` say otherwise; `spread` is the deviation of every matrix."""
+    """Return a model with two layers of 32 channels (or `fields`) and standard deviation `spread` of every matrix."""
     sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 330, "max_position_embeddings": context}
     model = Decoder(decoder_config(family, **{**sizes, **fields})).initialise(seed)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The benchmarks run, on shapes that say nothing about speed, with NeoLM alone: peers come from a package index."""
+"""Smoke tests of the benchmarks with tiny shapes and NeoLM only; peers would be installed from a package index."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from neolm.tokenizer.tokenizer import train_tokenizer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = ("train_throughput", "time_to_quality", "decode", "quantization_cost")
-# Started by coverage or a debugger, the parent's variables would reach every process that it starts.
+# Without this, the PYTHONPATH of coverage or a debugger would affect the processes.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ""}
 
 
@@ -25,7 +25,7 @@ def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_loads_nothing_heavy(script: str) -> None:
+def test_help_does_not_import_heavy_packages(script: str) -> None:
     code = (
         "import runpy, sys\n"
         f"sys.path.insert(0, {str(BENCHMARKS)!r})\n"
@@ -39,7 +39,7 @@ def test_help_loads_nothing_heavy(script: str) -> None:
     assert "--output" in done.stdout
 
 
-def test_throughput_of_ours_alone(tmp_path: Path) -> None:
+def test_train_throughput_with_neolm_only(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "before\n<!-- train_throughput -->\nold\n<!-- end of train_throughput -->\nafter\n", encoding="utf-8"
@@ -53,9 +53,9 @@ def test_throughput_of_ours_alone(tmp_path: Path) -> None:
     assert len(ours["seconds"]) == 2
     assert min(ours["seconds"]) > 0
     assert ours["memory"] > 50e6
-    # tables of 128 and 64 rows; two blocks with three biases less; the last norm
+    # embeddings of 128 and 64 rows; two layers without three of the biases; the final norm
     assert ours["parameters"] == (128 + 64) * 32 + 2 * (12 * 32 * 32 + 10 * 32) + 2 * 32
-    assert len(results["measured"]) == 3  # before all, and in each round
+    assert len(results["measured"]) == 3  # before the first round, and in each round
     assert results["measured"][0]["flops"] > 1e9
     assert results["command"] == "python benchmarks/train_throughput.py " + " ".join(options)
     text = page.read_text(encoding="utf-8")
@@ -66,7 +66,7 @@ def test_throughput_of_ours_alone(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
 
 
-def test_time_to_quality_without_the_peer(tmp_path: Path) -> None:
+def test_time_to_quality_with_neolm_only(tmp_path: Path) -> None:
     text = tmp_path / "input.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 200, encoding="utf-8")
     options = ["--contestants", "neolm-same", "neolm-best", "--scale", "0.007", "--seeds", "3", "--threads", "1"]
@@ -77,14 +77,14 @@ def test_time_to_quality_without_the_peer(tmp_path: Path) -> None:
     for curve in one["curves"].values():
         _, seconds, _, losses = zip(*curve, strict=True)
         assert list(seconds) == sorted(seconds)
-        assert max(losses) < 4  # a guess among 29 characters is 3.4
+        assert max(losses) < 4  # uniform over 29 characters is 3.4
     same = one["curves"]["neolm-same"]
     assert same[-1][0] == 14
     assert same[-1][3] < same[0][3]
     assert "| neolm-best |" in done.stdout
 
 
-def test_decoding_of_ours_alone(tmp_path: Path) -> None:
+def test_decode_with_neolm_only(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- decode -->\nold\n<!-- end of decode -->\nafter\n", encoding="utf-8")
     ours = ["neolm-float32", "neolm-int4"]
@@ -95,13 +95,13 @@ def test_decoding_of_ours_alone(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     smoke = results["shapes"]["smoke"]
-    assert smoke["works"] == {"write 2": [2, 8, 6], "read 48": [1, 48, 1]}  # 2,048 do not fit
-    for who in ours:
-        one = smoke["contestants"][who]
-        assert {name: len(times["reading"]) for name, times in one["times"].items()} == dict.fromkeys(smoke["works"], 2)
+    assert smoke["works"] == {"write 2": [2, 8, 6], "read 48": [1, 48, 1]}  # 2,048 tokens exceed the context
+    for name in ours:
+        one = smoke["contestants"][name]
+        assert {work: len(times["reading"]) for work, times in one["times"].items()} == dict.fromkeys(smoke["works"], 2)
         assert min(one["times"]["write 2"]["decoding"]) > 0
         assert len(one["ids"]["write 2"]) == 6
-    assert len(smoke["measured"]) == 5  # before all, and for each kind of work in each round
+    assert len(smoke["measured"]) == 5  # before the first round, and for each workload in each round
     assert min(smoke["measured"][0][key] for key in ("flops_bfloat16", "flops_float32", "bandwidth")) > 1e9
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- decode -->")
@@ -109,25 +109,25 @@ def test_decoding_of_ours_alone(tmp_path: Path) -> None:
     assert text.count("| neolm-int4 | 4.25 |") == 2
     assert "old" not in text
     assert str(tmp_path) not in text
-    # the model is there, and not written again
+    # the existing model is reused
     again = run("decode", *options[:4], "--prompt", "8", "--tokens", "2", "--read", "--rounds", "1", *places)
     assert again.returncode == 0, again.stderr
     assert "writing a model" in done.stderr
     assert "writing a model" not in again.stderr
 
 
-def test_operations_and_weights_of_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flops_and_weights_per_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    from decode_report import reading_flops, weights_read
+    from decode_report import prefill_flops, weights_read
 
     shape = {"family": "gpt-neo", "hidden_size": 8, "num_layers": 2, "vocab_size": 10, "window_size": 3}
     assert weights_read(shape) == 2 * 12 * 64 + 80
-    pairs = sum(range(1, 6)) + (1 + 2 + 3 + 3 + 3)  # of five tokens in the global layer and in the local one
-    assert reading_flops(shape, 5) == 5 * 2 * 2 * 12 * 64 + 4 * 8 * pairs
-    assert reading_flops({**shape, "family": "gpt2"}, 2) == 2 * 2 * 2 * 12 * 64 + 4 * 8 * 6
+    pairs = sum(range(1, 6)) + (1 + 2 + 3 + 3 + 3)  # five tokens in the global and the local layer
+    assert prefill_flops(shape, 5) == 5 * 2 * 2 * 12 * 64 + 4 * 8 * pairs
+    assert prefill_flops({**shape, "family": "gpt2"}, 2) == 2 * 2 * 2 * 12 * 64 + 4 * 8 * 6
 
 
-def test_cost_of_fewer_bits(tmp_path: Path) -> None:
+def test_quantization_cost(tmp_path: Path) -> None:
     text = "".join(f"The {n * n}th fox jumps over {n} lazy dogs.\n" for n in range(300))
     (tmp_path / "texts").mkdir()
     for name in ("a", "b", "c"):
@@ -147,32 +147,32 @@ def test_cost_of_fewer_bits(tmp_path: Path) -> None:
     assert all(0 < abs(one["cost"]["value"]) < 5 for name, one in formats.items() if name != "float32")
     assert "| int4 | 4.25 |" in done.stdout
     assert str(tmp_path) not in done.stdout
-    refused = run("quantization_cost", "--model", tmp_path / "none")
-    assert refused.returncode == 1
-    assert refused.stderr.strip().endswith("no such model directory")
-    assert "Traceback" not in refused.stderr
+    failed = run("quantization_cost", "--model", tmp_path / "none")
+    assert failed.returncode == 1
+    assert failed.stderr.strip().endswith("no such model directory")
+    assert "Traceback" not in failed.stderr
 
 
-def test_an_unknown_contestant_is_named() -> None:
+def test_unknown_contestant_is_rejected() -> None:
     for script, ours, wrong in (("train_throughput", "neolm", "nanogtp"), ("decode", "neolm-int4", "neolm-int3")):
         done = run(script, "--shapes", "smoke", "--contestants", ours, wrong)
         assert done.returncode == 2
-        assert f"nobody is called {wrong}" in done.stderr
+        assert f"unknown contestant: {wrong}." in done.stderr
 
 
-def test_a_shape_without_room_is_said_in_one_line(tmp_path: Path) -> None:
+def test_prompts_beyond_the_context_are_one_error_line(tmp_path: Path) -> None:
     done = run("decode", "--shapes", "smoke", "--environments", tmp_path)
     assert done.returncode == 1
-    assert "smoke: its context of 64 tokens has no room" in done.stderr
+    assert "smoke: no workload fits into the context of 64 tokens" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_checkout_or_text_is_said_in_one_line(tmp_path: Path) -> None:
+def test_missing_checkout_or_text_is_one_error_line(tmp_path: Path) -> None:
     places = ["--environments", tmp_path / "peers"]
     done = run("time_to_quality", *places)
     assert done.returncode == 2
     assert "--nanogpt" in done.stderr
     done = run("time_to_quality", "--contestants", "neolm-same", "--text", tmp_path / "none.txt", *places)
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("give the text of tiny Shakespeare with --text")
+    assert done.stderr.strip().endswith("Give the path of the tiny Shakespeare text: --text FILE")
     assert "Traceback" not in done.stderr

@@ -1,6 +1,6 @@
-"""Many clients at once, on the contestant's side: what they get together, and how long one with a short question waits.
+"""Concurrent clients of a server: their total throughput, and the latency of short requests in the meantime.
 
-`complete(text, tokens)` asks for that many tokens and returns how many came.
+`complete(text, tokens)` requests that many tokens and returns the number received.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 
-def crowd(complete: Callable[[str, int], int], command: dict[str, Any]) -> dict[str, Any]:
-    """Let each of the `texts`' lists be asked by a client of its own, one text after the other.
+def run_clients(complete: Callable[[str, int], int], command: dict[str, Any]) -> dict[str, Any]:
+    """Run one client for each list in `texts`; each sends its texts one after the other.
 
-    Meanwhile another asks for the first token after `probe` again and again, with a pause between.
+    In the meantime, a further client repeatedly requests one token after `probe`, with a pause in between.
     """
     counts: list[int] = []
     failures: list[str] = []
     waits: list[float] = []
-    over = threading.Event()
+    finished = threading.Event()
 
     def client(texts: list[str]) -> None:
         try:
@@ -29,10 +29,10 @@ def crowd(complete: Callable[[str, int], int], command: dict[str, Any]) -> dict[
 
     def prober() -> None:
         number = 0
-        while not over.wait(command["pause"]):
+        while not finished.wait(command["pause"]):
             began = time.perf_counter()
             try:
-                complete(f"{number} {command['probe']}", 1)  # a new one each time: nothing is known of it
+                complete(f"{number} {command['probe']}", 1)  # a new prompt each time, so that no part of it is cached
             except Exception as error:
                 failures.append(repr(error))
                 return
@@ -50,7 +50,7 @@ def crowd(complete: Callable[[str, int], int], command: dict[str, Any]) -> dict[
         thread.join()
     seconds = time.perf_counter() - began
     if clients:
-        over.set()
+        finished.set()
     probing.join()
     if failures:
         raise RuntimeError(failures[0])

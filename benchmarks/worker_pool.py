@@ -1,4 +1,4 @@
-"""Contestants that take turns: each starts when its first turn comes; one that fails is left out, with the reason."""
+"""A pool of contestants' processes that take turns. A contestant that fails is left out, with the reason."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from environments import environment, versions
-from workers import Contestant, Failed, Worker, note
+from workers import BenchmarkError, Contestant, Worker, log
 
 Result = dict[str, Any]
 
 
-class Turns:
-    """The contestants' processes, and what is known of each by name: `results`, where a failed one has "failed"."""
+class WorkerPool:
+    """The contestants' processes and their results by name; a failed contestant has the key "failed" in `results`."""
 
     def __init__(
         self,
@@ -22,44 +22,44 @@ class Turns:
         logs: str,
         ready: Callable[[str, Result, Result], None] = lambda name, answer, result: None,
     ) -> None:
-        """Start nothing yet.
+        """Create an empty pool; a process starts with the first turn of its contestant.
 
         Args:
-            job: What every contestant is told.
-            environments: Where the peers' environments are, or are to be.
-            logs: The folder, below the logs there, of what the contestants write.
-            ready: Takes a contestant's name, its first answer, and its result.
+            job: The part of the job that all contestants share.
+            environments: Directory of the peers' environments.
+            logs: Name of the folder for the contestants' logs, in `environments/logs`.
+            ready: Called with a contestant's name, its first answer, and its result.
         """
         self.results: dict[str, Result] = {}
         self._job, self._environments, self._ready = job, environments, ready
         self._logs = environments / "logs" / logs
         self._workers: dict[str, Worker] = {}
-        self._missing: dict[str, str] = {}  # why an environment cannot be had
+        self._unavailable: dict[str, str] = {}  # environments that cannot be created, with the reason
 
-    def take(self, contestant: Contestant, stays: bool, turn: Callable[[Worker, Result], None]) -> None:
-        """Give `contestant` a turn, unless it has failed before; `stays` keeps its process for the next."""
+    def run_turn(self, contestant: Contestant, keep: bool, turn: Callable[[Worker, Result], None]) -> None:
+        """Run one turn of `contestant`, unless it has failed before; `keep` keeps its process for the next turn."""
         name = contestant.name
         result = self.results.setdefault(name, {})
         if "failed" in result:
             return
         try:
             turn(self._workers.get(name) or self._start(contestant, result), result)
-        except Failed as failure:
+        except BenchmarkError as failure:
             self.fail(name, str(failure))
-        if not stays or "failed" in result:
+        if not keep or "failed" in result:
             worker = self._workers.pop(name, None)
             if worker:
                 worker.stop()
 
     def fail(self, name: str, reason: str) -> None:
-        """Leave a contestant out from now on."""
+        """Leave a contestant out of all further turns."""
         result = self.results.setdefault(name, {})
         if "failed" not in result:
             result["failed"] = reason
-            note(f"  {name}: left out: {reason}")
+            log(f"  {name}: left out: {reason}")
 
     def stop(self) -> None:
-        """End all processes; another turn starts them anew."""
+        """Stop all processes; another turn starts them again."""
         while self._workers:
             self._workers.popitem()[1].stop()
 
@@ -73,11 +73,11 @@ class Turns:
         return worker
 
     def _python(self, name: str | None) -> Path:
-        """The interpreter of an environment; what failed once is not tried again, for it may take minutes."""
-        if name in self._missing:
-            raise Failed(self._missing[name])
+        """Return the interpreter of an environment. A failed creation is not repeated, because it may take minutes."""
+        if name in self._unavailable:
+            raise BenchmarkError(self._unavailable[name])
         try:
             return environment(name, self._environments)
-        except Failed as failure:
-            self._missing[name or ""] = str(failure)
+        except BenchmarkError as failure:
+            self._unavailable[name or ""] = str(failure)
             raise
