@@ -94,7 +94,7 @@ def test_an_interrupt_while_loading(tmp_path: Path) -> None:
     save_model(Decoder(config).initialise(0), tmp_path / "model")
     train_tokenizer(iter(["the sea and the day"] * 3), 266).save(tmp_path / "model")
     script = (
-        "import neolm.models.hf as hf, sys\n"
+        "import neolm.models.hf_files as hf, sys\n"
         "read = hf.WeightFiles.read\n"
         "def read_and_print(self, name):\n"
         "    print(name, file=sys.stderr, flush=True)\n"
