@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from samples import sample_text
-from test_cli import SMALL, Run, refused
+from test_cli import SMALL, Run, assert_rejected
 
 from neolm.scaling import plan_table
 from neolm.training import memory_check
@@ -83,10 +83,10 @@ def test_a_training_that_does_not_fit_is_refused_before_it_starts(
 ) -> None:
     run = ["pretrain", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'out'}", *SMALL]
     monkeypatch.setattr(memory_check, "free_memory_on", lambda device: FreeMemory(2**20))
-    refused(neolm_(*run), "pretrain: this training needs", "1 MiB are free", "micro_batch_size=")
+    assert_rejected(neolm_(*run), "pretrain: this training needs", "1 MiB are free", "micro_batch_size=")
     assert not (tmp_path / "out" / "pretrain").exists()
     monkeypatch.setattr(memory_check, "free_memory_on", lambda device: FreeMemory(2**16))
-    refused(neolm_(*run), "no setting makes it fit")
+    assert_rejected(neolm_(*run), "no setting makes it fit")
     monkeypatch.undo()
     assert neolm_(*run)[0] == 0
 
@@ -111,16 +111,16 @@ WRONG: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_options_and_settings_are_one_line(neolm_: Run, name: str) -> None:
     arguments, words = WRONG[name]
-    refused(neolm_("plan", "gpt2", *arguments), *words)
+    assert_rejected(neolm_("plan", "gpt2", *arguments), *words)
 
 
 def test_recipes_that_cannot_be_planned(neolm_: Run, tmp_path: Path) -> None:
-    refused(neolm_("plan", "gpt-neo-125"), "no such recipe", "did you mean 'gpt-neo-125m'")
+    assert_rejected(neolm_("plan", "gpt-neo-125"), "no such recipe", "did you mean 'gpt-neo-125m'")
     code, _, said = neolm_("pretrain", "gpt2", "--mfu", 0.5)
     assert (code, "No such option: --mfu" in said) == (2, True)
     corpus_only = tmp_path / "corpus.yaml"
     corpus_only.write_text(f"output: {tmp_path / 'out'}\ncorpus: {{source: files, path: {tmp_path}}}\n")
-    refused(neolm_("plan", corpus_only), "the section 'pretrain' is missing")
+    assert_rejected(neolm_("plan", corpus_only), "the section 'pretrain' is missing")
 
 
 def test_a_tokenizer_that_is_named_gives_the_vocabulary(
