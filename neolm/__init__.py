@@ -13,9 +13,15 @@ docs/python.md describes them.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# torch's OpenMP threads spin while they wait, by default so long that training next to another program is several times
+# slower. libgomp reads this when torch is imported. Measured in docs/log.md; the user's own settings are kept.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
     from neolm.core.metrics import read_metrics

@@ -85,6 +85,7 @@ def machine_report() -> list[tuple[str, str]]:
         ("torch", torch.__version__),
         ("processor", f"{cpu_name()}, {usable_cores()} cores usable, {', '.join(matrix) or 'no vector units known'}"),
         ("load", _load()),
+        ("threads", f"{torch.get_num_threads()} in torch, GOMP_SPINCOUNT={os.environ.get('GOMP_SPINCOUNT', 'unset')}"),
         ("memory", f"{total / 2**30:.1f} GiB, {available / 2**30:.1f} GiB available"),
         ("disk", f"{free / 2**30:.1f} GiB free here"),
         ("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
