@@ -39,7 +39,7 @@ class Config(BaseModel):
         return {}
 
     def ignored(self) -> dict[str, str]:
-        """The fields of `without_effect` that differ from their defaults: somebody set them in vain."""
+        """The fields of `without_effect` whose values differ from their defaults."""
         found = self.without_effect().items()
         return {name: why for name, why in found if getattr(self, name) != type(self).model_fields[name].default}
 
