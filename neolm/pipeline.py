@@ -62,8 +62,8 @@ def _rows(recipe: Recipe, output: Path, until: str | None) -> list[StageRow]:
     rows = [row for row in STAGES[:last] if getattr(recipe, row.section) is not None or row.name == base_tokenizer]
     if not rows:
         asked = f"the section '{STAGES[last - 1].section}'" if until else "a section"
-        sections = ", ".join(dict.fromkeys(row.section for row in STAGES))
-        raise InputError(f"recipe: {asked} is missing; sections are {sections}")
+        known = ", ".join(dict.fromkeys(row.section for row in STAGES))
+        raise InputError(f"recipe: {asked} is missing; sections are {known}")
     built = {row.name for row in rows} | ({"model"} if recipe.base else set())
     for row in rows:
         for name in row.inputs:

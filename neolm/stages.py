@@ -1,7 +1,7 @@
 """The table of stages: what a run can build, from which section of the recipe, out of which earlier stages.
 
-The pipeline, `neolm show`, the report and the protection of started trainings all read this table. Builders import
-their room when they run, so that reading the table loads nothing heavy.
+The pipeline and `neolm show` read this table. Builders import their room when they run, so that reading the table loads
+nothing heavy.
 """
 
 from __future__ import annotations

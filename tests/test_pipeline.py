@@ -14,6 +14,7 @@ from neolm.core.artifact import read_manifest
 from neolm.core.errors import InputError
 from neolm.core.metrics import read_metrics
 from neolm.recipe import load_recipe
+from neolm.show import show
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -227,3 +228,9 @@ def test_settings_without_effect_are_reported(
     stderr = capsys.readouterr().err
     assert message in stderr
     assert ("has no effect" in stderr) == bool(message)
+
+
+def test_show_names_a_training_that_is_not_finished(trained: Path) -> None:
+    assert "not finished" not in show(trained)
+    (trained / "pretrain" / "manifest.json").unlink()
+    assert f"pretrain  {trained / 'pretrain'}\n  started, not finished" in show(trained)

@@ -12,8 +12,6 @@ from neolm.core.artifact import Manifest, chain, read_manifest
 from neolm.core.metrics import points, read_metrics
 from neolm.models import families
 
-STAGES = ("corpus", "tokenizer", "shards", "pretrain", "model", "evaluation")
-
 DIGITS = 12  # of a digest that are shown; the manifest has all of them
 FAMILIES = {name: family.title for name, family in families.FAMILIES.items()}
 
@@ -87,22 +85,22 @@ class Run:
         return sum(float(record.get("kwh") or 0) for record in records), list(methods)
 
     def lineage(self) -> list[tuple[Path, Manifest]]:
-        """Every artefact of this run and those that they were built from, the oldest first."""
+        """Every artefact of this run and those that they were built from, each after what it was built from."""
         found: dict[Path, Manifest] = {}
-        for stage in reversed(list(self.manifests)):
-            found.update((place, manifest) for place, manifest in chain(self.output / stage) if place not in found)
-        order = {stage: number for number, stage in enumerate(STAGES)}
-        return sorted(found.items(), key=lambda item: order.get(item[1].stage, -1))
+        for stage in self.manifests:
+            for place, manifest in reversed(chain(self.output / stage)):
+                found.setdefault(place, manifest)
+        return list(found.items())
 
 
 def read_run(output: Path) -> Run:
     """Read the files under `output`."""
-    manifests = {stage: read_manifest(output / stage) for stage in STAGES}
-    found = read_json(output / "evaluation" / "samples.json")
-    samples = found if isinstance(found, list) else []
+    manifests = {place.name: read_manifest(place) for place in sorted(output.glob("*"))}
+    written = read_json(output / "evaluation" / "samples.json")
+    samples = written if isinstance(written, list) else []
     return Run(
         output=output,
-        manifests={stage: manifest for stage, manifest in manifests.items() if manifest},
+        manifests={stage: found for stage, found in manifests.items() if found and found.stage == stage},
         metrics=read_metrics(output / "pretrain" / "metrics.jsonl"),
         scores=read_scores(output),
         samples=[{"document": None, "greedy": None, **sample} for sample in samples if _is_sample(sample)],
