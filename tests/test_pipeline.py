@@ -234,3 +234,30 @@ def test_show_names_a_training_that_is_not_finished(trained: Path) -> None:
     assert "not finished" not in show(trained)
     (trained / "pretrain" / "manifest.json").unlink()
     assert f"pretrain  {trained / 'pretrain'}\n  started, not finished" in show(trained)
+
+
+def test_the_recipe_is_that_of_the_run_as_soon_as_a_stage_is_built(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neolm.corpus.build._build", killed)
+    new = tmp_path / "new"
+    with pytest.raises(KeyboardInterrupt):
+        neolm.run(trained / "recipe.yaml", {"output": str(new), "seed": 5})
+    assert load_recipe(new / "recipe.yaml").seed == 5
+
+    monkeypatch.setattr("neolm.training.pretrain.train", killed)
+    for stage in ("pretrain", "model", "evaluation"):
+        shutil.rmtree(trained / stage)
+    with pytest.raises(KeyboardInterrupt):
+        neolm.run(trained / "recipe.yaml", {"seed": 6})  # the stages before the training are up to date
+    assert load_recipe(trained / "recipe.yaml").seed == 6
+
+
+def test_a_setting_that_may_change_is_recorded_although_nothing_is_built(trained: Path) -> None:
+    neolm.run(trained / "recipe.yaml", {"pretrain.log_every": 3})
+    recipe = load_recipe(trained / "recipe.yaml")
+    assert recipe.pretrain is not None
+    assert recipe.pretrain.log_every == 3
