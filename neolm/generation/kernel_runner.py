@@ -9,6 +9,7 @@ Shapes: M tokens, C channels, L layers, V vocabulary.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,15 +94,15 @@ class KernelRunner:
             logit_indices += range(len(tokens) - span.num_logits, len(tokens))
         V = self.model.config.vocab_size
         logits = np.empty((len(logit_indices), padded(V) + 16), np.float32)  # new, because callers keep it
-        block_tables, indices = block_tables_of(spans), np.array(logit_indices, np.int64)
+        block_tables = block_tables_of(spans)
         for start in range(0, len(tokens), MAX_KERNEL_TOKENS):
-            first, end = np.searchsorted(indices, (start, start + MAX_KERNEL_TOKENS))
+            first, end = (bisect_left(logit_indices, at) for at in (start, start + MAX_KERNEL_TOKENS))
             step = decode_step.Step(
                 cache_addresses=kv_cache.addresses,
                 cache_bits=8 * kv_cache.dtype.itemsize,
                 block_tables=block_tables,
                 tokens=np.array(tokens[start : start + MAX_KERNEL_TOKENS], np.int64),
-                logit_indices=indices[first:end] - start,
+                logit_indices=np.array([index - start for index in logit_indices[first:end]], np.int64),
                 logits=logits[first:end],
             )
             thread_pool().run(decode_step.decode_step, self._model, step, self._workspace)
