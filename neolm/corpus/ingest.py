@@ -74,7 +74,7 @@ def _rows(files: Sequence[tuple[int, RawFile]], config: CorpusConfig) -> Iterato
 
 def _judged(record: Record, config: CorpusConfig) -> dict[str, Any]:
     """The columns of one record: the clean text if it is kept, else the raw text and the reason."""
-    row = {**asdict(record), "digest": None, "parts": 1, "mojibake": False}
+    row = {**vars(record), "digest": None, "parts": 1, "mojibake": False}
     if record.reason is not None:
         return row
     text = clean(record.text)
