@@ -84,16 +84,17 @@ def decide(records: Any, config: CorpusConfig) -> Verdicts:
     """Give every record a unique id, find the duplicates, and choose what is held out for validation."""
     narrow = records.select("file", "record", "id", "parent", "source", "digest", "reason", "parts", "size", "mojibake")
     frame = _with_duplicates(_with_unique_ids(narrow.collect())).collect()
-    documents, size = col("size").count().alias("documents"), col("size").sum().alias("bytes")
-    rejected = {row.pop("reason"): row for row in frame.groupby("reason").agg(documents, size).to_pylist()}
-    read = {key: sum(row[key] for row in rejected.values()) for key in ("documents", "bytes")}
+    rows, size = col("size").count().alias("documents"), col("size").sum().alias("bytes")
+    documents = col("parent").count_distinct().alias("documents")
+    rejected = {row.pop("reason"): row for row in frame.groupby("reason").agg(rows, size).to_pylist()}
     kept_bytes = rejected.pop(None, {"bytes": 0})["bytes"]
     kept = frame.where(col("reason").is_null())
     sources = kept.groupby("source").agg(documents).sort(["documents", "source"], desc=[True, False])
     mojibake = kept.where(col("mojibake")).agg(documents, col("file").min()).to_pylist()[0]
     held_out, threshold, split = _held_out(kept, config)
+    read = {"documents": split["kept"], "bytes": kept_bytes}
     counts = {
-        "read": read,
+        "read": {key: number + sum(row[key] for row in rejected.values()) for key, number in read.items()},
         "rejected": {reason: rejected[reason] for reason in sorted(rejected)},
         **{name: {"documents": number} for name, number in split.items()},
         "held_out": held_out,

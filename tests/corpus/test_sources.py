@@ -87,14 +87,16 @@ def test_a_corpus_can_be_read_as_raw_text(build, write, tmp_path):
 
 
 def test_parents_are_kept_when_a_corpus_is_read_again(build, write, tmp_path):
-    raw = write("a.txt", " ".join(f"word {n}" for n in range(200))).parent
+    raw = write("a.txt", " ".join(f"word {n} \ufffd" for n in range(200))).parent
     write("b.txt", " ".join(f"other {n}" for n in range(300)))
     first = build(raw, split_characters=100)
+    assert (first.counts["read"]["documents"], first.counts["mojibake"]) == (2, 1)
     second = build(first.directory / "documents", output=tmp_path / "again")
     assert second.kept == first.kept
     for split in ("train", "validation"):
         assert set(second.split(split)) == set(first.split(split))
-    assert second.counts["kept"] == first.counts["kept"]
+    for key in ("read", "kept", "train", "validation", "sources", "mojibake"):
+        assert second.counts[key] == first.counts[key], key
 
 
 def test_parts_of_one_document_that_are_read_again_stay_in_their_split(build, write, tmp_path):
