@@ -75,18 +75,16 @@ def _rows(files: Sequence[tuple[int, RawFile]], config: CorpusConfig) -> Iterato
 def _judged(record: Record, config: CorpusConfig) -> dict[str, Any]:
     """The columns of one record: the clean text if it is kept, else the raw text and the reason."""
     row = {**vars(record), "digest": None, "parts": 1, "mojibake": False}
-    if record.reason is not None:
-        return row
     text = clean(record.text)
-    reason = judge(text, config)
-    if reason is not None:
-        return row | {"reason": reason}
-    return row | {
-        "text": text,
-        "digest": hashlib.blake2b(text.encode("utf-8"), digest_size=20).hexdigest(),
-        "parts": len(split_text(text, config.split_characters)) if config.split_characters else 1,
-        "mojibake": has_mojibake(text),
-    }
+    row["reason"] = record.reason or judge(text, config)
+    if row["reason"] is None:
+        row |= {
+            "text": text,
+            "digest": hashlib.blake2b(text.encode("utf-8"), digest_size=20).hexdigest(),
+            "parts": len(split_text(text, config.split_characters)) if config.split_characters else 1,
+            "mojibake": has_mojibake(text),
+        }
+    return row
 
 
 def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
