@@ -17,6 +17,7 @@ from neolm.core.errors import SettingError
 from neolm.core.progress import count, task
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.sources import Raw, RawText, describe_ignored
+from neolm.corpus.text import storable
 
 
 def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
@@ -52,7 +53,7 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
     for split in ("kept", "train", "validation"):
         counts[split] |= written[split]
     if verdicts.mojibake_file is not None:
-        counts["mojibake_example"] = raw.files[verdicts.mojibake_file].name
+        counts["mojibake_example"] = storable(raw.files[verdicts.mojibake_file].name)
     return {**counts, "ignored_files": sum(raw.ignored.values()), "ignored_kinds": dict(raw.ignored)}
 
 

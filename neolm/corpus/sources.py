@@ -13,6 +13,7 @@ from pathlib import Path
 from neolm.core.errors import InputError, SettingError
 from neolm.core.files import digest_file, digest_json
 from neolm.corpus.config import CorpusConfig
+from neolm.corpus.text import storable
 
 TEXT_SUFFIXES = (".txt", ".md", ".py", ".txt.gz", ".txt.zst")
 JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -153,7 +154,7 @@ def _folder(path: Path, output: Path) -> Raw:
         if any(part.startswith(".") for part in name.split("/")):
             ignored["hidden"] += 1
         elif kind is None:
-            ignored[file.suffix.lower() or "without extension"] += 1
+            ignored[storable(file.suffix.lower()) or "without extension"] += 1
         elif not file.is_file():
             ignored["not a regular file"] += 1
         else:

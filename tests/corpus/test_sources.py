@@ -137,6 +137,20 @@ def test_other_files_are_ignored_and_counted(build, write, capsys):
     assert "ignored 6 files: 2 .jpg, 1 hidden, 1 " in capsys.readouterr().err
 
 
+def test_file_names_that_are_not_utf8(build, write, capsys):
+    raw = write("a.txt", "something to read").parent
+    try:
+        (raw / "b\udcff.txt").write_text("lost: \ufffd", encoding="utf-8")
+    except OSError:
+        pytest.skip("this file system accepts UTF-8 names only")
+    (raw / "c.\udcff").touch()
+    corpus = build(raw)
+    assert {document.source for document in corpus.kept.values()} == {"a.txt", "b\\udcff.txt"}
+    assert corpus.counts["ignored_kinds"] == {".\\udcff": 1}
+    assert corpus.counts["mojibake_example"] == "b\\udcff.txt"
+    assert "for example b\\udcff.txt" in capsys.readouterr().err
+
+
 def test_only_the_most_frequent_kinds_of_ignored_files_are_named():
     ignored = {".png": 9, "without extension": 1, **{f".{n}": 1 for n in range(7)}}
     assert (
