@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from neolm.core.errors import InputError
-from neolm.tokenizer.tokenizer import Tokenizer
+from neolm.tokenizer.tokenizer import TEMPLATE_FILE, Tokenizer
 
 STOP = ("\nUser:",)  # the answer ends where the model starts to write the user's next turn
-TEMPLATE_FILE = "chat_template.jinja"
 _NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 

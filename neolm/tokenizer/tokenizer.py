@@ -26,6 +26,7 @@ from neolm.core.errors import InputError, SettingError
 from neolm.core.files import write_json
 
 END_OF_TEXT = "<|endoftext|>"
+TEMPLATE_FILE = "chat_template.jinja"
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
@@ -195,20 +196,16 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer of `source` into the directory `target`. Files are only converted from GPT-2's two files."""
+    """Copy the tokenizer of the directory `source`, with its chat template, into the directory `target`.
+
+    A single file and GPT-2's two files are written as `tokenizer.json` and `tokenizer_config.json`.
+    """
     tokenizer, source = load_tokenizer(source), _located(source)
-    if source.is_dir() and (source / "tokenizer.json").is_file():
-        target.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
+    tokenizer.save(target)
+    if (source / "tokenizer.json").is_file():
+        for name in (*FILES, TEMPLATE_FILE):
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)
-        if (target / "tokenizer_config.json").is_file():
-            return
-        backend_file = (target / "tokenizer.json").read_bytes()
-        tokenizer.save(target)
-        (target / "tokenizer.json").write_bytes(backend_file)
-    else:
-        tokenizer.save(target)
 
 
 def _located(path: Path) -> Path:

@@ -14,7 +14,7 @@ from tokenizers import AddedToken
 
 from neolm.core.errors import InputError
 from neolm.tokenizer.chat import Message, OwnTemplate, PlainTemplate, load_chat_template, without_oldest
-from neolm.tokenizer.tokenizer import Tokenizer, train_tokenizer
+from neolm.tokenizer.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
 
 TEXT = "User: What is the sea? Assistant: The sea is water. System: be brief, and say the day and the water of April."
 TEMPLATE = (
@@ -98,7 +98,8 @@ def test_a_template_gives_the_text_of_transformers(tokenizer: Tokenizer, tmp_pat
     assert template.encode(SAID) == oracle(expected, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(template.encode(SAID)) == expected
     (tmp_path / "chat_template.jinja").write_text("{{ eos_token }}{{ messages[0].content }}")
-    ids = load_chat_template(tmp_path, tokenizer).encode(SAID[:1])
+    copy_tokenizer(tmp_path, tmp_path / "copy")
+    ids = load_chat_template(tmp_path / "copy", tokenizer).encode(SAID[:1])
     assert ids == [tokenizer.eos_token_id, *tokenizer.encode("be brief")]
 
 
