@@ -227,7 +227,7 @@ def _set(model: type[Config], data: dict[str, Any], dotted: str, value: Any) -> 
         target[parent] = target = dict(child)
     field = section.model_fields.get(last)
     for mark in field.metadata if field else ():
-        if isinstance(mark, Supersedes):
+        if isinstance(mark, Supersedes) and value is not None:
             for name in mark.names or tuple(target):
                 target.pop(name, None)
     target[last] = value
@@ -330,15 +330,13 @@ def _default(field: FieldInfo) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal:
-        return " | ".join(str(value) for value in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(_type_name(argument) for argument in arguments)
-    if origin is typing.Annotated:
-        return _type_name(arguments[0])
-    if origin is tuple:
-        return f"list of {_type_name(arguments[0])}"
-    if annotation is type(None):
-        return "null"
-    return getattr(annotation, "__name__", str(annotation))
+    names: list[str] = []
+    for kind in _alternatives(annotation):
+        arguments = typing.get_args(kind)
+        if typing.get_origin(kind) is typing.Literal:
+            names += map(str, arguments)
+        elif typing.get_origin(kind) is tuple:
+            names.append(f"list of {_type_name(arguments[0])}")
+        else:
+            names.append("null" if kind is type(None) else kind.__name__)
+    return " | ".join(names)

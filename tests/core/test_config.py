@@ -181,5 +181,7 @@ def test_a_superseding_override_takes_back_what_the_file_says(tmp_path: Path) ->
     path = write(tmp_path, "model:\n  width: 5\n  depth: 6\n")
     assert load_config(Whole, path, ["model.preset=big", "model.depth=2"]).model == Sized(preset="big", depth=2)
     assert load_config(Whole, path, ["model.tokens=3"]).model == Sized(width=5, tokens=3)
+    for order in (["model.tokens=3", "model.depth=4", "model.tokens=null"], ["model.tokens=null", "model.depth=4"]):
+        assert load_config(Whole, path, order).model == Sized(width=5, depth=4)  # null takes the place of nothing
     both = write(tmp_path, "model:\n  width: 5\n  preset: big\n")
     assert load_config(Whole, both).model == Sized(preset="big", width=5)  # within the file both count
