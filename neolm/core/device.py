@@ -67,7 +67,7 @@ def choose_precision(request: str, device: str) -> Choice:
     if request != "auto":
         return Choice(request, "as requested")
     if device.startswith("cuda"):
-        if torch.cuda.get_device_capability() >= (8, 0):
+        if torch.cuda.get_device_capability(device) >= (8, 0):
             return Choice("bfloat16", "the GPU supports it natively")
         return Choice("float32", "this GPU has no native bfloat16")
     if device == "cpu":
@@ -232,8 +232,8 @@ def matrix_ceiling(device: str, dtype: torch.dtype, size: int = 2048, seconds: f
     while deadline is None or time.perf_counter() < deadline:
         start = time.perf_counter()
         torch.matmul(a, b.t(), out=product)
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
+        if device != "cpu":
+            torch.accelerator.synchronize(device)
         if deadline is None:
             deadline = time.perf_counter() + seconds  # the first product only warms up
         else:

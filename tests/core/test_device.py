@@ -23,6 +23,12 @@ def test_bfloat16_is_chosen_where_the_processor_multiplies_it(
     assert device.choose_precision("float32", "cpu").value == "float32"
 
 
+def test_the_precision_is_that_of_the_chosen_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda name: (7, 5) if name == "cuda:1" else (9, 0))
+    assert device.choose_precision("auto", "cuda:1").value == "float32"
+    assert device.choose_precision("auto", "cuda").value == "bfloat16"
+
+
 @pytest.mark.parametrize("request_", ["cuda:99", "toaster"])
 def test_a_device_that_is_not_there_is_refused(request_: str) -> None:
     with pytest.raises(InputError, match=f"device: '{request_}' is (not available|unknown)"):
