@@ -171,7 +171,7 @@ class CheckpointWriter:
 def _copy_to_host(parts: Mapping[str, Mapping[str, Tensor]], buffers: Parts) -> Parts:
     """Copy this process's shards of `parts`, into `buffers` where their shapes and types agree."""
     copies: Parts = {part: {} for part in parts}
-    devices = set()
+    gpus = set()
     for part, tensors in parts.items():
         for name, tensor in tensors.items():
             source = local_tensor(tensor)
@@ -179,7 +179,8 @@ def _copy_to_host(parts: Mapping[str, Mapping[str, Tensor]], buffers: Parts) -> 
             if copy is None or copy.shape != source.shape or copy.dtype != source.dtype:
                 copy = torch.empty(source.shape, dtype=source.dtype, device="cpu", pin_memory=source.is_cuda)
             copies[part][name] = copy.copy_(source, non_blocking=source.is_cuda)
-            devices.add(source.device)
-    for device in devices - {torch.device("cpu")}:
-        torch.cuda.synchronize(device)
+            if source.is_cuda:
+                gpus.add(source.device)
+    for gpu in gpus:
+        torch.cuda.synchronize(gpu)
     return copies

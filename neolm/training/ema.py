@@ -19,13 +19,14 @@ class ExponentialMovingAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self._parameters = dict(model.named_parameters())
-        self._values = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self.tensors: dict[str, Tensor] = {name: p.detach().clone() for name, p in model.named_parameters()}
+        """The averaged weights by parameter name."""
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Update the average with the weights after `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self._values.values()), list(self._parameters.values()), 1 - decay)
+        torch._foreach_lerp_(list(self.tensors.values()), list(self._parameters.values()), 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -38,8 +39,4 @@ class ExponentialMovingAverage:
 
     def _exchange(self) -> None:
         for name, parameter in self._parameters.items():
-            parameter.data, self._values[name] = self._values[name], parameter.data
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The averaged weights by parameter name, not copied."""
-        return self._values
+            parameter.data, self.tensors[name] = self.tensors[name], parameter.data

@@ -222,7 +222,7 @@ def _run_step(
             working=copy if module is not decoder else 0,
             gradients=masters if micro_batches > 1 else copy,  # sums of several are in float32
             optimiser=_bytes(v for o in state.optimisers for entry in o.state.values() for v in entry.values()),
-            average=_bytes(state.average.tensors().values()) if state.average else 0,
+            average=_bytes(state.average.tensors.values()) if state.average else 0,
         )
 
 

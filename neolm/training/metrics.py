@@ -37,7 +37,6 @@ class MetricsLog:
         """Close the file and the trackers."""
         self._file.close()
         self._for_each(lambda tracker: tracker.close())
-        self._trackers = []
 
     def _for_each(self, call: Callable[[Tracker], None]) -> None:
         """Call each tracker. One that raises is reported once and removed."""

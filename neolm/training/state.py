@@ -56,11 +56,8 @@ class TrainingState:
         self.weights = precision(model, dtype)
         self.optimisers = build_optimisers(model, config)
         self.average = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay is not None else None
-        self.scale = (
-            LossScale(config.loss_scale, config.loss_scale_window, config.loss_scale_hysteresis)
-            if dtype == torch.float16
-            else None
-        )
+        scale = LossScale(config.loss_scale, config.loss_scale_window, config.loss_scale_hysteresis)
+        self.scale = scale if dtype == torch.float16 else None
         self.spikes = SpikeFilter(config.skip_spikes)
         self.progress = Progress()
 
@@ -72,7 +69,7 @@ class TrainingState:
             "random": random_state(),
         }
         if self.average is not None:
-            parts["average"] = self.average.tensors()
+            parts["average"] = self.average.tensors
         return parts
 
     def record(self) -> dict[str, Any]:
@@ -89,7 +86,7 @@ class TrainingState:
         restore_optimisers(self.optimisers, checkpoint.tensors("optimiser"))
         restore_random_state(checkpoint.tensors("random"))
         if self.average is not None:
-            checkpoint.load("average", self.average.tensors())
+            checkpoint.load("average", self.average.tensors)
         record = dict(checkpoint.state)
         self.spikes.norms.extend(record.pop("norms"))
         scale = record.pop("loss_scale")

@@ -48,11 +48,11 @@ class TensorBoard:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Write and flush a row, so that a kill loses none before the checkpoint."""
-        for key, value in _numbers(row).items():
-            self._writer.add_scalar(key, value, row["step"])
         for key, value in row.items():
             if isinstance(value, str):
                 self._writer.add_text(key, value, row["step"])
+            elif key != "step" and value is not None:
+                self._writer.add_scalar(key, value, row["step"])
         self._writer.flush()
 
     def close(self) -> None:
@@ -96,8 +96,7 @@ class WeightsAndBiases:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Queue a row, which is sent in the background."""
-        words = {key: value for key, value in row.items() if isinstance(value, str)}
-        self._run.log({"step": row["step"], **_numbers(row), **words})
+        self._run.log({key: value for key, value in row.items() if value is not None})
 
     def close(self) -> None:
         """Wait for the last uploads, at most two minutes."""
@@ -145,10 +144,6 @@ def _mode(wandb: Any) -> str:
             f"WANDB_MODE is '{requested}', but nobody is logged in. Run `wandb login`, or set WANDB_MODE=offline"
         )
     return requested or ("online" if logged_in else "offline")
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in row.items() if key != "step" and isinstance(value, (int, float))}
 
 
 def first_line(error: Exception) -> str:

@@ -268,6 +268,18 @@ def test_buffers_are_reused_if_shapes_agree(tmp_path: Path, monkeypatch: pytest.
     assert last(tmp_path).tensors("weights")["w"].tolist() == [3] * 6
 
 
+class OnMps(torch.Tensor):
+    """A tensor that reports Apple's GPU as its device."""
+
+    device = torch.device("mps")
+
+
+def test_tensors_of_a_device_without_cuda_are_saved(tmp_path: Path) -> None:
+    with CheckpointWriter(tmp_path, keep=2) as writer:
+        writer.save("step", {"weights": {"w": torch.arange(3.0).as_subclass(OnMps)}}, {"step": 1})
+    assert torch.equal(last(tmp_path).tensors("weights")["w"], torch.arange(3.0))
+
+
 def test_random_state_and_threads_do_not_change(tmp_path: Path) -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     with CheckpointWriter(tmp_path, keep=2) as writer:
