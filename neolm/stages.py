@@ -58,7 +58,7 @@ def _corpus(output: Path, config: Any, recipe: Recipe) -> None:
 def _tokenizer(output: Path, config: Any, recipe: Recipe) -> None:
     from neolm.tokenizer.build import build_tokenizer
 
-    build_tokenizer(output, config or TokenizerConfig(path=str(_base(recipe))))
+    build_tokenizer(output, _tokenizer_config(recipe))
 
 
 def _shards(output: Path, config: Any, recipe: Recipe) -> None:
@@ -143,20 +143,29 @@ def architecture(recipe: Recipe) -> Any:
 
     if recipe.pretrain is None:
         raise InputError("recipe: the section 'pretrain' is missing")
-    finished = Path(recipe.output).expanduser() / "tokenizer"
-    path = finished if finished.is_dir() else None
-    if recipe.tokenizer is None and recipe.base is not None:
-        path = _base(recipe)
-    elif recipe.tokenizer is not None:
-        source = Path(recipe.tokenizer.path).expanduser() if recipe.tokenizer.path else None
+    output = Path(recipe.output).expanduser()
+    path = output / "tokenizer" if (output / "tokenizer").is_dir() else None
+    if recipe.tokenizer or recipe.base:
+        chosen = _tokenizer_config(recipe).path
+        source = Path(chosen).expanduser() if chosen else None
         if source is None or source.exists() or path is None:  # else it was copied, and is no longer there
             path = source
     size = load_tokenizer(path).size if path else (recipe.tokenizer or TokenizerConfig()).vocab_size
-    return resolve_architecture(recipe.model or _base(recipe), recipe.pretrain, size, None)
+    return resolve_architecture(recipe.model or _base(recipe), recipe.pretrain, size, None, output)
+
+
+def _tokenizer_config(recipe: Recipe) -> TokenizerConfig:
+    return recipe.tokenizer or TokenizerConfig(path=str(_base(recipe)))
 
 
 def _base(recipe: Recipe) -> Path:
+    """Directory of the base, which may be gone if the run has a copy of its tokenizer."""
     from neolm.models.hf import model_directory
 
     assert recipe.base is not None
+    given = Path(recipe.base).expanduser()
+    copied = read_manifest(Path(recipe.output).expanduser() / "tokenizer")
+    source = copied.config.get("path") if copied else None
+    if source in (str(given), str(given / "model")) and not given.exists():
+        return Path(source)
     return model_directory(recipe.base)

@@ -124,6 +124,36 @@ def test_an_interrupted_training_resumes_without_the_raw_text(texts: Path, tmp_p
         neolm.run(recipe | {"output": str(tmp_path / "another")})
 
 
+def test_a_base_is_not_needed_once_the_training_has_a_checkpoint(
+    trained: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = TINY["pretrain"] | {"steps": 4, "checkpoint_every": 2}
+    recipe = {"output": str(tmp_path / "more"), "base": str(trained), "corpus": corpus_of(texts), "pretrain": settings}
+    more = neolm.run(recipe)
+    weights, manifest = (more / "model" / "model.safetensors").read_bytes(), read_manifest(more / "pretrain")
+    trained.rename(tmp_path / "elsewhere")
+    shutil.rmtree(more / "model")
+    (more / "pretrain" / "manifest.json").unlink()
+    shutil.rmtree(more / "pretrain" / "checkpoints" / "step-00000004")
+    assert neolm.run(recipe) == more
+    assert (more / "model" / "model.safetensors").read_bytes() == weights
+    later = read_manifest(more / "pretrain")
+    assert manifest is not None
+    assert later is not None
+    assert later.inputs == manifest.inputs
+    capsys.readouterr()
+    neolm.run(recipe)
+    stderr = capsys.readouterr().err
+    assert stderr.count(f"pretrain: {trained / 'model'} is no longer there") == 1
+    assert "pretrain: up to date" in stderr
+    with pytest.raises(InputError, match="another: no such model directory"):
+        neolm.run(recipe, {"base": str(tmp_path / "another")})
+    shutil.rmtree(more / "pretrain" / "checkpoints")
+    (more / "pretrain" / "manifest.json").unlink()
+    with pytest.raises(InputError, match=f"{trained / 'model'}: no such model directory"):
+        neolm.run(recipe)
+
+
 def test_a_tokenizer_path_is_not_needed_once_it_is_copied(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +243,7 @@ def test_american_spelling_of_optimiser() -> None:
         ({"pretrain.momentum": 0.5}, "pretrain.momentum has no effect here, because optimiser is not muon"),
         ({"pretrain.precision": "float32", "pretrain.loss_scale": 2.0}, "pretrain.loss_scale has no effect here"),
         ({"pretrain.schedule": "constant", "pretrain.decay_steps": 1}, "pretrain.decay_steps has no effect here"),
+        ({"pretrain.warmup_steps": 1, "pretrain.warmup_tokens": 64}, "pretrain.warmup_steps has no effect here"),
         ({"model.rotary_fraction": 0.5}, "model.rotary_fraction has no effect here, because gpt-neo has no rotary"),
         ({"model.attention_layers": ["global"]}, "model.window_size has no effect here"),
         ({}, ""),
@@ -228,6 +259,21 @@ def test_settings_without_effect_are_reported(
     stderr = capsys.readouterr().err
     assert message in stderr
     assert ("has no effect" in stderr) == bool(message)
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[1]", "{}"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_training_without_a_readable_record_is_not_overwritten(
+    trained: Path, text: str | None, finished: bool
+) -> None:
+    record = trained / "pretrain" / "config.json"
+    record.unlink() if text is None else record.write_text(text)
+    if not finished:
+        (trained / "pretrain" / "manifest.json").unlink()
+    before = {path: path.read_bytes() for path in (trained / "pretrain").rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"pretrain holds .*config\.json is missing or damaged"):
+        neolm.run(trained / "recipe.yaml", {"pretrain.learning_rate": 0.5, "evaluate": None})
+    assert {path: path.read_bytes() for path in (trained / "pretrain").rglob("*") if path.is_file()} == before
 
 
 def test_show_names_a_training_that_is_not_finished(trained: Path) -> None:

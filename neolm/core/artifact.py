@@ -42,7 +42,6 @@ from neolm.rooms import closure
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 RECIPE, PENDING_RECIPE = "recipe.yaml", ".recipe.yaml"
-CODE_CHANGED = "the code changed"
 WRITTEN_BY_OTHERS = ("tensorboard/", "wandb/")  # folders that other software keeps writing to; they are no outputs
 
 
@@ -105,6 +104,8 @@ class Stage:
     directory: Path
     inputs: Mapping[str, Input | RawInput]
     config: Mapping[str, Any]
+    free_settings: frozenset[str] = frozenset()
+    """Dotted keys that may differ when a stage is resumed: they do not change its result beyond rounding."""
 
     def ensure(
         self,
@@ -131,7 +132,8 @@ class Stage:
     def current(self) -> Manifest | None:
         """The manifest in the directory if inputs, settings and code are unchanged and all files are in place.
 
-        A stage that a later, resumable stage was started from is kept as it is: changed code alone does not rebuild it.
+        Changed code alone does not rebuild a stage whose raw files are gone, or that a later, resumable stage was
+        started from.
 
         Raises:
             InputError: other inputs or settings would rebuild a stage that a later stage was started from.
@@ -139,53 +141,61 @@ class Stage:
         manifest = read_manifest(self.directory)
         if manifest is None or not _outputs_in_place(self.directory, manifest):
             return None
-        changes = self.changes(manifest)
+        changes = self.changes(manifest.config, manifest.inputs)
         if not changes:
-            return manifest
+            same_code = manifest.code.get("digest") == code_digest(self.room)
+            kept = self.report_missing() or same_code or _started_from(self.directory)
+            return manifest if kept else None
         dependent = _started_from(self.directory)
         if dependent is None:
             return None
-        if changes == [CODE_CHANGED]:
-            return manifest
         raise InputError(
             f"{self.directory} would change ({'; '.join(changes[:3])}), but {dependent} was started from it. "
             f"Choose another output=DIR, or delete {dependent} to start again"
         )
 
-    def changes(self, manifest: Manifest) -> list[str]:
-        """The differences between `manifest` and this stage, one phrase each; empty if there are none.
+    def changes(self, config: Mapping[str, Any], inputs: Mapping[str, Input]) -> list[str]:
+        """The differences between recorded settings and inputs and those of this stage, one phrase each.
 
         Inputs are compared only if the settings are the same.
         """
-        settings = differences_among((manifest.config, jsonable(self.config)))
-        found = [f"{key}: {a!r} -> {b!r}" for key, (a, b) in settings]
-        if not found:
-            names = sorted({*manifest.inputs, *self.inputs})
-            changed = (name for name in names if self._input_changed(name, manifest.inputs.get(name)))
-            found = [f"input {name} changed" for name in changed]
-        if manifest.code.get("digest") != code_digest(self.room):
-            found.append(CODE_CHANGED)
-        return found
+        settings = differences_among((config, jsonable(self.config)))
+        found = [f"{key}: {old!r}, now {new!r}" for key, (old, new) in settings if key not in self.free_settings]
+        names = sorted({*inputs, *self.inputs})
+        return found or [f"{name} changed" for name in names if self._input_changed(name, inputs.get(name))]
 
     def _input_changed(self, name: str, recorded: Input | None) -> bool:
-        """Whether an input differs from what the manifest records. Raw files are read only if their stamp differs."""
+        """Whether an input differs from the recorded one. Raw files are read only if they exist with another stamp."""
         own = self.inputs.get(name)
         if own is None or recorded is None:
             return own is not recorded
         if isinstance(own, Input):
             return own.digest != recorded.digest
-        stamp = own.stamp()
-        if stamp is None:
-            say(f"{self.name}: {own.path} is no longer there; {self.directory}, which was built from it, is used")
-            return False
-        return stamp != recorded.stamp and own.digest() != recorded.digest
+        return own.stamp() not in (None, recorded.stamp) and own.digest() != recorded.digest
+
+    def report_missing(self) -> bool:
+        """Whether raw files that the stage was built from are gone. Prints one line for each such input."""
+        raw = (value for value in self.inputs.values() if not isinstance(value, Input))
+        missing = [value.path for value in raw if value.stamp() is None]
+        for path in missing:
+            say(f"{self.name}: {path} is no longer there; {self.directory}, which was built from it, is used")
+        return bool(missing)
 
     def recorded_inputs(self) -> dict[str, Input]:
-        """The inputs with their digests, as a manifest holds them."""
-        return {
-            name: value if isinstance(value, Input) else Input(value.path, value.digest(), value.stamp() or "")
-            for name, value in self.inputs.items()
-        }
+        """The inputs with their digests, as a manifest holds them.
+
+        Raw files that a resumable stage recorded when it was started are read again only if they have changed.
+        """
+        first = inputs_from(started_settings(self.directory).get("inputs", {}))
+        found = {}
+        for name, value in self.inputs.items():
+            if isinstance(value, Input):
+                found[name] = value
+            elif name in first and value.stamp() in (None, first[name].stamp):
+                found[name] = first[name]
+            else:
+                found[name] = Input(value.path, value.digest(), value.stamp() or "")
+        return found
 
     def build(self, make: Callable[[Path], Mapping[str, Any]], config_file: bool = True) -> Manifest:
         """Call `make(directory)`, which writes the files and returns the counts, and move the result into place."""
@@ -285,7 +295,7 @@ def started_settings(directory: Path) -> dict[str, Any]:
     """What a resumable stage recorded when it was started: its settings and `inputs`; empty if it was not started."""
     try:
         found = dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return {}
     return found if isinstance(found.get("inputs"), dict) else {}
 

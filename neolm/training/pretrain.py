@@ -6,7 +6,6 @@ directory that holds another run, finished or not, is refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -15,11 +14,12 @@ from typing import Any
 
 import torch
 
-from neolm.core.artifact import Manifest, Stage, input_from, require
+from neolm.core.artifact import Manifest, Stage, input_from, require, started_settings
+from neolm.core.config import validate
 from neolm.core.device import choose_compile, choose_device, choose_precision, matrix_ceiling, peak_memory
 from neolm.core.errors import InputError, NeoLMError, SettingError
 from neolm.core.progress import count, duration, say
-from neolm.core.resumable import Finished, ResumableStage
+from neolm.core.resumable import ResumableStage
 from neolm.data.batches import TrainingBatches, validation_batches
 from neolm.data.shards import TokenShards
 from neolm.models.config import DecoderConfig, ModelConfig
@@ -35,7 +35,7 @@ from neolm.training.objective import CausalLanguageModelling
 from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.run import Training
 from neolm.training.state import Progress, load_weights
-from neolm.training.trackers import open_trackers, require_packages
+from neolm.training.trackers import open_trackers
 
 
 def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, seed: int) -> Manifest:
@@ -44,30 +44,30 @@ def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, se
     `model` is the architecture of a new model, or the directory of a model to continue from.
     """
     tokenizer = load_tokenizer(output / "tokenizer")
-    architecture = resolve_architecture(model, config, tokenizer.size, tokenizer.eos_token_id)
+    architecture = resolve_architecture(model, config, tokenizer.size, tokenizer.eos_token_id, output)
     settings = {"model": architecture.model_dump(), "pretrain": config.model_dump(), "seed": seed}
     changeable = frozenset(f"pretrain.{name}" for name in config.changeable())
     base = model if isinstance(model, Path) else None
     places = {"shards": output / "shards", "tokenizer": output / "tokenizer"} | ({"base": base} if base else {})
     inputs = {name: input_from(place, output) for name, place in places.items()}
-    stage = ResumableStage(
-        "pretrain", "training", output / "pretrain", inputs, json.loads(json.dumps(settings)), changeable
-    )
+    stage = ResumableStage("pretrain", "training", output / "pretrain", inputs, settings, changeable)
 
-    def make() -> Finished:
+    def make() -> tuple[dict[str, Any], dict[str, Any]]:
         training = _prepare(stage, architecture, base, config, seed)
         done = train(training)
         best = "" if done.best_loss is None else f", validation loss {done.best_loss:.4f} at {done.best_step}"
         say(f"pretrain: {done.step} steps, {count(done.tokens)} tokens in {duration(done.seconds)}{best}")
-        return Finished(_counts(training, done), done.energy)
+        return _counts(training, done), done.energy
 
     return stage.resume(make)
 
 
 def resolve_architecture(
-    model: ModelConfig | Path, config: PretrainConfig, tokenizer_size: int, eos_token_id: int | None
+    model: ModelConfig | Path, config: PretrainConfig, tokenizer_size: int, eos_token_id: int | None, output: Path
 ) -> DecoderConfig:
     """The decoder to train: a new one for a tokenizer of `tokenizer_size` tokens, or that of a model directory.
+
+    If the model directory is gone, the decoder is that of the training in `output`, which was started from it.
 
     Raises:
         InputError: unknown preset, or sizes that do not fit together, the tokenizer or the sequence length.
@@ -79,7 +79,8 @@ def resolve_architecture(
         except SettingError as error:
             raise InputError(str(error.within("model"))) from None
     else:
-        architecture = read_config(model)
+        started = {} if model.is_dir() else started_settings(output / "pretrain")
+        architecture = validate(DecoderConfig, started["model"], {}) if started else read_config(model)
     context = architecture.max_position_embeddings
     if config.sequence_length > context:
         source = "model.max_position_embeddings" if isinstance(model, ModelConfig) else str(model)
@@ -100,7 +101,7 @@ def build_model(output: Path, config: PretrainConfig) -> Manifest:
 
     def make(directory: Path) -> Mapping[str, Any]:
         chosen = _final_checkpoint(source / "checkpoints", config.final, trained.counts["best_step"])
-        decoder = Decoder(DecoderConfig.model_validate_json(json.dumps(trained.config["model"])))
+        decoder = Decoder(validate(DecoderConfig, trained.config["model"], {}))
         load_weights(decoder, chosen, "average" if config.final == "average" else "weights")
         save_model(decoder, directory)
         copy_tokenizer(output / "tokenizer", directory)
@@ -127,7 +128,6 @@ def _final_checkpoint(checkpoints: Path, final: str, best_step: int | None) -> C
 def _prepare(
     stage: ResumableStage, architecture: DecoderConfig, base: Path | None, config: PretrainConfig, seed: int
 ) -> Training:
-    require_packages(config.track)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
     compiled = choose_compile(config.compile, device.value, precision.value)
@@ -145,7 +145,10 @@ def _prepare(
     if began != precision.value:
         say(f"this training began in {began} and continues in {precision.value}, so it is not the same bit for bit")
     torch.manual_seed(seed)
-    model = Decoder(architecture).initialise(seed) if base is None else load_model(base, "cpu", "float32").train()
+    if base is None or (not base.is_dir() and last_checkpoint(stage.directory / "checkpoints", "step")):
+        model = Decoder(architecture).initialise(seed)  # if the base is gone, the checkpoint has the weights
+    else:
+        model = load_model(base, "cpu", "float32").train()
     with numerics(config.deterministic, config.tf32):
         ceiling = matrix_ceiling(device.value, getattr(torch, precision.value))
     say(f"device: {device}; precision: {precision}; matrix ceiling {ceiling / 1e9:,.0f} GFLOP/s")

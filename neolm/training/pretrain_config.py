@@ -43,6 +43,11 @@ class PretrainConfig(TrainConfig):
             raise ValueError("give either decay_steps or decay_tokens (set the other to null)")
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        """Fields that other fields make meaningless, each with the reason."""
+        superseded = {"warmup_steps": "warmup_tokens is given"} if self.warmup_tokens else {}
+        return super().without_effect() | superseded
+
     def _check_length(self) -> None:
         if (self.steps is None) == (self.tokens is None):
             raise ValueError("give either steps or tokens (set the other to null)")

@@ -22,6 +22,7 @@ from neolm.core.artifact import (
 from neolm.core.errors import InputError, NeoLMError, StorageError
 from neolm.core.files import digest_path, storage_errors, write_json
 from neolm.core.output import claim_output, refuse_foreign
+from neolm.core.resumable import ResumableStage
 from neolm.show import show
 
 
@@ -82,7 +83,7 @@ def test_raw_files_are_read_again_only_when_names_sizes_or_times_changed(
     def built() -> Stage:
         return stage(tmp_path / "run" / "corpus", inputs={"raw": input_from(raw, tmp_path / "run")})
 
-    built().ensure(make)
+    built().ensure(make, lambda counts: f"{counts['documents']} document")
     with monkeypatch.context() as patch:
         patch.setattr(artifact, "digest_path", lambda path: pytest.fail("the raw text was read"))
         assert built().current() is not None
@@ -92,7 +93,12 @@ def test_raw_files_are_read_again_only_when_names_sizes_or_times_changed(
     assert built().current() is None
     raw.unlink()
     assert built().current() is not None
-    assert f"{raw} is no longer there" in capsys.readouterr().err
+    monkeypatch.setattr(artifact, "code_digest", lambda room: "new code")
+    assert built().current() is not None  # it could not be built again
+    said = f"corpus: {raw} is no longer there; {tmp_path / 'run' / 'corpus'}, which was built from it, is used\n"
+    assert capsys.readouterr().err == "corpus: 1 document\n" + 2 * said
+    assert stage(tmp_path / "run" / "corpus", inputs=built().inputs, config={}).current() is None
+    assert capsys.readouterr().err == ""
 
 
 def test_ensure_builds_once_and_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,10 +168,40 @@ def test_what_a_training_came_from_is_not_remade_under_it(tmp_path: Path, monkey
     write_json(tmp_path / "pretrain.json", {})
     (tmp_path / "pretrain").mkdir()
     write_json(tmp_path / "pretrain" / "config.json", {"inputs": {"shards": {"path": "corpus", "digest": "abc"}}})
-    with pytest.raises(InputError, match=r"would change \(size: 3 -> 4\).*was started from it"):
+    with pytest.raises(InputError, match=r"would change \(size: 3, now 4\).*was started from it"):
         stage(tmp_path / "corpus", config={"size": 4, "parts": {"a": 1}}).current()
     monkeypatch.setattr(artifact, "code_digest", lambda room: "new code")
     assert stage(tmp_path / "corpus").current() == built  # new code alone keeps it
+
+
+def test_a_resumable_stage_continues_only_with_the_same_settings_and_inputs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def resume(config: dict[str, Any], inputs: dict[str, Input]) -> None:
+        directory = tmp_path / "pretrain"
+        found = ResumableStage("pretrain", "core", directory, inputs, config, frozenset({"run.device"}))
+
+        def make() -> tuple[dict[str, Any], dict[str, Any]]:
+            assert found.start(precision="float32") == {"precision": "float32"}
+            return {"steps": 1}, {"kwh": 0.0, "method": "none"}
+
+        found.resume(make)
+
+    config, inputs = {"run": {"steps": 3, "device": "cpu"}}, {"base": Input("base", "abc")}
+    resume(config, inputs)
+    capsys.readouterr()
+    for finished in (True, False):
+        for other, others, message in (
+            ({"run": {"steps": 4, "device": "cpu"}}, inputs, r"run\.steps: 3, now 4\)"),
+            (config, {"base": Input("base", "abd")}, "base changed"),
+            (config, {}, "base changed"),
+            (config, inputs | {"more": Input("more", "x")}, "more changed"),
+        ):
+            with pytest.raises(InputError, match=f"holds a run with other settings .{message}"):
+                resume(other, others)
+        resume({"run": {"steps": 3, "device": "cuda"}}, {"base": Input("moved", "abc")})
+        assert ("up to date" in capsys.readouterr().err) == finished
+        (tmp_path / "pretrain" / "manifest.json").unlink()
 
 
 def test_verify_names_what_was_altered(tmp_path: Path) -> None:
