@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from neolm.core.config import Config, Supersedes, Unit
 from neolm.core.errors import SettingError
-from neolm.models.families import FAMILIES, preset
+from neolm.models.families import FAMILIES, PRESETS, preset
 
 Activation = Literal[
     "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh"
@@ -186,12 +186,14 @@ class ModelConfig(Config):
 
     def without_effect(self) -> dict[str, str]:
         """Fields that the family makes meaningless, each with the reason."""
-        family = FAMILIES.get(self.family or "")
-        defaults = family.defaults if family else {}
+        name = PRESETS[self.preset][0] if self.preset in PRESETS else self.family
+        if name is None:
+            return {}
+        defaults = FAMILIES[name].defaults
         layers = self.attention_layers or defaults.get("attention_layers", ("global",))
-        found = {} if "local" in layers or family is None else {"window_size": "no layer has local attention"}
-        if family is not None and defaults.get("position_embedding") != "rotary":
-            found["rotary_fraction"] = f"{self.family} has no rotary positions"
+        found = {} if "local" in layers else {"window_size": "no layer has local attention"}
+        if defaults.get("position_embedding") != "rotary":
+            found["rotary_fraction"] = f"{name} has no rotary positions"
         return found
 
     def resolve(self, tokenizer_size: int, sequence_length: int, eos_token_id: int | None) -> DecoderConfig:

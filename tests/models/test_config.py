@@ -49,6 +49,15 @@ def test_the_context_is_the_preset_s_or_the_sequence_length() -> None:
     assert ModelConfig(preset="gpt2").resolve(300, 64, None).vocab_size == 300
 
 
+def test_settings_without_effect_are_those_of_the_preset_s_family_too() -> None:
+    assert ModelConfig(preset="pythia-14m", window_size=8).ignored() == {"window_size": "no layer has local attention"}
+    assert ModelConfig(preset="gpt2", rotary_fraction=0.5).ignored() == {
+        "rotary_fraction": "gpt2 has no rotary positions"
+    }
+    assert ModelConfig(preset="gpt-neo-125m", window_size=8).ignored() == {}
+    assert ModelConfig(preset="gpt-neo-125", window_size=8).ignored() == {}
+
+
 def test_the_settings_offer_every_family() -> None:
     (choices, _) = get_args(ModelConfig.model_fields["family"].annotation)
     assert list(get_args(choices)) == list(FAMILIES)
