@@ -89,6 +89,17 @@ def test_every_parameter_gets_a_gradient(family):
         assert torch.isfinite(parameter.grad).all(), name
 
 
+@pytest.mark.parametrize("kind", ["embedding_dropout", "residual_dropout", "attention_dropout"])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_dropout_has_an_effect_in_training_only(family, padded, kind):
+    model, ids = make(family, **{kind: 0.5}), ids_of(2, 24)
+    mask = torch.ones_like(ids) if padded else None
+    expected = make(family)(ids, mask)
+    assert torch.equal(model(ids, mask), expected)
+    assert not torch.equal(model.train()(ids, mask), expected)
+
+
 @pytest.mark.parametrize("window", [1, 2, 3, 5, 8, 64, None])
 @pytest.mark.parametrize("T", [1, 2, 5, 6, 8, 10, 16, 23])
 def test_attention_follows_its_definition(T, window):
