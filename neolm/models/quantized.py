@@ -169,11 +169,3 @@ def set_tensor(
 def is_packed(name: str) -> bool:
     """Whether a tensor of this name in a quantised model belongs to packed weights."""
     return name.endswith((".values", ".scales"))
-
-
-def loaded_bytes(model: Decoder, dtype: torch.dtype) -> int:
-    """Bytes of memory of the tensors of `model` when it is loaded; all but packed weights have the type `dtype`."""
-    parts = {id(tensor): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
-    return sum(
-        tensor.numel() * (tensor.dtype if is_packed(name) else dtype).itemsize for name, tensor in parts.values()
-    )

@@ -21,7 +21,7 @@ from neolm.models.families.family import Rule
 from neolm.models.hf_config import CONFIG_FILE, read_bits, read_config
 from neolm.models.hf_files import WeightFiles, listing
 from neolm.models.hf_names import canonical_name, gather, rule_of
-from neolm.models.quantized import is_packed, loaded_bytes, prepare_quantized, set_tensor
+from neolm.models.quantized import is_packed, prepare_quantized, set_tensor
 from neolm.models.weight_storage import DiskStorage, HugePages
 
 DTYPE_NAMES = ("float32", "bfloat16", "float16", "float64")
@@ -69,7 +69,9 @@ class StoredModel:
     @property
     def size(self) -> int:
         """Bytes of memory that it takes when it is loaded."""
-        return loaded_bytes(self.skeleton, self.dtype)
+        tensors = {id(tensor): (name, tensor) for name, tensor in self.skeleton.state_dict(keep_vars=True).items()}
+        types = ((tensor.dtype if is_packed(name) else self.dtype, tensor) for name, tensor in tensors.values())
+        return sum(dtype.itemsize * tensor.numel() for dtype, tensor in types)
 
     @property
     def parameters(self) -> int:

@@ -21,7 +21,7 @@ from neolm.models import stored_model
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.models.hf import load_model, save_model
-from neolm.models.quantized import QuantizedLinear, loaded_bytes
+from neolm.models.quantized import QuantizedLinear
 
 FAMILIES = ("gpt2", "gpt-neo", "gpt-neox")
 
@@ -74,6 +74,14 @@ def test_a_layer_multiplies_by_its_unpacked_weights(bits: int) -> None:
     expected = torch.nn.functional.linear(x, unpack(layer.packed).double(), layer.bias.double())
     torch.testing.assert_close(layer(x), expected)
     assert layer(x.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_few_rows_are_multiplied_by_the_kernels_which_read_packed_weights(bits: int) -> None:
+    layer = QuantizedLinear(bits, 50, 70, torch.nn.Parameter(torch.randn(50)))
+    layer.fill(torch.randn(50, 70), torch.device("cpu"))
+    x = torch.randn(2, 2, 70)
+    torch.testing.assert_close(layer(x), layer(x.double()).float(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("rows", [2, 20])
@@ -148,7 +156,7 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(
 ) -> None:
     model = build("gpt-neo")
     save_model(model, tmp_path / "model")
-    need = loaded_bytes(model, torch.float32)
+    need = stored_model.StoredModel(tmp_path / "model").size
     assert need == 4 * model.parameter_count()
     monkeypatch.setattr(stored_model, "free_memory", lambda name: need - 1)
     reads: list[str] = []
