@@ -135,9 +135,7 @@ class KernelRunner:
             embedding=np.array(self._descriptor(embedding), np.int64),
             positions=np.array(self._descriptor(model.positions) if model.positions is not None else [0] * 6, np.int64),
             head=np.array(self._descriptor(model.head), np.int64),
-            norms=np.array([[_fp32(norm.weight), _fp32(norm.bias)] for norm in norms]).reshape(
-                -1, 2, config.hidden_size
-            ),
+            norms=np.array([[_fp32(norm.weight), _fp32(norm.bias)] for norm in norms]),
             rotary=rotary,
         )
 

@@ -9,6 +9,7 @@ Shapes: M rows, N outputs, K inputs.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -172,14 +173,10 @@ def _macrokernel(unit: int, tile: int, rows: int, make: Any) -> Any:
 
 
 # Outputs and rows of a tile: its sums fill the CPU's registers.
-_fp32 = _macrokernel(1, *((4, 8) if HAS_AVX512 else (2, 2)), lambda outputs, rows: plain_microkernel(32, outputs, rows))
-_bf16 = _macrokernel(1, *((4, 8) if HAS_AVX512 else (2, 2)), lambda outputs, rows: plain_microkernel(16, outputs, rows))
-_int8 = _macrokernel(
-    PANEL, *((32, 4) if HAS_AVX512 else (16, 2)), lambda outputs, rows: packed_microkernel(8, outputs // PANEL, rows)
-)
-_int4 = _macrokernel(
-    PANEL, *((16, 8) if HAS_AVX512 else (16, 2)), lambda outputs, rows: packed_microkernel(4, outputs // PANEL, rows)
-)
+_fp32 = _macrokernel(1, *((4, 8) if HAS_AVX512 else (2, 2)), partial(plain_microkernel, 32))
+_bf16 = _macrokernel(1, *((4, 8) if HAS_AVX512 else (2, 2)), partial(plain_microkernel, 16))
+_int8 = _macrokernel(PANEL, *((32, 4) if HAS_AVX512 else (16, 2)), partial(packed_microkernel, 8))
+_int4 = _macrokernel(PANEL, *((16, 8) if HAS_AVX512 else (16, 2)), partial(packed_microkernel, 4))
 
 
 @njit

@@ -184,12 +184,13 @@ class _Group:
         ]
 
 
-def packed_microkernel(bits: int, panels: int, rows: int) -> Any:
-    """Microkernel of `panels` x 16 outputs and `rows`, for packed weights of 8 or 4 bits.
+def packed_microkernel(bits: int, outputs: int, rows: int) -> Any:
+    """Microkernel of `outputs` (a multiple of 16) x `rows` for packed weights of 8 or 4 bits.
 
     A packed row of X, with K padded to whole groups, is with VNNI: K bytes hi, K bytes lo, and for each group a pair
     (fp32 scale, int32 sum); otherwise K fp32 and for each group the fp32 sum.
     """
+    panels = outputs // PANEL
 
     @simd.llvm_function
     def microkernel(
