@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from neolm.tokenizer.commands import read_text
 TopP = Annotated[
     float | None, typer.Option(help="Sample from the likeliest tokens that together have this probability.")
 ]
+_write = functools.partial(print, end="", flush=True)
 TEMPERATURE = "0: always the likeliest token; 1: sample with the model's own probabilities."
 
 
@@ -85,10 +87,6 @@ def chat(
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - line editing at the prompt, on platforms that have it
     converse(session, input, _write)
-
-
-def _write(text: str) -> None:
-    print(text, end="", flush=True)
 
 
 def _load(
