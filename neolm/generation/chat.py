@@ -73,8 +73,9 @@ class Session:
         Raises:
             InputError: at the call: the text is longer than the context.
         """
+        answer = self._continue(text) if self.raw else self._answer([*self.messages, Message("user", text)])
         self._attempt = 0
-        return self._continue(text) if self.raw else self._answer([*self.messages, Message("user", text)])
+        return answer
 
     def retry(self) -> Generator[str, None, None]:
         """Replace the last answer by a new one, sampled with other random numbers even if the seed is fixed.

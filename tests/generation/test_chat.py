@@ -208,6 +208,7 @@ def test_retry_replaces_the_answer(long: Decoder, tokenizer: Tokenizer, seed: in
     assert "(there is no answer to replace yet)" in talk(session, "/retry")
     answers = []
     for line in ("sea?", "/retry", "/retry"):
+        talk(session, "zq" * 200)  # refused, and forgotten
         talk(session, line)
         assert session.messages[0] == Message("user", "sea?")
         assert len(session.messages) == 2
