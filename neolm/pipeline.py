@@ -9,7 +9,7 @@ from typing import Any
 from neolm.core.artifact import PENDING_RECIPE, adopt_recipe, read_manifest
 from neolm.core.config import Overrides, sections
 from neolm.core.errors import InputError, SettingError
-from neolm.core.files import remove
+from neolm.core.files import expanded, remove
 from neolm.core.output import claim_output
 from neolm.core.progress import say
 from neolm.recipe import Recipe, load_recipe, save_recipe
@@ -28,7 +28,7 @@ def run(recipe: str | Path | Mapping[str, Any], overrides: Overrides = (), until
         InputError: the recipe, the data or the output directory cannot be used. Nothing was lost.
     """
     settings = load_recipe(recipe, overrides)
-    output = Path(settings.output).expanduser()
+    output = expanded(settings.output)
     settings = settings.complete(tokenizer_exists=read_manifest(output / "tokenizer") is not None)
     rows = _rows(settings, output, until)
     with claim_output(output, [*(row.name for row in STAGES), REPORT.name]):

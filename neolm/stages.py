@@ -14,6 +14,7 @@ from typing import Any
 from neolm.core.artifact import read_manifest, require
 from neolm.core.device import choose_compile, choose_device, choose_precision
 from neolm.core.errors import InputError
+from neolm.core.files import expanded
 from neolm.core.progress import say
 from neolm.recipe import Recipe
 from neolm.tokenizer.config import TokenizerConfig
@@ -143,11 +144,11 @@ def architecture(recipe: Recipe) -> Any:
 
     if recipe.pretrain is None:
         raise InputError("recipe: the section 'pretrain' is missing")
-    output = Path(recipe.output).expanduser()
+    output = expanded(recipe.output)
     path = output / "tokenizer" if (output / "tokenizer").is_dir() else None
     if recipe.tokenizer or recipe.base:
         chosen = _tokenizer_config(recipe).path
-        source = Path(chosen).expanduser() if chosen else None
+        source = expanded(chosen) if chosen else None
         if source is None or source.exists() or path is None:  # else it was copied, and is no longer there
             path = source
     size = load_tokenizer(path).size if path else (recipe.tokenizer or TokenizerConfig()).vocab_size
@@ -164,7 +165,7 @@ def _base(recipe: Recipe) -> Path:
 
     assert recipe.base is not None
     given = Path(recipe.base).expanduser()
-    copied = read_manifest(Path(recipe.output).expanduser() / "tokenizer")
+    copied = read_manifest(expanded(recipe.output) / "tokenizer")
     source = copied.config.get("path") if copied else None
     if source in (str(given), str(given / "model")) and not given.exists():
         return Path(source)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def expanded(path: str | Path) -> Path:
+    """`path` with `~` expanded; `~name` is a file name if there is no such user, where pathlib raises RuntimeError."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def digest_json(value: Any) -> str:
     """SHA-256 of a value in canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from neolm.core.errors import InputError, SettingError
-from neolm.core.files import digest_file, digest_json
+from neolm.core.files import digest_file, digest_json, expanded
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.text import storable
 
@@ -68,7 +68,7 @@ class RawText:
     @property
     def path(self) -> str:
         """The file or folder, absolute."""
-        return str((_library_root() if self.config.path is None else _expanded(self.config.path)).resolve())
+        return str((_library_root() if self.config.path is None else expanded(self.config.path)).resolve())
 
     def stamp(self) -> str | None:
         """Digest of names, sizes and modification times; None if the files are no longer there."""
@@ -100,7 +100,7 @@ def find_files(config: CorpusConfig, output: Path) -> Raw:
         return _standard_library(output)
     if config.path is None:
         raise SettingError("path", "corpus.source=files needs a file or a folder: corpus.path=FILE_OR_FOLDER")
-    path = _expanded(config.path)
+    path = expanded(config.path)
     try:
         return _folder(path, output) if path.is_dir() else _single_file(path)
     except OSError as error:
@@ -125,11 +125,6 @@ def _standard_library(output: Path) -> Raw:
 
 def _library_root() -> Path:
     return Path(sysconfig.get_path("stdlib"))
-
-
-def _expanded(path: str) -> Path:
-    """`path` with `~` expanded; `~name` is a file name if there is no such user, where pathlib raises RuntimeError."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def _single_file(path: Path) -> Raw:

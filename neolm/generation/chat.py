@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from neolm.core.errors import InputError
+from neolm.core.files import expanded
 from neolm.generation.batch import Batch
 from neolm.generation.config import GenerationConfig, generation_config
 from neolm.generation.generate import check_tokenizer, text_deltas
@@ -209,7 +210,7 @@ def _run_command(session: Session, command: str, argument: str, write: Callable[
     elif command == "/save":
         if not argument:
             raise InputError("give a file name: /save FILE")
-        session.save(Path(argument).expanduser())
+        session.save(expanded(argument))
         write(f"(saved to {argument})\n")
     else:
         near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0)[0]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from neolm.core.device import choose_device
 from neolm.core.errors import InputError
-from neolm.core.files import storage_errors, write_json
+from neolm.core.files import expanded, storage_errors, write_json
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
 from neolm.models.hf_config import CONFIG_FILE, hf_config, quantization_config
@@ -115,13 +115,16 @@ def model_directory(path: str | Path) -> Path:
     Raises:
         InputError: no such directory, or the hub id cannot be fetched.
     """
-    directory = Path(path).expanduser()
-    if directory.is_dir():
-        model = directory / "model"
-        is_run = (model / CONFIG_FILE).is_file() and not (directory / CONFIG_FILE).is_file()
-        return model if is_run else directory
-    if directory.exists():
-        raise InputError(f"{path}: this is a file; give the model's directory")
+    directory = expanded(path)
+    try:
+        if directory.is_dir():
+            model = directory / "model"
+            is_run = (model / CONFIG_FILE).is_file() and not (directory / CONFIG_FILE).is_file()
+            return model if is_run else directory
+        if directory.exists():
+            raise InputError(f"{path}: this is a file; give the model's directory")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)):
         raise InputError(f"{path}: no such model directory")
     return _download(str(path))

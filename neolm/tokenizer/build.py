@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.artifact import Manifest, Stage, input_from, require
+from neolm.core.files import expanded
 from neolm.core.progress import count, task
 from neolm.corpus.documents import read_documents
 from neolm.tokenizer.config import TokenizerConfig
@@ -17,7 +18,7 @@ def build_tokenizer(output: Path, config: TokenizerConfig) -> Manifest:
     """Train or copy `output/tokenizer`, unless it is up to date. Training reads the training split of the corpus."""
     corpus = output / "corpus"
     counts = require(corpus, "corpus", "corpus build RECIPE").counts["train"]
-    source = Path(config.path).expanduser() if config.path else None
+    source = expanded(config.path) if config.path else None
     inputs = {"corpus": input_from(corpus, output)} if source is None else {"tokenizer": input_from(source, output)}
     stage = Stage("tokenizer", "tokenizer", output / "tokenizer", inputs, config.model_dump())
 

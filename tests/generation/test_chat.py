@@ -229,7 +229,7 @@ def test_retry_in_raw_mode_and_at_temperature_zero(long: Decoder, tokenizer: Tok
     assert tokenizer.decode(session._text) != "The sea" + first + second
 
 
-def test_save(long: Decoder, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_save(long: Decoder, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session, path = Session(long, tokenizer, SHORT), tmp_path / "talk é.jsonl"
     screen = talk(session, "sea?", f"/save {path}", f"/save {path}", "/save", f"/save {tmp_path}/nowhere/x")
     roles = [{"role": message.role, "content": message.text} for message in session.messages]
@@ -238,6 +238,8 @@ def test_save(long: Decoder, tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert f"({path} cannot be written (File exists): choose another name)\n" in screen
     assert "(give a file name: /save FILE)\n" in screen
     assert "cannot be written (No such file or directory): choose another name)\n" in screen
+    monkeypatch.chdir(tmp_path)
+    assert "(saved to ~no-such-user)\n" in talk(session, "/save ~no-such-user")  # a file name, as in a shell
     raw = Session(long, tokenizer, SHORT, raw=True)
     talk(raw, "The sea", f"/save {tmp_path / 'raw.txt'}")
     assert (tmp_path / "raw.txt").read_text(encoding="utf-8").startswith("The sea")

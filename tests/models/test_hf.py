@@ -96,6 +96,8 @@ def test_no_such_directory(tmp_path, monkeypatch):
     refused(tmp_path / "file", "this is a file")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", r"it has no config\.json")
+    refused("~no-such-user/model", "no such")  # a file name, as in a shell
+    refused("a" * 300, r"a: cannot be read \(File name too long\)")
 
 
 def test_a_hub_id_without_a_network(monkeypatch):
