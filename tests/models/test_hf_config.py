@@ -112,6 +112,12 @@ def test_scales_of_gpt2(tmp_path):
     assert read(tmp_path, hf_config(config)) == config
 
 
+def test_gpt_neox_has_one_dropout_for_embeddings_and_residuals(tmp_path):
+    config = read(tmp_path, GPT_NEOX | {"hidden_dropout_prob": 0.1})
+    assert (config.embedding_dropout, config.residual_dropout) == (0.1, 0.1)
+    assert read(tmp_path, hf_config(config)) == config
+
+
 @pytest.mark.parametrize(
     ("raw", "match"),
     [
