@@ -123,9 +123,9 @@ class Run:
                 self._account(remaining, job.prompt_tokens if len(requests) == len(choices) else 0)
 
     async def _load(self, stack: AsyncExitStack) -> Engine:
-        loading = stack.enter_async_context(self._service.pool.use(self.job.model.name))
         try:
-            model = await asyncio.wait_for(loading, self._deadline - time.monotonic())
+            async with asyncio.timeout(self._deadline - time.monotonic()):  # `wait_for` can lose a cancellation
+                model = await stack.enter_async_context(self._service.pool.use(self.job.model.name))
         except TimeoutError:
             raise ApiError(504, "the model was not loaded in time", None, "request_timeout") from None
         assert model.engine is not None  # while the model is in use

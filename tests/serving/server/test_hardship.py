@@ -52,6 +52,26 @@ def test_a_client_that_never_reads_is_disconnected(tmp_path: Path, start: Start,
             until(lambda: server.service.pool.slots["a"].num_requests == 0)
 
 
+def test_a_client_that_disconnects_at_once_is_cancelled_and_logged(
+    tmp_path: Path, start: Start, write: Write, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with start([str(write(tmp_path / "long", context=4096))], feedback="off") as server:
+        server.ask(model="long", prompt="x", max_tokens=1)
+        body = {"model": "long", "prompt": "x", "max_tokens": 4000, "ignore_eos": True}
+        registry = server.service.metrics.registry
+        labels = {"method": "POST", "path": "/v1/completions", "status": "499"}
+        for number in range(1, 6):
+            with connect(server) as leaving:
+                leaving.sendall(request(body))
+                leaving.shutdown(socket.SHUT_WR)
+                assert leaving.recv(1) == b""
+            until(lambda count=number: registry.get_sample_value("neolm_requests_total", labels) == count)
+        assert server.service.pool.slots["long"].num_requests == 0
+    log = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    assert [(entry["event"], entry["status"]) for entry in log] == [("request", 200)] + [("request", 499)] * 5
+    assert all(entry["completion_tokens"] < 1000 for entry in log)
+
+
 def test_idle_connections_are_closed(directory: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEADER_SECONDS", 1.0)
     with start([str(directory)], connections=5, feedback="off") as server:
