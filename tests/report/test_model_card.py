@@ -1,8 +1,11 @@
 """The model card of a run, of an export, and of an imported model."""
 
 import json
+import re
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import ModelCard
 from recorded_run import HOSTILE, SCORES, evaluated, trained
@@ -47,6 +50,16 @@ def test_the_card_of_a_run(whole):
     assert "/texts" not in text  # paths can be private
     assert HOSTILE not in text
     assert verify(whole / "model") == []
+
+
+def test_licences_fit_into_the_table(tmp_path, whole):
+    output = shutil.copytree(whole, tmp_path / "run")
+    (output / "corpus" / "documents").mkdir()
+    licences = ["MIT", "CC BY|4.0\nor later", "MIT", *(f"rare {n}" for n in range(20))]
+    pq.write_table(pa.table({"licence": licences}), output / "corpus" / "documents" / "train-00000.parquet")
+    found = re.search(r"\n\| Licences, the most frequent first \| (.*) \|\n", card_of(output / "model").text)
+    assert found[1].startswith(r"MIT, CC BY\|4.0 or later, rare 0, ")
+    assert found[1].endswith(", rare 17, 2 others")
 
 
 def test_before_the_evaluation_it_has_no_scores(tmp_path):
