@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from neolm.core.progress import say
 from neolm.evaluation.baselines import spread_sample
 from neolm.evaluation.config import EvaluateConfig
 from neolm.evaluation.measurement import TextDocument, group_of
@@ -21,7 +22,8 @@ def samples(
 ) -> list[dict[str, str]]:
     """Return `prompt`, `sampled` and `greedy` for each of `config.prompts`, or for first words of held-out documents.
 
-    Prompts from held-out text have the id of their `document` too. Prompts longer than the context are left out.
+    Prompts from held-out text have the id of their `document` too. Given prompts that are empty or longer than the
+    context are left out, and a message says so.
     """
     context = model.config.max_position_embeddings
     if config.prompts is None:
@@ -30,13 +32,15 @@ def samples(
         rows = [{"prompt": text, "document": document.id} for text, document in zip(prompts, chosen, strict=True)]
     else:
         rows = [{"prompt": prompt} for prompt in config.prompts]
-    rows = [row for row in rows if row["prompt"] and len(tokenizer.encode(row["prompt"])) <= context]
-    prompts = [row["prompt"] for row in rows]
+    used = [row for row in rows if row["prompt"] and len(tokenizer.encode(row["prompt"])) <= context]
+    if len(used) < len(rows):
+        say(f"evaluation: prompts that are empty or longer than {context} tokens are left out: {len(rows) - len(used)}")
+    prompts = [row["prompt"] for row in used]
     sampled = generate(
         model, tokenizer, prompts, max_new_tokens=config.sample_tokens, temperature=config.temperature, seed=config.seed
     )
     greedy = generate(model, tokenizer, prompts, max_new_tokens=config.sample_tokens)
-    written = zip(rows, sampled, greedy, strict=True)
+    written = zip(used, sampled, greedy, strict=True)
     return [row | {"sampled": drawn, "greedy": likeliest} for row, drawn, likeliest in written]
 
 
@@ -53,9 +57,10 @@ def first_words(text: str) -> str:
 
 
 def _shortened(prompt: str, tokenizer: Tokenizer, tokens: int) -> str:
-    """The prompt without its last words, so that it has at most so many tokens."""
-    while len(tokenizer.encode(prompt)) > tokens and len(words := prompt.rsplit(maxsplit=1)) > 1:
-        prompt = words[0]
+    """The prompt without its last words, so that it has at most `tokens` tokens; a single word is cut."""
+    while len(tokenizer.encode(prompt)) > tokens:
+        words = prompt.rsplit(maxsplit=1)
+        prompt = words[0] if len(words) > 1 else prompt[:-1]
     return prompt
 
 

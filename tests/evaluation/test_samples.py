@@ -47,8 +47,17 @@ def test_prompts_come_from_different_documents_with_text(neo: Decoder, tokenizer
     assert samples(neo, tokenizer, EvaluateConfig(sample_tokens=4, seed=3), [*parts, *others]) != found
 
 
-def test_given_prompts_are_used_as_they_are(neo: Decoder, tokenizer: Tokenizer) -> None:
+def test_a_prompt_without_spaces_fits_half_of_the_context(neo: Decoder, tokenizer: Tokenizer) -> None:
+    found = samples(neo, tokenizer, EvaluateConfig(sample_tokens=4), [Text("a", "海" * 200)])
+    limit = neo.config.max_position_embeddings // 2
+    assert limit - 3 <= len(tokenizer.encode(found[0]["prompt"])) <= limit
+
+
+def test_given_prompts_are_used_as_they_are(
+    neo: Decoder, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = EvaluateConfig(prompts=("The ", "the sea " * 60), sample_tokens=4)
     found = samples(neo, tokenizer, config, [])
     assert [row["prompt"] for row in found] == ["The "]  # the other does not fit the context
     assert set(found[0]) == {"prompt", "sampled", "greedy"}
+    assert "prompts that are empty or longer than 32 tokens are left out: 1\n" in capsys.readouterr().err
