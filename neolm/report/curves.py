@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -61,24 +61,21 @@ def stability_figures(run: Run) -> list[Figure]:
     """Throughput, gradient norm, learning rate and memory of a run, each with a caption; only what was logged."""
     # (step, reason) of the steps whose gradient was not applied
     skipped = [(row["step"], row["skipped"]) for row in run.metrics if isinstance(row.get("skipped"), str)]
-    captions = {
-        THROUGHPUT: _median(THROUGHPUT.points(run.metrics)),
-        GRADIENT_NORM: _gradient_norm(run, skipped),
-        LEARNING_RATE: f"The maximum is {max((rate for _, rate in LEARNING_RATE.points(run.metrics)), default=0):g}.",
-        MEMORY: "The highest memory use so far.",
+    captions: dict[Curve, Callable[[list[float]], str]] = {
+        THROUGHPUT: lambda values: f"The median is {count(median(values))}.",
+        GRADIENT_NORM: lambda values: _gradient_norm(run, skipped),
+        LEARNING_RATE: lambda values: f"The maximum is {max(values):g}.",
+        MEMORY: lambda values: "The highest memory use so far.",
     }
-    found = []
+    figures = []
     for curve in CURVES:
-        values = curve.points(run.metrics)
-        if values:
-            line = Line(curve.label, values, smooth=curve.smooth)
+        found = curve.points(run.metrics)
+        if found:
+            line = Line(curve.label, found, smooth=curve.smooth)
             marks = Marks("skipped", [step for step, _ in skipped]) if curve is GRADIENT_NORM else None
-            found.append(small_figure([line], curve.label, captions[curve], zero_y=True, marks=marks))
-    return found
-
-
-def _median(points: Sequence[Point]) -> str:
-    return f"The median is {count(median(value for _, value in points))}." if points else ""
+            caption = captions[curve]([value for _, value in found])
+            figures.append(small_figure([line], curve.label, caption, zero_y=True, marks=marks))
+    return figures
 
 
 def _gradient_norm(run: Run, skipped: Sequence[tuple[float, str]]) -> str:

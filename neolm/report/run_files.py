@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.artifact import Manifest, chain, read_manifest
-from neolm.core.metrics import points, read_metrics
+from neolm.core.metrics import read_metrics
 from neolm.models import families
 
 DIGITS = 12  # of a digest that are shown; the manifest has all of them
@@ -35,11 +35,6 @@ class Run:
         """The settings of a stage; empty if there is no such stage."""
         manifest = self.manifests.get(stage)
         return manifest.config if manifest else {}
-
-    @property
-    def validation(self) -> list[tuple[float, float]]:
-        """`(step, validation loss)`."""
-        return points(self.metrics, "validation_loss")
 
     @property
     def protocol(self) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from neolm.core.files import write_text
+from neolm.core.metrics import points
 from neolm.core.progress import duration
 from neolm.report.chart import Bar, bar_chart
 from neolm.report.curves import loss_figure, stability_figures
@@ -42,6 +43,7 @@ def page(run: Run) -> str:
         score=bits_per_byte(run),
         other_scores=[(label, with_interval(run.scores, name)) for name, label in labels(run.scores).items()][1:],
         loss=loss_figure(run),
+        validated=bool(points(run.metrics, "validation_loss")),
         funnel=funnel_figure(run) if run.counts("corpus").get("read") else None,
         stability=stability_figures(run),
         sizes=sizes(run),
