@@ -26,7 +26,6 @@ from neolm.core.errors import InputError
 from neolm.tokenizer.tokenizer import TEMPLATE_FILE, Tokenizer
 
 STOP = ("\nUser:",)  # the answer ends where the model starts to write the user's next turn
-_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class PlainTemplate:
         texts = []
         for number, message in enumerate(messages):
             after_user = number > 0 and messages[number - 1].role == "user"
-            name = "" if message.role == "assistant" and after_user else f"{_NAMES[message.role]}:"
+            name = "" if message.role == "assistant" and after_user else f"{message.role.capitalize()}:"
             last = number + 1 == len(messages)
             opens = last or (message.role == "user" and messages[number + 1].role == "assistant")
             texts.append(f"{name} {message.text}\n{'Assistant:' if opens else ''}")

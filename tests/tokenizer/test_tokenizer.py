@@ -98,6 +98,24 @@ def test_the_tokenizer_of_a_run_is_found_and_copied(trained: Tokenizer, tmp_path
     assert (tmp_path / "copy" / "tokenizer.json").read_bytes() == file.read_bytes()
 
 
+def test_a_model_directory_with_a_folder_of_that_name_is_itself_the_tokenizer(
+    trained: Tokenizer, tmp_path: Path
+) -> None:
+    trained.save(tmp_path)
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("another file")
+    assert load_tokenizer(tmp_path).size == trained.size
+
+
+def test_gpt2s_two_files_are_converted(trained: Tokenizer, tmp_path: Path) -> None:
+    trained.backend.model.save(str(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    copy_tokenizer(tmp_path, tmp_path / "copy")
+    assert load_tokenizer(tmp_path / "copy").encode(TEXT) == trained.encode(TEXT)
+    config = json.loads((tmp_path / "copy" / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
 def test_training_reaches_the_requested_size(trained: Tokenizer) -> None:
     assert trained.size == 300
     assert trained.eos_token_id == 0
