@@ -179,7 +179,13 @@ def test_many_groups_of_files(build, write, monkeypatch):
     assert len(build(files[0].parent).kept) == 40
 
 
-def test_python_standard_library(build):
+def test_the_largest_sources_come_first(build, write, monkeypatch):
+    monkeypatch.setattr("neolm.corpus.frames.SOURCES_SHOWN", 3)
+    records = [{"text": f"text {n}", "source": name} for n, name in enumerate("abbbccddd")]
+    assert list(build(write("a.jsonl", records)).counts["sources"].items()) == [("b", 3), ("d", 3), ("c", 2)]
+
+
+def test_python_standard_library(build, capsys):
     corpus = build(source="python-stdlib", min_characters=10)
     kept = corpus.kept
     assert "def dataclass" in kept["dataclasses.py"].text
@@ -191,3 +197,5 @@ def test_python_standard_library(build):
     assert len(kept) > 0.95 * corpus.counts["read"]["documents"]
     validation = corpus.counts["validation"]["documents"] / corpus.counts["kept"]["documents"]
     assert 0.02 < validation < 0.09
+    assert corpus.counts["mojibake"]
+    assert "mojibake" not in capsys.readouterr().err  # those are tests of codecs, not files of the user

@@ -111,4 +111,5 @@ def test_an_undivided_document_is_for_training(build, write, capsys):
     ]  # fmt: skip
     assert corpus.split("validation") == []
     assert corpus.counts["validation"] == {"documents": 0, "parts": 0, "bytes": 0}
+    assert corpus.counts["held_out"] == "documents"
     assert "corpus.split_characters" in capsys.readouterr().err
