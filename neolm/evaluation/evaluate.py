@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,13 +19,13 @@ from neolm.core.files import write_json, write_text
 from neolm.core.progress import say, table
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.documents import read_documents
-from neolm.corpus.records import read_records
+from neolm.corpus.records import Record, read_records
 from neolm.corpus.sources import find_files
 from neolm.evaluation.baselines import spread_sample, train_dictionary, xz_size, xz_sizes, zstd_sizes
 from neolm.evaluation.bootstrap import Interval
 from neolm.evaluation.config import EvaluateConfig
 from neolm.evaluation.language_model import DecoderLanguageModel
-from neolm.evaluation.measurement import TextDocument, TextLikelihood, Values, protocol_id
+from neolm.evaluation.measurement import Measurement, TextDocument, TextLikelihood, Values, protocol_id
 from neolm.evaluation.perplexity import text_bytes, window_and_stride
 from neolm.evaluation.samples import samples
 from neolm.models.decoder import Decoder
@@ -78,7 +79,20 @@ def _raw_documents(path: str | Path, model: Path) -> Iterator[TextDocument]:
         files = find_files(config, model).files  # the model's own files are not text to measure on
     except SettingError as error:
         raise InputError(f"text: {error.problem}") from None
-    return (record for file in files for record in read_records(file, config) if record.reason is None)
+    return _readable(record for file in files for record in read_records(file, config))
+
+
+def _readable(records: Iterable[Record]) -> Iterator[Record]:
+    """The records that are text. The number of the others is printed at the end."""
+    refused: Counter[str] = Counter()
+    for record in records:
+        if record.reason is None:
+            yield record
+        else:
+            refused[record.reason] += 1
+    if refused:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in refused.items())
+        say(f"evaluation: records without readable text are left out ({reasons})")
 
 
 def evaluate(
@@ -109,7 +123,7 @@ def evaluate(
     config = config or EvaluateConfig()
     window, stride = window_and_stride(model.config.max_position_embeddings, config.window, config.stride)
     chosen, available = choose_documents(documents, config.max_bytes, config.seed)
-    measurement = TextLikelihood(chosen, window, stride, config.batch_size)
+    measurement: Measurement[DecoderLanguageModel] = TextLikelihood(chosen, window, stride, config.batch_size)
     values = measurement.measure(DecoderLanguageModel(model, tokenizer))
     protocol = {
         **measurement.protocol(),
@@ -282,10 +296,10 @@ def scores_table(result: Mapping[str, Any]) -> str:
     own = result["bits_per_byte"]
     protocol = result["protocols"][own["protocol"]]
     rows: list[tuple[Any, ...]] = [("", "bits per byte", f"{protocol['confidence']:.0%} interval")]
-    rows.append(_row("this model", own))
-    for found in own["baselines"].values():
+    for found in ({**own, "name": "this model"}, *own["baselines"].values()):
         size = f" ({found['dictionary_bytes'] / 2**20:.2g} MiB)" if "dictionary_bytes" in found else ""
-        rows.append(_row(found["name"] + size, found))
+        interval = f"{found['low']:.3f} to {found['high']:.3f}" if found["low"] is not None else ""
+        rows.append((found["name"] + size, f"{found['value']:.3f}", interval))
     data, available = protocol["data"], protocol["available"]
     of = f"{data['documents']} of {available['documents']} documents, {data['bytes'] / 1000:,.0f} kB"
     quantized = f", {protocol['quantize']}" if protocol["quantize"] else ""
@@ -293,8 +307,3 @@ def scores_table(result: Mapping[str, Any]) -> str:
     loss, perplexity = result["loss"]["value"], result["token_perplexity"]["value"]
     shown = "beyond a float" if perplexity is None else f"{perplexity:.2f}"
     return f"evaluation: {of}; {how}\n{table(rows)}\nloss {loss:.4f} nats per token, token perplexity {shown}"
-
-
-def _row(name: str, number: Mapping[str, Any]) -> tuple[str, str, str]:
-    known = number["low"] is not None
-    return name, f"{number['value']:.3f}", f"{number['low']:.3f} to {number['high']:.3f}" if known else ""

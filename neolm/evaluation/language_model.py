@@ -39,7 +39,7 @@ class LanguageModel(Protocol):
         """For each (context, settings): the continuation, which `until` in the settings ends."""
 
 
-class DecoderLanguageModel:
+class DecoderLanguageModel(LanguageModel):
     """A `Decoder` with its tokenizer as a `LanguageModel`. Scores do not depend on `batch_size` (in windows)."""
 
     def __init__(self, model: Decoder, tokenizer: Tokenizer, batch_size: int = 16) -> None:

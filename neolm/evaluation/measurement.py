@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -94,10 +94,6 @@ class TextLikelihood:
     window: int
     stride: int
     batch_size: int = 16
-    groups: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", [group_of(document) for document in self.documents])
 
     def protocol(self) -> dict[str, Any]:
         """The documents (by a digest of their texts), window and stride."""
@@ -105,7 +101,7 @@ class TextLikelihood:
         data = {
             "digest": digest_json(sorted(hashlib.sha256(text).hexdigest() for text in raw)),
             "documents": len(raw),
-            "groups": len(set(self.groups)),
+            "groups": len({group_of(document) for document in self.documents}),
             "bytes": sum(map(len, raw)),
         }
         return {"measurement": "likelihood", "data": data, "window": self.window, "stride": self.stride}
@@ -115,7 +111,7 @@ class TextLikelihood:
         texts, names = [document.text for document in self.documents], [document.id for document in self.documents]
         return likelihood_values(
             document_scores(subject.model, subject.tokenizer, texts, self.window, self.stride, self.batch_size, names),
-            self.groups,
+            [group_of(document) for document in self.documents],
         )
 
 

@@ -18,7 +18,7 @@ from neolm.corpus.build import build_corpus
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.documents import read_documents
 from neolm.evaluation.config import EvaluateConfig
-from neolm.evaluation.evaluate import choose_documents, evaluate, evaluate_stage
+from neolm.evaluation.evaluate import choose_documents, evaluate, evaluate_model, evaluate_stage
 from neolm.models.decoder import Decoder
 from neolm.models.hf import load_model, save_model
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -201,6 +201,19 @@ def test_the_stage_is_built_and_then_up_to_date(run_directory: Path, capfd: pyte
     again = evaluate_stage(run_directory, config.model_copy(update={"stride": 32}))
     assert again.digest != manifest.digest
     assert read_manifest(place) == again
+
+
+def test_records_of_a_text_that_cannot_be_read_are_named(
+    run_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(InputError, match="there is no document to measure on"):
+        evaluate_model(run_directory / "model", tmp_path, baselines=False)
+    assert "records without readable text are left out (broken_utf8 1)\n" in capsys.readouterr().err
+    (tmp_path / "a.jsonl").write_text('{"text": "the sea"}\n{"content": "the sea"}\n{"content": "April"}\n')
+    scores = evaluate_model(run_directory / "model", tmp_path, baselines=False)
+    assert protocol_of(scores)["data"]["documents"] == 1
+    assert "left out (missing_text 2, broken_utf8 1)\n" in capsys.readouterr().err
 
 
 def stage_scores(output: Path, **settings: Any) -> dict[str, Any]:
