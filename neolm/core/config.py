@@ -21,18 +21,26 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from neolm.core.errors import InputError
 
 
 class Config(BaseModel):
-    """Base of every settings class: frozen, no extra keys, no silent conversions, finite numbers."""
+    """Base of every settings class: frozen, no extra keys, no silent conversions, numbers that tensors can hold."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*")
+    @classmethod
+    def _fits_a_tensor(cls, value: Any) -> Any:
+        limit = 2**63 - 1 if isinstance(value, int) else 1e30  # int64; float32 with room for products
+        if isinstance(value, (int, float)) and abs(value) > limit:
+            raise ValueError(f"must be at most {limit:g} in size")
+        return value
 
     def without_effect(self) -> dict[str, str]:
         """Fields that other fields make meaningless, each with the reason."""
@@ -146,7 +154,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except (RecursionError, TypeError, ValueError) as error:  # circular, too deep, keys that are no names
         raise InputError(f"{path}: not settings: {str(error) or type(error).__name__}") from None
     if not isinstance(data, dict | None):
-        raise InputError(f"{path}: a recipe is a mapping of keys to values, this is a {type(data).__name__}")
+        raise InputError(f"{path}: this is a {type(data).__name__}, not a mapping of keys to values")
     return data or {}, dict(_lines(tree))
 
 
@@ -163,7 +171,7 @@ def _apply_override(model: type[Config], data: dict[str, Any], override: str) ->
     dotted, equals, text = override.partition("=")
     dotted = dotted.strip()
     if not equals or not dotted:
-        raise InputError(f"command line: '{override}' is not of the form key=value, such as pretrain.steps=100")
+        raise InputError(f"command line: '{override}' is not of the form key=value")
     section, last = _find_field(model, dotted)
     field = section.model_fields.get(last)
     try:
@@ -288,7 +296,7 @@ def _problem(model: type[Config], location: list[str], item: Any) -> str:
         return "unknown key; " + (f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(valid)}")
     if item["type"] == "missing":
         return "this key must be given"
-    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "value_error":
         return message
     given = item.get("input")
@@ -297,7 +305,7 @@ def _problem(model: type[Config], location: list[str], item: Any) -> str:
         return f"must be text{shown}; write it in quotes"
     choices = re.findall(r"'([^']*)'", message) if item["type"] == "literal_error" else []
     near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.5)
-    return f"must be {message}{shown}" + (f"; did you mean '{near[0]}'?" if near else "")
+    return re.sub(r"^\w+ should ", "must ", message) + shown + (f"; did you mean '{near[0]}'?" if near else "")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class EvaluateConfig(Config):
     """Measure whole documents, chosen by a hash of their id, up to this amount of text; null: all of it."""
     batch_size: Annotated[Positive, Unit("windows")] = 16
     """Windows computed at a time; the scores do not depend on it."""
-    bootstrap_samples: Annotated[int, Field(ge=100), Unit("samples")] = 1000
+    bootstrap_samples: Annotated[int, Field(ge=100, le=1_000_000), Unit("samples")] = 1000
     """Number of draws for the intervals."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Confidence of the intervals."""

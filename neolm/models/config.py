@@ -14,7 +14,7 @@ from neolm.models.families import FAMILIES, PRESETS, preset
 Activation = Literal[
     "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh"
 ]
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=2**24)]  # products of sizes must not exceed 64 bits
 Layers = Annotated[int, Field(gt=0, le=1000)]  # the deepest published transformer has 1,000 (Wang et al. 2022, DeepNet)
 Probability = Annotated[float, Field(ge=0, lt=1)]
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from neolm.core.config import Config, Unit, load_config
+from neolm.core.config import Config, Unit, load_config, validate
 from neolm.core.errors import InputError
 from neolm.core.files import storage_errors, write_json
 from neolm.core.progress import say
@@ -47,7 +47,7 @@ class KeyFile(Config):
 
 def read_keys(path: Path) -> KeyFile:
     """Read a file of keys. Raises `InputError` if the file does not exist or is invalid."""
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such file of keys; `neolm keys new {path} NAME` makes one")
     return load_config(KeyFile, path)
 
@@ -58,7 +58,8 @@ def new_key(path: Path, name: str, requests: int | None, tokens: int | None) -> 
     if any(entry.name == name for entry in entries):
         raise InputError(f"{path}: a key named {name} exists already")
     key = _PREFIX + secrets.token_urlsafe(32)
-    entry = KeyEntry(name=name, sha256=_hash(key), requests_per_minute=requests, tokens_per_minute=tokens)
+    limits = {"requests_per_minute": requests, "tokens_per_minute": tokens}
+    entry = validate(KeyEntry, {"name": name, "sha256": _hash(key), **limits}, {})
     _write(path, (*entries, entry))
     return key
 

@@ -124,6 +124,11 @@ def test_key_commands(neolm_: Callable[..., tuple[int, str, str]], tmp_path: Pat
     assert "alice" in neolm_("keys", "list", file)[1]
     assert "1000" in neolm_("keys", "list", file)[1]
     assert neolm_("keys", "new", file, "alice")[0] == 2
+    for name in ("", "a b", "a" * 65):
+        code, _, said = neolm_("keys", "new", file, name)
+        assert (code, said.count("\n")) == (2, 1), said
+        assert said.startswith("neolm: name: must ")
+    assert "Is a directory" in neolm_("keys", "new", tmp_path, "alice")[2]
     assert neolm_("keys", "remove", file, "alice")[0] == 0
     assert neolm_("keys", "remove", file, "alice")[0] == 2
     assert "shutdown_seconds" in neolm_("config", "serve")[1]
