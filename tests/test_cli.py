@@ -155,9 +155,23 @@ def test_evaluate_measures_held_out_text_or_a_file(finished: Path, neolm_: Run, 
     assert code == 0, stderr
     assert "xz" in printed + stderr
     assert json.loads((tmp_path / "scores.json").read_text())
+    assert neolm_("evaluate", finished / "model", "--output", tmp_path / "scores.json")[0] == 0
     (tmp_path / "other.txt").write_text(sample_text(99))
     code, printed, stderr = neolm_("evaluate", finished / "model", "--text", tmp_path / "other.txt")
     assert code == 0, stderr
+
+
+def test_evaluate_replaces_only_scores_and_checks_the_file_first(finished: Path, neolm_: Run, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    for place, word in (
+        (tmp_path / "thesis.tex", "not changed"),
+        (tmp_path, "this is a directory"),
+        (tmp_path / "nowhere" / "scores.json", "no such directory"),
+    ):
+        code, printed, stderr = neolm_("evaluate", finished / "model", "--output", place)
+        assert_rejected((code, printed, stderr), str(place), word)
+        assert printed == ""
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
 def test_show_lists_all_stages_and_the_raw_text(finished: Path, neolm_: Run, text_folder: Path) -> None:
@@ -334,6 +348,9 @@ def test_an_output_with_other_files_is_rejected(neolm_: Run, tmp_path: Path, tex
         neolm_("run", "text", f"corpus.path={text_folder}", f"output={tmp_path / 'taxes.ods'}"), "is a file"
     )
     assert_rejected(neolm_("run", "text", f"corpus.path={text_folder}", "output=/proc/x"), "/proc/x")
+    assert_rejected(
+        neolm_("run", "text", f"corpus.path={text_folder}", "output="), "output: must have at least 1 character, not ''"
+    )
     assert (tmp_path / "taxes.ods").read_text() == "precious"
 
 

@@ -66,9 +66,11 @@ def replacement(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             temporary.replace(path)
             sync_directory(path.parent)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            if isinstance(error, FileNotFoundError):  # no such directory, or a file system such as /proc
+                raise InputError(f"{path}: cannot be written") from None
             raise
 
 
@@ -120,6 +122,19 @@ def storage_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise InputError(f"{error.filename or path}: cannot be written ({error.strerror})") from None
         raise
+
+
+def check_output_file(path: Path, example: str, kind: str, mark: str) -> None:
+    """Refuse to write `path` if it is a directory, or a file whose first characters do not contain `mark`."""
+    if path.is_dir():
+        raise InputError(f"{path}: this is a directory. Give a file such as {path / example}")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no such directory as {path.parent}")
+    if path.exists():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            start = file.read(1000)
+        if start and mark not in start:
+            raise InputError(f"{path}: this is not {kind}, and it was not changed. Give another file")
 
 
 def remove(path: Path) -> None:

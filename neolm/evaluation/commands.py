@@ -25,12 +25,13 @@ def evaluate(
 
     Loss, token and word perplexity and bits per byte, with intervals, next to compressors.
     """
+    from neolm.core.files import check_output_file, write_json
     from neolm.evaluation.evaluate import evaluate_model, scores_table
 
+    if output is not None:
+        check_output_file(output, "scores.json", "a file of scores", '"bits_per_byte"')
     overrides = [*(settings or []), *([f"quantize={quantize}"] if quantize else [])]
     scores = evaluate_model(model, text, overrides)
     print(scores_table(scores))
     if output is not None:
-        from neolm.core.files import write_json
-
         write_json(output, scores)

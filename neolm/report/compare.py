@@ -13,8 +13,7 @@ from markupsafe import Markup
 
 from neolm.core.artifact import differences_among
 from neolm.core.energy import how_known
-from neolm.core.errors import InputError
-from neolm.core.files import write_text
+from neolm.core.files import check_output_file, write_text
 from neolm.core.metrics import points
 from neolm.core.progress import count, duration, table
 from neolm.report.chart import Bar, Line, Point, bar_chart
@@ -37,12 +36,9 @@ def compare_runs(places: Sequence[Path], output: Path) -> str:
     Raises:
         InputError: see `read_training_runs`; or `output` exists and is not such a page, or cannot be written.
     """
-    _refuse_foreign(output)
+    check_output_file(output, "compare.html", "a page written by NeoLM", f'name="generator" content="{GENERATOR} ')
     runs = read_training_runs(places)
-    try:
-        write_text(output, comparison_page(runs))
-    except FileNotFoundError:  # on a file system such as /proc
-        raise InputError(f"--output: {output} cannot be written") from None
+    write_text(output, comparison_page(runs))
     numbers = [(name, *(" ".join(filter(None, cell)) for cell in cells)) for name, cells in measured(runs)]
     head = ("", *(run.name for run in runs))
     return "\n\n".join([_side_by_side([head, *numbers]), _settings(runs), *notes(runs), str(output)])
@@ -68,20 +64,6 @@ def _side_by_side(rows: Sequence[tuple[str, ...]]) -> str:
             used = widths[0] + widths[column]
         groups[-1].append(column)
     return "\n\n".join(table([(row[0], *(row[c] for c in group)) for row in rows]) for group in groups)
-
-
-def _refuse_foreign(output: Path) -> None:
-    if output.is_dir():
-        raise InputError(f"--output: {output} is a directory. Give a file such as {output / 'compare.html'}")
-    if not output.parent.is_dir():
-        raise InputError(f"--output: {output.parent}: no such directory")
-    if output.exists():
-        with output.open(encoding="utf-8", errors="replace") as file:
-            start = file.read(1000)
-        if f'name="generator" content="{GENERATOR} ' not in start:
-            raise InputError(
-                f"--output: {output} is not a page written by NeoLM and was not changed. Give another file"
-            )
 
 
 def comparison_page(runs: Runs) -> str:

@@ -337,7 +337,7 @@ def test_rows_without_losses_or_speeds(tmp_path, call):
 def test_only_pages_written_by_neolm_are_replaced(tmp_path, call):
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b")]
     Path("thesis.html").write_text("<!doctype html><p>precious")
-    refused(call(*runs, "--output", "thesis.html"), "thesis.html", "not a page written by NeoLM")
+    refused(call(*runs, "--output", "thesis.html"), "thesis.html", "not a page written by NeoLM", "not changed")
     assert Path("thesis.html").read_text() == "<!doctype html><p>precious"
     refused(call(*runs, "--output", tmp_path), str(tmp_path), "is a directory", "compare.html")
     refused(call(*runs, "--output", "nowhere/page.html"), "nowhere", "no such directory")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from neolm.core.files import write_text
+from neolm.core.files import check_output_file, write_text
 from neolm.serving.server.feedback import FeedbackStore, default_url
 
 
@@ -37,6 +37,7 @@ def ratings(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def export(url: str | None, target: Path, single: bool = False) -> int:
     """Write preferences, or ratings if `single`, as JSON lines; return the number of lines."""
+    check_output_file(target, "feedback.jsonl", "an export of feedback", '{"prompt"')
     with contextlib.closing(FeedbackStore(url or default_url())) as store:
         rows = (ratings if single else preferences)(store.rows())
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

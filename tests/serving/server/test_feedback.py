@@ -108,7 +108,8 @@ def fill(url: str) -> None:
 
 def check(url: str, tmp_path: Path) -> None:
     """Preferences from the database at `url`, filled by `fill`."""
-    assert export(url, tmp_path / "pairs.jsonl") == 3
+    (tmp_path / "pairs.jsonl").touch()  # an earlier export without a line
+    assert export(url, tmp_path / "pairs.jsonl") == export(url, tmp_path / "pairs.jsonl") == 3
     pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     said = [{"role": "assistant", "content": text} for text in ("water", "sand")]
     assert [(pair["chosen"], pair["rejected"]) for pair in pairs[:2]] == [
@@ -182,6 +183,9 @@ def test_unusable_databases_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.sqlite").write_text("no database " * 100)
     with pytest.raises(InputError, match="cannot be read"):
         export(f"sqlite:///{tmp_path / 'text.sqlite'}", tmp_path / "x.jsonl")
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(InputError, match=r"notes\.txt: this is not an export of feedback, and it was not changed"):
+        export(f"sqlite:///{tmp_path / 'none.sqlite'}", tmp_path / "notes.txt")
     with pytest.raises(FeedbackError, match="does not accept it"):
         FeedbackStore("sqlite:////proc/none/x.sqlite").save(Feedback.model_validate(choice()), {}, "x")
     with pytest.raises(FeedbackError) as failed:
