@@ -60,7 +60,7 @@ def _rows(recipe: Recipe, output: Path, until: str | None) -> list[StageRow]:
     last = len(STAGES) if until is None else names.index(until) + 1
     base_tokenizer = "tokenizer" if recipe.base is not None and recipe.pretrain is not None else ""
     rows = [row for row in STAGES[:last] if getattr(recipe, row.section) is not None or row.name == base_tokenizer]
-    if not rows:
+    if not rows or (until and rows[-1].name != until and read_manifest(output / until) is None):
         asked = f"the section '{STAGES[last - 1].section}'" if until else "a section"
         known = ", ".join(dict.fromkeys(row.section for row in STAGES))
         raise InputError(f"recipe: {asked} is missing; sections are {known}")

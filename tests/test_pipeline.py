@@ -49,6 +49,10 @@ def test_a_recipe_of_output_and_corpus_builds_the_corpus(texts: Path, tmp_path: 
     recipe.write_text(yaml.safe_dump({"output": str(tmp_path / "-run"), "corpus": corpus_of(texts)}))
     code, printed, stderr = neolm_("corpus", "build", recipe)
     assert (code, printed) == (0, f"{tmp_path / '-run' / 'corpus'}\n"), stderr
+    for command, section in (("tokenizer train", "tokenizer"), ("pretrain", "pretrain")):
+        code, printed, stderr = neolm_(*command.split(), recipe)
+        assert (code, printed) == (2, ""), stderr
+        assert f"recipe: the section '{section}' is missing" in stderr
     code, printed, stderr = neolm_("run", recipe)
     assert (code, printed) == (0, f"{tmp_path / '-run'}\n"), stderr
     assert sorted(path.name for path in (tmp_path / "-run").glob("[!.]*")) == ["corpus", "recipe.yaml"]
