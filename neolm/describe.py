@@ -78,7 +78,6 @@ def machine_report() -> list[tuple[str, str]]:
     total, available = memory_bytes()
     matrix = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in cpu_flags()]
     free = shutil.disk_usage(Path.cwd()).free
-    found = compiler()
     return [
         ("neolm", neolm.__version__),
         ("python", f"{platform.python_version()} on {platform.platform()}"),
@@ -89,7 +88,7 @@ def machine_report() -> list[tuple[str, str]]:
         ("memory", f"{total / 2**30:.1f} GiB, {available / 2**30:.1f} GiB available"),
         ("disk", f"{free / 2**30:.1f} GiB free here"),
         ("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
-        ("compiler", found or "none: pretrain.compile=true cannot be used on the CPU; everything else can"),
+        ("compiler", compiler() or "none: pretrain.compile=true cannot be used on the CPU; everything else can"),
         ("energy", EnergyMeter().method),
         ("will use", f"device {device}"),
         ("", f"precision {precision}"),

@@ -26,10 +26,8 @@ def import_directory(source: str, target: Path, dtype: str | None, quantize: str
 
 def export_directory(model: str, target: Path, dtype: str | None, quantize: str | None = None, to: str = "hf") -> Path:
     """Write a model to the directory `target`: as a Hugging Face directory, or (`gguf`) as one file for llama.cpp."""
-    settings = {"dtype": dtype, "quantize": quantize}
-    if to == "gguf":
-        return _copy("export", model_directory(model), target, {"to": to, **settings}, _write_gguf)
-    return _copy("export", model_directory(model), target, settings, _write_hf)
+    settings = {"dtype": dtype, "quantize": quantize, **({"to": to} if to == "gguf" else {})}
+    return _copy("export", model_directory(model), target, settings, _write_gguf if to == "gguf" else _write_hf)
 
 
 def _write_hf(source: Path, directory: Path, dtype: str | None, quantize: str | None) -> DecoderConfig:

@@ -27,7 +27,8 @@ def show(directory: Path, check: bool = False) -> str:
     damaged = [f"{place.name}/{name}" for place, _ in links for name in verify(place)] if check else []
     if damaged:
         raise InputError(f"{directory}: these files differ from their manifest: {', '.join(damaged)}")
-    unfinished = [directory / row.name for row in STAGES if row.resumable and _is_unfinished(directory / row.name)]
+    resumable = [directory / row.name for row in STAGES if row.resumable]
+    unfinished = [place for place in resumable if started_settings(place) and read_manifest(place) is None]
     started = [f"{place.name}  {place}\n  started, not finished; the same command resumes it" for place in unfinished]
     text = "\n\n".join(started + [_describe(place, manifest) for place, manifest in links])
     return text + ("\n\nEvery file matches its recorded digest." if check else "")
@@ -41,10 +42,6 @@ def _last_stage(directory: Path) -> Path:
         what = "there is no finished stage (no manifest.json)" if directory.is_dir() else "there is no such directory"
         raise InputError(f"{directory}: {what}")
     return found
-
-
-def _is_unfinished(stage: Path) -> bool:
-    return bool(started_settings(stage)) and read_manifest(stage) is None
 
 
 def _describe(place: Path, manifest: Manifest) -> str:
