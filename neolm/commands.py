@@ -93,7 +93,7 @@ def show(
 
 
 def config(
-    command: Annotated[str, typer.Argument(help="A section such as pretrain, run (all), presets or recipes.")] = "run",
+    command: Annotated[str, typer.Argument(metavar="SECTION", help="Such as pretrain; run: all of them.")] = "run",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")] = False,
 ) -> None:
     """Print every setting with its type, default and meaning.

@@ -10,7 +10,7 @@ RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A .yaml file or a built-in recipe: see `neolm config recipes`.")
 ]
 OverridesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of the recipe.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the recipe.")
 ]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, a run, or a hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]

@@ -46,7 +46,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.base is not None and (self.model or self.tokenizer):
-            raise ValueError("base brings its own architecture and tokenizer: remove the sections model and tokenizer")
+            raise ValueError("base brings its own architecture and tokenizer: set model=null tokenizer=null")
         if self.pretrain is not None and self.base is None and self.model is None:
             raise ValueError("pretrain needs a model: model.preset, model.family with its sizes, or base=MODEL")
         return self

@@ -37,7 +37,7 @@ class Config(BaseModel):
     @field_validator("*")
     @classmethod
     def _fits_a_tensor(cls, value: Any) -> Any:
-        limit = 2**63 - 1 if isinstance(value, int) else 1e30  # int64; float32 with room for products
+        limit = 2**63 if isinstance(value, int) else 1e30  # int64; float32 with room for products
         if isinstance(value, (int, float)) and abs(value) > limit:
             raise ValueError(f"must be at most {limit:g} in size")
         return value

@@ -106,7 +106,7 @@ def _summary(counts: Mapping[str, Any], config: CorpusConfig) -> str:
         line += "\ncorpus: set corpus.split_characters=10000 to divide the document and hold out some of its parts"
     if counts["mojibake"] and config.source == "files":
         line += (
-            f"\ncorpus: {counts['mojibake']:,} of the kept documents contain mojibake, for example "
+            f"\ncorpus: mojibake in {counts['mojibake']:,} of the kept documents, for example "
             f"{counts['mojibake_example']}; check the encoding that they were converted from"
         )
     return line

@@ -163,7 +163,7 @@ def choose_documents(documents: Iterable[D], max_bytes: int | None, seed: int = 
 
     chosen = spread_sample(counted(), _size, max_bytes, lambda document: text_bytes(document.id), seed)
     if not available["documents"]:
-        raise InputError("evaluation: there is no document to measure on")
+        raise InputError("evaluation: there is no document to measure on: none was held out, or none is text")
     if not available["bytes"]:
         raise InputError("evaluation: the documents to measure on are all empty")
     return chosen, available

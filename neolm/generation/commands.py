@@ -21,7 +21,7 @@ TEMPERATURE = "0: always the likeliest token; 1: sample with the model's own pro
 
 def generate(
     model: ModelArgument,
-    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")] = "",
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to continue; - reads standard input.")] = "",
     max_new_tokens: Annotated[int, typer.Option(help="Largest number of tokens to generate.")] = 128,
     temperature: Annotated[float, typer.Option(help=TEMPERATURE)] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Sample from the k likeliest tokens.")] = None,
@@ -78,9 +78,7 @@ def chat(
     from neolm.models.hf import model_directory
     from neolm.tokenizer.chat import load_chat_template
 
-    settings = generation_config(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=[]
-    )
+    settings = generation_config(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     loaded, tokenizer = _load(model, device, dtype, quantize, offload)
     template = load_chat_template(model_directory(model), tokenizer)
     session = Session(loaded, tokenizer, settings, raw, _load_draft(draft, device, tokenizer), template)

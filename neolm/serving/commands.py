@@ -48,7 +48,7 @@ KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="The file of keys;
 
 def keys_new(
     file: KeyFile,
-    name: Annotated[str, typer.Argument(help="Name of the owner.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the owner.")],
     requests: Annotated[int | None, typer.Option(min=1, help="Requests per minute; default: no limit.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens per minute; default: no limit.")] = None,
 ) -> None:
@@ -71,7 +71,7 @@ def keys_list(file: KeyFile) -> None:
     print(wide_table(rows))
 
 
-def keys_remove(file: KeyFile, name: Annotated[str, typer.Argument(help="Name of the owner.")]) -> None:
+def keys_remove(file: KeyFile, name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the owner.")]) -> None:
     """Remove a key; a running server refuses it from then on."""
     from neolm.serving.server.keys import remove_key
 

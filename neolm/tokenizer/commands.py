@@ -11,7 +11,7 @@ import typer
 
 def encode(
     tokenizer: Annotated[str, typer.Argument(metavar="TOKENIZER", help="A model or tokenizer directory, or its file.")],
-    text: Annotated[str, typer.Argument(help="The text; - reads standard input.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text; - reads standard input.")],
 ) -> None:
     """Print the tokens of a text: an id and its text on each line."""
     from neolm.tokenizer.tokenizer import load_tokenizer

@@ -66,7 +66,7 @@ def misfit(model: DecoderConfig, config: PretrainConfig, precision: str, device:
     least = estimate_memory(model, smallest, precision, device)
     host = "" if free.host is None else f", and {gibibytes(least.host)} of the host's"
     return (
-        f"{needs}; no setting makes it fit: with all that save memory it needs {gibibytes(least.total)}, "
+        f"{needs}; no setting makes it fit: with all settings that save memory it needs {gibibytes(least.total)}, "
         f"of which weights, gradients and optimiser are {gibibytes(least.state)}{host}"
     )
 

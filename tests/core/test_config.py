@@ -124,7 +124,7 @@ def test_unknown_section_on_the_command_line() -> None:
         ("pretrain.mode=quik", "did you mean 'quick'?"),
         ("pretrain.limit=.nan", "must be a finite number"),
         ("pretrain.limit=1e300", "pretrain.limit: must be at most 1e+30 in size"),
-        ("pretrain.steps=9223372036854775808", "pretrain.steps: must be at most 9.22337e+18 in size"),
+        ("pretrain.steps=9223372036854775809", "pretrain.steps: must be at most 9.22337e+18 in size"),
         ("pretrain", "not of the form key=value"),
         ("=3", "not of the form key=value"),
         ("output.x=3", "output"),

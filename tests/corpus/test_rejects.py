@@ -184,4 +184,4 @@ def test_mojibake_is_counted_and_kept(build, write, capsys):
     corpus = build(raw)
     assert (corpus.counts["mojibake"], corpus.counts["mojibake_example"]) == (2, "b.txt")
     assert set(corpus.kept) == {"a.txt", "b.txt", "c.txt", "d.txt"}
-    assert "corpus: 2 of the kept documents contain mojibake, for example b.txt" in capsys.readouterr().err
+    assert "corpus: mojibake in 2 of the kept documents, for example b.txt" in capsys.readouterr().err
