@@ -168,11 +168,15 @@ def _drawn_line(line: Line, number: int, to_x: Scale, to_y: Scale, frame: Frame)
         return ""
     ys = [y for _, y in line.points]
     smooth = line.smooth and len(ys) > 2
-    # Values far above the picture are cut off, so their coordinates need not be exact.
-    raw = [(to_x(x), max(to_y(y), frame[1] - 1000)) for x, y in line.points]
+
+    def placed(values: Sequence[float]) -> list[Point]:
+        # Values far above the picture are cut off, so their coordinates need not be exact.
+        return [(to_x(x), max(to_y(y), frame[1] - 1000)) for (x, _), y in zip(line.points, values, strict=True)]
+
+    raw = placed(ys)
     parts = [_polyline(thinned(raw), "line raw" if smooth else "line")] if line.raw or not smooth else []
     if smooth:
-        parts.append(_polyline(thinned([(p[0], to_y(y)) for p, y in zip(raw, steady(ys), strict=True)]), "line"))
+        parts.append(_polyline(thinned(placed(steady(ys))), "line"))
     drawn = toned(number, *parts)
     clip = f'<svg x="0" y="{frame[1] - 3:.1f}" width="100%" height="{frame[3] - frame[1] + 6:.1f}" overflow="hidden"'
     drawn = f'{clip} viewBox="0 {frame[1] - 3:.1f} {frame[2] + 18:.1f} {frame[3] - frame[1] + 6:.1f}">{drawn}</svg>'

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from neolm.report.chart import Bar, Line, Marks, bar_chart, line_chart, nice_ticks, smoothed, thinned, tick_label
@@ -81,6 +81,7 @@ def test_tick_labels(value, ticks, label):
 
 
 @given(st.lists(st.tuples(numbers, st.floats(allow_nan=True, allow_infinity=True)), max_size=40))
+@example([(n, n * 1e-290) for n in range(39)] + [(39, 1e47)])  # far above the rest
 def test_any_points_make_a_well_formed_picture(some):
     parsed(line_chart([Line("a", some, smooth=True), Line("b", some[:3], dots=True)], "x", "y"))
 
