@@ -164,7 +164,7 @@ def _base(recipe: Recipe) -> Path:
     from neolm.models.hf import model_directory
 
     assert recipe.base is not None
-    given = Path(recipe.base).expanduser()
+    given = expanded(recipe.base)
     copied = read_manifest(expanded(recipe.output) / "tokenizer")
     source = copied.config.get("path") if copied else None
     if source in (str(given), str(given / "model")) and not given.exists():

@@ -128,6 +128,9 @@ def test_blocks_in_any_order_and_logits_of_several_tokens(
     logits = runner.run(cache, [Span(ids[0][30:], 30, tables[0], 10), Span(ids[1][5:], 5, tables[1], 2)])
     expected = torch.cat([full(model, ids[0])[30:], full(model, ids[1])[-2:]])
     torch.testing.assert_close(logits, expected, **CLOSE)
+    for count in (0, 1):  # of two single tokens
+        spans = [Span([ids[n][-1]], len(ids[n]) - 1, tables[n], n * count) for n in range(2)]
+        torch.testing.assert_close(runner.run(cache, spans), expected[len(expected) - count :], **CLOSE)
 
 
 @pytest.mark.parametrize("form", ["float32", "bfloat16", "int8", "int4"])
@@ -193,6 +196,18 @@ def test_more_tokens_than_one_call_of_the_kernels_takes(neo: Decoder) -> None:
     torch.testing.assert_close(logits, expected, **CLOSE)
 
 
+def test_graphs_of_one_cache_are_not_used_with_another(neo: Decoder) -> None:
+    runner = CudaGraphRunner(neo)
+    caches = [runner.cache(1, 64), runner.cache(1, 64)]  # the runner's own is in use, so the second is new
+    for length in (20, 21, 22):
+        for seed, cache in enumerate(caches):
+            ids = random_ids(length, seed)
+            torch.testing.assert_close(next_logits(runner, cache, [ids])[0], full(neo, ids)[-1], **CLOSE)
+    own = caches[0].kv_cache
+    del caches, cache
+    assert runner.cache(1, 48).kv_cache is own
+
+
 def test_rewind(model: Decoder) -> None:
     ids, other = random_ids(40, seed=2), random_ids(40, seed=3)
     cache, runner = BatchCache(model, 1, 64), model_runner_for(model)
@@ -230,7 +245,14 @@ def test_block_bytes_is_the_memory_of_a_block(neo: Decoder) -> None:
     cache = KVCache(neo.config, 3, torch.bfloat16, neo.device)
     allocated = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
     assert allocated == 4 * block_bytes(neo.config, torch.bfloat16)
-    assert (BLOCK_SIZE, kv_cache_dtype(neo)) == (16, torch.float32)
+    assert BLOCK_SIZE == 16
+
+
+def test_the_type_of_the_cache(neo: Decoder) -> None:
+    types = {torch.float32: torch.float32, torch.float64: torch.float32}
+    types |= dict.fromkeys((torch.bfloat16, torch.float16), torch.bfloat16)
+    assert {dtype: kv_cache_dtype(copy.deepcopy(neo).to(dtype)) for dtype in types} == types
+    assert kv_cache_dtype(quantize(copy.deepcopy(neo), "int8")) == torch.bfloat16
 
 
 @pytest.mark.slow

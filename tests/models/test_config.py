@@ -49,6 +49,11 @@ def test_the_context_is_the_preset_s_or_the_sequence_length() -> None:
     assert ModelConfig(preset="gpt2").resolve(300, 64, None).vocab_size == 300
 
 
+def test_the_end_of_text_token_begins_texts_too() -> None:
+    config = ModelConfig(**SIZES).resolve(300, 64, 7)
+    assert (config.bos_token_id, config.eos_token_id) == (7, 7)
+
+
 def test_settings_without_effect_are_those_of_the_preset_s_family_too() -> None:
     assert ModelConfig(preset="pythia-14m", window_size=8).ignored() == {"window_size": "no layer has local attention"}
     assert ModelConfig(preset="gpt2", rotary_fraction=0.5).ignored() == {
