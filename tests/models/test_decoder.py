@@ -100,6 +100,14 @@ def test_each_dropout_has_an_effect_in_training_only(family, padded, kind):
     assert not torch.equal(model.train()(ids, mask), expected)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_residual_dropout_applies_to_attention_and_mlp(family, monkeypatch):
+    model, ids = make(family, residual_dropout=0.5).train(), ids_of(2, 24)
+    monkeypatch.setattr(F, "dropout", lambda x, p, training: x * 0 if p else x)
+    embedded = model.embedding(ids) + (model.positions.weight if model.positions else 0)
+    assert torch.equal(model(ids), model.head(model.norm(embedded)))
+
+
 @pytest.mark.parametrize("window", [1, 2, 3, 5, 8, 64, None])
 @pytest.mark.parametrize("T", [1, 2, 5, 6, 8, 10, 16, 23])
 def test_attention_follows_its_definition(T, window):
