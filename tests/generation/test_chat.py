@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from neolm.core.errors import InputError
+from neolm.generation import chat
 from neolm.generation.chat import COMMANDS, Session, converse
 from neolm.generation.config import GenerationConfig
 from neolm.generation.generate import generate
@@ -169,7 +170,9 @@ def test_raw_mode_continues_past_the_context(neo: Decoder, tokenizer: Tokenizer)
     session = Session(neo, tokenizer, GenerationConfig(max_new_tokens=30, ignore_eos=True), raw=True)
     screen = talk(session, "The sea", "", "", "")
     assert "the context is full: the oldest" in screen
+    text = session._text
     assert "".join(session.say(""))
+    assert session._prompt == text[-34:]  # 64 tokens less 30 for the continuation
 
 
 def test_an_unknown_command_is_not_a_message(neo: Decoder, tokenizer: Tokenizer) -> None:
@@ -227,6 +230,23 @@ def test_retry_in_raw_mode_and_at_temperature_zero(long: Decoder, tokenizer: Tok
     talk(session, "/retry")
     assert tokenizer.decode(session._text).startswith("The sea" + first)
     assert tokenizer.decode(session._text) != "The sea" + first + second
+    conversation = Session(long, tokenizer, SHORT)
+    assert "(the temperature is 0: the answer will be the same)" in talk(conversation, "sea?", "/retry")
+
+
+def test_a_retry_does_not_change_later_answers(long: Decoder, tokenizer: Tokenizer) -> None:
+    session = Session(long, tokenizer, GenerationConfig(max_new_tokens=12, temperature=1.5, seed=1), raw=True)
+    first, again = "".join(session.say("The sea")), "".join(session.retry())
+    assert "".join(session.say("The sea")) == first != again
+
+
+def test_an_answer_has_no_white_space_around_it(
+    long: Decoder, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "text_deltas", lambda *_: iter([(0, " "), (0, " Hello"), (0, " you ")]))
+    session = Session(long, tokenizer, SHORT)
+    assert list(session.say("sea?")) == ["Hello", " you "]
+    assert session.messages[-1] == Message("assistant", "Hello you")
 
 
 def test_save(long: Decoder, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
