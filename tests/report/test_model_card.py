@@ -125,3 +125,5 @@ def test_a_model_from_outside(tmp_path):
     text = card_of(tmp_path / "mine").text
     assert "A GPT-2 language model with 124M parameters, imported into NeoLM." in text
     assert "The training data is not known to NeoLM" in text
+    assert "## Training" not in text
+    assert "## Model" not in text

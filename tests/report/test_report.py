@@ -6,6 +6,8 @@ import pytest
 from html_page import Page
 from recorded_run import ESTIMATE, HOSTILE, MEASURED, SCORES, corpus, evaluated, number, prepared, trained
 
+from neolm.core.artifact import Stage, input_from
+from neolm.report.run_files import read_run
 from neolm.report.run_report import build_report
 
 SECTIONS = ["samples", "scores", "loss", "corpus", "stability", "sizes", "lineage", "commands"]
@@ -47,6 +49,18 @@ def test_the_text_of_a_whole_report(whole):
     assert "\u2248 12\u00a0Wh" in page.text  # six stages
     assert "an estimate, not measured" in page.text
     assert ESTIMATE["method"] in page.text
+
+
+def test_all_sessions_of_a_training_count_and_exports_do_not(tmp_path, whole):
+    output = shutil.copytree(whole, tmp_path / "run")
+    stages = {"corpus", "tokenizer", "shards", "pretrain", "model", "evaluation"}
+    Stage("export", "models", output / "small", {"source": input_from(output / "model", output)}, {}).build(
+        lambda directory: {}, False
+    )
+    run = read_run(output)
+    assert set(run.manifests) == stages
+    assert run.stage_seconds("pretrain") == 220.0  # as recorded; the last session was shorter
+    assert 220.0 <= run.seconds() < 230.0
 
 
 def reseal(output, name, energy):
