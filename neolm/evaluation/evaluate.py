@@ -108,7 +108,7 @@ def evaluate(
         model: A decoder; it computes on its device and in its precision.
         tokenizer: The tokenizer of the model.
         documents: Held-out text. It is read once, and only the documents within `config.max_bytes` are kept.
-        config: The settings. `device`, `precision` and `quantize` are applied by the caller, who loads the model.
+        config: The settings. `device`, `precision` and `quantize` are applied by the caller, which loads the model.
         training_texts: Returns the texts of the training split, for the zstd dictionary; None: no such comparison.
 
     Returns:

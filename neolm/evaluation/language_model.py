@@ -60,14 +60,14 @@ class DecoderLanguageModel(LanguageModel):
                     f"request {number}: the continuation has {len(continuation)} tokens, the model's context is "
                     f"{self.context}. Shorten it"
                 )
-        asked = [number for number, (_, continuation) in enumerate(pairs) if continuation]
+        scored = [number for number, (_, continuation) in enumerate(pairs) if continuation]
         windows = [
             Window(np.array((context + continuation)[-(self.context + 1) :], np.int64), len(continuation))
-            for context, continuation in (pairs[number] for number in asked)
+            for context, continuation in (pairs[number] for number in scored)
         ]
         answers = [(0.0, True)] * len(pairs)  # an empty continuation has probability 1
         sums, greedy = score_windows(self.model, windows, self.batch_size)
-        for number, log_probability, likeliest in zip(asked, sums, greedy, strict=True):
+        for number, log_probability, likeliest in zip(scored, sums, greedy, strict=True):
             answers[number] = (float(log_probability), bool(likeliest))
         return answers
 

@@ -23,7 +23,7 @@ def samples(
     """Return `prompt`, `sampled` and `greedy` for each of `config.prompts`, or for first words of held-out documents.
 
     Prompts from held-out text have the id of their `document` too. Given prompts that are empty or longer than the
-    context are left out, and a message says so.
+    context are left out, and their number is printed.
     """
     context = model.config.max_position_embeddings
     if config.prompts is None:
@@ -47,7 +47,7 @@ def samples(
 def first_words(text: str) -> str:
     """Return the first words of a text, up to 60 characters and half of the text, without white space at the end.
 
-    White space at the end would be a token of its own, which is rare in training: tokens usually begin with a space.
+    White space at the end would be a separate token, which is rare in training: tokens usually begin with a space.
     A single word longer than the limit, as in scripts without spaces, is cut.
     """
     text = text.strip()

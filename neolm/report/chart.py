@@ -50,7 +50,7 @@ def line_chart(
     legend: bool = True,
     marks: Marks | None = None,
 ) -> str:
-    """Return the lines over a common pair of axes as an SVG. A few extreme values may be cut off; a note then says so.
+    """Return the lines over a common pair of axes as an SVG. A few extreme values may be cut off, with a note.
 
     The colour of a line depends on its index only, even if others have no points. `zero_x` and `zero_y` include the 0
     of an axis, `legend` shows the names of the lines, and `marks` are thin vertical lines in the next colour.
@@ -248,19 +248,19 @@ class Bar:
 def bar_chart(bars: Sequence[Bar], title: str, width: int = 720) -> str:
     """Horizontal bars from a common zero, each with its name, its label and, where given, its interval."""
     labels = [bar.label or shown(bar.value) for bar in bars]
-    beside = width >= NARROW
-    name_width = 12 + CHARACTER * max((len(bar.name) for bar in bars), default=0) if beside else 0.0
+    wide = width >= NARROW
+    name_width = 12 + CHARACTER * max((len(bar.name) for bar in bars), default=0) if wide else 0.0
     name_width = min(name_width, width * 0.45)
     label_width = 22 + CHARACTER * max((len(label) for label in labels), default=0)
-    row, thick, top = (34, 18, 10) if beside else (52, 16, 6)
+    row, thick, top = (34, 18, 10) if wide else (52, 16, 6)
     ends = [max(bar.start + bar.value, *(bar.interval or (0, 0))) for bar in bars]
     to_x = scale(0.0, max([*ends, 0.0]) or 1.0, 10 + name_width, max(width - label_width, 20 + name_width))
     parts, end = [], top + row * len(bars)
     for number, (bar, label) in enumerate(zip(bars, labels, strict=True)):
-        y = top + row * number + (row - thick) / 2 + (0 if beside else 9)
-        name = clipped(bar.name, name_width - 12 if beside else width - 20)
+        y = top + row * number + (row - thick) / 2 + (0 if wide else 9)
+        name = clipped(bar.name, name_width - 12 if wide else width - 20)
         middle = y + thick / 2 + 4
-        parts.append(text(name_width, middle, name, "end") if beside else text(10, y - 6, name))
+        parts.append(text(name_width, middle, name, "end") if wide else text(10, y - 6, name))
         x, right = to_x(bar.start), max(to_x(bar.start + bar.value), to_x(bar.start) + 1.5)
         tone = "quiet" if bar.quiet else TONES[bar.tone % len(TONES)]
         shape = f'<rect class="bar" x="{x:.1f}" y="{y:.1f}" width="{right - x:.1f}" height="{thick}" rx="2"/>'

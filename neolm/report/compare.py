@@ -224,7 +224,7 @@ def comparable_losses(runs: Runs) -> bool:
 
 
 def notes(runs: Runs) -> list[str]:
-    """What must be known before these runs are compared."""
+    """Remarks on how far these runs can be compared."""
     texts, found = _measured_texts(runs), []
     if not comparable_losses(runs):
         found.append("These runs have different tokenizers, so their losses per token are not comparable.")

@@ -1,6 +1,6 @@
 """The report of a run: `report.html`, a pure function of the files in the run's directory.
 
-A run without held-out text or without an evaluation has a report too, which says what is missing.
+A run without held-out text or without an evaluation has a report too, which names the missing parts.
 """
 
 from __future__ import annotations

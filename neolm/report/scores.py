@@ -102,7 +102,7 @@ class BitsPerByte:
 
 
 def bits_per_byte(run: Run) -> BitsPerByte | None:
-    """The model beside the compressors; None if the run has no scores."""
+    """The scores of the model and of the compressors; None if the run has no scores."""
     own = read_score(run.scores, "bits_per_byte")
     if own is None:
         return None
@@ -112,7 +112,7 @@ def bits_per_byte(run: Run) -> BitsPerByte | None:
 
 
 def labels(scores: Mapping[str, Any]) -> dict[str, str]:
-    """The label of each score, bits per byte first; scores that this page does not know have their name and unit."""
+    """The label of each score, bits per byte first; scores without a label have their name and unit."""
     names = sorted((name for name in scores if read_score(scores, name)), key=lambda name: name != "bits_per_byte")
     return {
         name: LABELS.get(name) or f"{name.replace('_', ' ').capitalize()}, {scores[name].get('unit', '')}".strip(", ")

@@ -42,6 +42,9 @@ def test_the_text_of_a_whole_report(whole):
     assert "fewer than the 2.20 of the compressor xz" in page.text
     assert "15% fewer bits than xz and 10% more bits than zstd with its dictionary" in page.text
     assert "a dictionary of 1 MiB" in page.text
+    assert (
+        page.text.count("xz, all documents at once") == 1
+    )  # in the table; it is not drawn, because it is not comparable
     assert "70 documents of 90 held out, 400\u00a0kB" in page.text
     assert "A uniform guess among 2,048 tokens has a loss of 7.62" in page.text
     assert "bfloat16: AMX bf16 found" in page.text
