@@ -223,10 +223,12 @@ class ServiceHandlers:
                 more = True
                 while more:
                     message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return
                     body += message.get("body", b"")
                     if len(body) > max_bytes:
                         raise too_large
-                    more = message["type"] != "http.disconnect" and message.get("more_body", False)
+                    more = message.get("more_body", False)
         except TimeoutError:
             raise ApiError(408, "the body did not arrive in time", None, "body_too_slow") from None
         unread: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]

@@ -125,8 +125,6 @@ class AnswerResponse(Response):
             await asyncio.wait({answer, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
                 answer.result()
-            elif not self._started:
-                raise ApiError(499, "the client disconnected", None, "client_disconnected")
         finally:
             disconnect.cancel()
             answer.cancel()
