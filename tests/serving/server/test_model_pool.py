@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -84,6 +85,49 @@ def test_no_model_is_closed_for_one_that_cannot_be_loaded() -> None:
                 pass
         assert (caught.value.status, caught.value.code) == (503, "model_not_loaded")
         assert good.calls == ["start"]
+
+    asyncio.run(run())
+
+
+def test_a_model_that_waits_for_memory_is_served_before_later_requests() -> None:
+    async def run() -> None:
+        pool = ModelPool([Encoder("a", 6), Encoder("b", 6)], 10)
+        order: list[str] = []
+
+        async def use(name: str) -> None:
+            async with pool.use(name):
+                order.append(name)
+
+        async with pool.use("a"):
+            waiting = asyncio.create_task(use("b"))
+            while pool._blocked is None:
+                await asyncio.sleep(0.01)
+            later = asyncio.create_task(use("a"))
+            await asyncio.sleep(0.01)
+            assert order == []
+        await asyncio.gather(waiting, later)
+        assert order == ["b", "a"]
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_request_does_not_stop_the_loading_for_others() -> None:
+    async def run() -> None:
+        model, gate = Encoder("a", 4), threading.Event()
+        model.start = gate.wait  # type: ignore[assignment]
+        pool = ModelPool([model], 10)
+
+        async def use() -> str:
+            async with pool.use("a") as used:
+                return used.name
+
+        leaving, staying = asyncio.create_task(use()), asyncio.create_task(use())
+        await asyncio.sleep(0.01)
+        leaving.cancel()
+        await asyncio.wait({leaving})
+        gate.set()
+        assert await staying == "a"
+        assert leaving.cancelled()
 
     asyncio.run(run())
 
