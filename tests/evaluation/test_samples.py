@@ -40,7 +40,8 @@ def test_a_prompt_ends_at_the_end_of_a_word(text: str, prompt: str) -> None:
 
 def test_prompts_come_from_different_documents_with_text(neo: Decoder, tokenizer: Tokenizer) -> None:
     parts = [Text(f"book {n}", f"the sea and the clock {n}", "book") for n in range(20)]
-    others = [Text("empty", " "), Text("a", "the water of April and the sea"), Text("b", "cold day in April and more")]
+    others = [Text("a", "the water of April and the sea"), Text("b", "cold day in April and more")]
+    others += [Text(f"empty {n}", " ") for n in range(20)]
     found = samples(neo, tokenizer, EvaluateConfig(sample_tokens=4), [*parts, *others])
     assert {row["document"] for row in found} == {"book 0", "a", "b"}
     assert samples(neo, tokenizer, EvaluateConfig(sample_tokens=4), [*others, *parts]) == found
