@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,18 @@ def test_compressors_are_measured_on_the_same_documents(result: dict[str, Any]) 
 def test_scores_by_source(result: dict[str, Any]) -> None:
     for name in ("bits_per_byte", "loss"):
         sources = result[name]["sources"]
-        assert {source: found["documents"] for source, found in sources.items()} == {"a": 4, "b": 4}
+        assert [(source, found["documents"]) for source, found in sources.items()] == [("b", 4), ("a", 4)]  # by size
         assert min(found["value"] for found in sources.values()) < result[name]["value"]
         assert max(found["value"] for found in sources.values()) > result[name]["value"]
+
+
+def test_only_the_largest_sources_have_scores(
+    neo: Decoder, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neolm.evaluation.evaluate.MAX_SOURCES", 2)
+    texts = [Text(f"d{n}", "the sea " * (n + 1), f"source {n}") for n in range(4)]
+    scores = evaluate(neo, tokenizer, texts, EvaluateConfig(baselines=False))
+    assert list(scores["loss"]["sources"]) == ["source 3", "source 2"]
 
 
 def test_compressors_are_optional_and_need_no_training_text(neo: Decoder, tokenizer: Tokenizer) -> None:
@@ -214,6 +224,14 @@ def test_records_of_a_text_that_cannot_be_read_are_named(
     scores = evaluate_model(run_directory / "model", tmp_path, baselines=False)
     assert protocol_of(scores)["data"]["documents"] == 1
     assert "left out (missing_text 2, broken_utf8 1)\n" in capsys.readouterr().err
+
+
+def test_the_files_of_the_model_are_not_text_to_measure_on(run_directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_directory / "model", tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("the card of the model")
+    (tmp_path / "a.txt").write_text("the sea")
+    scores = evaluate_model(tmp_path / "model", tmp_path, baselines=False)
+    assert protocol_of(scores)["data"]["documents"] == 1
 
 
 def stage_scores(output: Path, **settings: Any) -> dict[str, Any]:
