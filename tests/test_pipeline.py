@@ -223,12 +223,14 @@ def test_a_rejected_command_changes_nothing(trained: Path, override: str) -> Non
         ("model.vocab_size=10", "model.vocab_size"),
         ("tokenizer.path=nowhere", "nowhere"),
         ("pretrain.track=[wandb]", "track"),
+        ("pretrain.compile=true", r"pretrain\.compile: "),
         ("corpus.path=nowhere", "corpus.path: nowhere does not exist"),
     ],
 )
 def test_mistakes_in_the_recipe_are_found_before_anything_is_built(
-    texts: Path, tmp_path: Path, override: str, message: str
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, message: str
 ) -> None:
+    monkeypatch.setattr("neolm.core.device.compiler", lambda: None)
     recipe = {"output": str(tmp_path / "deep" / "run"), "corpus": corpus_of(texts), **TINY}
     with pytest.raises(InputError, match=message):
         neolm.run(recipe, [override])

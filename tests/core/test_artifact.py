@@ -17,6 +17,7 @@ from neolm.core.artifact import (
     input_from,
     read_manifest,
     require,
+    started_settings,
     verify,
 )
 from neolm.core.errors import InputError, NeoLMError, StorageError
@@ -202,6 +203,31 @@ def test_a_resumable_stage_continues_only_with_the_same_settings_and_inputs(
         resume({"run": {"steps": 3, "device": "cuda"}}, {"base": Input("moved", "abc")})
         assert ("up to date" in capsys.readouterr().err) == finished
         (tmp_path / "pretrain" / "manifest.json").unlink()
+
+
+def test_raw_files_are_not_read_again_in_each_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = tmp_path / "base"
+    raw.mkdir()
+    (raw / "weights").write_text("1")
+
+    def session() -> None:
+        inputs = {"base": input_from(raw, tmp_path / "run")}
+        ResumableStage("pretrain", "core", tmp_path / "run" / "pretrain", inputs, {"steps": 3}).start()
+
+    session()
+    first = started_settings(tmp_path / "run" / "pretrain")["inputs"]["base"]
+    assert first["digest"] == digest_path(raw)
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "digest_path", lambda path: pytest.fail("the raw files were read"))
+        session()
+        raw.rename(tmp_path / "elsewhere")
+        session()
+    assert started_settings(tmp_path / "run" / "pretrain")["inputs"]["base"] == first
+    (tmp_path / "elsewhere").rename(raw)
+    os.utime(raw / "weights", (1, 1))
+    session()
+    later = started_settings(tmp_path / "run" / "pretrain")["inputs"]["base"]
+    assert (later["digest"], later["stamp"] == first["stamp"]) == (first["digest"], False)
 
 
 def test_verify_names_what_was_altered(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,6 +160,31 @@ def test_a_missing_best_checkpoint_is_reported(tmp_path: Path, capsys: pytest.Ca
     assert (tmp_path / "checkpoints" / "best-00000008").is_dir()
 
 
+def test_after_a_missing_best_checkpoint_the_best_of_the_later_ones_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([1.0, 3.0, 2.0, 2.0])
+    monkeypatch.setattr("neolm.training.loop._measure", lambda *arguments: {"loss": next(measured)})
+    train(training(tmp_path, steps=4))
+    shutil.rmtree(tmp_path / "checkpoints" / "best-00000004")
+    run = training(tmp_path, steps=16)
+    assert train(run).best_step == 12
+    best = last_checkpoint(run.checkpoints, "best")
+    assert best is not None
+    assert best.step == 12
+
+
+def test_the_speed_is_that_of_the_steps_since_the_last_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([tick for step in range(1, 13) for tick in (0.0, 0.0, float(step))])  # step k takes k seconds
+    monkeypatch.setattr("neolm.training.loop.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    train(training(tmp_path, log_every=2))
+    speed = {row["step"]: row["tokens_per_second"] for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row}
+    tokens = 8 * T
+    assert speed[1] == tokens
+    assert speed[2] == tokens / 2
+    assert speed[12] == pytest.approx(2 * tokens / (11 + 12), abs=0.05)
+
+
 def test_a_nan_is_reported_with_step_documents_and_layer(tmp_path: Path) -> None:
     def plant() -> None:
         with torch.no_grad():
@@ -259,6 +285,15 @@ def test_a_spike_is_skipped_and_logged(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], value) for name, value in after.items())
     assert not all(torch.equal(after[name], value) for name, value in later.items())
     assert progress.tokens == 22 * 8 * T
+
+
+def test_a_resumed_run_knows_the_norms_of_the_steps_before(tmp_path: Path) -> None:
+    train(training(tmp_path, steps=8, skip_spikes=5.0))
+    run = training(tmp_path, steps=12, skip_spikes=5.0)
+    train(run)
+    found = last_checkpoint(run.checkpoints, "step")
+    assert found is not None
+    assert found.state["norms"] == [row["grad_norm"] for row in numbers(tmp_path) if "grad_norm" in row]
 
 
 def test_norms_that_stay_large_are_no_longer_spikes() -> None:

@@ -11,12 +11,13 @@ import torch
 from small_training import Calling, Counting, Terms, at_step, numbers, plain, training, weights
 from torch import nn
 
-from neolm.core.errors import InterruptedRun
+from neolm.core.errors import InterruptedRun, NonFiniteError
 from neolm.data.batch import Batch
 from neolm.models.decoder import Decoder
 from neolm.training.checkpoint import last_checkpoint
 from neolm.training.loop import train
 from neolm.training.objective import Term
+from neolm.training.run import Parallelism
 
 
 def interrupt() -> None:
@@ -79,6 +80,16 @@ def test_a_run_on_rollouts_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert numbers(tmp_path / "undisturbed") == numbers(tmp_path / "resumed")
     first, second = (weights(run) for run in runs.values())
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_nan_on_rollouts_is_reported_at_its_step(tmp_path: Path) -> None:
+    def plant() -> None:
+        with torch.no_grad():
+            run.model.norm.weight[0] = float("nan")
+
+    run = replace(training(tmp_path, log_every=100), data=Rollouts(), objective=at_step(3, plant), validation=[])
+    with pytest.raises(NonFiniteError, match=r"step 3: .* The batch came from rollout 3\.0"):
+        train(replace(run, parallelism=Parallelism(deferred=True)))
 
 
 def test_frozen_models_are_placed_but_not_trained_and_not_saved(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """One optimiser step: several terms, and numbers that stay on the device until they are needed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,19 @@ def test_the_numbers_are_read_only_when_they_are_logged(tmp_path: Path, monkeypa
     settings = {"optimiser": "muon", "log_every": 5, "validate_every": 4, "checkpoint_every": 6}
     train(replace(deferred(tmp_path, **settings), objective=Constant()))
     assert read_at == [1, 4, 5, 6, 8, 10, 12]
+
+
+def test_the_loss_scale_of_float16_is_that_of_the_mean_over_a_micro_batch(tmp_path: Path) -> None:
+    seen: list[Mapping[str, float]] = []
+
+    class Watched(passes.GradientAccumulation):
+        def run(self, parts: Sequence[Batch], factors: Mapping[str, float]) -> passes.Sums:
+            seen.append(factors)
+            return super().run(parts, factors)
+
+    run = training(tmp_path, "float16", steps=1, micro_batch_size=3, loss_scale=4096.0)
+    train(replace(run, parallelism=Parallelism(passes=Watched)))
+    assert seen == [{"next_token": 4096.0 / 32}]  # 3 sequences of 16 tokens, rounded down to a power of two
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
