@@ -208,6 +208,13 @@ def test_graphs_of_one_cache_are_not_used_with_another(neo: Decoder) -> None:
     assert runner.cache(1, 48).kv_cache is own
 
 
+def test_padding_of_a_short_span_stays_within_the_context(model: Decoder) -> None:
+    runner, cache, rows = TorchRunner(model), BatchCache(model, 2, 64), [random_ids(64), random_ids(12, seed=1)]
+    next_logits(runner, cache, [rows[0][:-1], rows[1][:2]])
+    expected = torch.stack([full(model, ids)[-1] for ids in rows])
+    torch.testing.assert_close(next_logits(runner, cache, rows), expected, **CLOSE)
+
+
 def test_rewind(model: Decoder) -> None:
     ids, other = random_ids(40, seed=2), random_ids(40, seed=3)
     cache, runner = BatchCache(model, 1, 64), model_runner_for(model)

@@ -166,3 +166,9 @@ def test_a_device_without_float64_samples_the_same_tokens(temperature: float, fi
     expected = sample(logits, settings, prompt_generators([[1], [2], [3]], 0))
     found = sample(logits.as_subclass(MpsTensor), settings, prompt_generators([[1], [2], [3]], 0))
     assert found.tolist() == expected.tolist()
+
+
+def test_top_p_keeps_all_tokens_if_rounding_leaves_their_sum_below_p() -> None:
+    logits, p = torch.randn(50, 1000, generator=torch.Generator().manual_seed(0)), 1 - 1e-12
+    assert (logits.softmax(-1).double().sum(-1) < p).any()
+    assert keep_top_p(logits, p).isfinite().all(1).any()

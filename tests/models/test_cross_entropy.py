@@ -80,6 +80,14 @@ def test_sums_over_half_precision_are_float32() -> None:
     assert half.item() == pytest.approx(exact.item(), rel=0.01)
 
 
+def test_bfloat16_gradients_of_the_weight_are_summed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_entropy, "MAX_PRODUCT_ROWS", 7)
+    hidden, weight, labels = inputs(200, 16, 50)
+    [exact] = torch.autograd.grad(linear_cross_entropy(hidden, weight, labels)[0], weight)
+    [half] = torch.autograd.grad(linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), labels)[0], weight)
+    torch.testing.assert_close(half, exact, rtol=0.05, atol=0.05 * exact.abs().max().item())
+
+
 @pytest.mark.parametrize(
     "device",
     ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],

@@ -16,8 +16,9 @@ from tiny_models import quantize
 
 from neolm.core import device
 from neolm.core.errors import InputError
+from neolm.kernels import packing
 from neolm.kernels.packing import GROUP, Packed, pack, unpack, widen
-from neolm.models import stored_model
+from neolm.models import quantized, stored_model
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.models.hf import load_model, save_model
@@ -74,6 +75,23 @@ def test_a_layer_multiplies_by_its_unpacked_weights(bits: int) -> None:
     expected = torch.nn.functional.linear(x, unpack(layer.packed).double(), layer.bias.double())
     torch.testing.assert_close(layer(x), expected)
     assert layer(x.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_are_packed_and_widened_in_parts(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = []
+    weight, bias = torch.randn(50, 70), torch.nn.Parameter(torch.randn(50))
+    for _ in range(2):
+        layers.append(QuantizedLinear(bits, 50, 70, bias))
+        layers[-1].fill(weight, torch.device("cpu"))
+        monkeypatch.setattr(packing, "_MAX_FP32_ROWS", 16)
+    whole, parts = layers
+    assert torch.equal(whole.values, parts.values)
+    assert torch.equal(whole.scales, parts.scales)
+    x = torch.randn(9, 70, dtype=torch.float64)
+    expected = whole(x)
+    monkeypatch.setattr(quantized, "MAX_WIDENED_WEIGHTS", 16 * 70)
+    torch.testing.assert_close(whole(x), expected)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
