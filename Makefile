@@ -8,7 +8,7 @@ RUN := "$(VENV)/bin/python" -m
 .PHONY: demo test test-all lint clean help
 
 help:
-	@echo "make demo      set up, then raw text to a trained, measured, speaking model (about six minutes on two cores with bfloat16)"
+	@echo "make demo      set up, then train and evaluate a model from raw text (about six minutes on two cores with bfloat16)"
 	@echo "make test      set up, then lint, types and tests"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make clean     remove the environment and what tests and builds left; runs/ stays"
@@ -31,14 +31,14 @@ lint: $(VENV)/.neolm-dev
 	$(RUN) ruff format --quiet --check .
 	$(RUN) mypy
 
-# A stamp is newer than pyproject.toml and names this directory: a moved or copied checkout is set up anew.
+# A stamp is newer than pyproject.toml and names this directory: a moved or copied checkout is set up again.
 $(VENV)/.neolm-%: pyproject.toml $(VENV)/.made-for
 	$(RUN) pip install --quiet --disable-pip-version-check -e ".[$(if $(filter dev,$*),dev,serve)]"
 	@touch $@
 
 $(VENV)/.made-for: FORCE
 	@[ "$$(cat $@ 2>/dev/null)" = "$$PWD" ] || { \
-	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "NeoLM needs Python 3.11 or newer; say make PYTHON=python3.12, for example" >&2; exit 2; }; \
+	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "NeoLM needs Python 3.11 or newer; for example: make PYTHON=python3.12" >&2; exit 2; }; \
 	  rm -rf "$(VENV)" && "$(PYTHON)" -m venv "$(VENV)" && printf '%s\n' "$$PWD" > $@; }
 
 FORCE:

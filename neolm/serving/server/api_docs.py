@@ -70,7 +70,7 @@ def api_page(description: Json, settings: ServeConfig) -> str:
     """The description as HTML without scripts: each endpoint with an example, its fields and their meaning."""
     source = files("neolm.serving.server").joinpath("api_docs.html").read_text(encoding="utf-8")
     endpoints = [
-        _endpoint(description, method, path, operation)
+        _endpoint(description, method, path, operation, settings.port or 8000)
         for path, methods in description["paths"].items()
         for method, operation in methods.items()
     ]
@@ -79,8 +79,8 @@ def api_page(description: Json, settings: ServeConfig) -> str:
     return template.render(endpoints=endpoints, limits=limits, statuses=STATUSES.items())
 
 
-def _endpoint(description: Json, method: str, path: str, operation: Json) -> Json:
-    url = f"http://127.0.0.1:8000{path}"
+def _endpoint(description: Json, method: str, path: str, operation: Json, port: int) -> Json:
+    url = f"http://127.0.0.1:{port}{path}"
     for parameter in operation.get("parameters", ()):
         url = url.replace(f"{{{parameter['name']}}}", parameter["example"])
     body = operation.get("requestBody", {}).get("content", {}).get("application/json")

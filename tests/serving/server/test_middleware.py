@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from neolm.core.errors import InputError
+from neolm.serving.server.api_docs import api_page
 from neolm.serving.server.errors import ApiError
 from neolm.serving.server.keys import Client, KeyEntry, KeyRing, new_key, read_keys, remove_key
+from neolm.serving.server.settings import ServeConfig
 
 ASK = {"model": "tiny", "prompt": "the sea", "max_tokens": 3, "temperature": 0}
 
@@ -115,6 +117,10 @@ def test_the_documentation_has_every_path_and_every_meaning(server: Any) -> None
     assert kinds["min_p"] == "0 or null"
     assert kinds["top_p"] == "number (≥ 0, ≤ 1) or null"
     assert kinds["max_tokens"] == "512"  # of this server, in the table of limits
+    assert "`" not in page
+    elsewhere = api_page(described, ServeConfig(port=8765))
+    assert "curl http://127.0.0.1:8765/v1/models" in elsewhere
+    assert "8000" not in elsewhere
 
 
 def test_the_examples_of_the_documentation_work(server: Any) -> None:
