@@ -55,7 +55,7 @@ def _app(help_text: str) -> typer.Typer:
     )
 
 
-app = _app("NeoLM: train, measure, document and serve language models, from raw text on.")
+app = _app("NeoLM: train, evaluate, document and serve language models, starting from raw text.")
 for name, (help_text, members) in GROUPS.items():
     group = _app(help_text)
     for member, function in members.items():

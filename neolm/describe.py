@@ -60,7 +60,7 @@ def presets_table() -> list[tuple[str, ...]]:
 
 def recipes_table() -> list[tuple[str, str]]:
     """The built-in recipes, each with the sentence that its file begins with."""
-    rows = [("RECIPE", "WHAT")]
+    rows = [("RECIPE", "DESCRIPTION")]
     for name, path in builtin_recipes().items():
         comment = itertools.takewhile(lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines())
         text = " ".join(line.removeprefix("# ") for line in comment)

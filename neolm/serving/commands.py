@@ -28,7 +28,7 @@ def serve(
     feedback: Annotated[str | None, typer.Option(help="Database URL for feedback; off collects none.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings: see `neolm config serve`.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting, stronger than the file.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; replaces that of the file.")
     ] = None,
 ) -> None:
     """Serve models with OpenAI's API and a web page."""
