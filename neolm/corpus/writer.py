@@ -59,7 +59,7 @@ class TableWriter:
         if not table.num_rows:
             return
         table = table.select(self._schema.names)
-        sizes = _text_sizes(table)
+        sizes = pc.binary_length(table.column("text")).to_numpy().astype(np.int64)  # UTF-8 bytes of each text
         self.rows, self.text_bytes = self.rows + table.num_rows, self.text_bytes + int(sizes.sum())
         while table.num_rows:
             ends = np.cumsum(sizes) + self._pending_bytes
@@ -89,8 +89,3 @@ class TableWriter:
         if self._file_bytes >= FILE_BYTES:
             self._file.close()
             self._file = None
-
-
-def _text_sizes(table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """UTF-8 bytes of each row's text."""
-    return pc.binary_length(table.column("text")).to_numpy().astype(np.int64)  # type: ignore[no-any-return]
