@@ -174,6 +174,22 @@ def test_after_a_missing_best_checkpoint_the_best_of_the_later_ones_is_kept(
     assert best.step == 12
 
 
+def test_a_nan_gradient_is_reported_with_the_layer_that_failed_first(tmp_path: Path) -> None:
+    def objective(model: Any, batch: Batch) -> Terms:
+        def spoil(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            if output.requires_grad:
+                output.register_hook(lambda grad: grad * float("nan"))
+
+        hook = model.blocks[0].mlp.register_forward_hook(spoil)
+        try:
+            return plain(model, batch)
+        finally:
+            hook.remove()
+
+    with pytest.raises(NonFiniteError, match=r"step 1: .* first in the gradient of blocks\.0\.mlp\."):
+        train(replace(training(tmp_path), objective=Calling(objective)))
+
+
 def test_the_speed_is_that_of_the_steps_since_the_last_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([tick for step in range(1, 13) for tick in (0.0, 0.0, float(step))])  # step k takes k seconds
     monkeypatch.setattr("neolm.training.loop.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
