@@ -437,6 +437,18 @@ def test_penalties_and_bias_match_batch_generation(make: Callable[..., Decoder],
         assert log.tokens == generate_ids(model, [prompt_of(20, seed=number)], config, vocab_size=310)[0]
 
 
+def test_logprobs_do_not_depend_on_penalties_and_bias(model: Decoder) -> None:
+    engine, plain, biased = engine_of(model), Log(), Log()
+    engine.submit([1, 2], GenerationConfig(max_new_tokens=1), plain, logprobs=3)
+    config = GenerationConfig(max_new_tokens=1, repetition_penalty=1.3, logit_bias={7: 100.0})
+    engine.submit([1, 2], config, biased, logprobs=3)
+    finish(engine)
+    assert isinstance(plain[0], Token)
+    assert isinstance(biased[0], Token)
+    assert biased.tokens == [7] != plain.tokens
+    assert biased[0].alternatives == plain[0].alternatives
+
+
 def test_a_bias_for_an_unknown_token_is_refused(make: Callable[..., Decoder]) -> None:
     engine = engine_of(make("gpt2"), vocab_size=310)
     with pytest.raises(InputError, match=r"^logit_bias: token 310 is not one of 0 to 309$"):

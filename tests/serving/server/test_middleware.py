@@ -188,6 +188,7 @@ def test_keys_are_stored_as_hashes_and_limits_hold(tmp_path: Path, directory: Pa
         liked = {"consent": True, "kind": "rating", "mode": "completion", "prompt": "x", "rating": "up"}
         liked["answers"] = [{"model": "tiny", "text": "y"}]
         assert server.client.post("/api/feedback", json=liked, headers=bob).status_code == 429
+        assert server.client.get("/v1/models", headers=bob).status_code == 200  # only POST requests are counted
         remove_key(file, "bob")
         assert server.client.get("/v1/models", headers=bob).status_code == 401
         assert server.client.get("/v1/models").status_code == 200
