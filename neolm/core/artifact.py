@@ -11,7 +11,6 @@ environment, the start, the duration and the energy. `chain` follows the inputs 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import time
@@ -22,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import TypeAdapter, ValidationError
+
 import neolm
 from neolm.core.device import environment
 from neolm.core.energy import EnergyMeter
@@ -31,6 +32,7 @@ from neolm.core.files import (
     digest_json,
     digest_path,
     jsonable,
+    read_json,
     remove,
     storage_errors,
     sync_directory,
@@ -280,10 +282,10 @@ class Clock:
 def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of `directory`, or None where there is none or it cannot be read as one."""
     try:
-        data = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        return Manifest(inputs=inputs_from(data.pop("inputs")), **data)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        manifest: Manifest = _validator(Manifest).validate_python(read_json(directory / MANIFEST))
+    except (InputError, ValidationError):
         return None
+    return manifest
 
 
 def inputs_from(data: Mapping[str, Any]) -> dict[str, Input]:
@@ -294,10 +296,16 @@ def inputs_from(data: Mapping[str, Any]) -> dict[str, Input]:
 def started_settings(directory: Path) -> dict[str, Any]:
     """What a resumable stage recorded when it was started: its settings and `inputs`; empty if it was not started."""
     try:
-        found = dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = read_json(directory / "config.json")
+        _validator(dict[str, Input]).validate_python(found.get("inputs"))
+    except (InputError, ValidationError):
         return {}
-    return found if isinstance(found.get("inputs"), dict) else {}
+    return found
+
+
+@cache
+def _validator(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def _started_from(directory: Path) -> Path | None:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MAX_JSON_BYTES = 2**24
+"""Size limit of a JSON file that is read whole; its values take up to about 20 times as much memory."""
+
+
 def expanded(path: str | Path) -> Path:
     """`path` with `~` expanded; `~name` is a file name if there is no such user, where pathlib raises RuntimeError."""
     return Path(os.path.expanduser(path))  # noqa: PTH111
@@ -41,6 +45,36 @@ def digest_path(path: Path) -> str:
         return digest_file(path)
     files = sorted(p for p in path.rglob("*") if p.is_file())
     return digest_json({p.relative_to(path).as_posix(): digest_file(p) for p in files})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. A byte order mark is ignored.
+
+    Raises:
+        InputError: the file cannot be read, has more than MAX_JSON_BYTES, or holds something else than a JSON object.
+    """
+    value = read_json_value(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a JSON object is expected here, this is a {type(value).__name__}")
+    return value
+
+
+def read_json_value(path: Path) -> Any:
+    """The value in a JSON file, of any type. See `read_json`."""
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: {'not a file' if path.exists() else 'there is no such file'}")
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(data) > MAX_JSON_BYTES:
+        raise InputError(f"{path}: more than {MAX_JSON_BYTES:,} bytes, which is too large for a JSON file of this kind")
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(f"{path}: not valid JSON ({reason})") from None
 
 
 def write_json(path: Path, value: Any) -> None:

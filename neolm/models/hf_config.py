@@ -7,12 +7,12 @@ cross-attention, other methods of quantisation.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from neolm.core.config import validate
 from neolm.core.errors import InputError, SettingError
+from neolm.core.files import read_json
 from neolm.kernels.packing import GROUP
 from neolm.models.config import DecoderConfig
 from neolm.models.families import FAMILIES
@@ -23,6 +23,8 @@ CONFIG_FILE = "config.json"
 def read_config(directory: str | Path) -> DecoderConfig:
     """Configuration in `config.json` of `directory`. Raises `InputError` if it is missing, invalid or not supported."""
     path = Path(directory) / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"{directory}: not a model directory, it has no {CONFIG_FILE}")
     raw = read_json(path)
     families = {family.model_type: family for family in FAMILIES.values()}
     family = families.get(str(raw.get("model_type")))
@@ -82,18 +84,3 @@ def hf_config(config: DecoderConfig) -> dict[str, Any]:
         "use_cache": True,
         **family.write(config),
     }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a model directory. Raises `InputError` if there is none."""
-    if not path.is_file():
-        raise InputError(f"{path.parent}: not a model directory, it has no {path.name}")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: a JSON object is expected here, this is a {type(raw).__name__}")
-    return raw

@@ -19,8 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from neolm.core.errors import InputError
-from neolm.core.files import storage_errors, sync_directory, write_json, write_tensors
-from neolm.models.hf_config import read_json
+from neolm.core.files import read_json, storage_errors, sync_directory, write_json, write_tensors
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"

@@ -20,7 +20,7 @@ from neolm.core.artifact import chain
 from neolm.core.files import write_text
 from neolm.core.progress import say
 from neolm.report.pages import render
-from neolm.report.run_files import DIGITS, FAMILIES, Run, read_json, read_scores
+from neolm.report.run_files import DIGITS, FAMILIES, Run, optional_json, read_scores
 from neolm.report.scores import COMPRESSORS, labels, with_interval
 from neolm.report.sizes import Pairs, model_facts, training_facts
 
@@ -58,12 +58,12 @@ def model_card(directory: Path) -> str:
     is_run = "model" in places
     scores = read_scores(places["model"].parent) if is_run else {}
     run = Run(directory, {manifest.stage: manifest for _, manifest in artefacts}, [], scores, [])
-    raw = read_json(directory / "config.json") or {}
+    raw = optional_json(directory / "config.json")
     trained = run.counts("pretrain")
     name = directory.resolve().name
     name = directory.resolve().parent.name if name == "model" and is_run else name
     gguf = next((path.name for path in sorted(directory.glob("*.gguf"))), None)
-    transformers = gguf is None and "quantization_config" not in raw
+    transformers = gguf is None and not (isinstance(raw, dict) and "quantization_config" in raw)
     parameters = trained.get("parameters") or run.counts(artefacts[0][1].stage if artefacts else "").get("parameters")
     family = str(next((m.counts["family"] for m in run.manifests.values() if "family" in m.counts), ""))
     sizes: dict[str, Pairs] = {"Model": model_facts(run), "Training": training_facts(run)} if trained else {}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from neolm.core.artifact import Manifest, chain, read_manifest
+from neolm.core.errors import InputError
+from neolm.core.files import read_json_value
 from neolm.core.metrics import read_metrics
 from neolm.models import families
 
@@ -91,7 +92,7 @@ class Run:
 def read_run(output: Path) -> Run:
     """Read the files under `output`."""
     manifests = {place.name: read_manifest(place) for place in sorted(output.glob("*"))}
-    written = read_json(output / "evaluation" / "samples.json")
+    written = optional_json(output / "evaluation" / "samples.json")
     samples = written if isinstance(written, list) else []
     return Run(
         output=output,
@@ -107,7 +108,7 @@ def read_scores(output: Path) -> Mapping[str, Any]:
     manifest = read_manifest(output / "evaluation")
     measured = manifest.inputs.get("model") if manifest else None
     model = read_manifest(output / measured.path) if measured else None
-    scores = read_json(output / "evaluation" / "scores.json")
+    scores = optional_json(output / "evaluation" / "scores.json")
     is_current = measured is not None and (model is None or model.digest == measured.digest)
     return scores if is_current and isinstance(scores, dict) else {}
 
@@ -124,9 +125,9 @@ def _is_sample(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("prompt", "sampled"))
 
 
-def read_json(path: Path) -> Any:
+def optional_json(path: Path) -> Any:
     """The content of a JSON file; None if it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_value(path)
+    except InputError:
         return None

@@ -12,6 +12,7 @@ from typing import Any
 
 from neolm.core.artifact import Manifest, read_manifest
 from neolm.core.errors import InputError
+from neolm.core.files import read_json
 from neolm.core.metrics import points, read_metrics
 from neolm.report.chart import Point, steady
 from neolm.report.run_files import DIGITS, read_scores
@@ -143,9 +144,9 @@ def _read(name: str, place: Path, directory: Path) -> TrainingRun:
     if not metrics:
         raise InputError(f"compare: {place}: no step has been logged yet (pretrain/metrics.jsonl)")
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        config = read_json(directory / "config.json")
         inputs = {key: str(value["digest"])[:DIGITS] for key, value in config.pop("inputs", {}).items()}
-    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+    except (InputError, AttributeError, TypeError, KeyError):
         raise InputError(f"compare: {directory / 'config.json'} is not the settings file of a training") from None
     scores = read_scores(directory.parent) if directory.name == "pretrain" else {}
     return TrainingRun(name, directory, {**config, "inputs": inputs}, metrics, read_manifest(directory), scores)

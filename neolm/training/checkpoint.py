@@ -8,7 +8,6 @@ and skipped. A name that starts with a dot is a checkpoint that is being written
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from neolm.core.errors import InputError
-from neolm.core.files import digest_file, digest_json, jsonable, remove, write_json
+from neolm.core.files import digest_file, digest_json, jsonable, read_json, remove, write_json
 from neolm.core.progress import say
 from neolm.training.tensor_files import read_shards, read_tensors
 
@@ -55,10 +54,10 @@ def last_checkpoint(root: Path, kind: str) -> Checkpoint | None:
     """
     for directory in reversed(named_checkpoints(root, kind).values()):
         try:
-            record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
-            damaged = _damaged(directory, record)
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            damaged, record = [f"{RECORD} ({type(error).__name__})"], {}
+            record = read_json(directory / RECORD)
+        except InputError:
+            record = {}
+        damaged = _damaged(directory, record)
         if not damaged:
             return Checkpoint(directory, record["state"])
         say(f"checkpoint {directory.name} is damaged ({', '.join(damaged)}); using the one before it")
@@ -72,7 +71,7 @@ def _damaged(directory: Path, record: dict[str, Any]) -> list[str]:
             f"{directory} was written by another version of NeoLM. "
             "Continue with that version, or choose another output=DIR"
         )
-    if record.pop("digest") != digest_json(record):
+    if record.pop("digest", None) != digest_json(record):
         return [RECORD]
     digests = record["digests"]
     found = {path.relative_to(directory).as_posix() for path in directory.glob("*/*.safetensors")}
@@ -112,9 +111,10 @@ def named_checkpoints(root: Path, kind: str) -> dict[int, Path]:
 def best_step_of(directory: Path) -> int | None:
     """Step of the best checkpoint that the record of a step checkpoint names; None without one or if it is damaged."""
     try:
-        return json.loads((directory / RECORD).read_text(encoding="utf-8"))["state"].get("best_step")  # type: ignore[no-any-return]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        step = read_json(directory / RECORD)["state"]["best_step"]
+    except (InputError, KeyError, TypeError):
         return None
+    return step if isinstance(step, int) else None
 
 
 def checkpoint_path(root: Path, kind: str, step: int) -> Path:
