@@ -47,29 +47,29 @@ def digest_path(path: Path) -> str:
     return digest_json({p.relative_to(path).as_posix(): digest_file(p) for p in files})
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """The object in a JSON file. A byte order mark is ignored.
 
     Raises:
-        InputError: the file cannot be read, has more than MAX_JSON_BYTES, or holds something else than a JSON object.
+        InputError: the file cannot be read, has more than `limit` bytes, or holds something else than a JSON object.
     """
-    value = read_json_value(path)
+    value = read_json_value(path, limit)
     if not isinstance(value, dict):
         raise InputError(f"{path}: a JSON object is expected here, this is a {type(value).__name__}")
     return value
 
 
-def read_json_value(path: Path) -> Any:
+def read_json_value(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
     """The value in a JSON file, of any type. See `read_json`."""
     try:
         if not path.is_file():
             raise InputError(f"{path}: {'not a file' if path.exists() else 'there is no such file'}")
         with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
+            data = file.read(limit + 1)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if len(data) > MAX_JSON_BYTES:
-        raise InputError(f"{path}: more than {MAX_JSON_BYTES:,} bytes, which is too large for a JSON file of this kind")
+    if len(data) > limit:
+        raise InputError(f"{path}: more than {limit:,} bytes, which is too large for a JSON file of this kind")
     try:
         return json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -14,7 +14,6 @@ Each turn is encoded separately, so that earlier turns keep their ids when the c
 from __future__ import annotations
 
 import bisect
-import json
 import re
 import secrets
 from collections.abc import Sequence
@@ -23,7 +22,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from neolm.core.errors import InputError
-from neolm.tokenizer.tokenizer import TEMPLATE_FILE, Tokenizer
+from neolm.core.files import read_json
+from neolm.core.model_files import LEGACY_TEMPLATE_FILE, NAMED_TEMPLATES, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
+from neolm.core.progress import say
+from neolm.tokenizer.directory import read_text
+from neolm.tokenizer.renderer import MAX_TEMPLATE_BYTES, Renderer
+from neolm.tokenizer.tokenizer import Tokenizer
 
 STOP = ("\nUser:",)  # the answer ends where the model starts to write the user's next turn
 
@@ -42,8 +46,19 @@ class ChatTemplate(Protocol):
     kind: Literal["plain", "own"]
     stop: tuple[str, ...]  # texts that end an answer
 
+    def render(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
+        """Texts that together are `messages` and the start of the assistant's next turn, each encoded separately.
+
+        With True, special tokens in the text are tokens, otherwise plain text. Raises `InputError` for unfit roles.
+        """
+        ...
+
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of `messages` and the start of the assistant's next turn. Raises `InputError` for unfit roles."""
+        """Token ids of `render(messages)`. Raises `InputError` as `render` does."""
+        ...
+
+    def close(self) -> None:
+        """End the process that renders the template, if there is one."""
         ...
 
 
@@ -78,7 +93,7 @@ class PlainTemplate:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def render(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
         """See `ChatTemplate`. Roles may be in any order."""
         texts = []
         for number, message in enumerate(messages):
@@ -87,41 +102,31 @@ class PlainTemplate:
             last = number + 1 == len(messages)
             opens = last or (message.role == "user" and messages[number + 1].role == "assistant")
             texts.append(f"{name} {message.text}\n{'Assistant:' if opens else ''}")
-        turns = self._tokenizer.encode_batch(texts)
+        return [(self._tokenizer.eos_token, True), *((text, False) for text in texts)]
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """See `ChatTemplate`."""
+        turns = self._tokenizer.encode_batch([text for text, _ in self.render(messages)[1:]])
         return [self._tokenizer.eos_token_id, *(token for turn in turns for token in turn)]
+
+    def close(self) -> None:
+        """See `ChatTemplate`; there is nothing to close."""
 
 
 class OwnTemplate:
-    """The Jinja template of a model directory, rendered in Jinja's sandbox with the names that templates expect."""
+    """The Jinja template of a model directory; see `neolm.tokenizer.renderer` for its limits."""
 
     kind: Literal["plain", "own"] = "own"
     stop: tuple[str, ...] = ()
 
-    def __init__(self, source: str, tokenizer: Tokenizer, special: dict[str, str], place: Path) -> None:
-        """Compile `source`. `special` has tokens by the names that templates use, such as bos_token."""
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        def refuse(reason: str) -> None:
-            raise TemplateError(reason)
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = refuse
-        environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-        try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise InputError(f"{place}: the chat template cannot be read ({error})") from None
-        self._tokenizer, self._special = tokenizer, special
+    def __init__(self, source: str, tokenizer: Tokenizer, place: Path) -> None:
+        """Compile `source`, which was read at `place`. Raises `InputError` if it is not a template."""
+        self._renderer = Renderer(source, place)
+        self._tokenizer = tokenizer
         self._marks = tuple(token.content for token in tokenizer.backend.get_added_tokens_decoder().values())
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def render(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
         """See `ChatTemplate`. Only the template can add special tokens; in a message they are plain text."""
-        from jinja2 import TemplateError
-
-        broken = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
         replaced: dict[str, str] = {}  # messages that spell a special token, by the placeholder that is rendered
         turns = []
         for message in messages:
@@ -131,36 +136,63 @@ class OwnTemplate:
                 replaced[placeholder] = text
                 text = placeholder
             turns.append({"role": message.role, "content": text})
-        try:
-            rendered = self._template.render(messages=turns, add_generation_prompt=True, **self._special)
-        except broken as error:
-            raise InputError(f"messages: the chat template of the model does not accept them ({error})") from None
+        rendered = self._renderer.render(turns, self._tokenizer.special_tokens)
         if not replaced:
-            return self._tokenizer.encode(rendered, special=True)
+            return [(rendered, True)]
         parts = re.split(f"({'|'.join(map(re.escape, replaced))})", rendered)
-        encoded = [self._tokenizer.encode(replaced.get(part, part), special=part not in replaced) for part in parts]
-        return [token for part in encoded for token in part]
+        return [(replaced.get(part, part), part not in replaced) for part in parts]
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """See `ChatTemplate`."""
+        return _encode(self._tokenizer, self.render(messages))
+
+    def close(self) -> None:
+        """Stop the process that renders."""
+        self._renderer.close()
+
+
+def _encode(tokenizer: Tokenizer, parts: Sequence[tuple[str, bool]]) -> list[int]:
+    return [token for text, special in parts for token in tokenizer.encode(text, special)]
 
 
 def load_chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate:
-    """The template of a model directory, or the plain one if it has none. Raises `InputError` if it is broken."""
-    config: Any = {}
-    path = directory / "tokenizer_config.json"
-    try:
-        if path.is_file():
-            config = json.loads(path.read_text(encoding="utf-8"))
-        own = directory / TEMPLATE_FILE
-        source = own.read_text(encoding="utf-8") if own.is_file() else config.get("chat_template")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    if isinstance(source, list):  # several, by name
-        named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
-        source = named.get("default")
-    if not isinstance(source, str):
-        return PlainTemplate(tokenizer)
-    special = {}
-    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        token = config.get(name)
-        token = token.get("content") if isinstance(token, dict) else token
-        special[name] = token if isinstance(token, str) else ""
-    return OwnTemplate(source, tokenizer, special, directory)
+    """The template of a model directory, or the plain one if it has none. Raises `InputError` if it is broken.
+
+    The places are, in this order, `chat_template.jinja`, `chat_template` in `tokenizer_config.json` and in
+    `chat_template.json`, and `additional_chat_templates/default.jinja`. Of several templates by name, it is `default`.
+    """
+    found = _templates(directory)
+    if "default" in found:
+        source, place = found["default"]
+        return OwnTemplate(source, tokenizer, place)
+    if found:
+        say(f"{directory}: it has the chat templates {', '.join(sorted(found))}, but none named default; not used")
+    return PlainTemplate(tokenizer)
+
+
+def _templates(directory: Path) -> dict[str, tuple[str, Path]]:
+    """Sources of the templates of a model directory by name, each with its file."""
+    found: dict[str, tuple[str, Path]] = {}
+    for path in sorted(directory.glob(NAMED_TEMPLATES)):
+        found[path.name.removesuffix(".jinja")] = (read_text(path, MAX_TEMPLATE_BYTES), path)
+    for path in (directory / LEGACY_TEMPLATE_FILE, directory / TOKENIZER_CONFIG_FILE):
+        if path.exists():
+            named = _named(read_json(path).get("chat_template"), path)
+            found |= {name: (source, path) for name, source in named.items()}
+    path = directory / TEMPLATE_FILE
+    if path.exists():
+        found["default"] = (read_text(path, MAX_TEMPLATE_BYTES), path)
+    return found
+
+
+def _named(value: Any, path: Path) -> dict[str, str]:
+    """The templates in a `chat_template`, which is one, or a list or an object of several by name."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"default": value}
+    if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+        value = {entry.get("name"): entry.get("template") for entry in value}
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in (*value, *value.values())):
+        raise InputError(f"{path}: chat_template must be a text, or a list of objects with a name and a template")
+    return dict(value)

@@ -10,11 +10,12 @@ holds for NFC text.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,27 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from neolm.core.errors import InputError, SettingError
-from neolm.core.files import write_json
+from neolm.core.files import storage_errors, write_json, write_text
+from neolm.core.model_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, listed_end_tokens, template_files
+from neolm.core.progress import say
+from neolm.tokenizer.byte_level import MAX_TOKEN_ID
+from neolm.tokenizer.directory import TokenizerFiles, read_tokenizer_files
 
 END_OF_TEXT = "<|endoftext|>"
-TEMPLATE_FILE = "chat_template.jinja"
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+# Keys of tokenizer_config.json that say how the original files are read; the copy is one tokenizer.json.
+_NOT_COPIED = (
+    "tokenizer_class",
+    "auto_map",
+    "added_tokens_decoder",
+    "add_prefix_space",
+    "init_inputs",
+    "tokenizer_file",
+    "fast_tokenizer_files",
+    "vocab_file",
+    "merges_file",
+    "additional_special_tokens",
+    "extra_special_tokens",
+)
 
 
 def byte_characters() -> dict[int, str]:
@@ -44,9 +61,18 @@ class Tokenizer:
     `backend` is the wrapped `tokenizers.Tokenizer`.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, eos_token: str = END_OF_TEXT) -> None:
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        eos_token: str = END_OF_TEXT,
+        special_tokens: Mapping[str, str] | None = None,
+    ) -> None:
+        """Wrap `backend`; `special_tokens` has special tokens by name, such as `pad_token`, for chat templates."""
         self.backend = backend
         self.eos_token = eos_token
+        if special_tokens is None:
+            special_tokens = dict.fromkeys(("bos_token", "eos_token", "unk_token"), eos_token)
+        self.special_tokens = dict(special_tokens)
         eos_token_id = backend.token_to_id(eos_token)
         if eos_token_id is None:
             raise InputError(f"tokenizer: the end-of-text token '{eos_token}' is missing in its vocabulary")
@@ -139,15 +165,18 @@ class Tokenizer:
             raise InputError(f"tokenizer: the vocabulary has no token for the byte 0x{byte:02x}, which is not UTF-8")
         return int(token_id)
 
-    def save(self, directory: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers` can load."""
-        directory.mkdir(parents=True, exist_ok=True)
+    def save(self, directory: Path, config: Mapping[str, Any] | None = None) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers` can load.
+
+        `config` has further keys for `tokenizer_config.json`.
+        """
+        with storage_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         self.backend.encode_special_tokens = False
-        self.backend.save(str(directory / "tokenizer.json"))
-        names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), self.eos_token)
+        write_text(directory / TOKENIZER_FILE, self.backend.to_str(pretty=True))
+        names = {"tokenizer_class": "PreTrainedTokenizerFast", **self.special_tokens, "eos_token": self.eos_token}
         write_json(
-            directory / "tokenizer_config.json",
-            {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False},
+            directory / TOKENIZER_CONFIG_FILE, {"clean_up_tokenization_spaces": False, **(config or {}), **names}
         )
 
 
@@ -181,64 +210,84 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """Load a tokenizer from a model directory, a tokenizer directory, the output of a run or a `tokenizer.json`.
 
     Raises:
-        InputError: the path does not exist or is not a tokenizer.
+        NoTokenizerError: the directory has no tokenizer.
+        InputError: the path does not exist, or its tokenizer is broken or of a kind that is not supported.
     """
-    place = _located(Path(path))
-    directory, file = (place, place / "tokenizer.json") if place.is_dir() else (place.parent, place)
-    if file.is_file():
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise InputError(f"{file}: not a tokenizer.json ({error})") from None
-    else:
-        backend = _load_gpt2_pair(directory)
-    return Tokenizer(backend, _eos_token(directory, backend))
+    return _load(_located(Path(path)))[0]
+
+
+def _load(place: Path) -> tuple[Tokenizer, TokenizerFiles]:
+    directory, file = (place, None) if place.is_dir() else (place.parent, place)
+    files = read_tokenizer_files(directory, file)
+    with _library_errors(place):
+        backend = tokenizers.Tokenizer.from_str(json.dumps(files.content))
+        backend.add_tokens(files.added)
+    largest = max(backend.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest >= MAX_TOKEN_ID:
+        raise InputError(f"{place}: the token id {largest} is not one of 0 to {MAX_TOKEN_ID - 1}")
+    missing = [byte for byte, character in byte_characters().items() if backend.token_to_id(character) is None]
+    if missing:
+        say(f"{place}: {len(missing)} of the 256 bytes have no token; characters that need them are left out of a text")
+    if backend.num_special_tokens_to_add(is_pair=False):
+        say(f"{place}: its post_processor puts special tokens around a text, which is not done here")
+    eos = files.special_tokens.get("eos_token") or _end_token(directory, backend)
+    return Tokenizer(backend, eos, files.special_tokens), files
+
+
+def _end_token(directory: Path, backend: tokenizers.Tokenizer) -> str:
+    """The end of text of a tokenizer that names none: the first end token of the model, else `<|endoftext|>`."""
+    ids = listed_end_tokens(directory)
+    return next((token for token in map(backend.id_to_token, ids) if token is not None), END_OF_TEXT)
+
+
+@contextlib.contextmanager
+def _library_errors(place: Path | str) -> Iterator[None]:
+    """Errors of the library `tokenizers`, which are plain `Exception` or a panic, as `InputError`."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        raise InputError(f"{place}: not a tokenizer that can be read ({reason[:300]})") from None
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer of the directory `source`, with its chat template, into the directory `target`.
+    """Write the tokenizer of the directory `source`, with its chat templates, to the directory `target`.
 
-    A single file and GPT-2's two files are written as `tokenizer.json` and `tokenizer_config.json`.
+    It is written as `tokenizer.json`, which holds all tokens, and `tokenizer_config.json`, whatever files it came from.
+    A `tokenizer.json` that holds all of it is copied byte by byte.
     """
-    tokenizer, source = load_tokenizer(source), _located(source)
-    tokenizer.save(target)
-    if (source / "tokenizer.json").is_file():
-        for name in (*FILES, TEMPLATE_FILE):
-            if (source / name).is_file():
-                shutil.copyfile(source / name, target / name)
+    place = _located(source)
+    tokenizer, files = _load(place)
+    config = {key: value for key, value in files.config.items() if key not in _NOT_COPIED}
+    if files.extra_special_tokens:
+        config["extra_special_tokens"] = files.extra_special_tokens
+    tokenizer.save(target, config)
+    if not place.is_dir():
+        return
+    copied = [*template_files(place)]
+    if (place / TOKENIZER_FILE).is_file() and _is_complete(place / TOKENIZER_FILE, tokenizer):
+        copied.append(place / TOKENIZER_FILE)
+    for file in copied:
+        copy = target / file.relative_to(place)
+        with storage_errors(copy):
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
+
+
+def _is_complete(file: Path, tokenizer: Tokenizer) -> bool:
+    """Whether the `tokenizer.json` alone is the same tokenizer, so that its bytes can be copied."""
+    with _library_errors(file):
+        alone = tokenizers.Tokenizer.from_file(str(file))
+        alone.no_truncation()
+        alone.no_padding()
+        return bool(alone.to_str() == tokenizer.backend.to_str())
 
 
 def _located(path: Path) -> Path:
     """`path`, or the tokenizer in it if `path` is the output of a run."""
     if not path.exists():
         raise InputError(f"{path}: there is no such tokenizer file or directory")
-    inside = (path / "tokenizer" / "tokenizer.json").is_file() and not (path / "tokenizer.json").is_file()
+    inside = (path / "tokenizer" / TOKENIZER_FILE).is_file() and not (path / TOKENIZER_FILE).is_file()
     return path / "tokenizer" if inside else path
-
-
-def _load_gpt2_pair(directory: Path) -> tokenizers.Tokenizer:
-    for vocabulary, merges in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
-        if (directory / vocabulary).is_file() and (directory / merges).is_file():
-            try:
-                model = models.BPE.from_file(str(directory / vocabulary), str(directory / merges))
-            except Exception as error:  # the library raises bare Exception
-                raise InputError(f"{directory}: {vocabulary} and {merges} are not a BPE ({error})") from None
-            backend = tokenizers.Tokenizer(model)
-            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            backend.decoder = decoders.ByteLevel()
-            backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
-            return backend
-    raise InputError(f"{directory}: there is no tokenizer (tokenizer.json, or vocab.json with merges.txt)")
-
-
-def _eos_token(directory: Path, backend: tokenizers.Tokenizer) -> str:
-    """The `eos_token` of `tokenizer_config.json` or `special_tokens_map.json`, else `<|endoftext|>`."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        try:
-            entry: Any = json.loads((directory / name).read_text(encoding="utf-8")).get("eos_token")
-        except (OSError, ValueError, AttributeError):
-            continue
-        token = entry.get("content") if isinstance(entry, dict) else entry
-        if isinstance(token, str) and backend.token_to_id(token) is not None:
-            return token
-    return END_OF_TEXT

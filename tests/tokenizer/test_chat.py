@@ -130,5 +130,5 @@ def test_invalid_templates_and_messages_are_refused(tokenizer: Tokenizer, tmp_pa
     assert isinstance(own(tokenizer, tmp_path, named), OwnTemplate)
     assert isinstance(own(tokenizer, tmp_path, [{"name": "other", "template": "no"}]), PlainTemplate)
     (tmp_path / "tokenizer_config.json").write_text("[")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="not valid JSON"):
         load_chat_template(tmp_path, tokenizer)

@@ -1,0 +1,106 @@
+"""What NeoLM takes of a `tokenizer.json`: a byte-level BPE, whose tokens are bytes of the text and lose nothing.
+
+Other models (WordPiece, Unigram), and steps that change the text before it is split or that do not work on bytes
+(Metaspace, Lowercase, a space in front), are refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neolm.core.errors import InputError
+from neolm.core.progress import say
+
+MAX_TOKEN_ID = 2**22
+"""Limit of a token's id; the largest published vocabularies have about 260,000 tokens."""
+
+_SPLITS = ("ByteLevel", "Split", "Digits", "Punctuation")
+_DECODERS = ("ByteLevel", "Fuse")
+_DECODER = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+_WHOLE_TEXT = ("continuing_subword_prefix", "end_of_word_suffix")
+
+
+def byte_level(content: Mapping[str, Any], place: Path) -> dict[str, Any]:
+    """The parts of `content`, read from the `tokenizer.json` at `place`, that encode text; without BPE dropout.
+
+    Raises:
+        InputError: it is not a byte-level BPE, or its vocabulary is not a vocabulary.
+    """
+    model, added = content.get("model"), content.get("added_tokens") or []
+    if not isinstance(model, dict):
+        raise InputError(f"{place}: not a tokenizer.json, it has no model")
+    for reason, refused in _refusals(content, model).items():
+        if refused:
+            raise InputError(f"{place}: {reason}: only a byte-level BPE, as GPT-2 and GPT-NeoX have, can be read")
+    _check_vocabulary(model, place)
+    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+        raise InputError(f"{place}: added_tokens must be a list of objects")
+    if model.get("dropout"):
+        say(f"{place}: BPE dropout of {model['dropout']} is turned off, so that a text always has the same tokens")
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": content.get("normalizer"),
+        "pre_tokenizer": content.get("pre_tokenizer"),
+        "post_processor": content.get("post_processor"),
+        "decoder": content.get("decoder") or _DECODER,
+        "model": {**model, "type": "BPE", "dropout": None, "byte_fallback": False},
+    }
+
+
+def _refusals(content: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """Reasons not to take `content`, each with whether it holds."""
+    normalizers, splits, decoders = (_steps(content, key) for key in ("normalizer", "pre_tokenizer", "decoder"))
+    unknown = model.get("unk_token")
+    return {
+        f"model {_shown(model.get('type'))}": model.get("type", "BPE") != "BPE",
+        "model without merges": "merges" not in model,
+        "model with byte_fallback": model.get("byte_fallback"),
+        **{f"model with {key}": model.get(key) for key in _WHOLE_TEXT},
+        "model with an unk_token that is not in its vocabulary": unknown is not None
+        and unknown not in (model.get("vocab") or ()),
+        **{f"normalizer {_shown(step.get('type'))}": step.get("type") != "NFC" for step in normalizers},
+        "no pre_tokenizer ByteLevel": not any(step.get("type") == "ByteLevel" for step in splits)
+        and all(step.get("type") in _SPLITS for step in splits),
+        **{f"pre_tokenizer {_shown(step.get('type'))}": step.get("type") not in _SPLITS for step in splits},
+        **{f"pre_tokenizer {_shown(step.get('type'))} that removes text": True for step in splits if _removes(step)},
+        "pre_tokenizer with add_prefix_space": any(step.get("add_prefix_space") for step in splits),
+        **{f"decoder {_shown(step.get('type'))}": step.get("type") not in _DECODERS for step in decoders},
+    }
+
+
+def _steps(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """The steps of a part of the pipeline: one, or those of a Sequence."""
+    part = content.get(key)
+    if isinstance(part, dict) and part.get("type") == "Sequence":
+        names = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
+        part = part.get(names[key])
+    steps = part if isinstance(part, list) else [] if part is None else [part]
+    return [step if isinstance(step, dict) else {"type": step} for step in steps]
+
+
+def _removes(step: Mapping[str, Any]) -> bool:
+    return step.get("type") in ("Split", "Punctuation") and str(step.get("behavior")) == "Removed"
+
+
+def _shown(value: Any) -> str:
+    return str(value)[:40]
+
+
+def _check_vocabulary(model: Mapping[str, Any], place: Path) -> None:
+    vocab, merges = model.get("vocab"), model.get("merges")
+    if not isinstance(vocab, dict) or not isinstance(merges, list):
+        raise InputError(f"{place}: vocab must be an object, and merges a list")
+    tokens: dict[int, str] = {}
+    for token, number in vocab.items():
+        if type(number) is not int or not 0 <= number < MAX_TOKEN_ID:
+            raise InputError(
+                f"{place}: the id of {token[:40]!r} is {_shown(number)}, not one of 0 to {MAX_TOKEN_ID - 1}"
+            )
+        if number in tokens:
+            raise InputError(f"{place}: {tokens[number][:40]!r} and {token[:40]!r} have the same id {number}")
+        tokens[number] = token

@@ -1,0 +1,247 @@
+"""The tokenizer in the files of a model directory, read as `transformers` 5 reads it for GPT-2, GPT-Neo and GPT-NeoX.
+
+| File | What it adds |
+| --- | --- |
+| `tokenizer.json` | the vocabulary, the merges, the pipeline and added tokens |
+| `vocab.json` and `merges.txt`, or `encoder.json` and `vocab.bpe` | the same, if there is no `tokenizer.json` |
+| `tokenizer_config.json` | the class, named special tokens, added tokens (`added_tokens_decoder`) |
+| `special_tokens_map.json`, `added_tokens.json` | the same, if `added_tokens_decoder` is missing |
+| `config.json` | the class, if `tokenizer_config.json` names none |
+
+The classes `GPT2Tokenizer` and `GPTNeoXTokenizer` take vocabulary and merges and define the rest themselves; every
+other class takes `tokenizer.json` as it is. A named token that is not in the vocabulary is added to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import AddedToken
+
+from neolm.core.errors import InputError
+from neolm.core.files import read_json
+from neolm.core.model_files import (
+    ADDED_TOKENS_FILE,
+    CONFIG_FILE,
+    OTHER_TOKENIZERS,
+    SPECIAL_TOKENS_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    VOCABULARIES,
+)
+from neolm.core.progress import say
+from neolm.tokenizer.byte_level import MAX_TOKEN_ID, byte_level
+
+MAX_TOKENIZER_BYTES = 2**25
+"""Size limit of a tokenizer.json, vocab.json or merges.txt."""
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_END = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+# Classes that define the pipeline and default tokens themselves: (normalizer, tokens).
+_CLASSES: dict[str, tuple[dict[str, Any] | None, dict[str, str]]] = {
+    "GPT2Tokenizer": (None, _END),
+    "GPTNeoXTokenizer": ({"type": "NFC"}, {**_END, "pad_token": "<|padding|>"}),
+}
+_FAMILIES = {"gpt2": "GPT2Tokenizer", "gpt_neo": "GPT2Tokenizer", "gpt_neox": "GPTNeoXTokenizer"}
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+class NoTokenizerError(InputError):
+    """A directory has no file of a tokenizer."""
+
+
+class TokenizerFiles(NamedTuple):
+    """What the files of a directory say about its tokenizer."""
+
+    content: dict[str, Any]  # of a tokenizer.json
+    added: list[AddedToken]  # tokens to add to it, in order
+    special_tokens: dict[str, str]  # by name, such as eos_token
+    extra_special_tokens: list[str]  # without a name
+    config: dict[str, Any]  # tokenizer_config.json
+
+
+def read_tokenizer_files(directory: Path, file: Path | None = None) -> TokenizerFiles:
+    """Read the tokenizer of `directory`; `file` takes the place of its `tokenizer.json`.
+
+    Raises:
+        NoTokenizerError: there is none.
+        InputError: a file is broken, or the tokenizer is of a kind that is not supported.
+    """
+    place = file or directory / TOKENIZER_FILE
+    whole = place.exists()
+    content = read_json(place, MAX_TOKENIZER_BYTES) if whole else _vocabulary(directory)
+    content = byte_level(content, place if whole else directory)
+    config = _optional(directory / TOKENIZER_CONFIG_FILE)
+    name = _class_name(directory, config, whole)
+    defaults: dict[str, str] = {}
+    if name in _CLASSES:
+        normalizer, defaults = _CLASSES[name]
+        content = _rebuilt(content, config, name, normalizer, directory)
+    tokens, listed = _listed_tokens(directory, config, content["added_tokens"] if whole else [])
+    if name in _CLASSES:
+        content["added_tokens"] = []
+    named, extra = _special_tokens(tokens, defaults, directory)
+    by_text = {str(token): token for token in listed}
+    named = {key: by_text.get(str(token), token) for key, token in named.items()}
+    known = {*by_text, *(str(token["content"]) for token in content["added_tokens"])}
+    added = [*listed]
+    for token in [*named.values(), *extra]:
+        if str(token) not in known:
+            known.add(str(token))
+            added.append(token)
+    texts = {str(token) for token in named.values()}
+    for token in added:
+        token.special = token.special or str(token) in texts
+    special = {key: str(token) for key, token in named.items()}
+    return TokenizerFiles(content, added, special, [str(token) for token in extra], config)
+
+
+def _vocabulary(directory: Path) -> dict[str, Any]:
+    """The content of a `tokenizer.json` for the vocabulary and merges of `directory`."""
+    for vocabulary, merges in VOCABULARIES:
+        if (directory / vocabulary).is_file() and (directory / merges).is_file():
+            vocab = read_json(directory / vocabulary, MAX_TOKENIZER_BYTES)
+            return {
+                "pre_tokenizer": _BYTE_LEVEL,
+                "model": {"type": "BPE", "vocab": vocab, "merges": list(_merges(directory / merges))},
+            }
+    other = next((name for name in OTHER_TOKENIZERS if (directory / name).is_file()), None)
+    if other is not None:
+        raise InputError(
+            f"{directory / other}: {OTHER_TOKENIZERS[other]}: only a byte-level BPE, as GPT-2 and GPT-NeoX have, "
+            "can be read"
+        )
+    raise NoTokenizerError(f"{directory}: there is no tokenizer (tokenizer.json, or vocab.json with merges.txt)")
+
+
+def _merges(path: Path) -> Iterator[tuple[str, str]]:
+    """The pairs of tokens in a file of merges, one on each line."""
+    for number, line in enumerate(read_text(path, MAX_TOKENIZER_BYTES).split("\n"), start=1):
+        pair = line.rstrip("\r").split(" ")
+        if line.startswith("#version") or pair == [""]:
+            continue
+        if len(pair) != 2:
+            raise InputError(f"{path}: line {number} is not a merge, which is two tokens with a space between them")
+        yield pair[0], pair[1]
+
+
+def read_text(path: Path, limit: int) -> str:
+    """The text of a UTF-8 file of at most `limit` bytes. Raises `InputError` if it cannot be read or has more."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise InputError(f"{path}: more than {limit:,} bytes, which is too large for a file of this kind")
+        return data.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _class_name(directory: Path, config: Mapping[str, Any], whole: bool) -> str | None:
+    """The class that reads the files: `tokenizer_config.json` names it, or the model's `config.json`."""
+    model = _optional(directory / CONFIG_FILE)
+    name = config.get("tokenizer_class") or model.get("tokenizer_class") or _FAMILIES.get(str(model.get("model_type")))
+    name = str(name).removesuffix("Fast")
+    # Only a tokenizer.json says what its pipeline is; two files are GPT-2's.
+    return name if whole or name in _CLASSES else "GPT2Tokenizer"
+
+
+def _rebuilt(
+    content: dict[str, Any], config: Mapping[str, Any], name: str, normalizer: Any, directory: Path
+) -> dict[str, Any]:
+    """`content` with the pipeline of the class `name` instead of its own."""
+    if config.get("add_prefix_space"):
+        raise InputError(
+            f"{directory / TOKENIZER_CONFIG_FILE}: add_prefix_space: only a byte-level BPE without it can be read"
+        )
+    ours = {"normalizer": normalizer, "pre_tokenizer": _BYTE_LEVEL}
+    for key, value in ours.items():
+        kinds = [_kind(part) for part in (content[key], value)]
+        if content[key] is not None and kinds[0] != kinds[1]:
+            say(f"{directory}: {key} {kinds[0]} is ignored, because the class {name} has {kinds[1] or 'none'}")
+    model = {**content["model"], "unk_token": None, "fuse_unk": False, "ignore_merges": False}
+    after = content["post_processor"]
+    if name == "GPTNeoXTokenizer" and _kind(after) != "ByteLevel":  # ByteLevel changes offsets only
+        after = None
+    return content | ours | {"model": model, "post_processor": after}
+
+
+def _kind(part: Any) -> str:
+    return str(part.get("type")) if isinstance(part, dict) else ""
+
+
+def _listed_tokens(
+    directory: Path, config: Mapping[str, Any], in_file: list[dict[str, Any]]
+) -> tuple[dict[str, Any], list[AddedToken]]:
+    """Entries for named special tokens, and the tokens that the files add, in the order of their ids."""
+    path, entries = directory / TOKENIZER_CONFIG_FILE, dict(config)
+    listed: dict[int, AddedToken] = {}
+    if "added_tokens_decoder" in config:
+        decoder = config["added_tokens_decoder"]
+        if not isinstance(decoder, dict):
+            raise InputError(f"{path}: added_tokens_decoder must be an object")
+        for number, token in decoder.items():
+            listed[_token_id(number, path)] = _added_token(token, path)
+        return entries, [listed[number] for number in sorted(listed)]
+    entries |= _optional(directory / SPECIAL_TOKENS_FILE)
+    path = directory / ADDED_TOKENS_FILE
+    special = {_text(entries.get(key)) for key in NAMED_TOKENS} | {_text(token) for token in _extra(entries)}
+    for text, number in _optional(path).items():
+        is_special = text in special
+        listed[_token_id(number, path)] = AddedToken(text, normalized=not is_special, special=is_special)
+    for token in in_file:
+        listed[_token_id(token.get("id"), directory / TOKENIZER_FILE)] = _added_token(token, directory / TOKENIZER_FILE)
+    return entries, [listed[number] for number in sorted(listed)]
+
+
+def _special_tokens(
+    entries: Mapping[str, Any], defaults: Mapping[str, str], directory: Path
+) -> tuple[dict[str, AddedToken], list[AddedToken]]:
+    """Special tokens by name, and those without a name."""
+    path = directory / TOKENIZER_CONFIG_FILE
+    values = {**defaults, **{key: entries[key] for key in NAMED_TOKENS if key in entries}}
+    extra = _extra(entries)
+    if isinstance(extra, dict):
+        values, extra = values | extra, []
+    values |= {key: value for key, value in entries.items() if key.endswith("_token") and isinstance(value, str)}
+    named = {key: _added_token(value, path, key) for key, value in values.items() if value is not None}
+    order = [*(key for key in NAMED_TOKENS if key in named), *(key for key in named if key not in NAMED_TOKENS)]
+    return {key: named[key] for key in order}, [_added_token(token, path, "extra_special_tokens") for token in extra]
+
+
+def _extra(entries: Mapping[str, Any]) -> Any:
+    """Special tokens without a name: a list, or an object that gives them names."""
+    extra = entries.get("extra_special_tokens") or entries.get("additional_special_tokens") or []
+    return extra if isinstance(extra, list | dict) else [extra]
+
+
+def _text(entry: Any) -> str | None:
+    """The text of a token, which is given as text or as an object."""
+    text = entry.get("content") if isinstance(entry, dict) else entry
+    return text if isinstance(text, str) else None
+
+
+def _added_token(entry: Any, path: Path, key: str = "added_tokens") -> AddedToken:
+    """A token of a file; one that is given as text, or for a name, is special."""
+    text = _text(entry)
+    if text is None:
+        raise InputError(f"{path}: {key}: a token is a text, or an object with a content, not {str(entry)[:40]}")
+    flags = {flag: bool(entry[flag]) for flag in _FLAGS if flag in entry} if isinstance(entry, dict) else {}
+    return AddedToken(text, **({"special": True} if key != "added_tokens" else {}) | flags)
+
+
+def _token_id(number: Any, path: Path) -> int:
+    try:
+        found = int(number)
+    except (TypeError, ValueError):
+        found = -1
+    if not 0 <= found < MAX_TOKEN_ID:
+        raise InputError(f"{path}: the token id {str(number)[:40]} is not one of 0 to {MAX_TOKEN_ID - 1}")
+    return found
