@@ -9,6 +9,8 @@ from typing import Any
 
 from neolm.core.artifact import Stage, input_from
 from neolm.core.errors import InputError
+from neolm.core.files import read_json, write_json
+from neolm.core.model_files import GENERATION_FILE
 from neolm.core.output import refuse_foreign
 from neolm.core.progress import count, say
 from neolm.models.config import DecoderConfig
@@ -16,6 +18,8 @@ from neolm.models.decoder import count_parameters
 from neolm.models.gguf import GGUF_FILE, export_gguf
 from neolm.models.hf import convert, model_directory
 from neolm.report.model_card import write_model_card
+from neolm.tokenizer.chat import chat_templates
+from neolm.tokenizer.directory import NoTokenizerError
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 
 
@@ -32,9 +36,12 @@ def export_directory(model: str, target: Path, dtype: str | None, quantize: str 
 
 def _write_hf(source: Path, directory: Path, dtype: str | None, quantize: str | None) -> DecoderConfig:
     config = convert(source, directory, dtype, quantize)
+    generation = source / GENERATION_FILE
+    if generation.is_file():  # its settings of sampling have no effect here, but in other programs
+        write_json(directory / GENERATION_FILE, read_json(generation))
     try:
         copy_tokenizer(source, directory)
-    except InputError:
+    except NoTokenizerError:
         say(f"{source} has no tokenizer; only the weights were written")
     return config
 
@@ -42,7 +49,10 @@ def _write_hf(source: Path, directory: Path, dtype: str | None, quantize: str | 
 def _write_gguf(source: Path, directory: Path, dtype: str | None, quantize: str | None) -> DecoderConfig:
     tokenizer = load_tokenizer(source)
     content = json.loads(tokenizer.backend.to_str())
-    return export_gguf(source, directory / GGUF_FILE, content, tokenizer.eos_token_id, dtype, quantize)
+    template = chat_templates(source).get("default")
+    return export_gguf(
+        source, directory / GGUF_FILE, content, tokenizer.eos_token_id, dtype, quantize, template and template[0]
+    )
 
 
 def _copy(

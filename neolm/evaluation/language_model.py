@@ -43,7 +43,7 @@ class DecoderLanguageModel(LanguageModel):
     """A `Decoder` with its tokenizer as a `LanguageModel`. Scores do not depend on `batch_size` (in windows)."""
 
     def __init__(self, model: Decoder, tokenizer: Tokenizer, batch_size: int = 16) -> None:
-        check_tokenizer(model, tokenizer)
+        check_tokenizer(model.config, tokenizer)
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.context = model.config.max_position_embeddings
 

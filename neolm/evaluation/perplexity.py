@@ -63,7 +63,7 @@ def document_scores(
         InputError: window longer than the context, stride longer than the window, or the tokenizer of another model.
         NonFiniteError: the likelihood of a text is not finite.
     """
-    check_tokenizer(model, tokenizer)
+    check_tokenizer(model.config, tokenizer)
     window, stride = window_and_stride(model.config.max_position_embeddings, window, stride)
     raw = [text_bytes(text) for text in texts]
     windows: list[Window] = []

@@ -59,6 +59,7 @@ class Batch:
     """Rows that decode together, addressed by number.
 
     `ids` holds the tokens of each row, prompt included; `finish_reasons` those of rows that have ended.
+    `end_token_ids` are the tokens that end a row, unless the config ignores them.
     `forward_passes`, `num_draft_tokens` and `num_accepted_tokens` count the model's passes, and all guesses.
     """
 
@@ -80,11 +81,11 @@ class Batch:
         holds a beginning of each prompt, but not all of it, in the same order. The default `runner` is the fastest.
         """
         self.model, self.config = model, config
-        self.vocab_size = vocab_size or model.config.vocab_size
+        self.vocab_size = min(vocab_size or model.config.vocab_size, model.config.vocab_size)
         self.ids = {number: list(ids) for number, ids in prompts.items()}
         self.finish_reasons: dict[int, FinishReason] = {}
         self.forward_passes = self.num_draft_tokens = self.num_accepted_tokens = 0
-        self._eos = None if config.ignore_eos else eos_token_id
+        self.end_token_ids = end_token_ids(model, eos_token_id)
         context = model.config.max_position_embeddings
         longest = max((min(len(ids) + config.max_new_tokens - 1, context) for ids in prompts.values()), default=0)
         self.runner = runner or model_runner_for(model)
@@ -131,7 +132,7 @@ class Batch:
             self._verify(index, row, token)
         new = []
         for (_, row), token in zip(ready, tokens, strict=True):
-            if token == self._eos:
+            if token in self.end_token_ids and not self.config.ignore_eos:
                 self.end(row.number, "end of text")
                 continue
             new.append((row.number, token))
@@ -201,6 +202,11 @@ def next_logits(
     return logits
 
 
+def end_token_ids(model: Decoder, eos_token_id: int | None) -> frozenset[int]:
+    """Tokens that end a text: the tokenizer's end of text and those that the model's files list; without one, none."""
+    return frozenset() if eos_token_id is None else frozenset((eos_token_id, *model.config.end_tokens))
+
+
 def check_prompts(model: Decoder, prompts: Sequence[Sequence[int]], eos_token_id: int | None) -> list[list[int]]:
     """Return the prompts as lists of ints; an empty prompt becomes the end-of-text token, which begins documents.
 
@@ -259,6 +265,7 @@ def batches(
         InputError: see `check_prompts`, and `proposers` on the draft.
     """
     checked = check_prompts(model, prompts, eos_token_id)
+    size = min(vocab_size or model.config.vocab_size, model.config.vocab_size)
     generators = dict(enumerate(prompt_generators(checked, config.seed)))
     waiting = sorted(range(len(checked)), key=lambda number: len(checked[number]))
     while waiting:
@@ -266,8 +273,8 @@ def batches(
         count = max(1, MAX_BATCH_TOKENS // min(longest, model.config.max_position_embeddings))
         rows, waiting = sorted(waiting[-count:]), waiting[:-count]
         taken = {row: checked[row] for row in rows}
-        guesses = proposers(draft, taken, generators, config, vocab_size or model.config.vocab_size)
-        yield Batch(model, taken, config, generators, eos_token_id, vocab_size, proposers=guesses)
+        guesses = proposers(draft, taken, generators, config, size)
+        yield Batch(model, taken, config, generators, eos_token_id, size, proposers=guesses)
 
 
 def generate_ids(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from neolm.core.errors import InputError
 from neolm.core.files import expanded
-from neolm.generation.batch import Batch
+from neolm.generation.batch import Batch, check_prompts
 from neolm.generation.config import GenerationConfig, generation_config
 from neolm.generation.generate import check_tokenizer, text_deltas
 from neolm.generation.kv_cache import BatchCache
@@ -49,7 +49,7 @@ class Session:
         draft: Draft = None,
         template: ChatTemplate | None = None,
     ) -> None:
-        check_tokenizer(model, tokenizer)
+        check_tokenizer(model.config, tokenizer)
         self.template = template or PlainTemplate(tokenizer)
         self.model, self.tokenizer, self.config, self.raw, self.draft = model, tokenizer, config, raw, draft
         context = model.config.max_position_embeddings
@@ -140,6 +140,7 @@ class Session:
     def _check(self, ids: Sequence[int]) -> None:
         if len(ids) > self._context:
             raise InputError(f"this is {len(ids)} tokens, the model's context is {self._context}: shorten it")
+        check_prompts(self.model, [ids], self.tokenizer.eos_token_id)
 
     def _decode(self, ids: list[int], stop: Sequence[str]) -> Generator[str, None, None]:
         self._prompt = self._text = ids
@@ -149,7 +150,8 @@ class Session:
         cache = self._cache_for(ids)
         self._cache, self._cached_ids = None, []  # an interrupted step leaves the cache inconsistent
         prompts, generators = {0: ids}, {0: prompt_generators([ids] * (self._attempt + 1), self.config.seed)[-1]}
-        vocab_size, eos = self.tokenizer.size, self.tokenizer.eos_token_id
+        eos = self.tokenizer.eos_token_id
+        vocab_size = min(self.tokenizer.size, self.model.config.vocab_size)
         guesses = proposers(self.draft, prompts, generators, self.config, vocab_size)
         batch = Batch(self.model, prompts, self.config, generators, eos, vocab_size, cache, guesses)
         try:

@@ -13,6 +13,7 @@ from neolm.generation.batch import Batch, batches
 from neolm.generation.config import GenerationConfig, generation_config
 from neolm.generation.speculative import Draft
 from neolm.generation.text import TextStream
+from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
 
@@ -86,7 +87,7 @@ def text_deltas(batch: Batch, tokenizer: Tokenizer, stop: Sequence[str] = ()) ->
     texts = {row: TextStream(stop) for row in batch.running}
     while batch.running:
         for row, token in batch.step():
-            if token == tokenizer.eos_token_id:
+            if token in batch.end_token_ids:
                 continue  # ignored, and not shown
             text = texts[row]
             delta = text.feed(tokenizer.decode_bytes([token]))
@@ -108,18 +109,20 @@ def _text_batches(
                 f"prompt {number} of {len(prompts)} is not text but {type(prompt).__name__}; "
                 "for token ids use neolm.generation.batch.generate_ids"
             )
-    check_tokenizer(model, tokenizer)
+    check_tokenizer(model.config, tokenizer)
     return batches(model, tokenizer.encode_batch(prompts), config, tokenizer.eos_token_id, tokenizer.size, draft)
 
 
-def check_tokenizer(model: Decoder, tokenizer: Tokenizer) -> None:
-    """Check that the model has an embedding for every token of the tokenizer.
+def check_tokenizer(model: DecoderConfig, tokenizer: Tokenizer) -> None:
+    """Check that the model has an embedding for every token that text can become.
+
+    Special tokens may be without one, as in models to which transformers added a padding token.
 
     Raises:
         InputError: it has fewer.
     """
-    if tokenizer.size > model.config.vocab_size:
+    size = model.vocab_size
+    if tokenizer.size > size and (tokenizer.text_size > size or tokenizer.eos_token_id >= size):
         raise InputError(
-            f"the tokenizer has {tokenizer.size} tokens, but the model embeds {model.config.vocab_size}: "
-            "they do not belong together"
+            f"the tokenizer has {tokenizer.size} tokens, but the model embeds {size}: they do not belong together"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from neolm.core.config import Config, Supersedes, Unit
 from neolm.core.errors import SettingError
@@ -70,8 +70,16 @@ class DecoderConfig(Config):
     """Dropout on attention weights."""
     bos_token_id: int | None = None
     """Token that begins a text."""
-    eos_token_id: int | None = None
-    """Token that ends a text."""
+    eos_token_id: int | tuple[int, ...] | None = None
+    """Token that ends a text, or several."""
+    end_token_ids: tuple[int, ...] | None = None
+    """Tokens that end a generated text, if they are not those of eos_token_id (`generation_config.json`)."""
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `end_token_ids` where it says nothing: settings of older trainings, which lack it, stay equal."""
+        fields: dict[str, Any] = serialize(self)
+        return fields if self.end_token_ids is not None else {k: v for k, v in fields.items() if k != "end_token_ids"}
 
     @model_validator(mode="after")
     def _consistent(self) -> DecoderConfig:
@@ -86,6 +94,14 @@ class DecoderConfig(Config):
                 f"channels; it must be 1 to {self.head_size // 2 * 2}"
             )
         return self
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Tokens that end a generated text; the tokenizer's own end of text is another."""
+        if self.end_token_ids is not None:
+            return self.end_token_ids
+        ids = self.eos_token_id
+        return ids if isinstance(ids, tuple) else () if ids is None else (ids,)
 
     @property
     def head_size(self) -> int:

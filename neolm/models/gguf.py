@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from neolm.core.errors import InputError
+from neolm.core.progress import say
 from neolm.models.config import DecoderConfig
 from neolm.models.families import FAMILIES
 from neolm.models.gguf_file import ENCODINGS, Item, Value, write_gguf
@@ -48,6 +49,7 @@ NAMES = {
     "norm": "output_norm",
     "head": "output",
 }
+_FURTHER_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # token types
 
 
@@ -58,6 +60,7 @@ def export_gguf(
     eos_token_id: int,
     dtype: str | None = None,
     quantize: str | None = None,
+    chat_template: str | None = None,
 ) -> DecoderConfig:
     """Write the model `source` (a directory or a hub id) to the file `target`.
 
@@ -68,6 +71,7 @@ def export_gguf(
         eos_token_id: The token that ends a text.
         dtype: "float32", "bfloat16" or "float16"; None: as stored.
         quantize: "int8" for Q8_0, "int4" for Q4_0.
+        chat_template: The model's own chat template.
 
     Raises:
         InputError: the model is not complete, or llama.cpp does not support it or its tokenizer.
@@ -85,6 +89,8 @@ def export_gguf(
     if quantize is not None:
         about["general.quantization_version"] = QUANTIZATION_VERSION
     words = _vocabulary(tokenizer, stored.config, eos_token_id)
+    if chat_template is not None:
+        words["tokenizer.chat_template"] = chat_template
     write_gguf(target, keys | about | words, list(_items(stored, encoding)))
     return stored.config
 
@@ -168,13 +174,14 @@ def _check_expressible(config: DecoderConfig) -> None:
 
 def _vocabulary(tokenizer: Mapping[str, Any], config: DecoderConfig, eos_token_id: int) -> dict[str, Value]:
     """Content of a `tokenizer.json` under llama.cpp's keys; ids without a token are suppressed."""
+    size = config.vocab_size
     model, added = tokenizer["model"], {token["id"]: token for token in tokenizer.get("added_tokens", [])}
+    added = {number: token for number, token in added.items() if number < size or not token["special"]}
     _check_tokenizer(tokenizer, model, list(added.values()))
     texts = {number: text for text, number in model["vocab"].items()}
     texts |= {number: token["content"] for number, token in added.items()}
-    size = config.vocab_size
-    if max(texts) >= size:
-        raise InputError(f"tokenizer: it has {max(texts) + 1} tokens, the model {size}; it belongs to another model")
+    if (largest := max(*texts, eos_token_id)) >= size:
+        raise InputError(f"tokenizer: it has {largest + 1} tokens, the model {size}; it belongs to another model")
     types = [_UNUSED if number not in texts else _NORMAL for number in range(size)]
     for number, token in added.items():
         types[number] = _CONTROL if token["special"] else _USER_DEFINED
@@ -188,10 +195,19 @@ def _vocabulary(tokenizer: Mapping[str, Any], config: DecoderConfig, eos_token_i
         "tokenizer.ggml.merges": [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]],
         "tokenizer.ggml.bos_token_id": bos if bos is not None and 0 <= bos < size else eos_token_id,
         "tokenizer.ggml.eos_token_id": eos_token_id,
+        **_further_ends(config, eos_token_id, texts),
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.ggml.add_eos_token": False,
     }
     return result | ({"tokenizer.ggml.suppress_tokens": unused} if unused else {})
+
+
+def _further_ends(config: DecoderConfig, eos_token_id: int, texts: Mapping[int, str]) -> dict[str, Value]:
+    """Keys for end tokens besides the first; GGUF has two, for the end of a turn and of a message."""
+    ends = [number for number in config.end_tokens if number != eos_token_id and number in texts]
+    if len(ends) > len(_FURTHER_ENDS):
+        say(f"gguf: there is no key for the end tokens {', '.join(texts[end] for end in ends[len(_FURTHER_ENDS) :])}")
+    return dict(zip(_FURTHER_ENDS, ends, strict=False))
 
 
 def _check_tokenizer(tokenizer: Mapping[str, Any], model: Mapping[str, Any], added: list[dict[str, Any]]) -> None:

@@ -19,17 +19,14 @@ from torch import Tensor
 from neolm.core.device import choose_device
 from neolm.core.errors import InputError
 from neolm.core.files import expanded, storage_errors, write_json
+from neolm.core.model_files import CONFIG_FILE, GENERATION_FILE, SMALL_FILES
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
-from neolm.models.hf_config import CONFIG_FILE, hf_config, quantization_config
+from neolm.models.hf_config import hf_config, quantization_config
 from neolm.models.hf_files import INDEX_SUFFIX, PICKLE, SAFETENSORS, write_weights
 from neolm.models.hf_names import published_tensors
 from neolm.models.quantized import check_quantize, is_packed
 from neolm.models.stored_model import StoredModel, parse_dtype
-
-GENERATION_FILE = "generation_config.json"
-# Files that are downloaded from a hub repository, besides the weights.
-_SMALL_FILES = [CONFIG_FILE, GENERATION_FILE, "tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt"]
 
 
 def load_model(
@@ -89,8 +86,9 @@ def save_model(
         target.mkdir(parents=True, exist_ok=True)
     write_weights(target, state_tensors(model, stored_dtype), max_shard_bytes)
     write_json(target / CONFIG_FILE, raw)
-    tokens = {key: raw[key] for key in ("bos_token_id", "eos_token_id")}
-    write_json(target / GENERATION_FILE, {"_from_model_config": True, **tokens})
+    ends = model.config.end_token_ids
+    tokens = {"bos_token_id": raw["bos_token_id"], "eos_token_id": raw["eos_token_id"] if ends is None else ends}
+    write_json(target / GENERATION_FILE, {"_from_model_config": ends is None, **tokens})
 
 
 def convert(
@@ -135,7 +133,7 @@ def _download(name: str) -> Path:
 
     def fetch(weights: str) -> Path:
         patterns = [weights, weights + INDEX_SUFFIX, weights.replace(".", "-*-of-*.", 1)]
-        return Path(snapshot_download(name, allow_patterns=_SMALL_FILES + patterns))
+        return Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, *patterns]))
 
     try:
         directory = fetch(SAFETENSORS)

@@ -13,16 +13,20 @@ from typing import Any
 from neolm.core.config import validate
 from neolm.core.errors import InputError, SettingError
 from neolm.core.files import read_json
+from neolm.core.model_files import CONFIG_FILE, listed_end_tokens, token_ids
 from neolm.kernels.packing import GROUP
 from neolm.models.config import DecoderConfig
 from neolm.models.families import FAMILIES
 
-CONFIG_FILE = "config.json"
-
 
 def read_config(directory: str | Path) -> DecoderConfig:
-    """Configuration in `config.json` of `directory`. Raises `InputError` if it is missing, invalid or not supported."""
-    path = Path(directory) / CONFIG_FILE
+    """Configuration in `config.json` of `directory`, with the end tokens of its `generation_config.json`.
+
+    Raises:
+        InputError: it is missing, invalid or not supported.
+    """
+    directory = Path(directory)
+    path = directory / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{directory}: not a model directory, it has no {CONFIG_FILE}")
     raw = read_json(path)
@@ -41,8 +45,10 @@ def read_config(directory: str | Path) -> DecoderConfig:
         fields |= family.read(raw, fields)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    if isinstance(fields["eos_token_id"], list):  # some files list several; the first ends a text
-        fields["eos_token_id"] = next(iter(fields["eos_token_id"]), None)
+    listed = token_ids(fields["eos_token_id"], path)
+    fields["eos_token_id"] = (listed or None) if isinstance(fields["eos_token_id"], list) else fields["eos_token_id"]
+    ends = listed_end_tokens(directory)
+    fields["end_token_ids"] = None if ends == listed else ends
     config = validate(DecoderConfig, fields, {}, str(path))
     if config.intermediate_size == 4 * config.hidden_size:
         config = config.model_copy(update={"intermediate_size": None})

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from neolm.core.device import free_memory
 from neolm.core.errors import InputError
+from neolm.core.model_files import CONFIG_FILE
 from neolm.core.progress import gibibytes, say, task
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder, count_parameters
 from neolm.models.families.family import Rule
-from neolm.models.hf_config import CONFIG_FILE, read_bits, read_config
+from neolm.models.hf_config import read_bits, read_config
 from neolm.models.hf_files import WeightFiles, listing
 from neolm.models.hf_names import canonical_name, gather, rule_of
 from neolm.models.quantized import is_packed, prepare_quantized, set_tensor

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from neolm.core.errors import InputError, NeoLMError
-from neolm.generation.batch import FinishReason, check_logit_bias, check_prompts
+from neolm.generation.batch import FinishReason, check_logit_bias, check_prompts, end_token_ids
 from neolm.generation.config import GenerationConfig
 from neolm.generation.kv_cache import KVCache, Span, block_bytes, blocks_for, kv_cache_dtype
 from neolm.generation.model_runner import model_runner_for
@@ -52,7 +52,8 @@ class Engine:
 
         Args:
             model: The decoder.
-            eos_token_id: The token that ends a text, unless the request's config ignores it.
+            eos_token_id: The tokenizer's end of text. It and the end tokens of the model's files end a text, unless
+                the request's config ignores them; None: no token does.
             vocab_size: Only token ids below this are sampled.
             memory: Bytes for the KV cache; an `InputError` if they hold less than one text as long as the context.
             max_running: Requests that are prefilled or decoded at a time; the others wait.
@@ -61,7 +62,8 @@ class Engine:
             strict: The same bits under any load, with less sharing of prefixes.
         """
         self.model, self.eos_token_id = model, eos_token_id
-        self.vocab_size = vocab_size or model.config.vocab_size
+        self.end_token_ids = end_token_ids(model, eos_token_id)
+        self.vocab_size = min(vocab_size or model.config.vocab_size, model.config.vocab_size)
         self.context, self.strict = model.config.max_position_embeddings, strict
         dtype = kv_cache_dtype(model)
         per_block = block_bytes(model.config, dtype)
@@ -202,7 +204,7 @@ class Engine:
         if request.prompt_logprobs is not None and len(request.token_ids) == request.num_prompt_tokens:
             self._deliver(request, PromptLogprobs(tuple(request.prompt_logprobs)))
         if len(request.token_ids) < request.max_length:  # otherwise the prompt is only scored
-            if token.id == self.eos_token_id and not request.config.ignore_eos:
+            if token.id in self.end_token_ids and not request.config.ignore_eos:
                 self._finish(request, Finished("end of text"))
                 return
             request.token_ids.append(token.id)

@@ -161,7 +161,7 @@ def load_chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate:
     The places are, in this order, `chat_template.jinja`, `chat_template` in `tokenizer_config.json` and in
     `chat_template.json`, and `additional_chat_templates/default.jinja`. Of several templates by name, it is `default`.
     """
-    found = _templates(directory)
+    found = chat_templates(directory)
     if "default" in found:
         source, place = found["default"]
         return OwnTemplate(source, tokenizer, place)
@@ -170,8 +170,8 @@ def load_chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate:
     return PlainTemplate(tokenizer)
 
 
-def _templates(directory: Path) -> dict[str, tuple[str, Path]]:
-    """Sources of the templates of a model directory by name, each with its file."""
+def chat_templates(directory: Path) -> dict[str, tuple[str, Path]]:
+    """The templates of a model directory by name, each with its file. Raises `InputError` if a file is broken."""
     found: dict[str, tuple[str, Path]] = {}
     for path in sorted(directory.glob(NAMED_TEMPLATES)):
         found[path.name.removesuffix(".jinja")] = (read_text(path, MAX_TEMPLATE_BYTES), path)

@@ -86,6 +86,12 @@ class Tokenizer:
         """Number of tokens: the largest id plus one."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
+    @property
+    def text_size(self) -> int:
+        """`size` without the special tokens at its end, which text becomes only where special tokens are read."""
+        special = {number for number, token in self.backend.get_added_tokens_decoder().items() if token.special}
+        return next((number + 1 for number in range(self.size - 1, -1, -1) if number not in special), 0)
+
     def __len__(self) -> int:
         return self.size
 

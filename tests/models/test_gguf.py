@@ -398,7 +398,7 @@ def test_decoders_that_llama_cpp_cannot_compute(
         ({"model": {"ignore_merges": True}}, "ignore_merges"),
         ({"model": {"end_of_word_suffix": "</w>"}}, "end_of_word_suffix"),
         ({"added": {"lstrip": True}}, "a token with lstrip"),
-        ({"added": {"id": 999}}, "1000 tokens, the model 320"),
+        ({"added": {"id": 999, "special": False}}, "1000 tokens, the model 320"),
     ],
 )
 def test_tokenizers_that_llama_cpp_does_not_support(

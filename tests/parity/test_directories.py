@@ -190,4 +190,4 @@ def test_gpt_neo_aliases_and_layers(tmp_path, oracle):
 def test_newly_initialised_models_of_transformers_load(tmp_path):
     config = transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=8, eos_token_id=[3, 4])
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    assert load_model(tmp_path, device="cpu").config.eos_token_id == 3
+    assert load_model(tmp_path, device="cpu").config.end_tokens == (3, 4)

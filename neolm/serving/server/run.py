@@ -196,8 +196,9 @@ class _Choice:
                 raise ApiError(status, problem, None, None, 5)
             text = self._text.finish()
         else:
-            tokenizer = self._job.model.tokenizer
-            text = self._text.feed(b"" if event.id == tokenizer.eos_token_id else tokenizer.decode_bytes([event.id]))
+            model = self._job.model
+            shown = b"" if event.id in model.end_token_ids else model.tokenizer.decode_bytes([event.id])
+            text = self._text.feed(shown)
             tokens = (self._scored(event),) if self._job.logprobs is not None else ()
             if self._text.stopped:
                 finish_reason = "stop"

@@ -9,7 +9,6 @@ from typing import Protocol
 import torch
 
 from neolm.core.artifact import chain, read_manifest
-from neolm.core.errors import InputError
 from neolm.core.files import digest_path
 from neolm.generation.config import generation_config
 from neolm.generation.generate import check_tokenizer
@@ -58,8 +57,8 @@ class GenerationModel:
         self.name, self._settings, self._device = name, settings, device
         self.facts = open_model(path, device, settings.dtype, settings.quantize)
         self.tokenizer = load_tokenizer(self.facts.directory)
-        if self.tokenizer.size > self.facts.config.vocab_size:
-            raise InputError(f"{path}: the tokenizer has more tokens than the model embeds")
+        check_tokenizer(self.facts.config, self.tokenizer)
+        self.end_token_ids = frozenset((self.tokenizer.eos_token_id, *self.facts.config.end_tokens))
         self.template = load_chat_template(self.facts.directory, self.tokenizer)
         self.context = self.facts.config.max_position_embeddings
         # Quantised models have a KV cache of half the size, which is not known before they are loaded.
@@ -82,7 +81,7 @@ class GenerationModel:
         """Load the weights, start the engine and generate two tokens, which compiles the kernels."""
         settings = self._settings
         decoder = load_model(self.facts.directory, self._device, settings.dtype, settings.quantize)
-        check_tokenizer(decoder, self.tokenizer)
+        check_tokenizer(decoder.config, self.tokenizer)
         engine = Engine(
             decoder,
             self.tokenizer.eos_token_id,
