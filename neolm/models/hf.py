@@ -87,7 +87,10 @@ def save_model(
     write_weights(target, state_tensors(model, stored_dtype), max_shard_bytes)
     write_json(target / CONFIG_FILE, raw)
     ends = model.config.end_token_ids
-    tokens = {"bos_token_id": raw["bos_token_id"], "eos_token_id": raw["eos_token_id"] if ends is None else ends}
+    tokens = {
+        "bos_token_id": raw["bos_token_id"],
+        "eos_token_id": raw["eos_token_id"] if ends is None else ends or None,
+    }
     write_json(target / GENERATION_FILE, {"_from_model_config": ends is None, **tokens})
 
 

@@ -192,7 +192,9 @@ def _listed_tokens(
         return entries, [listed[number] for number in sorted(listed)]
     entries |= _optional(directory / SPECIAL_TOKENS_FILE)
     path = directory / ADDED_TOKENS_FILE
-    special = {_text(entries.get(key)) for key in NAMED_TOKENS} | {_text(token) for token in _extra(entries)}
+    # As in transformers, additional_special_tokens of special_tokens_map.json do not make these tokens special.
+    unnamed = [*_extra(config), *(entries.get("extra_special_tokens") or [])]
+    special = {_text(entries.get(key)) for key in NAMED_TOKENS} | {_text(token) for token in unnamed}
     for text, number in _optional(path).items():
         is_special = text in special
         listed[_token_id(number, path)] = AddedToken(text, normalized=not is_special, special=is_special)
