@@ -55,6 +55,11 @@ def test_deep_nesting_and_huge_numbers_are_refused(tmp_path, opening):
 def test_what_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for a writer
     (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
-    for name, message in (("pipe", "not a file"), ("dangling", "no such file"), ("", "not a file"), ("a\0b", "no such file")):
+    for name, message in (
+        ("pipe", "not a file"),
+        ("dangling", "no such file"),
+        ("", "not a file"),
+        ("a\0b", "no such file"),
+    ):
         with pytest.raises(InputError, match=message):
             read_json(tmp_path / name)
