@@ -47,11 +47,12 @@ def digest_path(path: Path) -> str:
     return digest_json({p.relative_to(path).as_posix(): digest_file(p) for p in files})
 
 
-def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def read_json(path: Path, limit: int | None = None) -> dict[str, Any]:
     """The object in a JSON file. A byte order mark is ignored.
 
     Raises:
-        InputError: the file cannot be read, has more than `limit` bytes, or holds something else than a JSON object.
+        InputError: the file cannot be read, has more than `limit` bytes (default: MAX_JSON_BYTES), or holds something
+            else than a JSON object.
     """
     value = read_json_value(path, limit)
     if not isinstance(value, dict):
@@ -59,8 +60,9 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
     return value
 
 
-def read_json_value(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
+def read_json_value(path: Path, limit: int | None = None) -> Any:
     """The value in a JSON file, of any type. See `read_json`."""
+    limit = MAX_JSON_BYTES if limit is None else limit
     try:
         if not path.is_file():
             raise InputError(f"{path}: {'not a file' if path.exists() else 'there is no such file'}")
