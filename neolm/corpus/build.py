@@ -54,7 +54,12 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
         counts[split] |= written[split]
     if verdicts.mojibake_file is not None:
         counts["mojibake_example"] = storable(raw.files[verdicts.mojibake_file].name)
-    return {**counts, "ignored_files": sum(raw.ignored.values()), "ignored_kinds": dict(raw.ignored)}
+    return {
+        **counts,
+        "ignored_files": sum(raw.ignored.values()),
+        "ignored_kinds": dict(raw.ignored),
+        "links": raw.links.describe(),
+    }
 
 
 def _nothing_kept(raw: Raw, rejected: Mapping[str, Mapping[str, int]]) -> str:
@@ -82,6 +87,7 @@ _REMEDIES = {
     "broken_json": "each line of a .jsonl file must be one JSON object",
     "binary": "give text files",
     "truncated": "the compressed file ends early; download it again",
+    "too_large": "raise the limit with corpus.max_document_bytes=N, or unpack or divide the files",
     "unreadable": "check the files and their permissions",
 }
 
@@ -102,6 +108,7 @@ def _summary(counts: Mapping[str, Any], config: CorpusConfig) -> str:
         line += f"; rejected: {', '.join(rejected)}"
     if counts["ignored_kinds"]:
         line += f"; {describe_ignored(counts['ignored_kinds'])}"
+    line += "".join(f"\ncorpus: {sentence}" for sentence in counts["links"])
     if not validation["documents"]:
         line += "\ncorpus: set corpus.split_characters=10000 to divide the document and hold out some of its parts"
     if counts["mojibake"] and config.source == "files":

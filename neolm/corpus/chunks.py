@@ -1,95 +1,226 @@
-"""Read a file in chunks or lines, decompressed if its suffix is .gz or .zst.
+"""Read a file in chunks or lines, decompressed if its name ends in .gz or .zst.
 
-The stream readers of the libraries either end a truncated Zstandard file without an error, or lose the readable part of
-a truncated gzip file. The readers here return every byte before the damage first.
+Every byte before a damage is returned first, as `gzip -dc` and `zstd -dc` do. The stream readers of the libraries lose
+what they have unpacked since the last call, or end a truncated Zstandard file without an error.
+
+Memory is bounded, whatever a file claims to unpack to: a chunk has at most UNPACKED_BYTES, a line is kept up to a
+limit, and a Zstandard window larger than the limit is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 
-CHUNK_BYTES = 2**16  # small, because a chunk can be a thousand times larger after decompression
+CHUNK_BYTES = 2**16
+UNPACKED_BYTES = 2**18
+WINDOW_BYTES = 2**27  # the largest window that `zstd -dc` accepts without --long
+EXPANSION = 1000  # a file may become this many times larger; gzip reaches 1032, text rarely 20
+EXPANSION_FREE = 2**24  # bytes that a file may always become
+_ZSTD_HEADER_BYTES = 18  # the longest header of a Zstandard frame
 
 
-class DamagedFileError(Exception):
-    """A file that ends early (`reason` is `truncated`) or has an unreadable part (`unreadable`)."""
+class DamageError(Exception):
+    """A file or a record that cannot be read; `reason` is the reason for its rejection.
 
-    def __init__(self, reason: str, message: str) -> None:
+    `complete` is True if all data of the file was delivered before, for example if only its check sum is wrong.
+    """
+
+    def __init__(self, reason: str, message: str, complete: bool = False) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason, self.complete = reason, complete
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line without its line end. `damage` is set if the file is damaged in this line."""
+class Line(NamedTuple):
+    """One line without its line end. With `damage`, `data` is the part that could be read."""
 
     number: int
     data: bytes
-    damage: DamagedFileError | None = None
+    size: int
+    damage: DamageError | None = None
 
 
-DECODERS: dict[str, Callable[[], Any]] = {
-    ".gz": lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS + 16),
-    ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj(),  # 2 GiB: zstd --long=31
-}
+class Expansion:
+    """Counts what a file has become in memory, and ends a file that becomes more than EXPANSION times its size."""
+
+    def __init__(self, file_bytes: int) -> None:
+        self._left = max(EXPANSION_FREE, EXPANSION * file_bytes)
+
+    def add(self, size: int) -> None:
+        """Count `size` more bytes. Raises `DamageError` above the limit."""
+        self._left -= size
+        if self._left < 0:
+            raise DamageError("too_large", f"it becomes more than {EXPANSION:,} times as large when it is unpacked")
 
 
-def read_chunks(path: Path) -> Iterator[bytes]:
-    """The content of `path` in chunks. Raises `DamagedFileError` after everything before the damage was returned."""
-    decoder = DECODERS.get(path.suffix.lower())
+def read_chunks(path: Path, compression: str, limit: int) -> Iterator[bytes]:
+    """The content of `path` in chunks; `compression` is `.gz`, `.zst` or empty.
+
+    A Zstandard window may have `limit` bytes, or WINDOW_BYTES if that is more.
+
+    Raises:
+        DamageError: after everything before the damage was returned.
+    """
     try:
-        with path.open("rb") as file:
-            if decoder is not None:
-                yield from _unpacked(file, decoder)
+        with path.open("rb", buffering=CHUNK_BYTES) as file:
+            if compression:
+                expansion = Expansion(os.fstat(file.fileno()).st_size)
+                for chunk in _frames(file, compression, max(limit, WINDOW_BYTES)):
+                    expansion.add(len(chunk))
+                    yield chunk
             else:
                 while chunk := file.read(CHUNK_BYTES):
                     yield chunk
     except OSError as error:
-        raise DamagedFileError("unreadable", error.strerror or type(error).__name__) from None
+        raise DamageError("unreadable", error.strerror or type(error).__name__) from None
 
 
-def _unpacked(file: BinaryIO, new_decoder: Callable[[], Any]) -> Iterator[bytes]:
-    """The content of all frames in `file`. Both formats allow concatenated frames and padding with zeros."""
-    decoder = None
-    while data := file.read(CHUNK_BYTES):
-        while data:
-            if decoder is None:
-                data = data.lstrip(b"\0")
-                if not data:
-                    break
-                decoder = new_decoder()
-            try:
-                unpacked = decoder.decompress(data)
-            except (zlib.error, zstandard.ZstdError) as error:
-                raise DamagedFileError("unreadable", f"damaged or not compressed: {error}") from None
-            if unpacked:
-                yield unpacked
-            data = b""
-            if decoder.eof:
-                data, decoder = decoder.unused_data, None
-    if decoder is not None:
-        raise DamagedFileError("truncated", "the compressed file ends early")
+def _frames(file: BinaryIO, compression: str, window: int) -> Iterator[bytes]:
+    """The content of all frames in `file`. Both formats allow concatenated frames; zeros after a frame are padding."""
+    complete = False
+    while byte := file.read(1):
+        if complete and byte == b"\0":
+            continue
+        file.seek(-1, os.SEEK_CUR)
+        start = file.read(4)
+        file.seek(-len(start), os.SEEK_CUR)
+        if not _MAGIC[compression](start):
+            problem = "other bytes follow the compressed data; they are left out" if complete else "is not compressed"
+            raise DamageError("unreadable", problem, complete)
+        yield from _gzip_member(file) if compression == ".gz" else _zstd_frame(file, window)
+        complete = True
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    r"""The lines of `path`, numbered from 1 and split at `\n`. The last line of a damaged file has `damage`."""
-    number, pending = 1, []  # `pending` holds the parts of an incomplete line, so that a long line is joined only once
-    damage = None
+_MAGIC: dict[str, Callable[[bytes], bool]] = {
+    ".gz": lambda start: start[:2] == b"\x1f\x8b",
+    ".zst": lambda start: start == b"\x28\xb5\x2f\xfd" or _is_skippable(start),
+}
+
+
+def _gzip_member(file: BinaryIO) -> Iterator[bytes]:
+    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS + 16)
+    data = b""
+    while not decoder.eof:
+        data = data or file.read(CHUNK_BYTES)
+        before = decoder.copy()
+        try:
+            unpacked = decoder.decompress(data, UNPACKED_BYTES)
+        except zlib.error as error:
+            yield _until_error(before, data)
+            raise _damaged(
+                error, complete="incorrect data check" in str(error) or "length check" in str(error)
+            ) from None
+        if unpacked:
+            yield unpacked
+        elif not data:
+            raise _truncated()
+        data = decoder.unconsumed_tail
+    file.seek(-len(decoder.unused_data), os.SEEK_CUR)
+
+
+def _until_error(decoder: Any, data: bytes) -> bytes:
+    """What `data`, which has an error in it, unpacks to before the error: fed and read byte by byte."""
+    unpacked = bytearray()
+    with contextlib.suppress(zlib.error):
+        for byte in data:
+            rest = bytes([byte])
+            while part := decoder.decompress(rest, 1):
+                unpacked += part
+                rest = decoder.unconsumed_tail
+    return bytes(unpacked)
+
+
+def _zstd_frame(file: BinaryIO, window: int) -> Iterator[bytes]:
+    """The content of one frame, block by block: a block has at most 128 KiB, and the library unpacks it whole or fails.
+
+    The layout of frames and blocks is section 3 of RFC 8878.
+    """
+    start = file.read(_ZSTD_HEADER_BYTES)
+    file.seek(-len(start), os.SEEK_CUR)
+    if _is_skippable(start):
+        end = 8 + int.from_bytes(start[4:8], "little")
+        if len(start) < 8 or file.tell() + end > os.fstat(file.fileno()).st_size:
+            raise _truncated()
+        file.seek(end, os.SEEK_CUR)
+        return
     try:
-        for chunk in read_chunks(path):
+        header = file.read(zstandard.frame_header_size(start))
+        frame = zstandard.get_frame_parameters(header)
+    except zstandard.ZstdError as error:
+        raise _truncated() if len(start) < _ZSTD_HEADER_BYTES else _damaged(error) from None
+    if frame.window_size > window:
+        needed = f"unpacking needs a window of {frame.window_size:,} bytes, more than {window:,}"
+        raise DamageError("too_large", needed)
+    decoder = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+    yield from _decompress(decoder, header)
+    last = False
+    while not last:
+        block = _exactly(file, 3)
+        fields = int.from_bytes(block, "little")
+        last, repeated, size = bool(fields & 1), fields >> 1 & 3 == 1, fields >> 3
+        yield from _decompress(decoder, block + _exactly(file, 1 if repeated else size))
+    if frame.has_checksum:
+        yield from _decompress(decoder, _exactly(file, 4), complete=True)
+
+
+def _decompress(decoder: Any, data: bytes, complete: bool = False) -> Iterator[bytes]:
+    try:
+        unpacked = decoder.decompress(data)
+    except zstandard.ZstdError as error:
+        raise _damaged(error, complete) from None
+    if unpacked:
+        yield unpacked
+
+
+def _is_skippable(start: bytes) -> bool:
+    return start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise _truncated()
+    return data
+
+
+def _truncated() -> DamageError:
+    return DamageError("truncated", "the compressed file ends early")
+
+
+def _damaged(error: Exception, complete: bool = False) -> DamageError:
+    """The library's message. With a wrong check sum everything was unpacked, but some of it may be altered."""
+    problem = "the check sum is wrong, so some of the text may be altered" if complete else "the file is damaged"
+    return DamageError("unreadable", f"{problem}: {error}", complete)
+
+
+def read_lines(chunks: Iterable[bytes], limit: int) -> Iterator[Line]:
+    r"""The lines of a file, numbered from 1 and split at `\n`.
+
+    A line longer than `limit` bytes has the damage `too_large` and its beginning. If the file is damaged, the last line
+    has the damage; if all data was delivered before, that line is empty.
+    """
+    number, pending, size = 1, [], 0  # `pending` holds the parts of an incomplete line, so that it is joined only once
+    damage = None
+    too_large = DamageError("too_large", f"the line has more than {limit:,} bytes")
+    try:
+        for chunk in chunks:
             first, *rest = chunk.split(b"\n")
-            pending.append(first)
+            pending.append(first[: max(0, limit - size)])
+            size += len(first)
             for start in rest:
-                yield Line(number, b"".join(pending))
-                number, pending = number + 1, [start]
-    except DamagedFileError as error:
+                yield Line(number, b"".join(pending), size, too_large if size > limit else None)
+                number, pending, size = number + 1, [start[:limit]], len(start)
+    except DamageError as error:
         damage = error
     last = b"".join(pending)
-    if last or damage is not None:
-        yield Line(number, last, damage)
+    if size and (damage is None or damage.complete):
+        yield Line(number, last, size, too_large if size > limit else None)
+        number, last, size = number + 1, b"", 0
+    if damage is not None:
+        yield Line(number, last, size, damage)

@@ -19,22 +19,34 @@ def judge(text: str, config: CorpusConfig) -> str | None:
         return "empty"
     if len(text.strip()) < config.min_characters:
         return "too_short"
-    limit = config.max_line_characters
-    if len(text) > limit and max(map(len, text.split("\n"))) > limit:
+    if has_longer_line(text, config.max_line_characters):
         return "too_long_lines"
     return "mostly_non_text" if text_fraction(text) < config.min_text_fraction else None
 
 
+def has_longer_line(text: str, limit: int) -> bool:
+    """Whether a line of `text` has more than `limit` characters."""
+    start = 0
+    while len(text) - start > limit:
+        start = text.rfind("\n", start, start + limit + 1) + 1  # all lines before this line end are short enough
+        if not start:
+            return True
+    return False
+
+
 def text_fraction(text: str) -> float:
     """The share of letters, digits, combining marks and white space among the characters; 0 for an empty text."""
-    if not text:
-        return 0.0
+    slices = (text[start : start + _SLICE] for start in range(0, len(text), _SLICE))
+    return sum(map(_text_characters, slices)) / len(text) if text else 0.0
+
+
+def _text_characters(text: str) -> int:
     plain = text.encode("ascii", "ignore")  # most text is ASCII, and is counted in one pass in C
     found = len(plain.translate(None, _NON_TEXT_ASCII))
     if len(plain) < len(text):
         others = Counter("".join(_BEYOND_ASCII.findall(text)))
         found += sum(count for character, count in others.items() if _is_text(character))
-    return found / len(text)
+    return found
 
 
 def _is_text(character: str) -> bool:
@@ -42,5 +54,6 @@ def _is_text(character: str) -> bool:
     return character.isalnum() or character.isspace() or unicodedata.category(character).startswith("M")
 
 
+_SLICE = 2**20  # characters; the matches of a longer text would take 20 times its memory
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 _NON_TEXT_ASCII = bytes(code for code in range(128) if not _is_text(chr(code)))

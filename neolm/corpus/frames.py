@@ -6,6 +6,7 @@ are joined back at the end and sorted by id. Daft sorts in memory on one machine
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from neolm.core.errors import NeoLMError
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.engine import daft
 from neolm.corpus.ingest import group_files, ingest
@@ -61,7 +63,12 @@ class Verdicts:
 
 
 def read_files(files: Sequence[RawFile], scratch: Path, config: CorpusConfig) -> Iterator[int]:
-    """Read all `files` into `scratch` and yield the bytes of each finished group. Raises `OSError` if writing fails."""
+    """Read all `files` into `scratch` and yield the bytes of each finished group.
+
+    Raises:
+        OSError: writing fails.
+        NeoLMError: there is not enough memory.
+    """
     groups = group_files(files)
     frame = daft.from_pydict({"group": [group for group, _ in groups], "bytes": [size for _, size in groups]})
     # One group per batch: Daft gives a worker (a thread, or a task on Ray) one batch at a time.
@@ -69,6 +76,10 @@ def read_files(files: Sequence[RawFile], scratch: Path, config: CorpusConfig) ->
     done = frame.select(col("bytes"), _ingest(col("group"), scratch, config).alias("failure"))
     for batch in done.to_arrow_iter():
         for failure in filter(None, batch.column("failure").to_pylist()):
+            if failure == errno.ENOMEM:
+                raise NeoLMError(
+                    "corpus: not enough memory to read the files; lower the limit with corpus.max_document_bytes=N"
+                )
             raise OSError(failure, os.strerror(failure))
         yield sum(batch.column("bytes").to_pylist())
 

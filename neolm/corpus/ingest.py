@@ -26,6 +26,7 @@ from neolm.corpus.text import clean, has_mojibake, split_text
 
 GROUP_BYTES = 2**22  # raw bytes of a group: small enough to show progress on a laptop, large enough for a call
 BATCH_CHARACTERS = 2**23  # characters in memory before they are written
+BATCH_ROWS = 2**13
 
 # `file` and `record`: where the row was read. `parent`: null unless the record states one.
 # `digest`: of the clean text, null for rejected rows. `size`: bytes of the raw text.
@@ -63,6 +64,8 @@ def ingest(group: str, scratch: Path, config: CorpusConfig) -> int:
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCRATCH_SCHEMA))
     except OSError as error:
         return error.errno or errno.EIO
+    except MemoryError:
+        return errno.ENOMEM
     return 0
 
 
@@ -92,8 +95,8 @@ def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     characters = 0
     for row in rows:
         batch.append(row)
-        characters += len(row["text"])
-        if characters >= BATCH_CHARACTERS:
+        characters += len(row["text"]) + len(row["metadata"])
+        if characters >= BATCH_CHARACTERS or len(batch) >= BATCH_ROWS:
             yield batch
             batch, characters = [], 0
     if batch:

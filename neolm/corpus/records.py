@@ -1,27 +1,26 @@
 """Read raw files as streams of records. A record is a text with its origin, or the reason why it is unreadable.
 
-Reasons: `broken_utf8`, `broken_json`, `missing_text`, `binary`, `truncated`, `unreadable`. A bad record does not stop
-the others from being read.
+Reasons: `broken_utf8`, `broken_json`, `missing_text`, `binary`, `truncated`, `too_large`, `unreadable`. A bad record
+does not stop the others from being read.
 """
 
 from __future__ import annotations
 
 import codecs
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from neolm.corpus.chunks import DamagedFileError, Line, read_chunks, read_lines
+from neolm.corpus.chunks import DamageError, Expansion, Line, read_chunks, read_lines
 from neolm.corpus.config import CorpusConfig
+from neolm.corpus.json_values import json_text, parse_json
+from neolm.corpus.parquet import first_line, read_rows
 from neolm.corpus.sources import PYTHON_LICENCE, RawFile
 from neolm.corpus.text import BYTE_ORDER_MARK, is_storable, storable
 
 UNREADABLE_CHARACTERS = 10_000  # characters that are kept of an unreadable text
+RECORD_BYTES = 100  # at least, of the columns of a record without text
 
 
 @dataclass(frozen=True)
@@ -49,30 +48,45 @@ class _Origin:
     licence: str
     parent: str | None = None
 
-    def accept(self, text: str, metadata: Mapping[str, Any] | None = None) -> Record:
-        size = len(text.encode("utf-8"))
-        return Record(self.id, text, self.source, self.licence, _json(metadata or {}), size, parent=self.parent)
+    def accept(self, text: str, metadata: str = "{}") -> Record:
+        size = len(text) if text.isascii() else len(text.encode("utf-8"))
+        return Record(self.id, text, self.source, self.licence, metadata, size, parent=self.parent)
 
-    def refuse(self, reason: str, raw: bytes | str, why: str) -> Record:
+    def refuse(self, reason: str, raw: bytes | str, why: str, size: int | None = None) -> Record:
         data = raw.encode("utf-8", "backslashreplace") if isinstance(raw, str) else raw
         shown = data[:UNREADABLE_CHARACTERS].decode("utf-8", "backslashreplace")[:UNREADABLE_CHARACTERS]
-        error = _json({"error": why})
-        return Record(self.id, shown, self.source, self.licence, error, len(data), reason, self.parent)
+        error = json_text({"error": why})
+        size = len(data) if size is None else size
+        return Record(self.id, shown, self.source, self.licence, error, size, reason, self.parent)
 
 
 def read_records(file: RawFile, config: CorpusConfig) -> Iterator[Record]:
-    """Every record of `file`, in the order of the file."""
+    """Every record of `file`, in the order of the file. A file that cannot be read ends with a record with a reason."""
     name, standard = storable(file.name), config.source == "python-stdlib"
     source, licence = ("python-stdlib", PYTHON_LICENCE) if standard else (name, config.licence)
     origin = _Origin(name, source, licence)
+    try:
+        yield from _records(file, origin, config)
+    except DamageError as damage:
+        yield origin.refuse(damage.reason, b"", str(damage))
+    except (
+        Exception
+    ) as error:  # libraries raise what they like for a damaged file; the other files are still to be read
+        yield origin.refuse("unreadable", b"", first_line(error))
+
+
+def _records(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Record]:
+    limit = config.max_document_bytes
     if file.kind == "topics":
         yield from _topics(origin)
-    elif file.kind == "text":
-        yield _text_file(Path(file.path), origin)
-    elif file.kind == "json":
-        yield from _json_lines(Path(file.path), origin, config.text_key)
+    elif file.kind == "parquet":
+        yield from _parquet_rows(file, origin, config)
     else:
-        yield from _parquet_rows(Path(file.path), origin, config.text_key)
+        chunks = read_chunks(Path(file.path), file.compression, limit)
+        if file.kind == "text":
+            yield from _text_file(chunks, origin, limit)
+        else:
+            yield from _json_lines(chunks, origin, config)
 
 
 def _topics(origin: _Origin) -> Iterator[Record]:
@@ -86,20 +100,32 @@ def _topics(origin: _Origin) -> Iterator[Record]:
         yield _Origin(f"pydoc-topics/{name}", origin.source, origin.licence).accept(text)
 
 
-def _text_file(path: Path, origin: _Origin) -> Record:
-    chunks: list[bytes] = []
+def _text_file(chunks: Iterable[bytes], origin: _Origin, limit: int) -> Iterator[Record]:
+    """The file as one record, and a second one if the file is damaged although its text is complete."""
+    parts: list[bytes] = []
+    size, damage = 0, None
     try:
-        for chunk in read_chunks(path):
-            chunks.append(chunk)
+        for chunk in chunks:
+            parts.append(chunk)
+            size += len(chunk)
             if b"\0" in chunk:  # the rest of a binary file need not be read
-                return _not_text(b"".join(chunks), origin)
-    except DamagedFileError as damage:
-        return origin.refuse(damage.reason, b"".join(chunks), str(damage))
-    data = b"".join(chunks)
+                yield _not_text(b"".join(parts), origin)
+                return
+            if size > limit:
+                raise DamageError("too_large", f"the file has more than {limit:,} bytes")
+    except DamageError as error:
+        damage = error
+    if damage is not None and not damage.complete:
+        yield origin.refuse(damage.reason, b"".join(parts[:1]), str(damage), size)
+        return
+    data = b"".join(parts)
+    parts.clear()
     try:
-        return origin.accept(data.decode("utf-8"))
+        yield origin.accept(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return origin.refuse("broken_utf8", data, f"{error.reason} at byte {error.start}")
+        yield origin.refuse("broken_utf8", data, f"{error.reason} at byte {error.start}")
+    if damage is not None:
+        yield origin.refuse(damage.reason, b"", str(damage))
 
 
 def _not_text(data: bytes, origin: _Origin) -> Record:
@@ -108,51 +134,55 @@ def _not_text(data: bytes, origin: _Origin) -> Record:
     return origin.refuse("binary", data, f"NUL at byte {data.index(0)}")
 
 
-def _json_lines(path: Path, origin: _Origin, text_key: str) -> Iterator[Record]:
-    for line in read_lines(path):
+def _json_lines(chunks: Iterable[bytes], origin: _Origin, config: CorpusConfig) -> Iterator[Record]:
+    for line in read_lines(chunks, config.max_document_bytes):
         if line.damage is not None or line.data.strip():
             place = _Origin(f"{origin.id}:{line.number}", origin.source, origin.licence)
-            yield _json_line(line, place, text_key)
+            yield _json_line(line, place, config.text_key)
 
 
 def _json_line(line: Line, origin: _Origin, text_key: str) -> Record:
     if line.damage is not None:
-        return origin.refuse(line.damage.reason, line.data, str(line.damage))
+        return origin.refuse(line.damage.reason, line.data, str(line.damage), line.size)
     if b"\0" in line.data:
         return _not_text(line.data, origin)
     try:
-        text = line.data.decode("utf-8").removeprefix(BYTE_ORDER_MARK)
-        value = json.loads(text, parse_constant=str)  # NaN is not JSON: it would break the metadata column
+        value = parse_json(line.data.decode("utf-8").removeprefix(BYTE_ORDER_MARK))
+        if not isinstance(value, dict):
+            return origin.refuse("missing_text", line.data, f"a JSON {type(value).__name__}, not an object")
+        return _mapping(value, line.data, origin, text_key)
     except UnicodeDecodeError as error:
         return origin.refuse("broken_utf8", line.data, f"{error.reason} at byte {error.start}")
-    except (ValueError, RecursionError) as error:
-        return origin.refuse("broken_json", line.data, str(error) or type(error).__name__)
-    if not isinstance(value, dict):
-        return origin.refuse("missing_text", line.data, f"a JSON {type(value).__name__}, not an object")
-    return _mapping(value, line.data, origin, text_key)
+    except DamageError as damage:
+        return origin.refuse(damage.reason, line.data, str(damage))
 
 
-def _parquet_rows(path: Path, origin: _Origin, text_key: str) -> Iterator[Record]:
-    row = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            known = {text_key, "id", "parent", "source", "licence", "license", "meta", "metadata"}
-            columns = [name for name in file.schema_arrow.names if name in known]
-            if text_key not in columns:
-                yield origin.refuse("missing_text", "", f"no column '{text_key}'")
-                return
-            for batch in file.iter_batches(batch_size=256, columns=columns):
-                for value in batch.to_pylist():
-                    row += 1
-                    place = _Origin(f"{origin.id}:{row}", origin.source, origin.licence)
-                    yield _mapping(value, _json(value), place, text_key)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        place = _Origin(f"{origin.id}:{row + 1}", origin.source, origin.licence)
-        yield place.refuse("unreadable", "", str(error).split("\n", maxsplit=1)[0])
+def _parquet_rows(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Record]:
+    known = {config.text_key, "id", "parent", "source", "licence", "license", "meta", "metadata"}
+    expansion, limit = Expansion(file.size), config.max_document_bytes
+    for number, value in read_rows(Path(file.path), known, config.text_key, limit):
+        place = _Origin(f"{origin.id}:{number}", origin.source, origin.licence)
+        if isinstance(value, DamageError):
+            record = place.refuse(value.reason, b"", str(value))
+        else:
+            try:
+                record = _mapping(value, None, place, config.text_key)
+            except DamageError as damage:
+                record = place.refuse(damage.reason, b"", str(damage))
+        if record.size > limit and record.reason is None:
+            record = place.refuse(
+                "too_large", record.text[:UNREADABLE_CHARACTERS], f"the text has more than {limit:,} bytes", record.size
+            )
+        yield record
+        expansion.add(RECORD_BYTES + record.size + len(record.metadata))
 
 
-def _mapping(value: Mapping[str, Any], raw: bytes | str, place: _Origin, text_key: str) -> Record:
-    """A record from a JSON object or a Parquet row. `raw` is kept if it has no text."""
+def _mapping(value: Mapping[str, Any], raw: bytes | None, place: _Origin, text_key: str) -> Record:
+    """A record from a JSON object or a Parquet row. `raw` (None: the row as JSON) is kept if it has no text.
+
+    Raises:
+        DamageError: the metadata cannot be stored.
+    """
     metadata = _metadata(value)
     origin = _Origin(
         id=_identity(value.get("id")) or place.id,
@@ -163,12 +193,12 @@ def _mapping(value: Mapping[str, Any], raw: bytes | str, place: _Origin, text_ke
     text = value.get(text_key)
     if not isinstance(text, str):
         found = f"is {type(text).__name__}, not text" if text_key in value else "is missing"
-        return origin.refuse("missing_text", raw, f"'{text_key}' {found}")
+        return origin.refuse("missing_text", json_text(value) if raw is None else raw, f"'{text_key}' {found}")
     if "\0" in text:
         return origin.refuse("binary", text, "NUL in the text")
     if not is_storable(text):
         return origin.refuse("broken_utf8", text, "half a surrogate pair")
-    return origin.accept(text, metadata)
+    return origin.accept(text, json_text(metadata))
 
 
 def _metadata(value: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -177,8 +207,8 @@ def _metadata(value: Mapping[str, Any]) -> Mapping[str, Any]:
         found = value.get(key)
         if isinstance(found, str):
             try:
-                found = json.loads(found, parse_constant=str)
-            except (ValueError, RecursionError):
+                found = parse_json(found)
+            except DamageError:
                 continue
         if isinstance(found, Mapping):
             return found
@@ -193,7 +223,3 @@ def _identity(value: Any) -> str | None:
 
 def _name(value: Any) -> str | None:
     return storable(value) if isinstance(value, str) and value else None
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return storable(json.dumps(value, ensure_ascii=False, sort_keys=True, default=str))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sysconfig
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +18,22 @@ from neolm.corpus.text import storable
 TEXT_SUFFIXES = (".txt", ".md", ".py", ".txt.gz", ".txt.zst")
 JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 PARQUET_SUFFIXES = (".parquet",)
+COMPRESSED_SUFFIXES = (".gz", ".zst")
 SUPPORTED = ", ".join((*TEXT_SUFFIXES, *JSON_SUFFIXES, *PARQUET_SUFFIXES))
 
 PYTHON_LICENCE = "PSF-2.0"
 TOPICS = "pydoc_data/topics.py"  # one long dict; each of its texts becomes a document
 IGNORED_KINDS_SHOWN = 5
+LINKS_SHOWN = 3
 _NOT_STDLIB = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file to read: `name` is its path relative to the corpus, `kind` its format (text, json, parquet, topics)."""
+    """A file to read: `name` is its path relative to the corpus, `kind` its format (text, json, parquet, topics).
+
+    Format and compression belong to the name: the file may be a link to one without a suffix, as in a cache.
+    """
 
     path: str
     name: str
@@ -36,12 +41,44 @@ class RawFile:
     size: int
     modified: int
     """Modification time in nanoseconds."""
+    compression: str = ""
+    """`.gz`, `.zst` or empty."""
 
     @classmethod
     def at(cls, path: Path, name: str, kind: str) -> RawFile:
         """The file at `path`."""
         status = path.stat()
-        return cls(str(path.resolve()), name, kind, status.st_size, status.st_mtime_ns)
+        suffix = Path(name).suffix.lower()
+        compression = suffix if suffix in COMPRESSED_SUFFIXES else ""
+        return cls(str(path.resolve()), name, kind, status.st_size, status.st_mtime_ns, compression)
+
+
+@dataclass(frozen=True)
+class Links:
+    """The links to folders and to nothing that were found. Links to files are read like files."""
+
+    followed: tuple[str, ...] = ()
+    """Links to folders whose files are read, as `name -> target`."""
+    repeated: int = 0
+    """Linked folders that are read already, for example because they link in a circle."""
+    dangling: tuple[str, ...] = ()
+    """Links to nothing, as `name -> target`."""
+
+    def describe(self) -> list[str]:
+        """One sentence for each kind of links that was found."""
+        found = []
+        if self.followed:
+            found.append(f"links to folders were followed: {_some(self.followed)}")
+        if self.repeated:
+            found.append(f"linked folders that were read already: {self.repeated:,}")
+        if self.dangling:
+            found.append(f"links to files that do not exist were left out: {_some(self.dangling)}")
+        return found
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - LINKS_SHOWN
+    return storable(", ".join(names[:LINKS_SHOWN])) + (f" and {rest:,} others" if rest > 0 else "")
 
 
 @dataclass(frozen=True)
@@ -51,6 +88,7 @@ class Raw:
     location: Path
     files: tuple[RawFile, ...]
     ignored: Mapping[str, int]
+    links: Links = Links()
 
 
 @dataclass(frozen=True)
@@ -111,7 +149,7 @@ def _standard_library(output: Path) -> Raw:
     root = _library_root()
     found = [
         RawFile.at(root / name, name, "topics" if name == TOPICS else "text")
-        for name in _names_below(root, output, skip=_NOT_STDLIB)
+        for name in _Tree(root, output, skip=_NOT_STDLIB).names
         if name.endswith(".py")
     ]
     if not found:
@@ -129,7 +167,8 @@ def _library_root() -> Path:
 
 def _single_file(path: Path) -> Raw:
     if not path.exists():
-        raise SettingError("path", f"{path} does not exist")
+        missing = f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
+        raise SettingError("path", f"{path} {missing}")
     kind = _kind(path.name)
     if kind is None:
         raise SettingError("path", f"{path}: files of this kind cannot be read; supported: {SUPPORTED}")
@@ -142,12 +181,16 @@ def _single_file(path: Path) -> Raw:
 
 
 def _folder(path: Path, output: Path) -> Raw:
-    found = []
+    found, dangling = [], []
+    tree = _Tree(path, output)
     ignored: Counter[str] = Counter()
-    for name in _names_below(path, output):
+    for name in tree.names:
         file, kind = path / name, _kind(name)
-        if any(part.startswith(".") for part in name.split("/")):
+        if is_hidden(name):
             ignored["hidden"] += 1
+        elif file.is_symlink() and not file.exists():
+            ignored["linked to nothing"] += 1
+            dangling.append(f"{name} -> {file.readlink()}")
         elif kind is None:
             ignored[storable(file.suffix.lower()) or "without extension"] += 1
         elif not file.is_file():
@@ -157,7 +200,7 @@ def _folder(path: Path, output: Path) -> Raw:
     if not found:
         seen = describe_ignored(ignored) if ignored else "no files"
         raise SettingError("path", f"{path} has no text to read ({seen}); supported: {SUPPORTED}")
-    return Raw(path, tuple(found), ignored)
+    return Raw(path, tuple(found), ignored, Links(tuple(tree.followed), tree.repeated, tuple(dangling)))
 
 
 def describe_ignored(ignored: Mapping[str, int]) -> str:
@@ -170,15 +213,60 @@ def describe_ignored(ignored: Mapping[str, int]) -> str:
     return f"ignored {number:,} {'file' if number == 1 else 'files'}: {', '.join(shown)}"
 
 
-def _names_below(root: Path, output: Path, skip: frozenset[str] = frozenset()) -> list[str]:
-    """Relative POSIX paths of all files below `root`, sorted, without the folders in `skip` and without `output`."""
-    root, forbidden = root.resolve(strict=True), output.resolve()
-    names = []
-    for directory, folders, files in os.walk(root, onerror=_raise):
-        here = Path(directory)
-        folders[:] = [name for name in folders if name not in skip and here / name != forbidden]
-        names += [(here / name).relative_to(root).as_posix() for name in files]
-    return sorted(names)
+class _Tree:
+    """The files below a folder and the folders that it links to, each folder once, without `output`.
+
+    Folders are told apart by device and inode, so that links in a circle end. The folders that lie below `root` come
+    first, then those behind links.
+    """
+
+    def __init__(self, root: Path, output: Path, skip: frozenset[str] = frozenset()) -> None:
+        self._root, self._skip = root.resolve(strict=True), skip
+        self._output = _identity(output) if output.is_dir() else None
+        self._seen: set[tuple[int, int]] = set()
+        self._links: list[Path] = []
+        self.names: list[str] = []
+        """Relative POSIX paths of the files, sorted."""
+        self.followed: list[str] = []
+        """Links to folders, as `name -> target`."""
+        self.repeated = 0
+        """Folders behind links that were not read again."""
+        self._walk(self._root)
+        while self._links:
+            link = self._links.pop(0)
+            if _identity(link) in self._seen:
+                self.repeated += 1
+            elif _identity(link) != self._output:
+                self.followed.append(f"{self._name(link)} -> {link.resolve()}")
+                self._walk(link)
+        self.names.sort()
+
+    def _walk(self, start: Path) -> None:
+        for directory, folders, files in os.walk(start, onerror=_raise):
+            here = Path(directory)
+            identity = _identity(here)
+            if identity in self._seen or identity == self._output:
+                self.repeated += identity != self._output
+                folders.clear()
+                continue
+            self._seen.add(identity)
+            self.names += [self._name(here / name) for name in files]
+            links = {name for name in folders if (here / name).is_symlink()}
+            self._links += [here / name for name in sorted(links) if not is_hidden(self._name(here / name))]
+            folders[:] = [name for name in folders if name not in self._skip | links]
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a part of the relative path `name` starts with a dot."""
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _raise(error: OSError) -> None:

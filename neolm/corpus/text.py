@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
+
+import numpy as np
 
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -23,7 +26,46 @@ def clean(text: str) -> str:
     text = text.lstrip(BYTE_ORDER_MARK)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if len(text) > 4 * LONG_RUN and not text.isascii() and _may_have_long_run(text):
+        text = _long_run().sub(lambda run: _in_canonical_order(run[0]), text)
     return unicodedata.normalize("NFC", text)  # returns at once if the text is normalised
+
+
+LONG_RUN = 64  # combining marks; Unicode's stream-safe format (UAX 15) allows 30, no language needs ten
+
+
+def _may_have_long_run(text: str) -> bool:
+    """Whether two successive characters of every 32nd are combining marks, as in each run of LONG_RUN marks."""
+    some = _combining_classes()[_codes(text[:: LONG_RUN // 2])] > 0
+    return bool((some[1:] & some[:-1]).any())
+
+
+def _codes(text: str) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+@cache
+def _combining_classes() -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    """The canonical combining class of the first character of each character's decomposition."""
+    classes = np.zeros(0x110000, np.uint8)
+    for code in range(0x300, 0x20000):  # no character above is a mark
+        classes[code] = unicodedata.combining(unicodedata.normalize("NFD", chr(code))[0])
+    return classes
+
+
+@cache
+def _long_run() -> re.Pattern[str]:
+    ends = np.flatnonzero(np.diff(_combining_classes() > 0))
+    ranges = (f"{chr(start + 1)}-{chr(end)}" for start, end in zip(ends[::2], ends[1::2], strict=True))
+    return re.compile(f"[{''.join(ranges)}]{{{LONG_RUN},}}")
+
+
+def _in_canonical_order(run: str) -> str:
+    """A run of combining marks, decomposed and sorted as NFC sorts it, which takes quadratic time."""
+    decomposed = {ord(mark): unicodedata.normalize("NFD", mark) for mark in set(run)}
+    codes = _codes(run.translate(decomposed))
+    classes = _combining_classes()[codes]
+    return "".join(codes[classes == kind].tobytes().decode("utf-32-le") for kind in np.unique(classes))
 
 
 def has_mojibake(text: str) -> bool:

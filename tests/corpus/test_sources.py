@@ -132,7 +132,7 @@ def test_other_files_are_ignored_and_counted(build, write, capsys):
     corpus = build(raw)
     assert (list(corpus.kept), corpus.counts["ignored_files"]) == (["a.txt"], 6)
     assert corpus.counts["ignored_kinds"] == {
-        "hidden": 1, ".jpg": 2, ".json": 1, "without extension": 1, "not a regular file": 1,
+        "hidden": 1, ".jpg": 2, ".json": 1, "without extension": 1, "linked to nothing": 1,
     }  # fmt: skip
     assert "ignored 6 files: 2 .jpg, 1 hidden, 1 " in capsys.readouterr().err
 

@@ -1,0 +1,110 @@
+"""The sizes of the pages of a Parquet file, read from their headers before any page is unpacked.
+
+The footer tells neither the size of a dictionary nor of the largest page, and both decide how much memory a row can
+take: 200 rows of one 20 MB value are a file of 2 KB. A page header is a Thrift struct in the compact protocol:
+https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+_HEADER_BYTES = (
+    2**12,
+    2**24,
+)  # read at first, and if the header is longer (it may have the smallest and largest value)
+_UNPACKED, _PACKED, _DATA, _DICTIONARY, _DATA_V2 = 2, 3, 5, 7, 8  # fields of PageHeader
+_NUM_VALUES = 1  # field of the headers of data pages
+_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of a column: its bytes after decompression, and its number of values (0 for a dictionary)."""
+
+    size: int
+    values: int
+
+
+def read_pages(file: BinaryIO, start: int, end: int) -> Iterator[Page]:
+    """The pages of a column chunk that lies at `start` to `end`. Raises `ValueError` for headers that are damaged."""
+    while start < end:
+        header, length = _read_header(file, start)
+        packed, unpacked = header.get(_PACKED), header.get(_UNPACKED)
+        if not isinstance(packed, int) or not isinstance(unpacked, int) or packed < 0 or unpacked < 0:
+            raise ValueError(f"the page header at byte {start} is damaged")
+        data = header.get(_DATA) or header.get(_DATA_V2)
+        yield Page(unpacked, data.get(_NUM_VALUES, 0) if isinstance(data, dict) else 0)
+        start += length + packed
+
+
+def _read_header(file: BinaryIO, start: int) -> tuple[dict[int, Any], int]:
+    for size in _HEADER_BYTES:
+        file.seek(start)
+        reader = _Thrift(file.read(size))
+        try:
+            return reader.struct(), reader.place
+        except (IndexError, RecursionError):
+            continue
+    raise ValueError(f"the page header at byte {start} is damaged")
+
+
+class _Thrift:
+    """Reads integers and structs of the compact protocol; other values are passed over."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.place = data, 0
+
+    def struct(self) -> dict[int, Any]:
+        """The fields of a struct by their number."""
+        fields: dict[int, Any] = {}
+        number = 0
+        while head := self._byte():
+            kind, step = head & 15, head >> 4
+            number = number + step if step else self._integer()
+            fields[number] = None if kind in (_TRUE, _FALSE) else self._value(kind)
+        return fields
+
+    def _value(self, kind: int) -> Any:
+        if kind in (_I16, _I32, _I64):
+            return self._integer()
+        if kind == _STRUCT:
+            return self.struct()
+        if kind in (_LIST, _SET):
+            head = self._byte()
+            for _ in range(head >> 4 if head >> 4 < 15 else self._unsigned()):
+                self._value(head & 15)
+        elif kind == _BINARY:
+            length = self._unsigned()
+            self.place += length
+        elif kind in (_TRUE, _FALSE, _BYTE):  # one byte each in a list
+            self.place += 1
+        elif kind == _DOUBLE:
+            self.place += 8
+        else:  # page headers have no maps
+            raise IndexError
+        if self.place > len(self.data):
+            raise IndexError
+        return None
+
+    def _integer(self) -> int:
+        number = self._unsigned()
+        return number >> 1 ^ -(number & 1)
+
+    def _unsigned(self) -> int:
+        number = shift = 0
+        while True:
+            byte = self._byte()
+            number |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return number
+            if shift > 63:
+                raise IndexError
+
+    def _byte(self) -> int:
+        byte = self.data[self.place]
+        self.place += 1
+        return byte
