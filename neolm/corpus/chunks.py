@@ -21,7 +21,7 @@ import zstandard
 CHUNK_BYTES = 2**16
 UNPACKED_BYTES = 2**18
 WINDOW_BYTES = 2**27  # the largest window that `zstd -dc` accepts without --long
-EXPANSION = 1000  # a file may become this many times larger; gzip reaches 1032, text rarely 20
+EXPANSION = 200  # a file may become this many times larger; text becomes 3 to 50 times larger
 EXPANSION_FREE = 2**24  # bytes that a file may always become
 _ZSTD_HEADER_BYTES = 18  # the longest header of a Zstandard frame
 
@@ -29,12 +29,14 @@ _ZSTD_HEADER_BYTES = 18  # the longest header of a Zstandard frame
 class DamageError(Exception):
     """A file or a record that cannot be read; `reason` is the reason for its rejection.
 
-    `complete` is True if all data of the file was delivered before, for example if only its check sum is wrong.
+    `complete` is True if all data of the file was delivered before: only its check sum is wrong, or other bytes follow.
+    `altered_from` is the place in the unpacked data from which on it may be altered; None: all of it is sound.
     """
 
     def __init__(self, reason: str, message: str, complete: bool = False) -> None:
         super().__init__(message)
         self.reason, self.complete = reason, complete
+        self.altered_from: int | None = None
 
 
 class Line(NamedTuple):
@@ -81,9 +83,20 @@ def read_chunks(path: Path, compression: str, limit: int) -> Iterator[bytes]:
         raise DamageError("unreadable", error.strerror or type(error).__name__) from None
 
 
+def find_damage(path: Path, compression: str, limit: int) -> DamageError | None:
+    """The damage of a compressed file, which is read to its end for that."""
+    try:
+        for _ in read_chunks(path, compression, limit):
+            pass
+    except DamageError as error:
+        return error
+    return None
+
+
 def _frames(file: BinaryIO, compression: str, window: int) -> Iterator[bytes]:
     """The content of all frames in `file`. Both formats allow concatenated frames; zeros after a frame are padding."""
     complete = False
+    place = 0
     while byte := file.read(1):
         if complete and byte == b"\0":
             continue
@@ -93,7 +106,14 @@ def _frames(file: BinaryIO, compression: str, window: int) -> Iterator[bytes]:
         if not _MAGIC[compression](start):
             problem = "other bytes follow the compressed data; they are left out" if complete else "is not compressed"
             raise DamageError("unreadable", problem, complete)
-        yield from _gzip_member(file) if compression == ".gz" else _zstd_frame(file, window)
+        frame_start = place
+        try:
+            for chunk in _gzip_member(file) if compression == ".gz" else _zstd_frame(file, window):
+                place += len(chunk)
+                yield chunk
+        except DamageError as error:
+            error.altered_from = frame_start if error.reason == "unreadable" else None
+            raise
         complete = True
 
 
@@ -105,17 +125,20 @@ _MAGIC: dict[str, Callable[[bytes], bool]] = {
 
 def _gzip_member(file: BinaryIO) -> Iterator[bytes]:
     decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS + 16)
-    data = b""
+    data, size = b"", 0
     while not decoder.eof:
         data = data or file.read(CHUNK_BYTES)
         before = decoder.copy()
         try:
             unpacked = decoder.decompress(data, UNPACKED_BYTES)
         except zlib.error as error:
-            yield _until_error(before, data)
-            raise _damaged(
-                error, complete="incorrect data check" in str(error) or "length check" in str(error)
-            ) from None
+            unpacked, rest = _until_error(before, data)
+            yield unpacked
+            # The length of the text follows its check sum. If it is right, little or nothing of the text is altered.
+            length = (rest + file.read(4))[:4] if "incorrect data check" in str(error) else b""
+            complete = length == ((size + len(unpacked)) % 2**32).to_bytes(4, "little")
+            raise _damaged(error, complete) from None
+        size += len(unpacked)
         if unpacked:
             yield unpacked
         elif not data:
@@ -124,16 +147,18 @@ def _gzip_member(file: BinaryIO) -> Iterator[bytes]:
     file.seek(-len(decoder.unused_data), os.SEEK_CUR)
 
 
-def _until_error(decoder: Any, data: bytes) -> bytes:
-    """What `data`, which has an error in it, unpacks to before the error: fed and read byte by byte."""
+def _until_error(decoder: Any, data: bytes) -> tuple[bytes, bytes]:
+    """What `data`, which has an error in it, unpacks to before the error, and the rest of `data` after the error."""
     unpacked = bytearray()
+    end = 0
     with contextlib.suppress(zlib.error):
         for byte in data:
+            end += 1
             rest = bytes([byte])
             while part := decoder.decompress(rest, 1):
                 unpacked += part
                 rest = decoder.unconsumed_tail
-    return bytes(unpacked)
+    return bytes(unpacked), data[end:]
 
 
 def _zstd_frame(file: BinaryIO, window: int) -> Iterator[bytes]:

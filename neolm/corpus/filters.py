@@ -36,8 +36,10 @@ def has_longer_line(text: str, limit: int) -> bool:
 
 def text_fraction(text: str) -> float:
     """The share of letters, digits, combining marks and white space among the characters; 0 for an empty text."""
-    slices = (text[start : start + _SLICE] for start in range(0, len(text), _SLICE))
-    return sum(map(_text_characters, slices)) / len(text) if text else 0.0
+    found = 0
+    for start in range(0, len(text), _SLICE):
+        found += _text_characters(text[start : start + _SLICE])
+    return found / len(text) if text else 0.0
 
 
 def _text_characters(text: str) -> int:

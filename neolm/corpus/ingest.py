@@ -29,7 +29,7 @@ BATCH_CHARACTERS = 2**23  # characters in memory before they are written
 BATCH_ROWS = 2**13
 
 # `file` and `record`: where the row was read. `parent`: null unless the record states one.
-# `digest`: of the clean text, null for rejected rows. `size`: bytes of the raw text.
+# `digest`: of the clean text without white space at its ends, null for rejected rows. `size`: bytes of the raw text.
 SCRATCH_SCHEMA = pa.schema(
     {"file": pa.int64(), "record": pa.int64()}
     | dict.fromkeys(("id", "parent", "text", "source", "licence", "metadata", "reason", "digest"), pa.large_string())
@@ -83,7 +83,7 @@ def _judged(record: Record, config: CorpusConfig) -> dict[str, Any]:
     if row["reason"] is None:
         row |= {
             "text": text,
-            "digest": hashlib.blake2b(text.encode("utf-8"), digest_size=20).hexdigest(),
+            "digest": hashlib.blake2b(text.strip().encode("utf-8"), digest_size=20).hexdigest(),
             "parts": len(split_text(text, config.split_characters)) if config.split_characters else 1,
             "mojibake": has_mojibake(text),
         }

@@ -16,6 +16,8 @@ from neolm.corpus.text import storable
 
 MAX_VALUES = 2**23  # values in one record; about 600 MB as Python objects
 MAX_NESTING = 100  # levels of arrays and objects in metadata, so that every JSON parser can read it again
+_DECODER = json.JSONDecoder(parse_constant=str)  # NaN and Infinity are not JSON
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, allow_nan=False)
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)  # possessive: no memory for each character
 
 
@@ -24,7 +26,7 @@ def parse_json(text: str) -> Any:
     if _separators(text) > MAX_VALUES and _separators(_STRING.sub("", text)) > MAX_VALUES:
         raise too_many_values()
     try:
-        return json.loads(text, parse_constant=str)  # NaN and Infinity are not JSON
+        return _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise DamageError("broken_json", str(error) or type(error).__name__) from None
 
@@ -46,16 +48,24 @@ def json_text(value: Mapping[str, Any]) -> str:
     """
     if not value:
         return "{}"
-    if _is_nested(value, MAX_NESTING):
-        raise DamageError("broken_json", f"the metadata is nested more than {MAX_NESTING} levels deep")
     try:
-        text = json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
-    except ValueError:
-        text = json.dumps(_finite(value), ensure_ascii=False, sort_keys=True)
+        try:
+            text = _ENCODER.encode(value)
+        except ValueError:
+            text = _ENCODER.encode(_finite(value))
+    except RecursionError:
+        raise _too_deep() from None
+    if text.count("[") + text.count("{") > MAX_NESTING and _is_nested(value, MAX_NESTING):
+        raise _too_deep()
     return storable(text)
 
 
+def _too_deep() -> DamageError:
+    return DamageError("broken_json", f"the metadata is nested more than {MAX_NESTING} levels deep")
+
+
 def _is_nested(value: Any, levels: int) -> bool:
+    """Whether `value`, an object or array, has more than `levels` levels."""
     items = value.values() if isinstance(value, Mapping) else value
     inner = (item for item in items if isinstance(item, (dict, list)))
     return levels == 0 or any(_is_nested(item, levels - 1) for item in inner)

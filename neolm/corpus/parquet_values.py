@@ -13,8 +13,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,30 +23,30 @@ import pyarrow as pa
 from pyarrow import types
 
 from neolm.corpus.chunks import DamageError
-from neolm.corpus.json_values import MAX_NESTING, MAX_VALUES, too_many_values
+from neolm.corpus.json_values import MAX_VALUES, too_many_values
 
 _PER_DAY = {unit: 86_400 * 1000**power for power, unit in enumerate(("s", "ms", "us", "ns"))}
 
 
-def column_values(column: pa.Array, limit: int) -> Iterable[Any]:
-    """The JSON value of each cell, or a `DamageError` in place of a cell that has none; one at a time if it is long."""
-    if _is_simple(column.type):
-        try:
-            return column.to_pylist()  # type: ignore[no-any-return]
-        except UnicodeDecodeError:  # find out which cells
-            pass
-    return (_cell(column[row], limit) for row in range(len(column)))
+def column_values(column: pa.Array, limit: int) -> Iterator[Any]:
+    """The JSON value of each cell, or a `DamageError` in place of a cell that has none.
 
-
-def _cell(scalar: pa.Scalar, limit: int) -> Any:
+    A cell has at most MAX_VALUES values and `limit` characters.
+    """
     try:
-        return _Cell(limit).value(scalar, MAX_NESTING)
-    except DamageError as error:
-        return error
-
-
-def _is_simple(kind: pa.DataType) -> bool:
-    return bool(is_text(kind) or types.is_integer(kind) or types.is_boolean(kind))
+        found = _values(column)
+    except (DamageError, UnicodeDecodeError) as error:
+        if len(column) > 1:  # find out which cells
+            for row in range(len(column)):
+                yield from column_values(column.slice(row, 1), limit)
+        elif isinstance(error, UnicodeDecodeError):
+            yield DamageError("broken_utf8", f"{error.reason} at byte {error.start}")
+        else:
+            yield error
+        return
+    for value in found:
+        fits = not isinstance(value, (dict, list)) or _characters(value, limit) <= limit
+        yield value if fits else DamageError("too_large", f"the metadata has more than {limit:,} characters")
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -84,66 +85,75 @@ _TEXT_OF = {
 }
 
 
-class _Cell:
-    """Converts one cell. The result has at most MAX_VALUES values and `limit` characters of text."""
+def _values(array: pa.Array) -> list[Any]:
+    """The JSON values of the cells. Equal texts of a dictionary are one object.
 
-    def __init__(self, limit: int) -> None:
-        self._values, self._characters, self._limit = MAX_VALUES, limit, limit
-
-    def value(self, scalar: pa.Scalar, levels: int) -> Any:
-        """The JSON value of a cell, at most `levels` deep."""
-        kind = scalar.type
-        self._count(1)
-        if levels == 0:
-            raise DamageError("broken_json", f"the value is nested more than {MAX_NESTING} levels deep")
-        if not scalar.is_valid:
-            return None
-        if isinstance(scalar, (pa.ExtensionScalar, pa.DictionaryScalar)):
-            return self.value(scalar.value, levels)
-        if types.is_struct(kind):
-            return {kind.field(index).name: self.value(scalar[index], levels - 1) for index in range(kind.num_fields)}
-        if types.is_map(kind):
-            keys, items = (self._list(scalar.values.field(index), levels) for index in range(2))
-            return dict(zip(map(str, keys), items, strict=True))
-        if isinstance(scalar, pa.ListScalar):  # of every layout
-            return self._list(scalar.values, levels)
-        value = _plain(scalar)
-        self._count(0, len(value) if isinstance(value, str) else 0)
-        return value
-
-    def _list(self, array: pa.Array, levels: int) -> list[Any]:
-        if types.is_integer(array.type) or types.is_boolean(array.type):
-            self._count(len(array))
-            return array.to_pylist()  # type: ignore[no-any-return]
-        return [self.value(array[index], levels - 1) for index in range(len(array))]
-
-    def _count(self, values: int, characters: int = 0) -> None:
-        self._values -= values
-        self._characters -= characters
-        if self._values < 0:
-            raise too_many_values()
-        if self._characters < 0:
-            raise DamageError("too_large", f"the value has more than {self._limit:,} characters")
+    Raises:
+        DamageError: there are more than MAX_VALUES values.
+        UnicodeDecodeError: a text is not UTF-8.
+    """
+    kind = array.type
+    if len(array) > MAX_VALUES:
+        raise too_many_values()
+    if isinstance(array, pa.ExtensionArray):
+        return _values(array.storage)
+    if isinstance(array, pa.DictionaryArray):
+        words = _values(array.dictionary)
+        return [None if index is None else words[index] for index in array.indices.to_pylist()]
+    if types.is_struct(kind):
+        columns = [_values(column) for column in array.flatten()]
+        rows = zip(*columns, strict=True) if columns else ((),) * len(array)
+        names = [field.name for field in kind]
+        return _with_nulls(array, (dict(zip(names, cells, strict=True)) for cells in rows))
+    if types.is_map(kind):
+        return _with_nulls(
+            array, map(_object, _lists(array, pa.StructArray.from_arrays([array.keys, array.items], ["k", "v"])))
+        )
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _with_nulls(array, _lists(array, array.values))
+    if hasattr(kind, "value_type"):  # the other layouts of lists
+        return _values(array.cast(pa.large_list(kind.value_type)))
+    return _leaves(array)
 
 
-def _plain(scalar: pa.Scalar) -> Any:
-    """The value of a cell that holds no others."""
-    kind = scalar.type
+def _lists(array: pa.Array, items: pa.Array) -> Iterator[list[Any]]:
+    """The items of each list of `array`."""
+    ends = array.offsets.to_pylist()
+    first = ends[0]
+    values = _values(items.slice(first, ends[-1] - first))
+    return (values[start - first : end - first] for start, end in itertools.pairwise(ends))
+
+
+def _object(pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A map as an object; JSON has no other keys than texts."""
+    return {str(pair["k"]): pair["v"] for pair in pairs}
+
+
+def _with_nulls(array: pa.Array, values: Iterator[Any]) -> list[Any]:
+    if not array.null_count:
+        return list(values)
+    return [value if valid else None for value, valid in zip(values, array.is_valid().to_pylist(), strict=True)]
+
+
+def _leaves(array: pa.Array) -> list[Any]:
+    """The values of cells that hold no others."""
+    kind = array.type
     if types.is_temporal(kind) and not types.is_interval(kind):
-        return _time(scalar.value, kind)
-    if is_binary(kind):
-        data = scalar.as_py()
+        numbers = array.view(pa.int32() if kind.bit_width == 32 else pa.int64()).to_pylist()
+        return [None if number is None else _time(number, kind) for number in numbers]
+    values: list[Any] = array.to_pylist()
+    if is_text(kind) or types.is_integer(kind) or types.is_boolean(kind):
+        return values
+    return [value if value is None else _plain(value) for value in values]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
         try:
-            return data.decode("utf-8")
+            return value.decode("utf-8")
         except UnicodeDecodeError:
-            return data.hex()
-    try:
-        value = scalar.as_py()
-    except UnicodeDecodeError as error:
-        raise DamageError("broken_utf8", f"{error.reason} at byte {error.start}") from None
-    if isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    return str(value)
+            return value.hex()
+    return value if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
 def _time(number: int, kind: pa.DataType) -> int | str:
@@ -160,3 +170,16 @@ def _time(number: int, kind: pa.DataType) -> int | str:
 
 def _iso(moment: Any, number: int, zone: str = "") -> int | str:
     return number if np.isnat(moment) else f"{moment}{zone}"
+
+
+def _characters(value: Any, limit: int) -> int:
+    """The characters of all texts in `value`; some number above `limit` if there are more than that."""
+    if isinstance(value, str):
+        return len(value)
+    found = 0
+    if isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            found += _characters(item, limit)
+            if found > limit:
+                break
+    return found

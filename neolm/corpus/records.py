@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neolm.corpus.chunks import DamageError, Expansion, Line, read_chunks, read_lines
+from neolm.corpus.chunks import DamageError, Expansion, Line, find_damage, read_chunks, read_lines
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.json_values import json_text, parse_json
 from neolm.corpus.parquet import first_line, read_rows
@@ -81,12 +81,10 @@ def _records(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[R
         yield from _topics(origin)
     elif file.kind == "parquet":
         yield from _parquet_rows(file, origin, config)
+    elif file.kind == "text":
+        yield from _text_file(read_chunks(Path(file.path), file.compression, limit), origin, limit)
     else:
-        chunks = read_chunks(Path(file.path), file.compression, limit)
-        if file.kind == "text":
-            yield from _text_file(chunks, origin, limit)
-        else:
-            yield from _json_lines(chunks, origin, config)
+        yield from _json_lines(file, origin, config)
 
 
 def _topics(origin: _Origin) -> Iterator[Record]:
@@ -134,11 +132,31 @@ def _not_text(data: bytes, origin: _Origin) -> Record:
     return origin.refuse("binary", data, f"NUL at byte {data.index(0)}")
 
 
-def _json_lines(chunks: Iterable[bytes], origin: _Origin, config: CorpusConfig) -> Iterator[Record]:
-    for line in read_lines(chunks, config.max_document_bytes):
-        if line.damage is not None or line.data.strip():
-            place = _Origin(f"{origin.id}:{line.number}", origin.source, origin.licence)
-            yield _json_line(line, place, config.text_key)
+def _json_lines(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Record]:
+    """The lines as records.
+
+    A flipped byte in a compressed file alters what follows it, and is noticed at the end of the file if at all. So the
+    first broken line is a reason to look whether the file is damaged. If so, the lines from there on are left out.
+    """
+    path, limit = Path(file.path), config.max_document_bytes
+    end, damage, searched = 0, None, not file.compression
+    for line in read_lines(read_chunks(path, file.compression, limit), limit):
+        end += line.size + 1
+        if line.damage is None and not line.data.strip():
+            continue
+        place = _Origin(f"{origin.id}:{line.number}", origin.source, origin.licence)
+        record = _json_line(line, place, config.text_key)
+        if record.reason in _BROKEN and line.damage is None:
+            damage, searched = damage if searched else find_damage(path, file.compression, limit), True
+            if damage is not None and damage.altered_from is not None and end > damage.altered_from:
+                yield place.refuse(
+                    damage.reason, line.data, f"{damage}; this line and the rest are left out", line.size
+                )
+                return
+        yield record
+
+
+_BROKEN = frozenset({"broken_json", "broken_utf8", "binary"})
 
 
 def _json_line(line: Line, origin: _Origin, text_key: str) -> Record:

@@ -36,8 +36,11 @@ LONG_RUN = 64  # combining marks; Unicode's stream-safe format (UAX 15) allows 3
 
 def _may_have_long_run(text: str) -> bool:
     """Whether two successive characters of every 32nd are combining marks, as in each run of LONG_RUN marks."""
-    some = _combining_classes()[_codes(text[:: LONG_RUN // 2])] > 0
-    return bool((some[1:] & some[:-1]).any())
+    some = text[:: LONG_RUN // 2]
+    if some.isascii():
+        return False
+    marks = _combining_classes()[_codes(some)] > 0
+    return bool((marks[1:] & marks[:-1]).any())
 
 
 def _codes(text: str) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:

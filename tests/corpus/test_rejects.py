@@ -147,11 +147,20 @@ def test_files_that_cannot_be_read(build, write):
 def test_the_duplicate_with_the_smallest_id_is_kept(build, write):
     raw = write("b.txt", "the same text\n").parent
     write("a.jsonl", [{"text": "the same text\r\n", "id": "c", "meta": {"n": 1}}])
-    write("z.txt", "the same text\n ")
+    write("z.txt", "the same  text\n")
     corpus = build(raw)
     assert set(corpus.kept) == {"b.txt", "z.txt"}
     assert corpus.reasons == {"c": "duplicate"}
     assert json.loads(corpus.rejected["c"]["metadata"]) == {"n": 1, "duplicate_of": "b.txt"}
+
+
+def test_texts_that_differ_only_at_their_ends_are_duplicates_and_so_never_in_both_splits(build, write):
+    records = [
+        {"text": end + f"text number {n}" + end, "id": f"{n}{end}"} for n in range(60) for end in ("", "\n", " \t")
+    ]
+    corpus = build(write("a.jsonl", records), validation_fraction=0.5)
+    assert set(corpus.kept) == {str(n) for n in range(60)}
+    assert corpus.counts["rejected"]["duplicate"]["documents"] == 120
 
 
 def test_rejected_records_are_not_compared_for_duplicates(build, write):
