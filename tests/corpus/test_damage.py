@@ -270,7 +270,7 @@ def test_gzip_gives_what_inflate_gives_before_the_error(tmp_path_factory, data, 
         while part := decoder.decompress(rest, 1):
             expected += part
             rest = decoder.unconsumed_tail
-    assert error is not None
+    assert error is not None or found == data * 3  # the last bits of a stream may have no meaning
     # zlib takes back the byte that it unpacks in the call in which it finds the error, so the oracle may lack one.
     assert found.startswith(expected) and len(found) <= len(expected) + 1
 
