@@ -81,7 +81,11 @@ def read_json_value(path: Path, limit: int | None = None) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: a reader finds the old file or the new one."""
-    write_text(path, json.dumps(jsonable(value), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(jsonable(value), indent=2, ensure_ascii=False) + "\n"
+    try:
+        write_text(path, text)
+    except UnicodeEncodeError:  # UTF-8 cannot hold half a character, an escape can
+        write_text(path, json.dumps(jsonable(value), indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -60,7 +60,6 @@ def listed_end_tokens(directory: Path) -> tuple[int, ...]:
 def token_ids(value: Any, path: Path) -> tuple[int, ...]:
     """The ids in an `eos_token_id` that was read from `path`: one, several or none."""
     ids = () if value is None else tuple(value) if isinstance(value, list) else (value,)
-    wrong = next((one for one in ids if type(one) is not int), None)
-    if wrong is not None:
-        raise InputError(f"{path}: eos_token_id: {str(wrong)[:40]!r} is not the id of a token")
+    if wrong := [one for one in ids if type(one) is not int]:
+        raise InputError(f"{path}: eos_token_id: {str(wrong[0])[:40]!r} is not the id of a token")
     return tuple(dict.fromkeys(ids))

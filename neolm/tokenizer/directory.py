@@ -14,6 +14,7 @@ other class takes `tokenizer.json` as it is. A named token that is not in the vo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ _CLASSES: dict[str, tuple[dict[str, Any] | None, dict[str, str]]] = {
     "GPTNeoXTokenizer": ({"type": "NFC"}, {**_END, "pad_token": "<|padding|>"}),
 }
 _FAMILIES = {"gpt2": "GPT2Tokenizer", "gpt_neo": "GPT2Tokenizer", "gpt_neox": "GPTNeoXTokenizer"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -56,8 +58,8 @@ class NoTokenizerError(InputError):
 class TokenizerFiles(NamedTuple):
     """What the files of a directory say about its tokenizer."""
 
-    content: dict[str, Any]  # of a tokenizer.json
-    added: list[AddedToken]  # tokens to add to it, in order
+    content: dict[str, Any]  # of a tokenizer.json, without its added tokens
+    added: list[AddedToken]  # tokens to add, in order
     special_tokens: dict[str, str]  # by name, such as eos_token
     extra_special_tokens: list[str]  # without a name
     config: dict[str, Any]  # tokenizer_config.json
@@ -80,14 +82,13 @@ def read_tokenizer_files(directory: Path, file: Path | None = None) -> Tokenizer
     if name in _CLASSES:
         normalizer, defaults = _CLASSES[name]
         content = _rebuilt(content, config, name, normalizer, directory)
-    tokens, listed = _listed_tokens(directory, config, content["added_tokens"] if whole else [])
-    if name in _CLASSES:
-        content["added_tokens"] = []
+    in_file = content.pop("added_tokens")
+    tokens, listed = _listed_tokens(directory, config, in_file)
     named, extra = _special_tokens(tokens, defaults, directory)
     by_text = {str(token): token for token in listed}
     named = {key: by_text.get(str(token), token) for key, token in named.items()}
-    known = {*by_text, *(str(token["content"]) for token in content["added_tokens"])}
-    added = [*listed]
+    added = [*([] if name in _CLASSES else [_added_token(token, place) for token in in_file]), *listed]
+    known = {str(token) for token in added}
     for token in [*named.values(), *extra]:
         if str(token) not in known:
             known.add(str(token))
@@ -197,7 +198,8 @@ def _listed_tokens(
     special = {_text(entries.get(key)) for key in NAMED_TOKENS} | {_text(token) for token in unnamed}
     for text, number in _optional(path).items():
         is_special = text in special
-        listed[_token_id(number, path)] = AddedToken(text, normalized=not is_special, special=is_special)
+        flags = {"content": text, "special": is_special, "normalized": not is_special}
+        listed[_token_id(number, path)] = _added_token(flags, path)
     for token in in_file:
         listed[_token_id(token.get("id"), directory / TOKENIZER_FILE)] = _added_token(token, directory / TOKENIZER_FILE)
     return entries, [listed[number] for number in sorted(listed)]
@@ -225,9 +227,9 @@ def _extra(entries: Mapping[str, Any]) -> Any:
 
 
 def _text(entry: Any) -> str | None:
-    """The text of a token, which is given as text or as an object."""
+    """The text of a token, which is given as text or as an object; None if it is not text, or half a character."""
     text = entry.get("content") if isinstance(entry, dict) else entry
-    return text if isinstance(text, str) else None
+    return text if isinstance(text, str) and not _SURROGATE.search(text) else None
 
 
 def _added_token(entry: Any, path: Path, key: str = "added_tokens") -> AddedToken:

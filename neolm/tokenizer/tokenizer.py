@@ -31,6 +31,7 @@ from neolm.tokenizer.byte_level import MAX_TOKEN_ID
 from neolm.tokenizer.directory import TokenizerFiles, read_tokenizer_files
 
 END_OF_TEXT = "<|endoftext|>"
+_UTF8_BYTES = (*range(0xC0), *range(0xC2, 0xF5))  # the other bytes are never part of a character
 # Keys of tokenizer_config.json that say how the original files are read; the copy is one tokenizer.json.
 _NOT_COPIED = (
     "tokenizer_class",
@@ -129,7 +130,7 @@ class Tokenizer:
         Thread-safe.
         """
         clean = [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in texts]
-        with self._lock:
+        with self._lock, _library_errors("text", "the tokenizer cannot encode it"):
             self.backend.encode_special_tokens = not special
             encodings = self.backend.encode_batch_fast(clean, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
@@ -225,29 +226,41 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 def _load(place: Path) -> tuple[Tokenizer, TokenizerFiles]:
     directory, file = (place, None) if place.is_dir() else (place.parent, place)
     files = read_tokenizer_files(directory, file)
-    with _library_errors(place):
-        backend = tokenizers.Tokenizer.from_str(json.dumps(files.content))
+    with _library_errors(place / TOKENIZER_FILE if (place / TOKENIZER_FILE).exists() else place):
+        backend = _backend(files.content)
         backend.add_tokens(files.added)
     largest = max(backend.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= MAX_TOKEN_ID:
         raise InputError(f"{place}: the token id {largest} is not one of 0 to {MAX_TOKEN_ID - 1}")
-    missing = [byte for byte, character in byte_characters().items() if backend.token_to_id(character) is None]
+    characters = byte_characters()
+    missing = [byte for byte in _UTF8_BYTES if backend.token_to_id(characters[byte]) is None]
     if missing:
-        say(f"{place}: {len(missing)} of the 256 bytes have no token; characters that need them are left out of a text")
+        say(f"{place}: {len(missing)} bytes of UTF-8 have no token; characters that need them are left out of a text")
     if backend.num_special_tokens_to_add(is_pair=False):
         say(f"{place}: its post_processor puts special tokens around a text, which is not done here")
     eos = files.special_tokens.get("eos_token") or _end_token(directory, backend)
     return Tokenizer(backend, eos, files.special_tokens), files
 
 
+def _backend(content: dict[str, Any]) -> tokenizers.Tokenizer:
+    """The tokenizer of a `tokenizer.json`. Its vocabulary, which is large, does not become text again."""
+    model = content["model"]
+    small = {**content, "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}
+    backend = tokenizers.Tokenizer.from_str(json.dumps(small))
+    options = ("unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "ignore_merges")
+    given = {option: model[option] for option in options if model.get(option) is not None}
+    backend.model = models.BPE(vocab=model["vocab"], merges=model["merges"], **given)
+    return backend
+
+
 def _end_token(directory: Path, backend: tokenizers.Tokenizer) -> str:
     """The end of text of a tokenizer that names none: the first end token of the model, else `<|endoftext|>`."""
-    ids = listed_end_tokens(directory)
+    ids = [number for number in listed_end_tokens(directory) if 0 <= number < MAX_TOKEN_ID]
     return next((token for token in map(backend.id_to_token, ids) if token is not None), END_OF_TEXT)
 
 
 @contextlib.contextmanager
-def _library_errors(place: Path | str) -> Iterator[None]:
+def _library_errors(place: Path | str, problem: str = "not a tokenizer that can be read") -> Iterator[None]:
     """Errors of the library `tokenizers`, which are plain `Exception` or a panic, as `InputError`."""
     try:
         yield
@@ -255,7 +268,7 @@ def _library_errors(place: Path | str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = str(error).strip().split("\n", maxsplit=1)[0]
-        raise InputError(f"{place}: not a tokenizer that can be read ({reason[:300]})") from None
+        raise InputError(f"{place}: {problem} ({reason[:300]})") from None
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import struct
 import weakref
 from collections.abc import Callable
@@ -462,6 +463,37 @@ def test_a_full_disk_leaves_the_old_file(directory: Path, tmp_path: Path, monkey
 # ---- the command ----
 
 
+def test_the_chat_template_and_further_end_tokens_are_written(
+    directory: Path, tmp_path: Path, neolm_: Callable[..., tuple[int, str, str]]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(directory, source)
+    (source / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    eos = load_tokenizer(source).eos_token_id
+    ends = [eos, 7, 9, 11, 999]
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    code, _, said = neolm_("export", source, tmp_path / "out", "--to", "gguf")
+    assert code == 0, said
+    assert f"there is no key for the end tokens {load_tokenizer(source).id_to_token(11)}" in said
+    metadata = read(tmp_path / "out" / "model.gguf").metadata
+    assert metadata["tokenizer.chat_template"] == "{{ messages[0].content }}"
+    names = ("eos", "eot", "eom")
+    assert [metadata[f"tokenizer.ggml.{name}_token_id"] for name in names] == [eos, 7, 9]
+
+
+def test_a_broken_tokenizer_is_an_error_of_import(
+    directory: Path, tmp_path: Path, neolm_: Callable[..., tuple[int, str, str]]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(directory, source)
+    (source / "tokenizer.json").write_text("{}")
+    for arguments in (("import",), ("export",)):
+        code, _, said = neolm_(*arguments, source, tmp_path / "out")
+        assert (code, said.count("\n")) == (2, 1)
+        assert "not a tokenizer.json" in said
+        assert not (tmp_path / "out").exists()
+
+
 def test_the_command_writes_one_file_and_its_manifest(
     directory: Path, tmp_path: Path, neolm_: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -485,6 +517,7 @@ def test_the_command_writes_one_file_and_its_manifest(
     assert (code, said.count("\n")) == (2, 1)
     assert said.startswith("neolm: gguf: llama.cpp has no gpt-neo")
     (neo / "tokenizer.json").unlink()
+    assert neolm_("import", neo, tmp_path / "weights")[0] == 0
     code, _, said = neolm_("export", neo, tmp_path / "no", "--to", "gguf")
     assert (code, "there is no tokenizer" in said) == (2, True)
     assert not (tmp_path / "no").exists()

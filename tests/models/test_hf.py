@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import shutil
 
@@ -122,6 +123,18 @@ def test_a_hub_id_downloads_safetensors_before_pickles(directory, tmp_path, monk
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert model_directory("some-organisation/some-model") == directory
     assert "model.safetensors" in requested[0]
+    for small in (
+        *(
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+        ),
+        *("added_tokens.json", "vocab.json", "merges.txt", "encoder.json", "vocab.bpe", "chat_template.jinja"),
+        *("chat_template.json", "additional_chat_templates/rag.jinja", "tokenizer.model"),
+    ):
+        assert any(fnmatch.fnmatch(small, pattern) for pattern in requested[0]), small
     assert not any(pattern.endswith(".bin") for pattern in requested[0])
     (directory / "model.safetensors").unlink()
     model_directory("some-organisation/some-model")
