@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any
@@ -37,9 +37,9 @@ def create_app(service: Service) -> FastAPI:
     """The application with all routes and middleware."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         preload = asyncio.create_task(service.pool.preload()) if service.settings.preload else None
-        yield
+        yield {"max_connections": service.settings.connections}  # for connection.py
         if preload is not None:
             preload.cancel()
         await asyncio.to_thread(service.pool.close)

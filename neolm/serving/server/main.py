@@ -24,6 +24,8 @@ from neolm.serving.server.middleware import LOOPBACK
 from neolm.serving.server.service import Service, open_models
 from neolm.serving.server.settings import ServeConfig
 
+_BACKLOG = 2048  # connections that may wait to be accepted, which happens to all of them at once
+
 
 def serve(models: Sequence[str], settings: ServeConfig) -> None:
     """Serve until SIGINT or SIGTERM; a second signal ends the process at once."""
@@ -36,7 +38,7 @@ def serve(models: Sequence[str], settings: ServeConfig) -> None:
     store = None if settings.feedback == "off" else FeedbackStore(settings.feedback or default_url())
     service = Service(settings, open_models(models, settings), keys, store)
     listening = _listen(settings)
-    _raise_file_limit(settings.connections + 256)
+    _raise_file_limit(settings.connections + _BACKLOG + 256)
     logger = logging.getLogger("uvicorn.error")
     logger.handlers, logger.propagate = [_ToEventLog(service.log)], False
     logger.setLevel(logging.WARNING)
@@ -45,6 +47,7 @@ def serve(models: Sequence[str], settings: ServeConfig) -> None:
         http=Connection,
         log_config=None,
         access_log=False,
+        backlog=_BACKLOG,
         server_header=False,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds) + 3),
@@ -91,7 +94,7 @@ def _listen(settings: ServeConfig) -> socket.socket:
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
-            listening.listen(2048)  # now, so that a second server fails at once
+            listening.listen(_BACKLOG)  # now, so that a second server fails at once
         except (OSError, OverflowError):
             listening.close()
             raise

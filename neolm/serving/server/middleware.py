@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from neolm.serving.server.connection import KEY_BONUS
 from neolm.serving.server.errors import ApiError
 from neolm.serving.server.service import Service
 
@@ -134,8 +135,7 @@ class ServiceHandlers:
                 async with asyncio.timeout(max(0.0, min(self._settings.body_seconds, end - time.monotonic()))):
                     await send(message)
             except TimeoutError:
-                if abort := scope["state"].get("abort"):  # see connection.py
-                    abort()
+                scope["state"]["connection"].abort()
 
         await app(scope, receive, send_in_time)
 
@@ -181,8 +181,9 @@ class ServiceHandlers:
             raise ApiError(403, "web pages of other origins are not allowed", None, "foreign_origin")
 
     def connection_limit(self, scope: Scope) -> None:
-        """Refuse requests while too many connections are open; `/health` still answers."""
-        if len(scope["state"].get("connections", ())) > self._settings.connections and scope["path"] != "/health":
+        """Refuse requests while too many connections have requests in progress; `/health` still answers."""
+        # A client that has just connected has had no time to send its request.
+        if not scope["state"]["connection"].make_room(quiet=1.0) and scope["path"] != "/health":
             raise ApiError(503, "too many connections are open", None, "too_many_connections", 5)
 
     def trusted_host(self, scope: Scope) -> None:
@@ -205,6 +206,8 @@ class ServiceHandlers:
         if scope["path"] not in PUBLIC_PATHS and not _is_asset(scope):
             client = self._service.keys.client(Headers(scope=scope).get("authorization"))
             scope["state"]["client"] = client
+            if client.entry is not None:
+                scope["state"]["connection"].bonus = KEY_BONUS
             if scope["method"] == "POST":
                 client.requests.spend(1)
 

@@ -64,6 +64,6 @@ class ServeConfig(Config):
     body_seconds: Annotated[float, Field(gt=0), Unit("s")] = 30.0
     """Time limit for receiving a request, and for sending each chunk of the answer."""
     connections: Positive = 1024
-    """Open connections; further requests get status 503."""
+    """Open connections. Beyond it, those that wait for their clients are closed, then requests get status 503."""
     shutdown_seconds: Annotated[float, Field(ge=0), Unit("s")] = 30.0
     """Time limit of running requests after the server was told to stop."""

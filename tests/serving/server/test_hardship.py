@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import socket
@@ -79,18 +80,23 @@ def test_a_client_that_disconnects_at_once_is_cancelled_and_logged(
     assert all(entry["completion_tokens"] < 1000 for entry in log[:6])
 
 
-def test_idle_connections_are_closed(directory: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def status(one: socket.socket, raw: bytes = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n") -> int:
+    """Send a request on an open connection, and read the answer to its end."""
+    one.sendall(raw)
+    head, _, body = one.recv(65536).partition(b"\r\n\r\n")
+    while len(body) < int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]):
+        body += one.recv(65536)
+    return int(head.split()[1])
+
+
+def test_idle_connections_are_closed_after_a_while(
+    directory: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection, "HEADER_SECONDS", 1.0)
-    with start([str(directory)], connections=5, feedback="off") as server:
-        idle = [connect(server) for _ in range(6)]
-        for one in idle[:3]:
+    with start([str(directory)], feedback="off") as server:
+        idle = [connect(server) for _ in range(4)]
+        for one in idle[:2]:
             one.sendall(HEAD.encode()[:30])
-        until(lambda: server.client.get("/v1/models").status_code == 503)
-        refused = server.client.get("/v1/models")
-        assert refused.json()["error"]["code"] == "too_many_connections"
-        assert refused.headers["retry-after"] == "5"
-        assert server.client.get("/health").status_code == 200
-        until(lambda: server.client.get("/v1/models").status_code == 200)
         for one in idle:
             assert one.recv(1) == b""
             one.close()
@@ -102,12 +108,105 @@ def test_idle_connections_are_closed(directory: Path, start: Start, monkeypatch:
             assert slow.recv(12) == b"HTTP/1.1 200"
         with connect(server) as again:  # the timeout starts again with each request of a connection
             for _ in range(4):
-                again.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                received = b""
-                while not received.endswith(b'"ok"}'):
-                    received += again.recv(65536)
-                assert received.startswith(b"HTTP/1.1 200")
+                assert status(again) == 200
                 time.sleep(0.4)
+
+
+def closed(one: socket.socket) -> bool:
+    """Whether the server closed the connection, now or before the timeout."""
+    with contextlib.suppress(ConnectionResetError):
+        while one.recv(65536):
+            pass
+    return True
+
+
+def test_connections_that_wait_for_their_clients_keep_nobody_out(directory: Path, tmp_path: Path, start: Start) -> None:
+    file = tmp_path / "keys.json"
+    key = new_key(file, "alice", None, None)
+    settings = {"keys": str(file), "connections": 20, "feedback": "off"}
+    with start([str(directory)], key=key, **settings) as server, contextlib.ExitStack() as opened:
+        body = json.dumps({"model": "tiny", "prompt": "the sea", "max_tokens": 3})
+        whole = f"{HEAD}Authorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        mine = opened.enter_context(connect(server))
+        for part in (b"", whole[:40], b"GET / HTTP/1.1\r\n", whole[:-5]):  # nothing, half a head, most of a body
+            assert status(mine, whole) == 200  # connections without a key are closed first
+            held = [opened.enter_context(connect(server)) for _ in range(50)]
+            for one in held:
+                with contextlib.suppress(OSError):
+                    one.sendall(part)
+            for path in ("/health", "/v1/models") * 3:
+                answer = httpx.get(server.url + path, headers={"Authorization": f"Bearer {key}"})
+                assert answer.status_code == 200, answer.text
+            assert all(map(closed, held[:20]))
+
+
+def test_requests_in_progress_are_not_closed_for_others(tmp_path: Path, start: Start, write: Write) -> None:
+    places = [str(write(tmp_path / "long", context=4096))]
+    with start(places, connections=3, feedback="off") as server, contextlib.ExitStack() as opened:
+        body = {"model": "long", "prompt": "x", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+        server.client.post("/v1/completions", json=body | {"max_tokens": 1})
+        engine = server.service.pool.models["long"].engine
+        under_way = []
+        for number in range(3):
+            under_way.append(opened.enter_context(connect(server)))
+            under_way[-1].sendall(request(body))
+            until(lambda: engine.num_running == number + 1)  # noqa: B023
+        with httpx.Client(base_url=server.url) as late:
+            refused = late.get("/v1/models")
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+            assert refused.json()["error"]["code"] == "too_many_connections"
+            assert late.get("/health").status_code == 200
+        for one in under_way:
+            assert one.recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_client_that_does_not_read_makes_room(directory: Path, start: Start) -> None:
+    with start([str(directory)], connections=2, feedback="off") as server, contextlib.ExitStack() as opened:
+        for _ in range(2):
+            stalled = opened.enter_context(connect(server))
+            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            stalled.sendall(b"GET /static/app.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300)
+        until(lambda: httpx.get(f"{server.url}/v1/models").status_code == 200)
+
+
+def test_bodies_in_tiny_chunks_are_refused(directory: Path, start: Start) -> None:
+    with start([str(directory)], feedback="off") as server:
+        raw = json.dumps({"model": "tiny", "prompt": "the sea " * 100, "max_tokens": 1, "truncate_prompt_tokens": 9})
+        head = f"{HEAD}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n".encode()
+
+        def send(data: str) -> bytes:
+            with connect(server) as one:
+                one.sendall(head + b"".join(b"1\r\n%s\r\n" % byte.encode() for byte in data) + b"0\r\n\r\n")
+                return one.recv(65536)
+
+        assert send(raw).startswith(b"HTTP/1.1 200")  # a thousand are allowed
+        assert send(raw + " " * 1000).startswith(b"HTTP/1.1 400")
+
+
+def test_bytes_that_are_not_http_end_a_connection_without_a_failure(
+    directory: Path,
+    tmp_path: Path,
+    start: Start,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "HEADER_SECONDS", 1.0)
+    file = tmp_path / "keys.json"
+    key = new_key(file, "alice", None, None)
+    with start([str(directory)], key=key, keys=str(file), feedback="off") as server:
+        for end in (b"zz\r\n", b"-1\r\nx", b"\0" * 100):
+            with connect(server) as one:  # refused with 401 after the head, or with 400
+                one.sendall(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + end)
+                assert one.recv(12) in (b"HTTP/1.1 401", b"HTTP/1.1 400")
+            with connect(server) as one:
+                one.sendall(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode())
+                assert one.recv(65536).startswith(b"HTTP/1.1 401")
+                one.sendall(end)
+                assert closed(one)
+        assert server.client.get("/v1/models").status_code == 200
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert '"failure"' not in said
 
 
 def test_invalid_hosts_and_origins_are_refused(server: Any) -> None:
