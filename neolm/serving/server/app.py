@@ -21,6 +21,7 @@ from neolm.serving.server.api_docs import STATUSES, api_description, api_page
 from neolm.serving.server.errors import ApiError, StoppingError
 from neolm.serving.server.feedback import Feedback, FeedbackError, Kept
 from neolm.serving.server.job import chat_job, completion_job
+from neolm.serving.server.json_body import JsonRoute
 from neolm.serving.server.middleware import middleware
 from neolm.serving.server.request_schema import ChatRequest, CompletionRequest
 from neolm.serving.server.response_schema import ErrorReply, Info, Limits, ModelCard, ModelEntry, ModelList
@@ -55,6 +56,7 @@ def create_app(service: Service) -> FastAPI:
         responses={status: {"model": ErrorReply, "description": meaning} for status, meaning in STATUSES.items()},
         exception_handlers={ApiError: _api_error, RequestValidationError: _invalid_body, HTTPException: _no_route},
     )
+    app.router.route_class = JsonRoute
     _add_operation(app, service)
     _add_api(app, service)
     _add_page(app, service)
@@ -87,7 +89,8 @@ async def _invalid_body(request: Request, error: RequestValidationError) -> Resp
     # The rest of a location names validators and alternatives of a union.
     param = ".".join(part for part in location if part.isidentifier() or part.isdigit()) or None
     if problem["type"] == "json_invalid":
-        return ApiError(400, "the body is not valid JSON", None, "invalid_json").response
+        reason = str(problem["ctx"]["error"]).partition(":")[0]
+        return ApiError(400, f"the body is not valid JSON: {reason}", None, "invalid_json").response
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         message = _UNSUPPORTED.get(location[-1], "unknown field")

@@ -26,7 +26,7 @@ class CompletionLogprobs(Shape):
     top_logprobs: list[dict[str, float] | None] | None
     """The most likely tokens at each place, and the token itself, with their log-probabilities."""
     text_offset: list[int]
-    """Place of each token in the text, in characters."""
+    """Place of each token in prompt and answer together, in characters."""
 
 
 class CompletionChoice(Shape):
@@ -50,7 +50,7 @@ class Completion(Shape):
     model: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
-    """Numbers of tokens; in a stream only in the last chunk, if it was requested."""
+    """Numbers of tokens; in a stream only in the last chunk, if it was requested, and null in the others."""
 
 
 class Alternative(Shape):

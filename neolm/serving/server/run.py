@@ -180,7 +180,10 @@ class _Choice:
         self._echo = job.echo[number // job.samples] if job.echo is not None else ""
         self._blank = job.chat  # no text but space so far, which is left out
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._prompt = job.prompts[number // job.samples]
         self._length = 0  # characters of prompt and answer
+        if job.logprobs is not None and not job.prompt_logprobs:  # otherwise they are counted with the prompt's tokens
+            self._length = len(self._decoder.decode(job.model.tokenizer.decode_bytes(self._prompt)))
 
     def add(self, event: Event) -> Delta | None:
         """Return what the event adds, if anything. Raises `ApiError`: the engine failed (500) or was closed (503)."""
@@ -188,7 +191,8 @@ class _Choice:
         finish_reason: FinishReason | None = None
         text = ""
         if isinstance(event, PromptLogprobs):
-            tokens = tuple(map(self._scored, event.tokens))
+            # An empty prompt is scored as an end-of-text token, which its text does not have.
+            tokens = tuple(self._scored(token, shown=bool(self._prompt)) for token in event.tokens)
         elif isinstance(event, Finished):
             finish_reason = _FINISH_REASONS.get(event.reason)
             if finish_reason is None:
@@ -197,9 +201,9 @@ class _Choice:
             text = self._text.finish()
         else:
             model = self._job.model
-            shown = b"" if event.id in model.end_token_ids else model.tokenizer.decode_bytes([event.id])
-            text = self._text.feed(shown)
-            tokens = (self._scored(event),) if self._job.logprobs is not None else ()
+            shown = event.id not in model.end_token_ids
+            text = self._text.feed(model.tokenizer.decode_bytes([event.id]) if shown else b"")
+            tokens = (self._scored(event, shown),) if self._job.logprobs is not None else ()
             if self._text.stopped:
                 finish_reason = "stop"
                 assert self.request is not None
@@ -211,10 +215,11 @@ class _Choice:
         self.finished = finish_reason is not None
         return Delta(self.number, text, tokens, finish_reason) if text or tokens or self.finished else None
 
-    def _scored(self, token: Token) -> ScoredToken:
+    def _scored(self, token: Token, shown: bool) -> ScoredToken:
+        """The token with texts and offset; `shown` is whether its text is part of prompt or answer."""
         text, raw = self._spell(token.id)
         offset = self._length
-        self._length += len(self._decoder.decode(raw))
+        self._length += len(self._decoder.decode(raw)) if shown else 0
         alternatives = tuple((*self._spell(other), logprob) for other, logprob in token.alternatives)
         return ScoredToken(text, raw, token.logprob, alternatives, offset)
 

@@ -63,7 +63,8 @@ class Wire:
             role = {} if delta.choice in self._started else {"role": "assistant", "content": ""}
             self._started.add(delta.choice)
             content = {"delta": role | ({"content": delta.text} if delta.text else {})}
-        return self._chunk([self._choice(content, delta)])
+        # With `include_usage` every chunk has the field, as in OpenAI's API.
+        return self._chunk([self._choice(content, delta)]) | ({"usage": None} if self.stream_usage else {})
 
     def usage_chunk(self, usage: Json) -> Json:
         """The last chunk of a stream, if usage was requested."""

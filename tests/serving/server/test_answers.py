@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import socket
@@ -62,6 +63,9 @@ def test_a_stream_matches_the_whole_answer(server: Any) -> None:
     whole = server.client.post("/v1/completions", json=body).json()
     *chunks, usage = streamed(server, "/v1/completions", body)
     assert usage["usage"] == whole["usage"]
+    assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
+    plain = events(server.client.post("/v1/completions", json=body | {"stream": True}))
+    assert not any("usage" in chunk for chunk in plain)
     assert usage["choices"] == []
     for choice in whole["choices"]:
         own = [part for chunk in chunks for part in chunk["choices"] if part["index"] == choice["index"]]
@@ -116,6 +120,28 @@ def test_echo_and_logprobs_match_the_forward_pass(server: Any, model: Decoder, t
     assert of_prompt == pytest.approx(logprobs["token_logprobs"][:-3], abs=1e-4)
     assert nothing["usage"]["completion_tokens"] == 0
     assert server.ask(prompt="the", max_tokens=2, echo=True)["choices"][0]["text"].startswith("the")
+
+
+def test_offsets_without_echo_continue_after_the_prompt(server: Any, tokenizer: Tokenizer) -> None:
+    eos = tokenizer.eos_token_id
+    bias = {"logit_bias": {str(eos): 4}, "ignore_eos": True, "temperature": 1, "seed": 3}
+    for prompt in (
+        "the sea is wäter, 水",
+        tokenizer.encode("the sea")[:-1],
+        [eos, *tokenizer.encode("the sea")],
+        "",
+        [],
+    ):
+        for settings in ({}, bias):
+            body = {"prompt": prompt, "max_tokens": 20, "logprobs": 0, **settings}
+            [echoed] = server.ask(**body, echo=True)["choices"]
+            [plain] = server.ask(**body)["choices"]
+            count = len(plain["logprobs"]["tokens"])
+            assert plain["logprobs"]["tokens"] == echoed["logprobs"]["tokens"][-count:]
+            assert plain["logprobs"]["text_offset"] == echoed["logprobs"]["text_offset"][-count:]
+            tokens = zip(plain["logprobs"]["tokens"], plain["logprobs"]["text_offset"], strict=True)
+            for token, offset in itertools.takewhile(lambda pair: not pair[0].startswith("bytes:"), tokens):
+                assert token == "<|endoftext|>" or echoed["text"][offset : offset + len(token)] == token
 
 
 def test_bias_and_penalties_reach_the_engine(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
@@ -325,12 +351,53 @@ def test_errors_name_the_field(server: Any, body: dict[str, Any], words: str) ->
         b'{"model": "tiny", "prompt": "\\ud800"}',
         b'{"model": "tiny", "temperature": NaN}',
         b'{"model": "tiny", "model": "none", "temperature": Infinity}',
+        b'{"model": "tiny", "metadata": {"a": NaN}}',
+        b'{"model": "tiny", "metadata": NaN}',
+        b'{"model": "tiny", "metadata": -Infinity}',
+        b'{"model": "tiny", "metadata": {"a": 1e999}}',
+        b'{"model": "tiny", "temperature": 1e999}',
+        b'{"model": "tiny", "prompt": "x", "model": "tiny"}',
+        b'{"model": "tiny", "logit_bias": {"5": 1, "5": -1}}',
+        b'{"model": "tiny", "\\ud800": 1}',
+        b'{"model": "tiny", "\\ud800": 1, "\\ud800": 2}',
+        b'{"model": "\\ud800", "prompt": "x"}',
+        b'{"model": "tiny", "user": "\\udc00"}',
+        b'{"model": "tiny", "metadata": {"\\ud800": "x"}}',
+        b'{"model": "tiny", "prompt": "\xed\xa0\x80"}',
+        '{"model": "tiny", "prompt": "x"}'.encode("utf-16"),
+        b'{"model": "tiny", "seed": ' + b"9" * 400 + b"}",
+        b'{"model": "tiny", "seed": ' + b"9" * 5000 + b"}",
+        b'{"model": "tiny", "temperature": ' + b"9" * 400 + b"}",
+        b'{"model": "tiny", "metadata": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"model": "tiny", "metadata": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}",
     ],
 )
-def test_invalid_bodies_are_refused(server: Any, raw: bytes) -> None:
-    answer = server.client.post("/v1/completions", content=raw, headers={"Content-Type": "application/json"})
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/api/feedback"])
+def test_invalid_bodies_are_refused(server: Any, raw: bytes, path: str) -> None:
+    answer = server.client.post(path, content=raw, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_what_is_wrong_with_a_body_is_said(server: Any) -> None:
+    cases: list[tuple[bytes, str]] = [
+        (b'{"model": 1, "model": 2}', "the key 'model' occurs twice"),
+        (b'{"model": NaN}', "NaN is not a JSON value"),
+        (b"[" * 5000, "it is nested too deeply"),
+        ('{"model": "x"}'.encode("utf-16"), "it is not UTF-8"),
+        (b"9" * 5000, "a number has too many digits"),
+        (b'{"model": ', "Expecting value"),
+        (json.dumps({"metadata": {str(n): "" for n in range(1025)}}).encode(), "it has too many parts"),
+        (json.dumps({"messages": [{}] * 8192}).encode(), "it has too many parts"),
+    ]
+    for raw, reason in cases:
+        answer = server.client.post("/v1/completions", content=raw, headers={"Content-Type": "application/json"})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (400, "invalid_json")
+        assert error["message"].startswith(f"the body is not valid JSON: {reason}")
+    marked = b'\xef\xbb\xbf{"model": "tiny", "prompt": "x", "max_tokens": 1}'
+    answer = server.client.post("/v1/completions", content=marked, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200
 
 
 def test_invalid_chats_are_refused(server: Any) -> None:
