@@ -1,7 +1,8 @@
 """Allocation of KV cache blocks, with automatic prefix caching (as in vLLM).
 
-A full block can be found again by its 16 tokens and all tokens before them. A cached block that no request uses stays
-until its memory is needed; the least recently used one is evicted first. Blocks are numbers here, not tensors.
+A full block can be found again by its 16 tokens and all tokens before them, within one cache salt. A cached block that
+no request uses stays until its memory is needed; the least recently used one is evicted first. Blocks are numbers here,
+not tensors.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Sequence
 
 from neolm.kernels.attention import BLOCK_SIZE
 
-Key = tuple[int, tuple[int, ...]]  # prefix id of the block before (0: none), and the block's tokens
+PrefixId = int | str  # of a cached block; before the first block of a text it is the text's cache salt
+Key = tuple[PrefixId, tuple[int, ...]]  # prefix id of the block before, and the block's tokens
 
 
 class BlockManager:
@@ -31,13 +33,15 @@ class BlockManager:
         """Number of blocks that can be reserved."""
         return len(self._empty) + len(self._evictable) - self.num_reserved
 
-    def match_prefix(self, token_ids: Sequence[int], multiple: int = BLOCK_SIZE) -> tuple[list[int], int]:
+    def match_prefix(
+        self, token_ids: Sequence[int], multiple: int = BLOCK_SIZE, salt: str = ""
+    ) -> tuple[list[int], PrefixId]:
         """Take the cached blocks of the longest prefix of `token_ids`; at least one token is always left over.
 
         Returns the blocks, which hold a multiple of `multiple` tokens, and the prefix id of the last one.
         """
         blocks: list[int] = []
-        prefix_ids = [0]
+        prefix_ids: list[PrefixId] = [salt]
         for start in range(0, (len(token_ids) - 1) // BLOCK_SIZE * BLOCK_SIZE, BLOCK_SIZE):
             block = self._cached.get((prefix_ids[-1], tuple(token_ids[start : start + BLOCK_SIZE])))
             if block is None:
@@ -63,7 +67,7 @@ class BlockManager:
         self._ref_counts[block] = 1
         return block
 
-    def cache(self, block: int, prefix_id: int, token_ids: Sequence[int]) -> int:
+    def cache(self, block: int, prefix_id: PrefixId, token_ids: Sequence[int]) -> PrefixId:
         """Cache a full block and return its prefix id; if an equal block is cached, that one stays cached."""
         key = (prefix_id, tuple(token_ids))
         cached = self._cached.get(key)

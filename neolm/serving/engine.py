@@ -109,6 +109,8 @@ class Engine:
         index: int = 0,
         logprobs: int | None = None,
         prompt_logprobs: bool = False,
+        cache_salt: str = "",
+        sibling: Request | None = None,
     ) -> Request:
         """Add a request. `deliver` gets each `Token`, and last `Finished`, in the engine's thread.
 
@@ -119,6 +121,8 @@ class Engine:
             index: Index of this sample among those with the same prompt and seed; each has its own random numbers.
             logprobs: Number of alternatives to deliver with each token's log-probability; None: neither.
             prompt_logprobs: Also deliver the log-probabilities of the prompt, as one `PromptLogprobs` event.
+            cache_salt: Cached prefixes are shared only among requests with the same salt.
+            sibling: An earlier request with the same prompt; this one waits until that is computed, and shares it.
 
         Raises:
             InputError: see `check_prompts` and `check_logit_bias` in `neolm.generation.batch`.
@@ -134,6 +138,7 @@ class Engine:
         reason: FinishReason = "length" if length <= limit else "context"
         scored: list[Token] | None = [] if prompt_logprobs else None
         request = Request(prompt, config, generator, min(length, limit), reason, deliver, logprobs, scored)
+        request.cache_salt, request.sibling = cache_salt, sibling
         with self._changed:
             if self._closed_because is not None:
                 raise EngineClosedError(self._closed_because)
@@ -163,7 +168,11 @@ class Engine:
         for request in [*self.scheduler.waiting, *self.scheduler.running]:
             if request.cancelled:
                 self._finish(request, Finished("cancelled"))
-            elif len(request.token_ids) >= request.max_length and request.prompt_logprobs is None:
+            elif (
+                len(request.token_ids) >= request.max_length
+                and request.prompt_logprobs is None
+                and not request.waits_for_sibling
+            ):
                 self._finish(request, Finished(request.reason_at_max_length))
         self.scheduler.admit()
 

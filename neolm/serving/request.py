@@ -16,6 +16,7 @@ from neolm.core.errors import NeoLMError
 from neolm.generation.batch import FinishReason
 from neolm.generation.config import GenerationConfig
 from neolm.generation.kv_cache import BlockTable
+from neolm.serving.block_manager import PrefixId
 
 
 class QueueFullError(NeoLMError):
@@ -65,10 +66,12 @@ class Request:
     deliver: Callable[[Event], None]
     logprobs: int | None = None  # number of alternatives with each token; None: no log-probabilities
     prompt_logprobs: list[Token] | None = None  # collected during prefill; None: not requested
+    cache_salt: str = ""  # prefixes are shared with requests that have the same one
+    sibling: Request | None = None  # a request with the same prompt, which is computed first and then shared
     num_prompt_tokens: int = field(init=False)
     num_computed_tokens: int = 0  # tokens whose keys and values are in the KV cache
     num_cached_blocks: int = 0  # of its blocks, those that other requests can share
-    prefix_id: int = 0  # of the last cached block, from the block manager
+    prefix_id: PrefixId = ""  # of the last cached block, from the block manager
     block_ids: list[int] = field(default_factory=list)
     block_table: BlockTable = field(default_factory=lambda: np.zeros(0, np.int64))
     times_overtaken: int = 0  # later requests that were admitted first
@@ -82,6 +85,17 @@ class Request:
     def num_new_tokens(self) -> int:
         """Number of tokens to compute before the next one can be sampled."""
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def waits_for_sibling(self) -> bool:
+        """Whether the prompt of its sibling is not computed yet."""
+        one = self.sibling
+        return (
+            one is not None
+            and one.finished is None
+            and not one.cancelled
+            and one.num_computed_tokens < one.num_prompt_tokens
+        )
 
     def cancel(self) -> None:
         """Stop the request from any thread; its memory is free before the engine's next step."""

@@ -6,6 +6,8 @@ is ever preempted. A smaller request may overtake one that does not fit yet, at 
 Each step computes some prompt tokens (chunked prefill) and then one token of every decoding request. Prompts of at most
 `SHORT_PROMPT` tokens are prefilled at once, up to `chunk_size` tokens in total. Of the longer ones up to `chunk_size`
 more tokens are computed, the shortest first in odd steps and the oldest first in even steps, so that none starves.
+
+Of requests with the same prompt that were submitted as siblings, the first computes it and the others share its blocks.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 
 from neolm.generation.kv_cache import Span, blocks_for
 from neolm.kernels.attention import BLOCK_SIZE
-from neolm.serving.block_manager import BlockManager
+from neolm.serving.block_manager import BlockManager, PrefixId
 from neolm.serving.request import Request
 
 MAX_OVERTAKES = 64
@@ -49,21 +51,21 @@ class Scheduler:
         while self.waiting and len(self.running) < self.max_running:
             request = self.waiting.popleft()
             blocked = any(earlier.times_overtaken >= MAX_OVERTAKES for earlier in skipped)
-            if blocked or not self._reserve(request):
+            if blocked or request.waits_for_sibling or not self._reserve(request):
                 skipped.append(request)
                 continue
             self.prefilling.append(request)
             for earlier in skipped:
-                earlier.times_overtaken += 1
+                earlier.times_overtaken += not earlier.waits_for_sibling
         self.waiting.extendleft(reversed(skipped))
 
     def _reserve(self, request: Request) -> bool:
         """Reserve all blocks that `request` may need, except those of its prefix that are cached."""
         blocks: list[int] = []
-        prefix_id = 0
+        prefix_id: PrefixId = request.cache_salt
         if request.prompt_logprobs is None:  # otherwise every token has to be computed
             multiple = self.chunk_size if self.strict else BLOCK_SIZE
-            blocks, prefix_id = self.block_manager.match_prefix(request.token_ids, multiple)
+            blocks, prefix_id = self.block_manager.match_prefix(request.token_ids, multiple, request.cache_salt)
         total = blocks_for(max(request.max_length - 1, request.num_prompt_tokens))  # the last token is not computed
         if total - len(blocks) > self.block_manager.num_free:
             self.block_manager.free(blocks)

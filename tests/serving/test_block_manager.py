@@ -1,4 +1,4 @@
-"""Blocks are never lost, never allocated twice, and found again only by exactly the tokens that they hold."""
+"""Blocks are never lost, never allocated twice, and found again only by the tokens and the salt that they hold."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class BlockMachine(RuleBasedStateMachine):
         super().__init__()
         self.manager = BlockManager(COUNT)
         self.texts: list[list[int]] = []  # blocks of each text
-        self.holds: dict[int, tuple[int, ...]] = {}  # the tokens up to the end of each block
+        self.holds: dict[int, tuple[str, list[int]]] = {}  # the salt, and the tokens up to the end of each block
 
-    @rule(ids=TEXTS, tail=st.integers(1, BLOCK_SIZE))
-    def add(self, ids: list[int], tail: int) -> None:
+    @rule(ids=TEXTS, tail=st.integers(1, BLOCK_SIZE), salt=st.sampled_from(["", "a", "b"]))
+    def add(self, ids: list[int], tail: int, salt: str) -> None:
         text = [*ids, *[7] * tail]
-        blocks, prefix_id = self.manager.match_prefix(text)
+        blocks, prefix_id = self.manager.match_prefix(text, salt=salt)
         for number, block in enumerate(blocks):
-            assert self.holds[block] == tuple(text[: (number + 1) * BLOCK_SIZE])
+            assert self.holds[block] == (salt, text[: (number + 1) * BLOCK_SIZE])
         assert len(blocks) * BLOCK_SIZE < len(text)
         missing = -(-len(text) // BLOCK_SIZE) - len(blocks)
         if missing > self.manager.num_free:
@@ -39,7 +39,7 @@ class BlockMachine(RuleBasedStateMachine):
             assert all(block not in other for other in self.texts)
             blocks.append(block)
             end = (number + 1) * BLOCK_SIZE
-            self.holds[block] = tuple(text[:end])
+            self.holds[block] = salt, text[:end]
             if end <= len(text):
                 prefix_id = self.manager.cache(block, prefix_id, text[number * BLOCK_SIZE : end])
         self.texts.append(blocks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import threading
 from collections.abc import Callable
@@ -176,6 +177,91 @@ def test_a_cached_prefix_is_not_computed_again(model: Decoder, monkeypatch: pyte
     engine.submit(base + first.tokens + [7], SHORT, second)  # the next turn of a conversation
     finish(engine)
     assert read[0] == 63 - 48  # three full blocks of 16 were cached, one of them generated
+
+
+def test_a_cached_prefix_is_found_with_its_salt_only(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(model)
+    read: list[int] = []
+    logits = engine._logits
+    monkeypatch.setattr(engine, "_logits", lambda spans: (read.append(len(spans[0].ids)), logits(spans))[1])
+    logs = []
+    for salt, computed in [("a", 50), ("b", 50), ("a", 2), ("", 50), ("b", 2), ("", 2)]:
+        read.clear()
+        logs.append(Log())
+        engine.submit(prompt_of(50), SHORT, logs[-1], cache_salt=salt)
+        finish(engine)
+        assert read[0] == computed, salt
+        assert logs[-1].tokens == logs[0].tokens
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_siblings_share_a_prompt_that_is_computed_once(make: Callable[..., Decoder], data: st.DataObject) -> None:
+    """Each gets the tokens that it gets alone; the scores of the prompt arrive before any token."""
+    model, strict = make(data.draw(st.sampled_from(["gpt2", "gpt-neo"]))), data.draw(st.booleans())
+    engine = engine_of(model, num_blocks=data.draw(st.integers(8, 64)), chunk_size=16, strict=strict, vocab_size=310)
+    prompt, scored = prompt_of(data.draw(st.integers(1, 80))), data.draw(st.booleans())
+    config = GenerationConfig(max_new_tokens=data.draw(st.integers(0, 9)), temperature=0.9, seed=3)
+    read: list[int] = []
+    logits = engine._logits
+    engine._logits = lambda spans: (read.extend(len(s.ids) for s in spans), logits(spans))[1]  # type: ignore[method-assign]
+    events: list[tuple[int, Event]] = []
+    other = Log()
+    engine.submit(prompt_of(30, seed=7), SHORT, other)
+    first: Request | None = None
+    for index in range(data.draw(st.integers(1, 5))):
+        deliver = functools.partial(lambda index, event: events.append((index, event)), index)
+        request = engine.submit(
+            prompt, config, deliver, index, logprobs=0, prompt_logprobs=scored and first is None, sibling=first
+        )
+        first = first or request
+        if data.draw(st.integers(0, 3)) == 0:
+            engine.step()
+    finish(engine)
+    assert len(other) == 13
+    count = index + 1
+    for index in range(count):
+        alone = Log()
+        engine.submit(prompt, config, alone, index)
+        finish(engine)
+        assert [event.id for which, event in events if which == index and isinstance(event, Token)] == alone.tokens
+    assert [isinstance(event, PromptLogprobs) for _, event in events].count(True) == scored
+    if scored:
+        assert isinstance(next(event for which, event in events if which == 0), PromptLogprobs)
+        assert events[0][0] == 0
+
+
+def test_siblings_read_their_prompt_once(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for scored, max_new_tokens, most in [(False, 2, 80 + 15 * 16), (True, 2, 80 + 15 * 16), (True, 0, 80)]:
+        engine = engine_of(model, num_blocks=256)
+        read: list[int] = []
+        logits = engine._logits
+        monkeypatch.setattr(engine, "_logits", lambda spans: (read.extend(len(s.ids) for s in spans), logits(spans))[1])  # noqa: B023
+        config = GenerationConfig(max_new_tokens=max_new_tokens)
+        logs = [Log() for _ in range(16)]
+        first = engine.submit(prompt_of(80), config, logs[0], prompt_logprobs=scored)
+        for index in range(1, 16):
+            engine.submit(prompt_of(80), config, logs[index], index, sibling=first)
+        finish(engine)
+        assert sum(count for count in read if count > 1) <= most
+        assert len({tuple(log.tokens) for log in logs}) == 1
+        assert {log.reason for log in logs} == {"length"}
+
+
+@pytest.mark.parametrize("when", [0, 1, 3])
+def test_siblings_of_a_cancelled_request_go_on(model: Decoder, when: int) -> None:
+    engine = engine_of(model, num_blocks=8, chunk_size=16)
+    logs = [Log() for _ in range(3)]
+    first = engine.submit(prompt_of(60), SHORT, logs[0])
+    for index in (1, 2):
+        engine.submit(prompt_of(60), SHORT, logs[index], index, sibling=first)
+    for _ in range(when):
+        engine.step()
+    first.cancel()
+    finish(engine)
+    assert [log.reason for log in logs] == ["cancelled", "length", "length"]
+    assert logs[1].tokens == logs[2].tokens
+    assert engine.scheduler.block_manager.num_reserved == 0
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one(make: Callable[..., Decoder]) -> None:

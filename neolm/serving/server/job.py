@@ -45,11 +45,11 @@ class Job:
         return sum(max(1, len(prompt)) for prompt in self.prompts)
 
     @cached_property
-    def max_total_tokens(self) -> int:
-        """Largest number of tokens that the job may use, prompts included."""
+    def max_new_tokens(self) -> int:
+        """Largest number of tokens that the job may generate."""
         limit = self.model.context + 1
         longest = (max(0, min(self.config.max_new_tokens, limit - len(prompt))) for prompt in self.prompts)
-        return self.prompt_tokens + self.samples * sum(longest)
+        return self.samples * sum(longest)
 
     def check(self, settings: ServeConfig) -> Job:
         """Return the job. Raises `ApiError` (400) if it exceeds a limit of the model or the server."""

@@ -110,6 +110,7 @@ class Client:
 
     def __init__(self, entry: KeyEntry | None, clock: Callable[[], float]) -> None:
         self.entry, self.name = entry, entry.name if entry else "anyone"
+        self.cache_salt = entry.sha256 if entry else ""  # prefixes are shared among the requests of one key
         requests, tokens = (entry.requests_per_minute, entry.tokens_per_minute) if entry else (None, None)
         self.requests, self.tokens = TokenBucket("requests", requests, clock), TokenBucket("tokens", tokens, clock)
 

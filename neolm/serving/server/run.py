@@ -52,6 +52,8 @@ class Run:
     def __init__(self, job: Job, service: Service, client: Client) -> None:
         self.job, self._service, self._client = job, service, client
         self.completion_tokens = 0
+        # The samples of a prompt share it, but `strict` shares only some of it.
+        self._prompt_tokens = job.prompt_tokens * (job.samples if service.settings.strict else 1)
         self._generated = 0  # tokens, those included that nobody has read
         self._texts: defaultdict[int, str] = defaultdict(str)  # by choice, if texts are logged
         self._deadline = time.monotonic() + service.settings.request_seconds
@@ -88,11 +90,12 @@ class Run:
             raise StoppingError
         async with AsyncExitStack() as stack:
             engine = await self._load(stack)
-            self._client.tokens.spend(job.max_total_tokens)
+            self._client.tokens.spend(self._prompt_tokens + job.max_new_tokens)
             submitted = time.monotonic()
             try:
                 for choice in choices:
-                    choice.request = self._submit(engine, choice, events)
+                    sibling = requests[-(choice.number % job.samples)] if choice.number % job.samples else None
+                    choice.request = self._submit(engine, choice, events, sibling)
                     requests.append(choice.request)
                 while remaining:
                     try:
@@ -109,18 +112,20 @@ class Run:
                         self.completion_tokens += 1
                     if choice.finished:
                         continue
-                    # The log-probabilities of a long prompt take a while, and other requests need the event loop.
-                    slow = isinstance(event, PromptLogprobs)
-                    delta = await asyncio.to_thread(choice.add, event) if slow else choice.add(event)
-                    remaining -= choice.finished
-                    if delta is not None:
-                        if self._service.log.text:
-                            self._texts[delta.choice] += delta.text
-                        yield delta
+                    # A prompt is scored once for all its samples.
+                    scored = isinstance(event, PromptLogprobs)
+                    for one in choices[choice.number : choice.number + job.samples] if scored else [choice]:
+                        # The log-probabilities of a long prompt take a while, and other requests need the event loop.
+                        delta = await asyncio.to_thread(one.add, event) if scored else one.add(event)
+                        remaining -= one.finished
+                        if delta is not None:
+                            if self._service.log.text:
+                                self._texts[delta.choice] += delta.text
+                            yield delta
             finally:
                 for request in requests:
                     request.cancel()
-                self._account(remaining, job.prompt_tokens if len(requests) == len(choices) else 0)
+                self._account(remaining, self._prompt_tokens if len(requests) == len(choices) else 0)
 
     async def _load(self, stack: AsyncExitStack) -> Engine:
         try:
@@ -131,7 +136,9 @@ class Run:
         assert model.engine is not None  # while the model is in use
         return model.engine
 
-    def _submit(self, engine: Engine, choice: _Choice, events: asyncio.Queue[tuple[_Choice, Event]]) -> Request:
+    def _submit(
+        self, engine: Engine, choice: _Choice, events: asyncio.Queue[tuple[_Choice, Event]], sibling: Request | None
+    ) -> Request:
         loop, job = asyncio.get_running_loop(), self.job
 
         def deliver(event: Event) -> None:  # in the engine's thread; no other thread changes the count
@@ -145,7 +152,9 @@ class Run:
                 deliver,
                 index=choice.number % job.samples,
                 logprobs=job.logprobs,
-                prompt_logprobs=job.prompt_logprobs,
+                prompt_logprobs=job.prompt_logprobs and sibling is None,
+                cache_salt=self._client.cache_salt if not self._service.settings.share_prefixes else "",
+                sibling=sibling,
             )
         except InputError as error:
             raise ApiError(400, str(error)) from None
@@ -164,7 +173,8 @@ class Run:
         metrics, name = self._service.metrics, self.job.model.name
         if unfinished:
             metrics.cancelled.labels(name).inc(unfinished)
-        self._client.tokens.level += self.job.max_total_tokens - prompt_tokens - self._generated  # reserved, not used
+        reserved = self._prompt_tokens + self.job.max_new_tokens
+        self._client.tokens.level += reserved - prompt_tokens - self._generated
         metrics.tokens.labels(name, "prompt").inc(prompt_tokens)
         metrics.tokens.labels(name, "completion").inc(self._generated)
 

@@ -42,6 +42,8 @@ class ServeConfig(Config):
 
     feedback: Annotated[str | None, BeforeValidator(lambda value: "off" if value is False else value)] = None
     """SQLAlchemy URL of the database for feedback; null: a file of the user; off: no feedback."""
+    share_prefixes: bool = False
+    """Share the prefix cache among all keys: faster, but keys can learn from the time what others have sent."""
     log_text: bool = False
     """Include prompts and answers in the log."""
 

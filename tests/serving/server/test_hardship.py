@@ -262,6 +262,64 @@ def test_generated_tokens_count_for_the_limit_even_if_unread(
         assert 10_000 - client.tokens.level == pytest.approx(4001, abs=3)
 
 
+def test_samples_of_a_prompt_are_counted_as_one_prompt(
+    tmp_path: Path, start: Start, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, file = write(tmp_path / "long", context=512), tmp_path / "keys.json"
+    key = new_key(file, "alice", None, 100_000)
+    with start([str(directory)], key=key, keys=str(file), feedback="off") as server:
+        server.ask(model="long", prompt="x", max_tokens=1)
+        engine = server.service.pool.models["long"].engine
+        read: list[int] = []
+        logits = engine._logits
+        monkeypatch.setattr(engine, "_logits", lambda spans: (read.extend(len(s.ids) for s in spans), logits(spans))[1])
+        client = server.service.keys.client(f"Bearer {key}")
+        monkeypatch.setattr(client.tokens, "_clock", lambda: client.tokens._updated)  # nothing is refilled
+        ids = [(7 * number) % 300 for number in range(240)]
+        for more in ({"max_tokens": 0}, {"max_tokens": 1, "temperature": 1}, {"max_tokens": 0, "prompt": [ids, ids]}):
+            client.tokens.level = 100_000.0
+            read.clear()
+            body = {"model": "long", "prompt": ids, "echo": True, "logprobs": 1, "n": 16} | more
+            answer = server.ask(**body)
+            [alone] = server.ask(**body | {"n": 1, "prompt": ids})["choices"]
+            computed = sum(read)
+            prompts = answer["usage"]["prompt_tokens"]
+            assert prompts == 240 * len(answer["choices"]) // 16
+            used = 100_000 - client.tokens.level
+            assert prompts + 240 <= used <= prompts + 240 + 17 * more["max_tokens"]
+            assert computed <= used + 16 * 16 * more["max_tokens"]  # the rest of a prompt after its last full block
+            for choice in answer["choices"]:
+                scores = choice["logprobs"]["token_logprobs"][:240]
+                assert scores == pytest.approx(alone["logprobs"]["token_logprobs"][:240], abs=1e-5)
+            stream = server.client.post("/v1/completions", json=body | {"stream": True}).text
+            chunks = [json.loads(line[6:])["choices"][0] for line in stream.splitlines() if line.startswith("data: {")]
+            for index in range(len(answer["choices"])):
+                own = [chunk for chunk in chunks if chunk["index"] == index]
+                assert sum(len(chunk["logprobs"]["tokens"]) for chunk in own) == 240 + more["max_tokens"]
+                assert [bool(chunk["finish_reason"]) for chunk in own].index(True) == len(own) - 1
+
+
+def test_prefixes_are_shared_among_the_requests_of_one_key(tmp_path: Path, start: Start, write: Write) -> None:
+    directory, file = write(tmp_path / "long", context=512), tmp_path / "keys.json"
+    keys = [new_key(file, name, None, None) for name in ("alice", "carol")]
+    ids = [(7 * number) % 300 for number in range(240)]
+    for settings, found in [({}, [0, 0, 224, 224]), ({"share_prefixes": True}, [0, 224, 224, 224])]:
+        with start([str(directory)], key=keys[0], keys=str(file), feedback="off", **settings) as server:
+            server.ask(model="long", prompt="x", max_tokens=1)
+            scheduler = server.service.pool.models["long"].engine.scheduler
+            taken = []
+            reserve = scheduler._reserve
+            scheduler._reserve = lambda one: (reserve(one), taken.append(one.num_computed_tokens))[0]  # noqa: B023
+            texts = set()
+            for key in (keys[0], keys[1], keys[0], keys[1]):
+                body = {"model": "long", "prompt": ids, "max_tokens": 3, "temperature": 0}
+                headers = {"Authorization": f"Bearer {key}"}
+                answer = server.client.post("/v1/completions", json=body, headers=headers)
+                texts.add(answer.json()["choices"][0]["text"])
+            assert taken == found
+            assert len(texts) == 1
+
+
 def test_a_slow_database_delays_feedback_only(
     directory: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
