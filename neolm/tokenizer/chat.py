@@ -40,6 +40,10 @@ class Message:
     text: str
 
 
+class TooLongError(InputError):
+    """A conversation has too many tokens; it was not encoded."""
+
+
 class ChatTemplate(Protocol):
     """Turns a conversation into token ids."""
 
@@ -53,8 +57,13 @@ class ChatTemplate(Protocol):
         """
         ...
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of `render(messages)`. Raises `InputError` as `render` does."""
+    def encode(self, messages: Sequence[Message], max_tokens: int | None = None) -> list[int]:
+        """Token ids of `render(messages)`; there may be more than `max_tokens`.
+
+        Raises:
+            TooLongError: there are more than `max_tokens`, as the size of the texts shows before they are encoded.
+            InputError: as `render` does.
+        """
         ...
 
     def close(self) -> None:
@@ -78,7 +87,10 @@ def without_oldest(
         return [*messages[: starts[0]], *messages[starts[dropped] :]]
 
     def fits(dropped: int) -> bool:
-        return len(template.encode(left(dropped))) <= max_tokens
+        try:
+            return len(template.encode(left(dropped), max_tokens)) <= max_tokens
+        except TooLongError:
+            return False
 
     dropped = bisect.bisect_left(range(len(starts) - 1), True, key=fits)
     return left(dropped), template.encode(left(dropped))
@@ -104,10 +116,9 @@ class PlainTemplate:
             texts.append(f"{name} {message.text}\n{'Assistant:' if opens else ''}")
         return [(self._tokenizer.eos_token, True), *((text, False) for text in texts)]
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message], max_tokens: int | None = None) -> list[int]:
         """See `ChatTemplate`."""
-        turns = self._tokenizer.encode_batch([text for text, _ in self.render(messages)[1:]])
-        return [self._tokenizer.eos_token_id, *(token for turn in turns for token in turn)]
+        return _encode(self._tokenizer, self.render(messages), max_tokens)
 
     def close(self) -> None:
         """See `ChatTemplate`; there is nothing to close."""
@@ -142,17 +153,23 @@ class OwnTemplate:
         parts = re.split(f"({'|'.join(map(re.escape, replaced))})", rendered)
         return [(replaced.get(part, part), part not in replaced) for part in parts]
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message], max_tokens: int | None = None) -> list[int]:
         """See `ChatTemplate`."""
-        return _encode(self._tokenizer, self.render(messages))
+        return _encode(self._tokenizer, self.render(messages), max_tokens)
 
     def close(self) -> None:
         """Stop the process that renders."""
         self._renderer.close()
 
 
-def _encode(tokenizer: Tokenizer, parts: Sequence[tuple[str, bool]]) -> list[int]:
-    return [token for text, special in parts for token in tokenizer.encode(text, special)]
+def _encode(tokenizer: Tokenizer, parts: Sequence[tuple[str, bool]], max_tokens: int | None) -> list[int]:
+    if max_tokens is not None and sum(tokenizer.min_tokens(text) for text, _ in parts) > max_tokens:
+        raise TooLongError(f"messages: the conversation has more than {max_tokens} tokens")
+    plain, special = (
+        iter(tokenizer.encode_batch([text for text, special in parts if special is kind], kind))
+        for kind in (False, True)
+    )
+    return [token for _, is_special in parts for token in next(special if is_special else plain)]
 
 
 def load_chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate:

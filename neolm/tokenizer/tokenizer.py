@@ -135,6 +135,23 @@ class Tokenizer:
             encodings = self.backend.encode_batch_fast(clean, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def min_tokens(self, text: str) -> int:
+        """A lower bound of the number of tokens of `text`, from its size, without encoding it."""
+        longest = self._max_token_bytes
+        size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+        return -(-size // longest) if longest is not None else 0
+
+    @cached_property
+    def _max_token_bytes(self) -> int | None:
+        """Most bytes of text that one token stands for; None if there is no limit."""
+        added = self.backend.get_added_tokens_decoder().values()
+        if any(token.lstrip or token.rstrip for token in added):  # they also stand for the spaces beside them
+            return None
+        if not {bytes([byte]) for byte in range(256)} <= set(self._token_bytes):  # other bytes are left out
+            return None
+        # NFC can make a text shorter, at most from 7 bytes to 2 (U+1FBE U+0308 U+0341 to U+0390).
+        return max(map(len, self._token_bytes)) * (1 if self.backend.normalizer is None else 4)
+
     def encode_bytes(self, data: bytes) -> list[int]:
         """Token ids of any bytes. Bytes that are not UTF-8 become single-byte tokens."""
         ids: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -25,7 +26,7 @@ from neolm.serving.server.json_body import JsonRoute
 from neolm.serving.server.middleware import middleware
 from neolm.serving.server.request_schema import ChatRequest, CompletionRequest
 from neolm.serving.server.response_schema import ErrorReply, Info, Limits, ModelCard, ModelEntry, ModelList
-from neolm.serving.server.run import Run
+from neolm.serving.server.run import Run, Sender
 from neolm.serving.server.service import Service
 from neolm.serving.server.wire import AnswerResponse, Wire
 
@@ -139,8 +140,8 @@ def _add_api(app: FastAPI, service: Service) -> None:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue texts."""
         model = service.pool.find(body.model)
-        job = await asyncio.to_thread(completion_job, body, model, settings)
-        return AnswerResponse(Run(job, service, request.state.client), Wire(body))
+        make = functools.partial(completion_job, body, model, settings)
+        return AnswerResponse(Run(model, make, service, await _sender(request)), Wire(body))
 
     @app.post(
         "/v1/chat/completions", tags=["answers"], response_model=response_schema.ChatCompletion, responses=_STREAM
@@ -148,8 +149,13 @@ def _add_api(app: FastAPI, service: Service) -> None:
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer the last message of a conversation."""
         model = service.pool.find(body.model)
-        job = await asyncio.to_thread(chat_job, body, model, settings)
-        return AnswerResponse(Run(job, service, request.state.client), Wire(body))
+        make = functools.partial(chat_job, body, model, settings)
+        return AnswerResponse(Run(model, make, service, await _sender(request)), Wire(body))
+
+
+async def _sender(request: Request) -> Sender:
+    address = request.client.host if request.client else ""
+    return Sender(request.state.client, address, len(await request.body()))
 
 
 def _add_page(app: FastAPI, service: Service) -> None:

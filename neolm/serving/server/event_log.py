@@ -28,7 +28,8 @@ class EventLog:
         else:
             line = json.dumps({"time": now, "event": name, **fields}, ensure_ascii=False, default=str)
         try:
-            print(line.replace("\n", "\\n"), file=self._stream, flush=True)
+            # In one piece: the handler of a signal may print in between.
+            print(line.replace("\n", "\\n") + "\n", end="", file=self._stream, flush=True)
         except (OSError, ValueError):  # a full disk or a closed pipe must not end an answer
             return
 

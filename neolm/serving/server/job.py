@@ -1,4 +1,4 @@
-"""A job: what one request asks of a model, checked before the model is loaded. Nothing here does I/O."""
+"""A job: what one request asks of a model, checked before the model is loaded. The job queue calls this in a thread."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from functools import cached_property
 from neolm.core.errors import InputError
 from neolm.generation.config import GenerationConfig
 from neolm.serving.server.errors import ApiError
-from neolm.serving.server.request_schema import ChatRequest, CompletionRequest
+from neolm.serving.server.request_schema import ChatRequest, CompletionRequest, SamplingRequest
 from neolm.serving.server.servable import GenerationModel
 from neolm.serving.server.settings import ServeConfig
-from neolm.tokenizer.chat import Message, without_oldest
+from neolm.tokenizer.chat import Message, TooLongError, without_oldest
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,8 @@ class Job:
         """Return the job. Raises `ApiError` (400) if it exceeds a limit of the model or the server."""
         lengths = [len(prompt) for prompt in self.prompts]
         context, max_new_tokens = self.model.context, self.config.max_new_tokens
-        max_prompt = min(context, settings.prompt_tokens or context)
-        if max(lengths) > max_prompt:
-            limit = f"the model's context is {context}" if max_prompt == context else f"this server takes {max_prompt}"
-            raise ApiError(400, f"the prompt is {max(lengths)} tokens, {limit}", None, "context_length_exceeded")
+        if max(lengths) > _max_prompt(self.model, settings):
+            raise _too_long(f"{max(lengths)} tokens", self.model, settings)
         if min(max_new_tokens, context + 1 - min(lengths)) > settings.max_tokens:
             problem = f"max_tokens is {max_new_tokens}, the limit of this server is {settings.max_tokens}"
             raise ApiError(400, problem, "max_tokens", "invalid_value")
@@ -75,12 +73,32 @@ class Job:
         return self
 
 
+def _max_prompt(model: GenerationModel, settings: ServeConfig) -> int:
+    """Largest number of tokens of a prompt."""
+    return min(model.context, settings.prompt_tokens or model.context)
+
+
+def _too_long(length: str, model: GenerationModel, settings: ServeConfig) -> ApiError:
+    most = _max_prompt(model, settings)
+    limit = f"the model's context is {model.context}" if most == model.context else f"this server takes {most}"
+    return ApiError(400, f"the prompt is {length}, {limit}", None, "context_length_exceeded")
+
+
+def _truncation(body: SamplingRequest, model: GenerationModel, settings: ServeConfig) -> int | None:
+    """The tokens that are kept of a longer prompt. To keep more than a prompt may have means to keep all."""
+    limit = body.truncate_prompt_tokens
+    return limit if limit is not None and limit <= _max_prompt(model, settings) else None
+
+
 def completion_job(body: CompletionRequest, model: GenerationModel, settings: ServeConfig) -> Job:
     """The job of a completion request. Raises `ApiError` (400): see `Job.check`."""
-    tokenizer = model.tokenizer
-    prompts = [tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompt]
+    tokenizer, limit = model.tokenizer, _truncation(body, model, settings)
     texts: list[str | list[int]] = list(body.prompt)
-    limit, truncated = body.truncate_prompt_tokens, None
+    for text in texts:  # refused before it is encoded, which takes long
+        if limit is None and isinstance(text, str) and tokenizer.min_tokens(text) > _max_prompt(model, settings):
+            raise _too_long("too long", model, settings)
+    prompts = [tokenizer.encode(text) if isinstance(text, str) else text for text in texts]
+    truncated = None if body.truncate_prompt_tokens is None else 0
     if limit is not None:
         truncated = sum(max(0, len(prompt) - limit) for prompt in prompts)
         texts = [text if len(ids) <= limit else ids[-limit:] for text, ids in zip(texts, prompts, strict=True)]
@@ -94,13 +112,17 @@ def chat_job(body: ChatRequest, model: GenerationModel, settings: ServeConfig) -
     """The job of a chat request. Raises `ApiError` (400): the chat template refuses it, or see `Job.check`."""
     roles = {"developer": "system"}
     messages = [Message(roles.get(turn.role, turn.role), turn.content) for turn in body.messages]  # type: ignore[arg-type]
-    truncated = None
+    limit = _truncation(body, model, settings)
+    truncated = None if body.truncate_prompt_tokens is None else 0
     try:
-        prompt = model.template.encode(messages)
-        if body.truncate_prompt_tokens is not None:
-            whole = len(prompt)
-            _, prompt = without_oldest(model.template, messages, body.truncate_prompt_tokens)
+        if limit is None:
+            prompt = model.template.encode(messages, _max_prompt(model, settings))
+        else:
+            whole = len(model.template.encode(messages))
+            _, prompt = without_oldest(model.template, messages, limit)
             truncated = whole - len(prompt)
+    except TooLongError:
+        raise _too_long("too long", model, settings) from None
     except InputError as error:
         raise ApiError(400, str(error), "messages") from None
     longest = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens

@@ -144,6 +144,6 @@ class _Server(uvicorn.Server):
         """Stop; at the second signal exit at once, because Python would wait for a thread that loads a model."""
         if self._service.stopping:
             os._exit(128 + sig)
-        say("serve: stopping after the answers in progress; Ctrl-C again stops at once")
         self._service.stop()
         self.should_exit = True
+        say("serve: stopping after the answers in progress; Ctrl-C again stops at once")

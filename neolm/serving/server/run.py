@@ -6,7 +6,7 @@ import asyncio
 import codecs
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from neolm.serving.request import EngineClosedError, Event, Finished, PromptLogp
 from neolm.serving.server.errors import ApiError, StoppingError
 from neolm.serving.server.job import Job
 from neolm.serving.server.keys import Client
+from neolm.serving.server.servable import GenerationModel
 from neolm.serving.server.service import Service
 
 FinishReason = Literal["stop", "length"]
@@ -46,17 +47,32 @@ class Delta:
     finish_reason: FinishReason | None = None
 
 
-class Run:
-    """Executes a job once. `deltas` yields what each choice gains; `facts` is for the request log."""
+@dataclass(frozen=True)
+class Sender:
+    """Where a request comes from, and the size of its body."""
 
-    def __init__(self, job: Job, service: Service, client: Client) -> None:
-        self.job, self._service, self._client = job, service, client
+    client: Client
+    address: str
+    num_bytes: int
+
+
+class Run:
+    """Makes a job and executes it. `deltas` yields what each choice gains; `facts` is for the request log."""
+
+    def __init__(self, model: GenerationModel, make: Callable[[], Job], service: Service, sender: Sender) -> None:
+        self._model, self._make, self._service, self._sender = model, make, service, sender
+        self._job: Job | None = None
+        self._client = sender.client
         self.completion_tokens = 0
-        # The samples of a prompt share it, but `strict` shares only some of it.
-        self._prompt_tokens = job.prompt_tokens * (job.samples if service.settings.strict else 1)
         self._generated = 0  # tokens, those included that nobody has read
         self._texts: defaultdict[int, str] = defaultdict(str)  # by choice, if texts are logged
         self._deadline = time.monotonic() + service.settings.request_seconds
+
+    @property
+    def job(self) -> Job:
+        """The job, once it is made."""
+        assert self._job is not None
+        return self._job
 
     @property
     def usage(self) -> dict[str, int]:
@@ -68,29 +84,34 @@ class Run:
     @property
     def facts(self) -> dict[str, Any]:
         """Fields of the request log."""
-        model = self.job.model
-        tokens = {"prompt_tokens": self.job.prompt_tokens, "completion_tokens": self.completion_tokens}
-        facts: dict[str, Any] = {"model": model.name, **tokens}
+        job = self._job  # None if the request was refused or cancelled earlier
+        tokens = {"prompt_tokens": job.prompt_tokens if job else 0, "completion_tokens": self.completion_tokens}
+        facts: dict[str, Any] = {"model": self._model.name, **tokens}
         if self._service.log.text:
-            facts["prompts"] = [model.tokenizer.decode(prompt) for prompt in self.job.prompts]
+            facts["prompts"] = [self._model.tokenizer.decode(prompt) for prompt in job.prompts] if job else []
             facts["answers"] = [self._texts[choice] for choice in sorted(self._texts)]
         return facts
 
     async def deltas(self) -> AsyncGenerator[Delta | None, None]:
-        """Load the model, submit the prompts, and yield deltas as they arrive; None after each second without one.
+        """Make the job, load the model, submit the prompts, and yield deltas as they arrive.
 
-        Closing the generator cancels what is not finished. Raises `ApiError`: refused, failed, too long, or stopping.
+        After each second without one, None is yielded. Closing the generator cancels what is not finished.
+
+        Raises:
+            ApiError: refused, failed, too long, or stopping.
         """
-        job, metrics = self.job, self._service.metrics
+        job = self._job = await self._wait_for_job()
+        metrics = self._service.metrics
+        # The samples of a prompt share it, but `strict` shares only some of it.
+        prompt_tokens = job.prompt_tokens * (job.samples if self._service.settings.strict else 1)
         choices = [_Choice(number, job) for number in range(job.num_choices)]
         events: asyncio.Queue[tuple[_Choice, Event]] = asyncio.Queue()
         requests: list[Request] = []
         remaining = len(choices)
-        if self._service.stopping:
-            raise StoppingError
         async with AsyncExitStack() as stack:
             engine = await self._load(stack)
-            self._client.tokens.spend(self._prompt_tokens + job.max_new_tokens)
+            reserved = prompt_tokens + job.max_new_tokens
+            self._client.tokens.spend(reserved)
             submitted = time.monotonic()
             try:
                 for choice in choices:
@@ -125,7 +146,22 @@ class Run:
             finally:
                 for request in requests:
                     request.cancel()
-                self._account(remaining, self._prompt_tokens if len(requests) == len(choices) else 0)
+                self._account(remaining, reserved, prompt_tokens if len(requests) == len(choices) else 0)
+
+    async def _wait_for_job(self) -> Job:
+        """Wait for the turn of this request in the model's queue, unless the server stops or it takes too long."""
+        client = self._client.name if self._client.entry else (self._sender.address,)
+        making = asyncio.ensure_future(self._model.jobs.make(client, self._sender.num_bytes, self._make))
+        making.add_done_callback(lambda task: task.cancelled() or task.exception())  # retrieved if nobody waits
+        try:
+            while not making.done():
+                if self._service.stopping:
+                    raise StoppingError
+                self._check_deadline()
+                await asyncio.wait({making}, timeout=_CHECK_SECONDS)
+        finally:
+            making.cancel()
+        return making.result()
 
     async def _load(self, stack: AsyncExitStack) -> Engine:
         try:
@@ -169,11 +205,10 @@ class Run:
                 raise StoppingError
             raise ApiError(504, "the request takes longer than this server allows", None, "request_timeout")
 
-    def _account(self, unfinished: int, prompt_tokens: int) -> None:
+    def _account(self, unfinished: int, reserved: int, prompt_tokens: int) -> None:
         metrics, name = self._service.metrics, self.job.model.name
         if unfinished:
             metrics.cancelled.labels(name).inc(unfinished)
-        reserved = self._prompt_tokens + self.job.max_new_tokens
         self._client.tokens.level += reserved - prompt_tokens - self._generated
         metrics.tokens.labels(name, "prompt").inc(prompt_tokens)
         metrics.tokens.labels(name, "completion").inc(self._generated)

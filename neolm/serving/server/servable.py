@@ -17,6 +17,7 @@ from neolm.models.hf import load_model, open_model
 from neolm.serving.engine import Engine
 from neolm.serving.request import Listener
 from neolm.serving.server.errors import ApiError
+from neolm.serving.server.job_queue import JobQueue
 from neolm.serving.server.response_schema import Link, ModelCard, ModelEntry
 from neolm.serving.server.settings import ServeConfig
 from neolm.tokenizer.chat import load_chat_template
@@ -67,6 +68,7 @@ class GenerationModel:
         self.size = self.facts.size + self._kv_cache_bytes
         self.created = int(time.time())
         self.engine: Engine | None = None
+        self.jobs = JobQueue(settings.queue)
 
     @property
     def failed(self) -> bool:

@@ -48,7 +48,7 @@ class ServeConfig(Config):
     """Include prompts and answers in the log."""
 
     queue: Positive = 256
-    """Waiting requests of a model; further ones get status 429."""
+    """Waiting requests of a model, and of one client those whose texts wait to be encoded; further ones get 429."""
     together: Positive = 64
     """Running requests of a model."""
     body_bytes: Annotated[int, Field(ge=1024), Unit("bytes")] = 2**20
