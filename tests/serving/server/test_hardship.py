@@ -279,7 +279,7 @@ def test_samples_of_a_prompt_are_counted_as_one_prompt(
         for more in ({"max_tokens": 0}, {"max_tokens": 1, "temperature": 1}, {"max_tokens": 0, "prompt": [ids, ids]}):
             client.tokens.level = 100_000.0
             read.clear()
-            body = {"model": "long", "prompt": ids, "echo": True, "logprobs": 1, "n": 16} | more
+            body = {"model": "long", "prompt": ids, "echo": True, "logprobs": 1, "n": 16, "ignore_eos": True} | more
             answer = server.ask(**body)
             [alone] = server.ask(**body | {"n": 1, "prompt": ids})["choices"]
             computed = sum(read)
