@@ -57,6 +57,46 @@ def test_a_batch_is_each_text_alone(trained: Tokenizer, texts: list[str]) -> Non
     assert trained.encode_batch(texts) == [trained.encode(text) for text in texts]
 
 
+def with_nfc(tokenizer: Tokenizer, *added: tokenizers.AddedToken) -> Tokenizer:
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.normalizer = tokenizers.normalizers.NFC()
+    # One character of two bytes for seven bytes of text, and a token for four of these: NFC's worst case.
+    backend.add_tokens([tokenizers.AddedToken("\u0390" * 4, normalized=True), *added])
+    return Tokenizer(backend)
+
+
+SHRINKING = st.text(st.sampled_from("\u1fbe\u0308\u0341\u212a\u1fef\u1100\u1161\u11a8ab \ud800"), max_size=60)
+
+
+@given(st.text(max_size=60) | SHRINKING)
+def test_the_least_number_of_tokens_is_a_lower_bound(trained: Tokenizer, text: str) -> None:
+    for tokenizer in (trained, with_nfc(trained)):
+        assert tokenizer.min_tokens(text) <= len(tokenizer.encode(text))
+        assert tokenizer.min_tokens(text) <= len(tokenizer.encode(text, special=True))
+    assert (with_nfc(trained).min_tokens(text) > 0) == (text != "")
+
+
+def test_the_least_number_of_tokens_of_long_tokens(trained: Tokenizer) -> None:
+    end, longest = trained.encode(END_OF_TEXT * 50, special=True), len(END_OF_TEXT)
+    assert len(end) == trained.min_tokens(END_OF_TEXT * 50) == 50
+    assert trained.min_tokens("x" * longest * 50 + "x") == 51
+    worst = "\u1fbe\u0308\u0341" * 4 * 50
+    assert len(with_nfc(trained).encode(worst)) == 50 >= with_nfc(trained).min_tokens(worst) > 25
+    greedy = with_nfc(trained, tokenizers.AddedToken("<mask>", lstrip=True))
+    text = " " * 1000 + "<mask>"
+    assert len(greedy.encode(text)) == 1  # a token without a longest text
+    assert greedy.min_tokens(text) == 0
+
+
+def test_a_tokenizer_without_some_bytes_has_no_least_number_of_tokens(trained: Tokenizer) -> None:
+    content = json.loads(trained.backend.to_str())
+    content["model"]["vocab"] = {END_OF_TEXT: 0, "a": 1}
+    content["model"]["merges"] = []
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(content)))
+    assert tokenizer.encode("b" * 1000 + "a") == [1]
+    assert tokenizer.min_tokens("b" * 1000 + "a") == 0
+
+
 def test_lone_surrogates_become_replacement_characters(trained: Tokenizer) -> None:
     assert trained.decode(trained.encode("a\ud800b")) == "a?b"
 

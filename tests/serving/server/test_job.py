@@ -15,4 +15,4 @@ def test_no_more_tokens_are_reserved_than_the_context_holds() -> None:
     job = Job(model, prompts, GenerationConfig(max_new_tokens=50), samples=2)
     assert job.prompt_tokens == 90 + 10 + 1  # an empty prompt is replaced by the end-of-text token
     # A text may be a token longer than the context.
-    assert job.max_total_tokens == job.prompt_tokens + 2 * (7 + 50 + 50)
+    assert job.max_new_tokens == 2 * (7 + 50 + 50)
