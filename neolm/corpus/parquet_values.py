@@ -111,7 +111,11 @@ def _values(array: pa.Array) -> list[Any]:
         )
     if types.is_list(kind) or types.is_large_list(kind):
         return _with_nulls(array, _lists(array, array.values))
-    if hasattr(kind, "value_type"):  # the other layouts of lists
+    if types.is_list_view(kind) or types.is_large_list_view(kind):
+        items, starts = _values(array.values), array.offsets.to_pylist()
+        spans = zip(starts, array.sizes.to_pylist(), strict=True)
+        return _with_nulls(array, (items[start : start + size] for start, size in spans))
+    if types.is_fixed_size_list(kind):
         return _values(array.cast(pa.large_list(kind.value_type)))
     return _leaves(array)
 

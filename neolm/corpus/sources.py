@@ -78,7 +78,7 @@ class Links:
 
 def _some(names: Sequence[str]) -> str:
     rest = len(names) - LINKS_SHOWN
-    return storable(", ".join(names[:LINKS_SHOWN])) + (f" and {rest:,} others" if rest > 0 else "")
+    return storable(", ".join(names[:LINKS_SHOWN])) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 @dataclass(frozen=True)
