@@ -8,10 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, model_validator
 
-from neolm.core.config import Config, Overrides, load_config
+from neolm.core.config import Config, Overrides, load_config, to_yaml
 from neolm.core.errors import InputError
 from neolm.core.files import write_text
 from neolm.corpus.config import CorpusConfig
@@ -81,7 +80,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write the recipe with every default spelled out. Sections that the recipe does not have are left out."""
     data = recipe.model_dump(mode="json")
     written = {key: value for key, value in data.items() if value is not None or key in recipe.model_fields_set}
-    write_text(path, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
+    write_text(path, to_yaml(written))
 
 
 def _find(name: str) -> Path:

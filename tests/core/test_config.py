@@ -1,3 +1,4 @@
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import strategies
 from pydantic import Field
 
-from neolm.core.config import Alias, Config, Supersedes, Unit, load_config, settings
+from neolm.core.config import Alias, Config, Supersedes, Unit, load_config, settings, to_yaml
 from neolm.core.errors import InputError
 
 
@@ -70,7 +71,11 @@ def test_text_fields_take_the_text_as_it_is(text: str) -> None:
     assert config.pretrain.note == text
 
 
-@hypothesis.given(strategies.text())
+# A null character cannot be in an argument of a program.
+TEXT = strategies.text(strategies.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
+
+@hypothesis.given(TEXT)
 def test_any_text_survives_an_override(text: str) -> None:
     assert load_config(Outer, None, [f"output={text}"]).output == text
 
@@ -102,8 +107,77 @@ def test_settings_come_from_a_mapping_too() -> None:
         load_config(Outer, {"output": "x"}, {"pretrain.steps": -1})
 
 
-def test_a_text_field_in_a_file_asks_for_quotes(tmp_path: Path) -> None:
-    assert "output: must be text, not True; write it in quotes" in message(write(tmp_path, "output: yes\n"))
+@pytest.mark.parametrize("text", ["no", "yes", "on", "1:30", "2024-01-31", "0b11", "1.2.3"])
+def test_a_text_field_in_a_file_keeps_what_is_text_in_yaml_1_2(tmp_path: Path, text: str) -> None:
+    assert load_config(Outer, write(tmp_path, f"output: {text}\n")).output == text
+
+
+@pytest.mark.parametrize(("text", "value"), [("2024", "2024"), ("true", "True"), ("1e3", "1000.0"), ("010", "10")])
+def test_a_text_field_in_a_file_asks_for_quotes(tmp_path: Path, text: str, value: str) -> None:
+    found = message(write(tmp_path, f"output: {text}\n"))
+    assert f"output: must be text, not {value}; write it in quotes" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("010", 10), ("1_000", 1000), ("0x10", 16), ("0o10", 8), ("+7", 7), ("1:30", None), ("on", None)],
+)
+def test_whole_numbers_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: int | None) -> None:
+    path = write(tmp_path, f"output: x\npretrain: {{steps: {text}}}\n")
+    if value is None:
+        assert f"steps: must be a valid integer, not {text!r}" in message(path)
+        assert f"steps: must be a valid integer, not {text!r}" in message(None, "output=x", f"pretrain.steps={text}")
+    else:
+        assert load_config(Outer, path).pretrain.steps == value
+        assert load_config(Outer, None, ["output=x", f"pretrain.steps={text}"]).pretrain.steps == value
+
+
+@hypothesis.given(TEXT, strategies.lists(TEXT))
+def test_any_text_survives_a_settings_file(text: str, names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.yaml"
+        path.write_text(to_yaml({"output": text, "pretrain": {"names": names}}), encoding="utf-8", newline="")
+        assert load_config(Outer, path) == Outer(output=text, pretrain=Inner(names=tuple(names)))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("output: a\noutput: b\n", ":2: not valid YAML: the key 'output' is given twice"),
+        ("output: a\npretrain: {steps: 1}\npretrain: {mode: quick}\n", ":3: not valid YAML: the key 'pretrain'"),
+        ("output: a\npretrain:\n  steps: 1\n  steps: 2\n", ":4: not valid YAML: the key 'steps' is given twice"),
+        ("output: a\npretrain:\n  lr: 1.0\n  learning_rate: 2.0\n", "pretrain.learning_rate: given twice"),
+        ('output: "a\\0b"\n', ":1: output: 'a\\x00b' has a null character"),
+        ("output: [" + "[" * 100_000, "nested too deeply"),
+        (f"output: {'1' * 10_000}", "not valid YAML: Exceeds the limit"),
+        ("a: &a [*a]\n", "more than 100,000 values"),
+        ("a: &a [*b]\nb: &b [*a]\n", "not valid YAML: found undefined alias"),
+        ("x" * (2**20 + 1), "more than 1,048,576 bytes"),
+    ],
+)
+def test_files_that_cannot_be_settings(tmp_path: Path, text: str, complaint: str) -> None:
+    assert complaint in message(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "level", ["[{0},{0},{0},{0},{0},{0},{0},{0},{0},{0}]", "{{p: {0}, q: {0}}}", "{{<<: [{0}, {0}]}}"]
+)
+def test_nested_aliases_do_not_take_memory_or_time(tmp_path: Path, level: str) -> None:
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {level.format(f'*a{n - 1}')}" for n in range(1, 60))]
+    assert "values, if its aliases are written out" in message(write(tmp_path, "\n".join(lines)))
+    items = ["&a0 {x: 1}", *(f"&a{n} {level.format(f'*a{n - 1}')}" for n in range(1, 60))]
+    assert "pretrain.steps: must be" in message(None, "output=x", f"pretrain.steps=[{', '.join(items)}]")
+
+
+def test_aliases_and_merged_sections_can_be_used(tmp_path: Path) -> None:
+    path = write(tmp_path, "output: x\npretrain: &p {steps: 5, mode: quick}\nother:\n  <<: *p\n  steps: 6\n")
+    config = load_config(Outer, path)
+    assert config.other == Inner(steps=6, mode="quick")
+
+
+def test_a_name_that_is_not_utf_8_is_refused_with_its_key() -> None:
+    assert message(None, "output=te\udcff").startswith("command line: output: 'te\\udcff' has a null character or")
+    assert "pretrain.names: '[a, te\\udcff]'" in message(None, "output=x", "pretrain.names=[a, te\udcff]")
 
 
 def test_unknown_key_is_named_with_its_line_and_the_nearest_name(tmp_path: Path) -> None:
