@@ -36,6 +36,7 @@ from neolm.core.files import (
     remove,
     storage_errors,
     sync_directory,
+    sync_file,
     write_json,
 )
 from neolm.core.progress import say
@@ -229,7 +230,7 @@ class Stage:
         config_file: bool = True,
         energy: Mapping[str, Any] | None = None,
     ) -> Manifest:
-        """Write `config.json` (if `config_file`) and, last, the manifest.
+        """Write `config.json` (if `config_file`), flush all files to disk and, last, write the manifest.
 
         `energy` (`kwh` and `method`) replaces the clock's own measurement for work that was done in several runs.
         """
@@ -240,6 +241,10 @@ class Stage:
         files = [p for p in files if p.name != MANIFEST and (p.parent == directory or p.suffix != ".safetensors")]
         names = {p.relative_to(directory).as_posix(): p for p in files}
         names = {name: path for name, path in names.items() if not name.startswith(WRITTEN_BY_OTHERS)}
+        for path in files:
+            sync_file(path)
+        for folder in {path.parent for path in files}:
+            sync_directory(folder)
         manifest = Manifest(
             stage=self.name,
             inputs=self.recorded_inputs(),

@@ -133,6 +133,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
             raise OSError(int(number), os.strerror(int(number)), str(path)) from None
         raise
     path.chmod(stat.S_IMODE(mode))
+    sync_file(path)
+
+
+def sync_file(path: Path) -> None:
+    """Flush the contents of a file to disk, whoever wrote them."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -178,11 +183,11 @@ def check_output_file(path: Path, example: str, kind: str, mark: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or directory, if it exists."""
+    """Remove a file, a link (not its target) or a directory, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    elif path.exists():
-        path.unlink()
+    else:
+        path.unlink(missing_ok=True)
 
 
 def jsonable(value: Any) -> Any:

@@ -3,7 +3,8 @@
 A split is the stream  <eot> document <eot> document ... <eot>  in files `train-00000.bin` of little-endian uint16
 (uint32 for vocabularies over 65,536 tokens). Each file has an index `train-00000.index.parquet` with one row per
 document: `id`, `parent`, `start` (position of its first token, the <eot> before it, in the file), `tokens` (including
-that <eot>) and `bytes` of its text. The last <eot> belongs to no document. If the corpus has divided documents,
+that <eot>) and `bytes` of its text. `train-00000.crc32` has the CRC-32 of each chunk of the file, little-endian uint32;
+a chunk is checked when it is first read. The last <eot> belongs to no document. If the corpus has divided documents,
 "document" means a part here, and `parent` is the id of the whole document.
 """
 
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import zlib
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from neolm.core.errors import InputError
-from neolm.core.progress import task
+from neolm.core.progress import say, task
 from neolm.corpus.documents import Document
 from neolm.tokenizer.tokenizer import Tokenizer
 
 MAX_SHARD_TOKENS = 2**27  # 256 MiB in uint16
+CHUNK_BYTES = 2**16  # bytes of a shard that have a check sum
 MAX_ENCODE_CHARACTERS = 4_000_000  # text that is encoded in one call, on all cores
 
 _TEXT, _NUMBER = pa.string(), pa.int64()
@@ -74,6 +77,7 @@ def write_shards(
                 if following is None:  # the end of the stream
                     file.write(np.array([tokenizer.eos_token_id], dtype=dtype).tobytes())
                     position += 1
+            _checksums(directory / f"{name}.bin").tofile(directory / f"{name}.crc32")
             index = pa.Table.from_pylist(rows, schema=_INDEX)
             pq.write_table(index, directory / f"{name}.index.parquet", compression="zstd")
             counts["parts"] += len(rows)
@@ -95,8 +99,18 @@ def _encoded(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tu
             group, size = [], 0
 
 
+def _checksums(path: Path) -> NDArray[np.uint32]:
+    """CRC-32 of each chunk of a file."""
+    with path.open("rb") as file:
+        return np.array([zlib.crc32(chunk) for chunk in iter(partial(file.read, CHUNK_BYTES), b"")], "<u4")
+
+
 class TokenShards:
-    """The token stream of one split. The files are memory-mapped, so only the tokens that are read are loaded."""
+    """The token stream of one split. The files are memory-mapped, so only the tokens that are read are loaded.
+
+    Raises:
+        InputError: shards are missing or empty, or (from `read`) the check sum of a chunk is wrong.
+    """
 
     def __init__(self, directory: Path, split: str, vocab_size: int) -> None:
         self.directory, self.split = directory, split
@@ -108,6 +122,9 @@ class TokenShards:
         if any(path.stat().st_size == 0 for path in self._files):
             raise InputError(f"{directory}: a token shard of '{split}' is empty; delete {directory} to rebuild it")
         self._maps = [np.memmap(path, dtype=dtype, mode="r") for path in self._files]
+        self._checksums = [self._stored_checksums(path) for path in self._files]
+        # a 1 for each chunk that was found intact; shorter if there are no check sums, and `find` finds no 0
+        self._checked = [bytearray(len(sums)) for sums in self._checksums]
         self._starts = [0, *itertools.accumulate(len(tokens) for tokens in self._maps)]
 
     @property
@@ -120,9 +137,37 @@ class TokenShards:
         shard = bisect.bisect_right(self._starts, start) - 1
         offset = start - self._starts[shard]
         tokens: NDArray[np.integer] = self._maps[shard][offset : offset + count]
+        self._check(shard, offset * tokens.itemsize, tokens.nbytes)
         if len(tokens) == count:
             return tokens
         return np.concatenate([tokens, self.read(start + len(tokens), count - len(tokens))])
+
+    def _check(self, shard: int, start: int, size: int) -> None:
+        """Compare the chunks that hold `size` bytes from `start` on with their check sums, each chunk once."""
+        checked = self._checked[shard]
+        chunks = range(start // CHUNK_BYTES, -(-(start + size) // CHUNK_BYTES))
+        if checked.find(0, chunks.start, chunks.stop) < 0:
+            return
+        content = self._maps[shard].data.cast("B")
+        for chunk in chunks:
+            data = content[chunk * CHUNK_BYTES : (chunk + 1) * CHUNK_BYTES]
+            if zlib.crc32(data) != self._checksums[shard][chunk]:
+                raise InputError(
+                    f"{self._files[shard]}: damaged between the bytes {chunk * CHUNK_BYTES:,} and "
+                    f"{chunk * CHUNK_BYTES + len(data):,} (wrong check sum). Delete {self.directory} to rebuild it"
+                )
+            checked[chunk] = 1
+
+    def _stored_checksums(self, path: Path) -> NDArray[np.uint32]:
+        """The check sums of a shard; none, with a message, if an earlier version built it without them."""
+        stored = path.with_suffix(".crc32")
+        if not stored.is_file():
+            say(f"{path}: there are no check sums, so damage in this shard cannot be detected")
+            return np.empty(0, np.uint32)
+        sums = np.fromfile(stored, "<u4")
+        if len(sums) != -(-path.stat().st_size // CHUNK_BYTES):
+            raise InputError(f"{stored} does not belong to {path.name}. Delete {self.directory} to rebuild it")
+        return sums
 
     def documents(self, start: int, count: int) -> list[str]:
         """Ids of the documents of tokens `start` to `start + count - 1`, in order."""

@@ -43,6 +43,40 @@ def make(directory: Path) -> dict[str, int]:
     return {"documents": 1}
 
 
+def test_a_dangling_link_in_place_of_a_temporary_directory_is_removed(tmp_path: Path) -> None:
+    for name in (".corpus.partial", ".corpus.old"):
+        (tmp_path / name).symlink_to(tmp_path / "nothing")
+    assert stage(tmp_path / "corpus").build(make).counts == {"documents": 1}
+    assert stage(tmp_path / "corpus", config={}).build(make).counts == {"documents": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_every_file_is_on_disk_before_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    sync, replace = os.fsync, Path.replace
+
+    def recording(descriptor: int) -> None:
+        sync(descriptor)
+        flushed.append(os.fstat(descriptor).st_ino)
+
+    def checking(path: Path, target: Path) -> Path:
+        if target.name == "manifest.json":
+            names = {"out.txt", "config.json", "inner", "deep.bin"}
+            places = [target.parent, *(p for p in target.parent.rglob("*") if not p.name.startswith("."))]
+            assert {p.name for p in places} >= names
+            assert {p.stat().st_ino for p in places} <= set(flushed)
+        return replace(path, target)
+
+    def make_nested(directory: Path) -> dict[str, int]:
+        (directory / "inner").mkdir()
+        (directory / "inner" / "deep.bin").write_bytes(b"x")
+        return make(directory)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    monkeypatch.setattr(Path, "replace", checking)
+    stage(tmp_path / "corpus").build(make_nested)
+
+
 def test_a_built_stage_is_current_and_its_manifest_complete(tmp_path: Path) -> None:
     built = stage(tmp_path / "corpus").build(make)
     assert stage(tmp_path / "corpus").current() == built

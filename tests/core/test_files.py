@@ -7,7 +7,7 @@ import pytest
 
 from neolm.core import files
 from neolm.core.errors import InputError
-from neolm.core.files import read_json, read_json_value
+from neolm.core.files import read_json, read_json_value, remove
 
 
 def test_the_object_of_a_file_is_read_with_and_without_a_byte_order_mark(tmp_path):
@@ -50,6 +50,18 @@ def test_deep_nesting_and_huge_numbers_are_refused(tmp_path, opening):
     path.write_text(json.dumps({"a": 1}).replace("1", "1" * 10_000))
     with pytest.raises(InputError, match="not valid JSON"):
         read_json(path)
+
+
+def test_remove_takes_files_directories_and_links_but_not_their_targets(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "a").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    for name in ("file", "folder", "link", "dangling", "missing"):
+        remove(tmp_path / name)
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["kept", "a"]
 
 
 def test_what_is_no_file_is_refused(tmp_path):

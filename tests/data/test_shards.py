@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from neolm.core.errors import InputError
 from neolm.corpus.documents import Document
+from neolm.data import shards as module
 from neolm.data.batch import Batch
 from neolm.data.batch_sizes import BatchSizes
 from neolm.data.batches import TrainingBatches, validation_batches
@@ -77,6 +78,53 @@ def test_missing_and_incomplete_shards_are_named(tokenizer: Tokenizer, tmp_path:
     (tmp_path / "train-00000.bin").write_bytes(b"")
     with pytest.raises(InputError, match="is empty"):
         TokenShards(tmp_path, "train", 268)
+
+
+def test_damage_is_found_when_its_chunk_is_first_read(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", 64)
+    write_shards(notes([30 + i for i in range(40)]), tokenizer, tmp_path, "train", shard_tokens=500)
+    second = tmp_path / "train-00001.bin"
+    intact = second.read_bytes()
+    (first,) = TokenShards(tmp_path, "train", 268)._files[:1]
+    offset, tokens = first.stat().st_size // 2, TokenShards(tmp_path, "train", 268).tokens
+    for position in (0, 63, 64, len(intact) - 1):
+        chunk = position // 64 * 64
+        end = min(chunk + 64, len(intact))
+        for damaged in (
+            intact[:position] + bytes([intact[position] ^ 4]) + intact[position + 1 :],
+            intact[:chunk] + bytes(end - chunk) + intact[end:],
+        ):
+            second.write_bytes(damaged)
+            shards = TokenShards(tmp_path, "train", 268)
+            shards.read(0, offset)
+            shards.read(offset + (32 if position < 64 else 0), 1)
+            message = rf"train-00001.bin: damaged between the bytes {chunk} and {end} .*Delete .* to rebuild it"
+            for _ in range(2):
+                with pytest.raises(InputError, match=message):
+                    shards.read(offset + position // 2, 1)
+            with pytest.raises(InputError, match=message):
+                shards.read(0, tokens)
+    second.write_bytes(intact)
+    shards = TokenShards(tmp_path, "train", 268)
+    shards.read(0, tokens)
+    monkeypatch.setattr(module.zlib, "crc32", None)  # each chunk is checked once
+    shards.read(0, tokens)
+
+
+def test_check_sums_belong_to_their_file(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(notes([30, 40]), tokenizer, tmp_path, "train")
+    sums = tmp_path / "train-00000.crc32"
+    sums.write_bytes(sums.read_bytes() * 2)
+    with pytest.raises(InputError, match=r"train-00000.crc32 does not belong to train-00000.bin"):
+        TokenShards(tmp_path, "train", 268)
+    sums.unlink()
+    shards = TokenShards(tmp_path, "train", 268)
+    shards.read(0, shards.tokens)
+    assert "train-00000.bin: there are no check sums" in capsys.readouterr().err
 
 
 @pytest.fixture
