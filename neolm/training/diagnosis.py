@@ -21,11 +21,12 @@ def explain_non_finite(
     objective: Objective,
     parts: Sequence[Batch],
     documents: Callable[[Sequence[Any]], list[str]],
+    advice: str,
 ) -> NonFiniteError:
     """Run the batch of `step` again, one micro-batch after the other, and describe the first failure in one line.
 
     `model` has the weights of that step, and the micro-batches `parts` are on its device. `documents` returns the names
-    of the documents behind the examples with the given ids.
+    of the documents behind the examples with the given ids. `advice` ends the message.
     """
     failures = ((_first_non_finite(model, objective, part), part.examples) for part in parts)
     otherwise = "the gradients of the micro-batches are finite, but not their sum"
@@ -34,8 +35,7 @@ def explain_non_finite(
     ids = documents(examples)
     shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
     return NonFiniteError(
-        f"step {step}: the loss or its gradient is not finite: {found}. The batch came from {shown}. "
-        "The last checkpoint is intact; a lower learning_rate or precision=float32 may help"
+        f"step {step}: the loss or its gradient is not finite: {found}. The batch came from {shown}. {advice}"
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from neolm.core.errors import NonFiniteError
 from neolm.data.batch import Batch
+from neolm.training.checkpoint import named_checkpoints
 from neolm.training.diagnosis import explain_non_finite
 from neolm.training.objective import gradient_factors
 from neolm.training.passes import Sums, read_sums
@@ -164,4 +165,9 @@ class OptimiserStep:
     def _explain(self, step: int, batch: Batch) -> NonFiniteError:
         training = self._training
         working, documents = self._state.weights.working, training.data.documents
-        return explain_non_finite(step, working, training.objective, self._parts(batch), documents)
+        saved = max(named_checkpoints(training.checkpoints, "step"), default=0)
+        advice = f"The last checkpoint is of step {saved}; " if saved else "No checkpoint was written; "
+        advice += "a lower learning_rate" + (" or precision=float32" if training.precision.value != "float32" else "")
+        return explain_non_finite(
+            step, working, training.objective, self._parts(batch), documents, f"{advice} may help"
+        )
