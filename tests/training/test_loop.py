@@ -265,7 +265,7 @@ def test_an_overflow_at_the_lowest_scale_is_an_error(tmp_path: Path) -> None:
         return scaled(terms, 1e30, loss=terms["next_token"].total)
 
     run = replace(training(tmp_path, "float16", loss_scale=4.0, loss_scale_hysteresis=1), objective=Calling(exploding))
-    with pytest.raises(NonFiniteError, match="step 3: .* No checkpoint .*or precision=float32 may help$"):
+    with pytest.raises(NonFiniteError, match=r"step 3: .* No checkpoint .*or precision=float32 may help$"):
         train(run)
 
 
