@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import Manifest, chain, read_manifest, started_settings, verify
+from neolm.core.artifact import Manifest, chain, read_manifest, recorded_values, started_settings, verify
 from neolm.core.errors import InputError
 from neolm.core.progress import duration
 from neolm.stages import STAGES
@@ -30,7 +30,8 @@ def show(directory: Path, check: bool = False) -> str:
     resumable = [directory / row.name for row in STAGES if row.resumable]
     unfinished = [place for place in resumable if started_settings(place) and read_manifest(place) is None]
     started = [f"{place.name}  {place}\n  started, not finished; the same command resumes it" for place in unfinished]
-    text = "\n\n".join(started + [_describe(place, manifest) for place, manifest in links])
+    with recorded_values(directory):
+        text = "\n\n".join(started + [_describe(place, manifest) for place, manifest in links])
     return text + ("\n\nEvery file matches its recorded digest." if check else "")
 
 

@@ -313,6 +313,18 @@ def _validator(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
+@contextlib.contextmanager
+def recorded_values(directory: Path) -> Iterator[None]:
+    """Turn the errors of code that uses recorded counts, metrics and scores of another form into one line."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{directory}: a recorded value has another form than this version of NeoLM writes; was a file edited? "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
 def _started_from(directory: Path) -> Path | None:
     """A resumable stage of the same run that was started from `directory`, directly or through other stages."""
     for config in directory.parent.glob("*/config.json"):

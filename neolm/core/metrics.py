@@ -19,7 +19,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), (int, float)):
             rows.append(row)

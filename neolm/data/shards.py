@@ -118,9 +118,9 @@ class TokenShards:
         self._files = sorted(directory.glob(f"{split}-*.bin"))
         if not self._files:
             raise InputError(f"{directory}: no token shards of the split '{split}'")
-        # An empty file cannot be mapped. write_shards writes at least one token, so an empty file is incomplete.
-        if any(path.stat().st_size == 0 for path in self._files):
-            raise InputError(f"{directory}: a token shard of '{split}' is empty; delete {directory} to rebuild it")
+        for path in self._files:  # `write_shards` writes at least one token, and an empty file cannot be mapped
+            if path.stat().st_size == 0 or path.stat().st_size % dtype.itemsize:
+                raise InputError(f"{path} is empty or ends within a token. Delete {directory} to rebuild it")
         self._maps = [np.memmap(path, dtype=dtype, mode="r") for path in self._files]
         self._checksums = [self._stored_checksums(path) for path in self._files]
         # a 1 for each chunk that was found intact; shorter if there are no check sums, and `find` finds no 0

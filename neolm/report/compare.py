@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from neolm.core.artifact import differences_among
+from neolm.core.artifact import differences_among, recorded_values
 from neolm.core.energy import how_known
 from neolm.core.files import check_output_file, write_text
 from neolm.core.metrics import points
@@ -37,11 +37,12 @@ def compare_runs(places: Sequence[Path], output: Path) -> str:
         InputError: see `read_training_runs`; or `output` exists and is not such a page, or cannot be written.
     """
     check_output_file(output, "compare.html", "a page written by NeoLM", f'name="generator" content="{GENERATOR} ')
-    runs = read_training_runs(places)
-    write_text(output, comparison_page(runs))
-    numbers = [(name, *(" ".join(filter(None, cell)) for cell in cells)) for name, cells in measured(runs)]
-    head = ("", *(run.name for run in runs))
-    return "\n\n".join([_side_by_side([head, *numbers]), _settings(runs), *notes(runs), str(output)])
+    with recorded_values(places[0]):
+        runs = read_training_runs(places)
+        write_text(output, comparison_page(runs))
+        numbers = [(name, *(" ".join(filter(None, cell)) for cell in cells)) for name, cells in measured(runs)]
+        head = ("", *(run.name for run in runs))
+        return "\n\n".join([_side_by_side([head, *numbers]), _settings(runs), *notes(runs), str(output)])
 
 
 def _settings(runs: Runs) -> str:

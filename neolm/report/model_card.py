@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from neolm.core.artifact import chain
+from neolm.core.artifact import chain, recorded_values
 from neolm.core.files import write_text
 from neolm.core.progress import say
 from neolm.report.pages import render
@@ -38,7 +38,8 @@ def write_model_card(directory: Path) -> None:
     if target.exists() and not _is_unchanged(target.read_text(encoding="utf-8", errors="replace")):
         say(f"{target} was edited and is kept; delete it to have it written again")
         return
-    card = model_card(directory)
+    with recorded_values(directory):
+        card = model_card(directory)
     write_text(target, f"{card}{MARK}{_digest(card)} -->\n")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
 import neolm
 from neolm.core.energy import how_known
@@ -33,8 +33,15 @@ class Figure:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of the folder `templates/`."""
-    return _environment.get_template(template).render(values)
+    """Fill a template of the folder `templates/`.
+
+    Raises:
+        ValueError: a value has another form than the template expects.
+    """
+    try:
+        return _environment.get_template(template).render(values)
+    except UndefinedError as error:
+        raise ValueError(str(error)) from error
 
 
 def data_size(number: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from neolm.core.artifact import recorded_values
 from neolm.core.files import write_text
 from neolm.core.metrics import points
 from neolm.core.progress import duration
@@ -30,7 +31,8 @@ Row = tuple[tuple[str, str], str, str]
 def build_report(output: Path) -> Path:
     """Write `output/report.html` from the files of the run in `output`, and return its path."""
     target = output / "report.html"
-    write_text(target, page(read_run(output)))
+    with recorded_values(output):
+        write_text(target, page(read_run(output)))
     return target
 
 

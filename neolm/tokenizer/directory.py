@@ -244,7 +244,7 @@ def _added_token(entry: Any, path: Path, key: str = "added_tokens") -> AddedToke
 def _token_id(number: Any, path: Path) -> int:
     try:
         found = int(number)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         found = -1
     if not 0 <= found < MAX_TOKEN_ID:
         raise InputError(f"{path}: the token id {str(number)[:40]} is not one of 0 to {MAX_TOKEN_ID - 1}")

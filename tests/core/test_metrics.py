@@ -13,6 +13,7 @@ from neolm.core.metrics import points, read_metrics
         ('{"step": 1}\n{"step": 2}\n', [1, 2]),
         ('{"step": 1}\n{"step": 2, "lo', [1]),  # torn by a kill
         ('{"step": 1}\n\n[3]\nnull\n{"loss": 2}\n{"step": "3"}\n{"step": 4}', [1, 4]),
+        ("[" * 100_000 + '\n{"step": 5}', [5]),
         ("", []),
     ],
 )

@@ -75,9 +75,10 @@ def test_the_smallest_sufficient_type_is_used() -> None:
 def test_missing_and_incomplete_shards_are_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no token shards"):
         TokenShards(tmp_path, "train", 268)
-    (tmp_path / "train-00000.bin").write_bytes(b"")
-    with pytest.raises(InputError, match="is empty"):
-        TokenShards(tmp_path, "train", 268)
+    for content in (b"", b"abc"):
+        (tmp_path / "train-00000.bin").write_bytes(content)
+        with pytest.raises(InputError, match=r"train-00000\.bin is empty or ends within a token"):
+            TokenShards(tmp_path, "train", 268)
 
 
 def test_damage_is_found_when_its_chunk_is_first_read(

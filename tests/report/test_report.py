@@ -7,6 +7,7 @@ from html_page import Page
 from recorded_run import ESTIMATE, HOSTILE, MEASURED, SCORES, corpus, evaluated, number, prepared, trained
 
 from neolm.core.artifact import Stage, input_from
+from neolm.core.errors import InputError
 from neolm.report.run_files import read_run
 from neolm.report.run_report import build_report
 
@@ -52,6 +53,24 @@ def test_the_text_of_a_whole_report(whole):
     assert "\u2248 12\u00a0Wh" in page.text  # six stages
     assert "an estimate, not measured" in page.text
     assert ESTIMATE["method"] in page.text
+
+
+@pytest.mark.parametrize(
+    ("file", "edit"),
+    [
+        ("corpus/manifest.json", lambda value: value["counts"]["read"].pop("documents")),
+        ("corpus/manifest.json", lambda value: value["counts"]["read"].update(documents="many")),
+        ("evaluation/scores.json", lambda value: value.update(protocols=dict.fromkeys(value["protocols"], "x"))),
+    ],
+)
+def test_edited_records_are_one_line(tmp_path, whole, file, edit):
+    output = shutil.copytree(whole, tmp_path / "run")
+    value = json.loads((output / file).read_text())
+    edit(value)
+    (output / file).write_text(json.dumps(value))
+    with pytest.raises(InputError, match=r"run: a recorded value has another form") as caught:
+        build_report(output)
+    assert "\n" not in str(caught.value)
 
 
 def test_all_sessions_of_a_training_count_and_exports_do_not(tmp_path, whole):
