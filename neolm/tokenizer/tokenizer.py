@@ -271,9 +271,9 @@ def _backend(content: dict[str, Any]) -> tokenizers.Tokenizer:
 
 
 def _end_token(directory: Path, backend: tokenizers.Tokenizer) -> str:
-    """The end of text of a tokenizer that names none: the first end token of the model, else `<|endoftext|>`."""
-    ids = [number for number in listed_end_tokens(directory) if 0 <= number < MAX_TOKEN_ID]
-    return next((token for token in map(backend.id_to_token, ids) if token is not None), END_OF_TEXT)
+    """The end of text of a tokenizer that names none: the model's first special end token, else `<|endoftext|>`."""
+    special = {number: token.content for number, token in backend.get_added_tokens_decoder().items() if token.special}
+    return next((special[number] for number in listed_end_tokens(directory) if number in special), END_OF_TEXT)
 
 
 @contextlib.contextmanager

@@ -76,6 +76,7 @@ class Layout:
 
     family: str
     tokenizer_class: str | None
+    nfc: bool  # tokenizer.json normalises text to NFC
     files: str  # saved by transformers; whole: tokenizer.json; pair: vocab.json and merges.txt
     added: str  # where the added tokens are listed: in tokenizer.json, in added_tokens_decoder, in added_tokens.json
     names: str  # the file that names special tokens, or neither
@@ -93,6 +94,7 @@ def layouts() -> st.SearchStrategy[Layout]:
         Layout,
         family=st.sampled_from(sorted(FAMILIES)),
         tokenizer_class=st.sampled_from(CLASSES),
+        nfc=st.booleans(),
         files=st.sampled_from(["saved", "whole", "pair"]),
         added=st.sampled_from(["nowhere", "inside", "decoder", "added_tokens"]),
         names=st.sampled_from(["config", "map", "neither"]),
@@ -156,6 +158,8 @@ def write_layout(layout: Layout, directory: Path) -> None:
 
 def write_tokenizer(layout: Layout, directory: Path) -> None:
     backend = tokenizers.Tokenizer.from_str(base_tokenizer().to_str())
+    if layout.nfc:
+        backend.normalizer = tokenizers.normalizers.NFC()
     added = [
         AddedToken("<|user|>", special=True),
         AddedToken("<|end|>", special=True),
@@ -229,7 +233,7 @@ class Facts:
     """What a directory says, as one of the libraries reads it."""
 
     size: int
-    eos: int | None
+    eos: int
     ids: list[list[int]]
     plain_ids: list[list[int]]
     rendered: str | None
@@ -249,9 +253,12 @@ def read_by_transformers(directory: Path) -> Facts:
     if tokenizer.chat_template:
         rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     listed = model.generation_config.eos_token_id
-    ends = frozenset(listed if isinstance(listed, list) else [] if listed is None else [listed])
+    listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
     eos = tokenizer.eos_token_id
-    ends |= {0 if eos is None else eos}  # NeoLM ends at <|endoftext|> if no token is named
+    if eos is None:  # NeoLM takes the first special token that the model lists, else <|endoftext|>
+        special = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
+        eos = next((token for token in listed if token in special), 0)
+    ends = frozenset([*listed, eos])
     prompt = torch.tensor([base_tokenizer().encode(PROMPT).ids])
     output = model.generate(prompt, max_new_tokens=20, do_sample=False, eos_token_id=sorted(ends), pad_token_id=0)
     written = output[0, prompt.shape[1] :].tolist()
@@ -282,7 +289,7 @@ def read_by_neolm(directory: Path) -> Facts:
 
 def agree(ours: Facts, theirs: Facts) -> None:
     assert ours.size == theirs.size
-    assert ours.eos == (0 if theirs.eos is None else theirs.eos)
+    assert ours.eos == theirs.eos
     assert ours.ids == theirs.ids
     assert ours.plain_ids == theirs.plain_ids
     assert ours.rendered == theirs.rendered
