@@ -40,7 +40,7 @@ def _write_hf(source: Path, directory: Path, dtype: str | None, quantize: str | 
     if generation.is_file():  # its settings of sampling have no effect here, but in other programs
         write_json(directory / GENERATION_FILE, read_json(generation))
     try:
-        copy_tokenizer(source, directory)
+        copy_tokenizer(source, directory, name_eos=False)
     except NoTokenizerError:
         say(f"{source} has no tokenizer; only the weights were written")
     return config

@@ -192,16 +192,15 @@ class Tokenizer:
     def save(self, directory: Path, config: Mapping[str, Any] | None = None) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers` can load.
 
-        `config` has further keys for `tokenizer_config.json`.
+        `config` has keys for `tokenizer_config.json`; the default names the special tokens.
         """
         with storage_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
         self.backend.encode_special_tokens = False
         write_text(directory / TOKENIZER_FILE, self.backend.to_str(pretty=True))
-        names = {"tokenizer_class": "PreTrainedTokenizerFast", **self.special_tokens, "eos_token": self.eos_token}
-        write_json(
-            directory / TOKENIZER_CONFIG_FILE, {"clean_up_tokenization_spaces": False, **(config or {}), **names}
-        )
+        given = {**self.special_tokens, "eos_token": self.eos_token} if config is None else config
+        kept = {"clean_up_tokenization_spaces": False, **given, "tokenizer_class": "PreTrainedTokenizerFast"}
+        write_json(directory / TOKENIZER_CONFIG_FILE, kept)
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
@@ -288,17 +287,19 @@ def _library_errors(place: Path | str, problem: str = "not a tokenizer that can 
         raise InputError(f"{place}: {problem} ({reason[:300]})") from None
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
+def copy_tokenizer(source: Path, target: Path, name_eos: bool = True) -> None:
     """Write the tokenizer of the directory `source`, with its chat templates, to the directory `target`.
 
     It is written as `tokenizer.json`, which holds all tokens, and `tokenizer_config.json`, whatever files it came from.
-    A `tokenizer.json` that holds all of it is copied byte by byte.
+    A `tokenizer.json` that holds all of it is copied byte by byte. With `name_eos` the copy names its end of text, also
+    if the source does not; without, it is a copy for a model whose files list the end tokens.
     """
     place = _located(source)
     tokenizer, files = _load(place)
     config = {key: value for key, value in files.config.items() if key not in _NOT_COPIED}
     if files.extra_special_tokens:
         config["extra_special_tokens"] = files.extra_special_tokens
+    config |= tokenizer.special_tokens | ({"eos_token": tokenizer.eos_token} if name_eos else {})
     tokenizer.save(target, config)
     if not place.is_dir():
         return
