@@ -25,6 +25,7 @@ from neolm.core.device import (
 )
 from neolm.core.energy import EnergyMeter
 from neolm.core.errors import InputError
+from neolm.evaluation.config import TextEvaluateConfig
 from neolm.recipe import Recipe, builtin_recipes
 from neolm.serving.server.settings import ServeConfig
 
@@ -37,6 +38,8 @@ def section_settings(name: str) -> list[Setting]:
     """
     if name == "serve":
         return list(settings(ServeConfig))
+    if name == "evaluate":
+        return list(settings(TextEvaluateConfig, "evaluate."))
     found = [setting for setting in settings(Recipe) if name == "run" or setting.key.startswith(f"{name}.")]
     if not found:
         valid = list(sections(Recipe))

@@ -46,7 +46,7 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
     verdicts = decide(records, config)
     counts = verdicts.counts
     if not counts["kept"]["documents"]:
-        raise SettingError("path", f"{raw.location}: {_nothing_kept(raw, counts['rejected'])}")
+        raise SettingError("path", f"{raw.location}: {nothing_kept(raw, counts['rejected'])}")
     with task("corpus: writing", verdicts.kept_bytes / 1e6, "MB") as bar:
         written = write_splits(directory, final_rows(records, verdicts, config), lambda size: bar.advance(size / 1e6))
     shutil.rmtree(scratch)
@@ -62,8 +62,11 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
     }
 
 
-def _nothing_kept(raw: Raw, rejected: Mapping[str, Mapping[str, int]]) -> str:
-    """The error message if no document is left: the reasons, and the remedy for the most frequent one."""
+def nothing_kept(raw: Raw, rejected: Mapping[str, Mapping[str, int]], section: str = "corpus.") -> str:
+    """The error message if no document is left: the reasons, and the remedy for the most frequent one.
+
+    `section` precedes the names of settings.
+    """
     if not rejected:
         return "it has no documents; give files with text in them"
     if len(rejected) == 1 and raw.files[0].kind == "text" and "broken_utf8" in rejected:
@@ -72,9 +75,17 @@ def _nothing_kept(raw: Raw, rejected: Mapping[str, Mapping[str, int]]) -> str:
             "the text is not UTF-8; convert it, for example from Windows-1252: "
             f"iconv -f WINDOWS-1252 -t UTF-8 '{example}' > converted.txt"
         )
-    reasons = sorted(rejected, key=lambda reason: (-rejected[reason]["documents"], reason))
-    listed = ", ".join(f"{reason} {rejected[reason]['documents']}" for reason in reasons)
-    return f"no document is kept ({listed}); {_REMEDIES.get(reasons[0], 'give other files')}"
+    remedy = _REMEDIES.get(_by_frequency(rejected)[0], "give other files").replace("corpus.", section)
+    return f"no document is kept ({describe_rejected(rejected)}); {remedy}"
+
+
+def describe_rejected(rejected: Mapping[str, Mapping[str, int]]) -> str:
+    """`broken_json 9, missing_text 1`, the most frequent reasons first."""
+    return ", ".join(f"{reason} {rejected[reason]['documents']:,}" for reason in _by_frequency(rejected))
+
+
+def _by_frequency(rejected: Mapping[str, Mapping[str, int]]) -> list[str]:
+    return sorted(rejected, key=lambda reason: (-rejected[reason]["documents"], reason))
 
 
 _REMEDIES = {
@@ -82,7 +93,7 @@ _REMEDIES = {
     "too_short": "lower the limit with corpus.min_characters=N",
     "too_long_lines": "raise the limit with corpus.max_line_characters=N",
     "mostly_non_text": "lower the limit with corpus.min_text_fraction=F",
-    "missing_text": "set corpus.text_key=KEY to the key of the text",
+    "missing_text": "name the key of the text with corpus.text_key=KEY",
     "broken_utf8": "convert the files to UTF-8",
     "broken_json": "each line of a .jsonl file must be one JSON object",
     "binary": "give text files",
@@ -103,9 +114,8 @@ def _summary(counts: Mapping[str, Any], config: CorpusConfig) -> str:
         line += f"; held out for validation: {validation['parts']:,} parts of the only document, {share}"
     else:
         line += f"; held out for validation: {_documents(validation, kept['documents'])}, {share}"
-    rejected = [f"{reason} {value['documents']:,}" for reason, value in counts["rejected"].items()]
-    if rejected:
-        line += f"; rejected: {', '.join(rejected)}"
+    if counts["rejected"]:
+        line += f"; rejected: {describe_rejected(counts['rejected'])}"
     if counts["ignored_kinds"]:
         line += f"; {describe_ignored(counts['ignored_kinds'])}"
     line += "".join(f"\ncorpus: {sentence}" for sentence in counts["links"])

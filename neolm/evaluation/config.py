@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from neolm.core.config import Config, Unit
+from neolm.corpus.config import CorpusConfig
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -45,3 +46,14 @@ class EvaluateConfig(Config):
     """Maximum length of a continuation."""
     temperature: Annotated[float, Field(gt=0)] = 0.8
     """Temperature of the sampled continuations."""
+
+
+class TextEvaluateConfig(EvaluateConfig):
+    """The settings of the command `neolm evaluate`: those of a recipe, and how the files of `--text` are read."""
+
+    text_key: Annotated[str, Field(min_length=1)] = CorpusConfig.model_fields["text_key"].default
+    """For `neolm evaluate --text` only: the key (.jsonl) or column (.parquet) of the text."""
+    max_document_bytes: Annotated[int, Field(ge=1), Unit("bytes")] = CorpusConfig.model_fields[
+        "max_document_bytes"
+    ].default
+    """For `neolm evaluate --text` only: larger documents are left out as `too_large`."""

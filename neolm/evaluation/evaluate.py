@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,13 +16,14 @@ from neolm.core.device import choose_device, choose_precision
 from neolm.core.errors import InputError, SettingError
 from neolm.core.files import write_json, write_text
 from neolm.core.progress import say, table
+from neolm.corpus.build import describe_rejected, nothing_kept
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.documents import read_documents
 from neolm.corpus.records import Record, read_records
-from neolm.corpus.sources import find_files
+from neolm.corpus.sources import describe_ignored, find_files
 from neolm.evaluation.baselines import spread_sample, train_dictionary, xz_size, xz_sizes, zstd_sizes
 from neolm.evaluation.bootstrap import Interval
-from neolm.evaluation.config import EvaluateConfig
+from neolm.evaluation.config import EvaluateConfig, TextEvaluateConfig
 from neolm.evaluation.language_model import DecoderLanguageModel
 from neolm.evaluation.measurement import Measurement, TextDocument, TextLikelihood, Values, protocol_id
 from neolm.evaluation.perplexity import text_bytes, window_and_stride
@@ -56,43 +56,68 @@ def evaluate_model(
     Raises:
         InputError: there is no such model or text, nothing was held out, or the settings do not fit.
     """
-    config = load_config(EvaluateConfig, settings, [text.removeprefix("evaluate.") for text in overrides])
+    config = load_config(TextEvaluateConfig, settings, [text.removeprefix("evaluate.") for text in overrides])
     directory = model_directory(model)
     corpus = next((place for place, manifest in chain(directory) if manifest.stage == "corpus"), None)
     documents: Iterable[TextDocument]
     if text is not None:
-        documents = _raw_documents(text, directory)
+        documents = RawDocuments(text, config, directory)
     elif corpus is not None:
         documents = read_documents(corpus, "validation")
+        for name in ("text_key", "max_document_bytes"):
+            if name in config.model_fields_set:
+                say(f"{name} has no effect here, because the text is that of the model's run; --text names another")
     else:
         raise InputError(f"{model}: there is no held-out text of this model. Give a file or folder as text (--text)")
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
     decoder = load_model(directory, device.value, precision.value, config.quantize)
-    return evaluate(decoder, load_tokenizer(directory), documents, config, training_texts(corpus) if corpus else None)
+    scores = evaluate(decoder, load_tokenizer(directory), documents, config, training_texts(corpus) if corpus else None)
+    if isinstance(documents, RawDocuments):
+        scores["protocols"] = {name: value | documents.left_out() for name, value in scores["protocols"].items()}
+    return scores
 
 
-def _raw_documents(path: str | Path, model: Path) -> Iterator[TextDocument]:
-    """The documents of a file or folder without normalisation or filters; only unreadable ones are left out."""
-    config = CorpusConfig(source="files", path=str(path))
-    try:
-        files = find_files(config, model).files  # the model's own files are not text to measure on
-    except SettingError as error:
-        raise InputError(f"text: {error.problem}") from None
-    return _readable(record for file in files for record in read_records(file, config))
+class RawDocuments:
+    """The documents of a file or folder without normalisation or filters; unreadable ones are counted by reason."""
 
+    def __init__(self, path: str | Path, config: TextEvaluateConfig, model: Path) -> None:
+        """List the files. Those of the directory `model` are not text to measure on.
 
-def _readable(records: Iterable[Record]) -> Iterator[Record]:
-    """The records that are text. The number of the others is printed at the end."""
-    refused: Counter[str] = Counter()
-    for record in records:
-        if record.reason is None:
-            yield record
-        else:
-            refused[record.reason] += 1
-    if refused:
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in refused.items())
-        say(f"evaluation: records without readable text are left out ({reasons})")
+        Raises:
+            InputError: the path does not exist or has no file that can be read.
+        """
+        self._config = CorpusConfig(
+            source="files", path=str(path), text_key=config.text_key, max_document_bytes=config.max_document_bytes
+        )
+        self._rejected: dict[str, dict[str, int]] = {}
+        try:
+            self._raw = find_files(self._config, model)
+        except SettingError as error:
+            raise InputError(f"text: {error.problem}") from None
+
+    def __iter__(self) -> Iterator[Record]:
+        """Read the files. Raises InputError with the reasons if no document is readable."""
+        self._rejected.clear()
+        readable = 0
+        for record in (record for file in self._raw.files for record in read_records(file, self._config)):
+            if record.reason is None:
+                readable += 1
+                yield record
+            else:
+                rejected = self._rejected.setdefault(record.reason, {"documents": 0, "bytes": 0})
+                rejected["documents"] += 1
+                rejected["bytes"] += record.size
+        if not readable:
+            raise InputError(f"text: {self._raw.location}: {nothing_kept(self._raw, self._rejected, section='--set ')}")
+
+    def left_out(self) -> dict[str, Any]:
+        """What is not measured, as the manifest of a corpus has it: `rejected` by reason, `ignored_kinds`, `links`."""
+        return {
+            "rejected": {reason: self._rejected[reason] for reason in sorted(self._rejected)},
+            "ignored_kinds": dict(self._raw.ignored),
+            "links": self._raw.links.describe(),
+        }
 
 
 def evaluate(
@@ -115,7 +140,8 @@ def evaluate(
         Scores by measurement: `bits_per_byte`, `loss` (nats per token), `token_perplexity` and `word_perplexity`, each
         with `value`, `low`, `high`, `unit` and the id of its `protocol`. `protocols` has the data and the settings by
         id. `bits_per_byte` also has `baselines` (by compressor, each with its `difference` from the model);
-        `bits_per_byte` and `loss` have `sources`, if there are several. `per_document` has the values of each document.
+        `bits_per_byte` and `loss` have `sources` if there are several: the largest, and `other_sources`, the number of
+        the others. `per_document` has the values of each document.
 
     Raises:
         InputError: no document, no text in them, or a window or stride that does not fit.
@@ -139,7 +165,7 @@ def evaluate(
     }
     scores["bits_per_byte"]["baselines"] = _baselines(values["bits_per_byte"], sizes, config)
     for name in ("bits_per_byte", "loss"):
-        scores[name]["sources"] = _by_source(values[name], sources, config)
+        scores[name] |= _by_source(values[name], sources, config)
     return {
         **scores,
         "protocols": {identifier: protocol | {"available": available}},
@@ -211,21 +237,22 @@ def _baselines(model: Values, sizes: Mapping[str, Any], config: EvaluateConfig) 
 
 
 def _by_source(values: Values, sources: Sequence[str], config: EvaluateConfig) -> dict[str, Any]:
-    """The score of each source, the largest sources first; empty if there are not several."""
+    """`sources`: the score of each source, the largest first, if there are several; `other_sources`: how many more."""
     sizes: dict[str, float] = {}
     for source, weight in zip(sources, values.weights, strict=True):
         if weight:
             sizes[source] = sizes.get(source, 0) + weight
     if len(sizes) < 2:
-        return {}
+        return {"sources": {}, "other_sources": 0}
     largest = sorted(sizes, key=lambda source: -sizes[source])[:MAX_SOURCES]
-    return {
+    scores = {
         source: {
             **_score(values.select([other == source for other in sources]), config),
             "documents": sources.count(source),
         }
         for source in largest
     }
+    return {"sources": scores, "other_sources": len(sizes) - len(scores)}
 
 
 def _per_document(
@@ -306,4 +333,15 @@ def scores_table(result: Mapping[str, Any]) -> str:
     how = f"window {protocol['window']}, stride {protocol['stride']}, {protocol['precision']}{quantized}"
     loss, perplexity = result["loss"]["value"], result["token_perplexity"]["value"]
     shown = "beyond a float" if perplexity is None else f"{perplexity:.2f}"
-    return f"evaluation: {of}; {how}\n{table(rows)}\nloss {loss:.4f} nats per token, token perplexity {shown}"
+    left_out = _left_out(protocol)
+    return f"evaluation: {of}; {how}{left_out}\n{table(rows)}\nloss {loss:.4f} nats per token, token perplexity {shown}"
+
+
+def _left_out(protocol: Mapping[str, Any]) -> str:
+    """The records and files that were not measured, for the end of a line, and a line each for links."""
+    found = ""
+    if protocol.get("rejected"):
+        found += f"; rejected: {describe_rejected(protocol['rejected'])}"
+    if protocol.get("ignored_kinds"):
+        found += f"; {describe_ignored(protocol['ignored_kinds'])}"
+    return found + "".join(f"\nevaluation: {sentence}" for sentence in protocol.get("links", ()))

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from neolm.core.errors import InputError
+from neolm.core.progress import say
 from neolm.evaluation.perplexity import document_scores
 from neolm.evaluation.windows import Window, score_windows
 from neolm.generation.batch import batches
@@ -61,6 +62,8 @@ class DecoderLanguageModel(LanguageModel):
                     f"{self.context}. Shorten it"
                 )
         scored = [number for number, (_, continuation) in enumerate(pairs) if continuation]
+        too_long = sum(len(context) + len(continuation) > self.context + 1 for context, continuation in pairs)
+        self._say_cut(too_long, "requests", len(pairs))
         windows = [
             Window(np.array((context + continuation)[-(self.context + 1) :], np.int64), len(continuation))
             for context, continuation in (pairs[number] for number in scored)
@@ -79,10 +82,14 @@ class DecoderLanguageModel(LanguageModel):
         return [-score.negative_log_likelihood for score in scores]
 
     def generate_until(self, requests: Sequence[Request]) -> list[str]:
-        """See `LanguageModel`. The start of a context is cut if there is no room for the continuation.
+        """See `LanguageModel`. A prompt that fits into the model's context is read whole.
 
-        Settings: `until` (text or texts), `max_gen_toks` (default 256), `do_sample`, and those of `neolm generate`
-        (`temperature`, `top_k`, `top_p`, `repetition_penalty`, `seed`). The default is greedy decoding.
+        Its continuation ends when the context is full. A prompt that is longer than the context loses its beginning, so
+        that there is room for the continuation, up to half of the context. The numbers of both are printed.
+
+        Settings: `until` (text or texts; empty ones have no effect), `max_gen_toks` (default 256), `do_sample`, and
+        those of `neolm generate` (`temperature`, `top_k`, `top_p`, `repetition_penalty`, `seed`). The default is greedy
+        decoding.
 
         Raises:
             InputError: an unknown setting or a value out of range.
@@ -91,21 +98,30 @@ class DecoderLanguageModel(LanguageModel):
         for number, (_, settings) in enumerate(requests):
             groups.setdefault(json.dumps(dict(settings), sort_keys=True, default=str), []).append(number)
         answers = [""] * len(requests)
+        prompts = self.tokenizer.encode_batch([context for context, _ in requests])
+        ended = 0
         for numbers in groups.values():
             config = _generation_config(requests[numbers[0]][1])
-            written = self._generate([requests[number][0] for number in numbers], config)
-            for number, text in zip(numbers, written, strict=True):
-                answers[number] = text
+            keep = self.context - min(config.max_new_tokens, self.context // 2)
+            fitting = [ids if len(ids) <= self.context else ids[-keep:] for ids in (prompts[n] for n in numbers)]
+            for batch in batches(self.model, fitting, config, self.tokenizer.eos_token_id, self.tokenizer.size):
+                for row, delta in text_deltas(batch, self.tokenizer, config.stop):
+                    answers[numbers[row]] += delta
+                ended += list(batch.finish_reasons.values()).count("context")
+        self._say_cut(sum(len(ids) > self.context for ids in prompts), "prompts", len(requests))
+        if ended:
+            say(
+                f"evaluation: {ended:,} of {len(requests):,} continuations end before max_gen_toks, because the "
+                f"model's context of {self.context:,} tokens is full"
+            )
         return answers
 
-    def _generate(self, contexts: Sequence[str], config: GenerationConfig) -> list[str]:
-        keep = max(1, self.context - config.max_new_tokens)
-        prompts = [ids[-keep:] for ids in self.tokenizer.encode_batch(contexts)]
-        texts: list[list[str]] = [[] for _ in contexts]
-        for batch in batches(self.model, prompts, config, self.tokenizer.eos_token_id, self.tokenizer.size):
-            for row, delta in text_deltas(batch, self.tokenizer, config.stop):
-                texts[row].append(delta)
-        return ["".join(parts) for parts in texts]
+    def _say_cut(self, number: int, what: str, total: int) -> None:
+        if number:
+            say(
+                f"evaluation: {number:,} of {total:,} {what} are longer than the model's context of {self.context:,} "
+                "tokens; their beginnings are cut"
+            )
 
     def _encode_pairs(self, requests: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
         """Token ids of context and continuation, taken from the tokens of both together, as in the harness.
@@ -127,8 +143,8 @@ class DecoderLanguageModel(LanguageModel):
 def _generation_config(settings: Mapping[str, Any]) -> GenerationConfig:
     """The settings under the names of `GenerationConfig`."""
     ours = dict(settings)
-    until = ours.pop("until", ())
-    ours["stop"] = [until] if isinstance(until, str) else [text for text in until or () if text]
+    until = ours.pop("until", None) or ()
+    ours["stop"] = [until] if isinstance(until, str) else [text for text in until if text]
     ours["max_new_tokens"] = ours.pop("max_gen_toks", ours.get("max_new_tokens", 256))
     if not ours.pop("do_sample", ours.get("temperature", 0.0) > 0):
         ours["temperature"] = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,19 @@ from neolm.core.artifact import Manifest, Stage, input_from, require
 from neolm.core.files import expanded
 from neolm.core.progress import count, task
 from neolm.corpus.documents import read_documents
+from neolm.corpus.text import split_text
 from neolm.tokenizer.config import TokenizerConfig
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer, train_tokenizer
+
+MAX_PART_CHARACTERS = 2**14
+MIN_PARTS = 16  # at least so many parts make up the text that a tokenizer is trained on
 
 
 def build_tokenizer(output: Path, config: TokenizerConfig) -> Manifest:
     """Train or copy `output/tokenizer`, unless it is up to date. Training reads the training split of the corpus."""
     corpus = output / "corpus"
     counts = require(corpus, "corpus", "corpus build RECIPE").counts["train"]
+    total = counts["bytes"]
     source = expanded(config.path) if config.path else None
     inputs = {"corpus": input_from(corpus, output)} if source is None else {"tokenizer": input_from(source, output)}
     stage = Stage("tokenizer", "tokenizer", output / "tokenizer", inputs, config.model_dump())
@@ -26,18 +31,43 @@ def build_tokenizer(output: Path, config: TokenizerConfig) -> Manifest:
         if source is not None:
             copy_tokenizer(source, directory)
             return {"tokens": load_tokenizer(directory).size}
-        every = max(1, -(-counts["bytes"] // config.train_bytes))
+        sample = Sample(config.train_bytes, total)
         with task("Training the tokenizer", counts.get("parts"), "documents") as progress:
-            tokenizer = train_tokenizer(_training_texts(corpus, every, progress.advance), config.vocab_size)
+            tokenizer = train_tokenizer(sample.of(_texts(corpus, progress.advance)), config.vocab_size)
         tokenizer.save(directory)
-        return {"tokens": tokenizer.size, "every": every}
+        return {"tokens": tokenizer.size, "bytes": sample.bytes}
 
-    return stage.ensure(make, lambda counts: f"{count(counts['tokens'])} tokens")
+    def summary(counts: Mapping[str, Any]) -> str:
+        part = f", trained on {counts['bytes']:,} of {total:,} bytes" if counts.get("bytes", total) < total else ""
+        return f"{count(counts['tokens'])} tokens{part}"
+
+    return stage.ensure(make, summary)
 
 
-def _training_texts(corpus: Path, every: int, advance: Any) -> Iterator[str]:
-    """The text of every `every`-th training document."""
-    for number, document in enumerate(read_documents(corpus, "train")):
+class Sample:
+    """About `limit` bytes of `total` bytes of text, spread evenly over it whatever the sizes of the documents are."""
+
+    def __init__(self, limit: int, total: int) -> None:
+        self._limit, self._total = limit, total
+        self.bytes = 0
+        """UTF-8 bytes that were taken so far."""
+
+    def of(self, texts: Iterable[str]) -> Iterator[str]:
+        """All of `texts` if they are within the limit, else parts of them, between lines or words if possible."""
+        whole = self._total <= self._limit
+        part_characters = min(MAX_PART_CHARACTERS, -(-self._limit // MIN_PARTS))
+        passed = 0
+        for text in texts:
+            for part in [text] if whole else split_text(text, part_characters):
+                size = len(part) if part.isascii() else len(part.encode("utf-8", "replace"))
+                # A part is taken whenever the share taken so far is not above the share that was asked for.
+                if whole or self.bytes * self._total <= passed * self._limit:
+                    self.bytes += size
+                    yield part
+                passed += size
+
+
+def _texts(corpus: Path, advance: Callable[[], None]) -> Iterator[str]:
+    for document in read_documents(corpus, "train"):
         advance()
-        if number % every == 0:
-            yield document.text
+        yield document.text

@@ -17,7 +17,7 @@ class TokenizerConfig(Config):
     vocab_size: Annotated[int, Field(ge=257), Unit("tokens")] = 4096
     """Size of the trained vocabulary: 256 bytes, the end-of-text token and merges."""
     train_bytes: Annotated[int, Field(gt=0), Unit("bytes")] = 100_000_000
-    """Text to train the tokenizer on, spread evenly over the training documents."""
+    """About how much text to train the tokenizer on, in parts that are spread evenly over the training documents."""
 
     def without_effect(self) -> dict[str, str]:
         """Fields that other fields make meaningless, each with the reason."""

@@ -19,7 +19,14 @@ from neolm.corpus.build import build_corpus
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.documents import read_documents
 from neolm.evaluation.config import EvaluateConfig
-from neolm.evaluation.evaluate import choose_documents, evaluate, evaluate_model, evaluate_stage
+from neolm.evaluation.evaluate import (
+    MAX_SOURCES,
+    choose_documents,
+    evaluate,
+    evaluate_model,
+    evaluate_stage,
+    scores_table,
+)
 from neolm.models.decoder import Decoder
 from neolm.models.hf import load_model, save_model
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -213,17 +220,81 @@ def test_the_stage_is_built_and_then_up_to_date(run_directory: Path, capfd: pyte
     assert read_manifest(place) == again
 
 
-def test_records_of_a_text_that_cannot_be_read_are_named(
-    run_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+UNREADABLE = {
+    "another key": ("a.jsonl", b'{"content": "the sea"}\n', r"\(missing_text 1\); name .* with --set text_key=KEY$"),
+    "Latin-1": ("a.txt", b"caf\xe9", r"not UTF-8; convert it, for example .*iconv -f WINDOWS-1252 -t UTF-8 'a\.txt'"),
+    "broken lines": ("a.jsonl", b"{\n{\n", r"\(broken_json 2\); each line of a \.jsonl file must be one JSON object$"),
+    "binary": ("a.txt", b"a\0b", r"\(binary 1\); give text files$"),
+    "not a Parquet file": ("a.parquet", b"PAR1", r"\(\w+ 1\); "),
+    "too large": ("a.txt", b"x" * 101, r"\(too_large 1\); raise the limit with --set max_document_bytes=N, or "),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_text_without_readable_records_is_refused_with_the_reasons(
+    case: str, run_directory: Path, tmp_path: Path
 ) -> None:
+    name, data, message = UNREADABLE[case]
+    (tmp_path / name).write_bytes(data)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(InputError, match=message) as caught:
+            evaluate_model(run_directory / "model", path, baselines=False, max_document_bytes=100)
+        assert str(caught.value).startswith(f"text: {path}: ")
+
+
+def test_records_and_files_that_are_left_out_are_counted(run_directory: Path, tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(InputError, match="there is no document to measure on"):
-        evaluate_model(run_directory / "model", tmp_path, baselines=False)
-    assert "records without readable text are left out (broken_utf8 1)\n" in capsys.readouterr().err
-    (tmp_path / "a.jsonl").write_text('{"text": "the sea"}\n{"content": "the sea"}\n{"content": "April"}\n')
+    (tmp_path / "picture.png").write_bytes(b"PNG")
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
+    lines = ['{"text": "the sea"}', '{"content": "the sea"}', '{"content": "April"}', "{broken"]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
     scores = evaluate_model(run_directory / "model", tmp_path, baselines=False)
-    assert protocol_of(scores)["data"]["documents"] == 1
-    assert "left out (missing_text 2, broken_utf8 1)\n" in capsys.readouterr().err
+    protocol = protocol_of(scores)
+    assert protocol["data"]["documents"] == 1
+    assert {reason: value["documents"] for reason, value in protocol["rejected"].items()} == {
+        "broken_json": 1,
+        "broken_utf8": 1,
+        "missing_text": 2,
+    }
+    assert protocol["ignored_kinds"] == {".png": 1, "linked to nothing": 1}
+    shown = scores_table(scores).splitlines()
+    assert shown[0].endswith(
+        "; rejected: missing_text 2, broken_json 1, broken_utf8 1; ignored 2 files: 1 .png, 1 linked to nothing"
+    ) or shown[0].endswith(
+        "; rejected: missing_text 2, broken_json 1, broken_utf8 1; ignored 2 files: 1 linked to nothing, 1 .png"
+    )
+    assert shown[1] == f"evaluation: {protocol['links'][0]}"
+    assert "gone.txt" in protocol["links"][0]
+
+
+def test_the_key_of_the_text_can_be_named(run_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"content": "the sea and April"}\n{"text": "the clock"}\n')
+    (tmp_path / "b.txt").write_text("the sea and April")
+    one = evaluate_model(run_directory / "model", tmp_path / "b.txt", baselines=False)
+    for given in (
+        {"text_key": "content"},
+        {"overrides": ["text_key=content"]},
+        {"overrides": ["evaluate.text_key=content"]},
+    ):
+        scores = evaluate_model(run_directory / "model", tmp_path / "a.jsonl", **{"baselines": False, **given})
+        assert scores["loss"]["value"] == one["loss"]["value"]
+        assert set(protocol_of(scores)["rejected"]) == {"missing_text"}
+
+
+def test_settings_of_a_text_have_no_effect_without_one(
+    run_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = run_directory / "corpus"
+    monkeypatch.setattr("neolm.evaluation.evaluate.chain", lambda _: [(corpus, read_manifest(corpus))])
+    evaluate_model(run_directory / "model", baselines=False, max_bytes=2000, text_key="content")
+    assert "text_key has no effect here" in capsys.readouterr().err
+
+
+def test_sources_beyond_the_largest_are_counted(neo: Decoder, tokenizer: Tokenizer) -> None:
+    documents = [Text(str(number), sample_text(number, 20), f"s{number}") for number in range(MAX_SOURCES + 3)]
+    scores = evaluate(neo, tokenizer, documents, CONFIG.model_copy(update={"baselines": False}))
+    assert len(scores["loss"]["sources"]) == MAX_SOURCES
+    assert scores["loss"]["other_sources"] == scores["bits_per_byte"]["other_sources"] == 3
 
 
 def test_the_files_of_the_model_are_not_text_to_measure_on(run_directory: Path, tmp_path: Path) -> None:

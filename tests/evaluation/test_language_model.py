@@ -10,6 +10,7 @@ import torch
 
 from neolm.core.errors import InputError
 from neolm.evaluation.language_model import DecoderLanguageModel, LanguageModel
+from neolm.generation.batch import batches
 from neolm.generation.generate import generate
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -131,11 +132,69 @@ def test_a_stop_string_ends_generation(language_model: DecoderLanguageModel) -> 
     assert ended == free[: free.index(stop)]
 
 
-def test_the_start_of_a_long_context_is_cut(language_model: DecoderLanguageModel, tokenizer: Tokenizer) -> None:
+@pytest.fixture
+def prompts_read(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The token ids of the prompts that the model reads."""
+    read: list[list[int]] = []
+
+    def spied(model: Decoder, prompts: list[list[int]], *arguments: Any) -> Any:
+        read.extend(prompts)
+        return batches(model, prompts, *arguments)
+
+    monkeypatch.setattr("neolm.evaluation.language_model.batches", spied)
+    return read
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_gen_toks": 8}, {"max_gen_toks": 10_000}], ids=str)
+def test_a_prompt_that_fits_is_read_whole(
+    neo: Decoder,
+    language_model: DecoderLanguageModel,
+    tokenizer: Tokenizer,
+    prompts_read: list[list[int]],
+    settings: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    texts = ["~^" * 8, "~^" * 15, "~^" * 16]
+    answers = language_model.generate_until([(text, settings) for text in texts])
+    assert prompts_read == tokenizer.encode_batch(texts)
+    said = capsys.readouterr().err
+    expected = 2 if settings.get("max_gen_toks") == 8 else 3
+    ended = "continuations end before max_gen_toks, because the model's context of 32 tokens is full"
+    assert f"evaluation: {expected} of 3 {ended}" in said
+    assert "cut" not in said
+    assert answers == generate(neo, tokenizer, texts, max_new_tokens=settings.get("max_gen_toks", 256))
+
+
+def test_the_beginning_of_a_prompt_beyond_the_context_is_cut(
+    language_model: DecoderLanguageModel,
+    tokenizer: Tokenizer,
+    prompts_read: list[list[int]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     long = "~^" * 40
-    [answer] = language_model.generate_until([(long, {"max_gen_toks": 8})])
-    assert [answer] == language_model.generate_until([(long[-24:], {"max_gen_toks": 8})])
-    assert tokenizer.encode(long[-24:]) == tokenizer.encode(long)[-24:]
+    language_model.generate_until([(long, {"max_gen_toks": 8}), ("~", {"max_gen_toks": 8}), (long, {})])
+    ids = tokenizer.encode(long)
+    assert sorted(prompts_read, key=len) == [tokenizer.encode("~"), ids[-16:], ids[-24:]]
+    said = capsys.readouterr().err
+    assert "2 of 3 prompts are longer than the model's context of 32 tokens; their beginnings are cut" in said
+
+
+def test_cut_contexts_of_likelihoods_are_counted(
+    language_model: DecoderLanguageModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    language_model.loglikelihood([("~^" * 15, "~^~"), ("a", "b")])
+    assert capsys.readouterr().err == ""
+    language_model.loglikelihood([("~^" * 15, "~^~^"), ("a", "b")])
+    said = "1 of 2 requests are longer than the model's context of 32 tokens; their beginnings are cut"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("until", ["", [""], None, [], ()])
+def test_empty_stop_texts_have_no_effect(language_model: DecoderLanguageModel, until: Any) -> None:
+    settings = {"max_gen_toks": 4}
+    assert language_model.generate_until([("The sea", settings | {"until": until})]) == language_model.generate_until(
+        [("The sea", settings)]
+    )
 
 
 def test_an_unknown_setting_is_refused(language_model: DecoderLanguageModel) -> None:
