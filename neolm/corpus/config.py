@@ -20,7 +20,7 @@ class CorpusConfig(Config):
     """The licence of documents of `files` that have none of their own, preferably an SPDX name."""
     text_key: Annotated[str, Field(min_length=1)] = "text"
     """The key (.jsonl) or column (.parquet) of the text."""
-    max_document_bytes: Annotated[int, Field(ge=1), Unit("bytes")] = 2**28
+    max_document_bytes: Annotated[int, Field(ge=1), Unit("bytes")] = 2**27
     """Larger documents (a text file, a line of .jsonl, a text of .parquet) are rejected as `too_large`."""
     min_characters: Annotated[int, Field(ge=0), Unit("characters")] = 10
     """Shorter documents (without white space at the ends) are rejected as `too_short`."""

@@ -22,7 +22,7 @@ from neolm.corpus.config import CorpusConfig
 from neolm.corpus.filters import judge
 from neolm.corpus.records import Record, read_records
 from neolm.corpus.sources import RawFile
-from neolm.corpus.text import clean, has_mojibake, split_text
+from neolm.corpus.text import clean, has_mojibake, part_ends
 
 GROUP_BYTES = 2**22  # raw bytes of a group: small enough to show progress on a laptop, large enough for a call
 BATCH_CHARACTERS = 2**23  # characters in memory before they are written
@@ -59,7 +59,10 @@ def ingest(group: str, scratch: Path, config: CorpusConfig) -> int:
     files = [(number, RawFile(**file)) for number, file in json.loads(group)]
     try:
         # The name is the index of the first file, so that a repeated task replaces its own output only.
-        with pq.ParquetWriter(scratch / f"{files[0][0]:08d}.parquet", SCRATCH_SCHEMA) as writer:
+        path = scratch / f"{files[0][0]:08d}.parquet"
+        # A dictionary and statistics of a text would be six copies of it.
+        options = {"use_dictionary": ["source", "licence", "reason"], "write_statistics": ["file", "record"]}
+        with pq.ParquetWriter(path, SCRATCH_SCHEMA, **options) as writer:
             for batch in _batches(_rows(files, config)):
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCRATCH_SCHEMA))
     except OSError as error:
@@ -84,7 +87,7 @@ def _judged(record: Record, config: CorpusConfig) -> dict[str, Any]:
         row |= {
             "text": text,
             "digest": hashlib.blake2b(text.strip().encode("utf-8"), digest_size=20).hexdigest(),
-            "parts": len(split_text(text, config.split_characters)) if config.split_characters else 1,
+            "parts": sum(1 for _ in part_ends(text, config.split_characters)) if config.split_characters else 1,
             "mojibake": has_mojibake(text),
         }
     return row

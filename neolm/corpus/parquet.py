@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neolm.corpus.chunks import DamageError
-from neolm.corpus.parquet_pages import read_pages
+from neolm.corpus.parquet_pages import RowGroup, read_pages, read_row_groups
 from neolm.corpus.parquet_values import as_text, column_values, is_binary, is_text, stored_type
 
 BATCH_ROWS = 256
-BATCH_BYTES = 2**27  # of the rows that are unpacked together
-PAGE_BYTES = 2**28  # a larger page is refused, unless documents may be larger than that
+BATCH_BYTES = 2**26  # of the rows that are unpacked together
+PAGE_BYTES = 2**27  # a larger page is refused, unless documents may be larger than that
 LIST_VALUES = 2**26  # values of the lists of a column in one row group: one row may hold them all
 
 
@@ -34,33 +34,30 @@ def read_rows(
         DamageError: there is no column of text.
         Exception: the library cannot read the file; which exceptions it raises is not documented.
     """
-    metadata = pq.read_metadata(path)
-    stored = {index: metadata.schema.column(index) for index in range(len(metadata.schema))}
-    leaves = [index for index, leaf in stored.items() if _is_below(leaf.path, names)]
-    lists = [index for index in leaves if stored[index].max_repetition_level]
-    # Texts in lists stay in their dictionary: a list of a million references to one long text is a small page.
-    in_lists = [stored[index].path for index in lists]
-    options = {"pre_buffer": False, "buffer_size": 2**20, "page_checksum_verification": True}
-    with (
-        path.open("rb") as raw,
-        pq.ParquetFile(path, metadata=metadata, read_dictionary=in_lists, **options) as file,
-    ):
-        schema = file.schema_arrow
-        _check_text(schema, text_key)
-        columns = [name for name in schema.names if name in names]
-        end = 0
-        for group in range(metadata.num_row_groups):
-            row, end = end, end + metadata.row_group(group).num_rows
-            try:
-                rows = _rows_together(raw, metadata.row_group(group), leaves, lists, limit)
-                for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
-                    for value in _objects(batch, text_key, limit):
-                        row += 1
-                        yield row, value
-            except DamageError as error:
-                yield row + 1, error
-            except Exception as error:  # pyarrow raises whatever it meets
-                yield row + 1, DamageError("unreadable", first_line(error))
+    with path.open("rb") as raw:
+        groups = read_row_groups(raw)
+        metadata = pq.read_metadata(raw)
+        stored = {index: metadata.schema.column(index) for index in range(len(metadata.schema))}
+        leaves = {index: leaf.path for index, leaf in stored.items() if _is_below(leaf.path, names)}
+        # Texts in lists stay in their dictionary: a list of a million references to one long text is a small page.
+        lists = {index: path for index, path in leaves.items() if stored[index].max_repetition_level}
+        options = {"pre_buffer": False, "buffer_size": 2**20, "page_checksum_verification": True}
+        with pq.ParquetFile(path, metadata=metadata, read_dictionary=list(lists.values()), **options) as file:
+            _check_text(file.schema_arrow, text_key)
+            columns = [name for name in file.schema_arrow.names if name in names]
+            end = 0
+            for number, group in enumerate(groups):
+                row, end = end, end + group.rows
+                try:
+                    rows = _rows_together(raw, group, leaves, lists, limit)
+                    for batch in file.iter_batches(rows, row_groups=[number], columns=columns, use_threads=False):
+                        for value in _objects(batch, text_key, limit):
+                            row += 1
+                            yield row, value
+                except DamageError as error:
+                    yield row + 1, error
+                except Exception as error:  # pyarrow raises whatever it meets
+                    yield row + 1, DamageError("unreadable", first_line(error))
 
 
 def first_line(error: Exception) -> str:
@@ -81,7 +78,9 @@ def _check_text(schema: pa.Schema, text_key: str) -> None:
         raise DamageError("missing_text", f"the column '{text_key}' is {kind}, not text")
 
 
-def _rows_together(raw: BinaryIO, group: pq.RowGroupMetaData, leaves: list[int], lists: list[int], limit: int) -> int:
+def _rows_together(
+    raw: BinaryIO, group: RowGroup, leaves: Mapping[int, str], lists: Collection[int], limit: int
+) -> int:
     """The number of rows whose values take at most BATCH_BYTES together, however they are encoded; at least 1.
 
     No value is larger than the largest page (or dictionary) of its column.
@@ -90,19 +89,14 @@ def _rows_together(raw: BinaryIO, group: pq.RowGroupMetaData, leaves: list[int],
         DamageError: a page has more than `limit` bytes and PAGE_BYTES, or a list may have more than LIST_VALUES values.
     """
     row_bytes = 0
-    for index in leaves:
-        chunk = group.column(index)
-        start = chunk.data_page_offset
-        if chunk.dictionary_page_offset:
-            start = min(start, chunk.dictionary_page_offset)
+    for index, path in leaves.items():
         largest = values = 0
-        for page in read_pages(raw, start, start + chunk.total_compressed_size):
+        for page in read_pages(raw, *group.columns[index]):
             largest, values = max(largest, page.size), values + page.values
         if largest > max(limit, PAGE_BYTES):
-            raise DamageError("too_large", f"a page of the column '{chunk.path_in_schema}' has {largest:,} bytes")
+            raise DamageError("too_large", f"a page of the column '{path}' has {largest:,} bytes")
         if index in lists and values > LIST_VALUES:
-            problem = f"the lists of the column '{chunk.path_in_schema}' have more than {LIST_VALUES:,} values"
-            raise DamageError("too_large", problem)
+            raise DamageError("too_large", f"the lists of the column '{path}' have more than {LIST_VALUES:,} values")
         row_bytes += largest
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
 

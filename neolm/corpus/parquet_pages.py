@@ -1,23 +1,41 @@
-"""The sizes of the pages of a Parquet file, read from their headers before any page is unpacked.
+"""The places of the columns of a Parquet file and the sizes of their pages, read before anything is unpacked.
 
 The footer tells neither the size of a dictionary nor of the largest page, and both decide how much memory a row can
-take: 200 rows of one 20 MB value are a file of 2 KB. A page header is a Thrift struct in the compact protocol:
+take: 200 rows of one 20 MB value are a file of 2 KB. The footer is read here too, because pyarrow 25 ends the process
+when it is asked for a column whose description is damaged.
+
+Footer and page headers are Thrift structs in the compact protocol:
 https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+FOOTER_BYTES = 2**25  # 100,000 descriptions of columns take about half of this
 _HEADER_BYTES = (
     2**12,
     2**24,
 )  # read at first, and if the header is longer (it may have the smallest and largest value)
-_UNPACKED, _PACKED, _DATA, _DICTIONARY, _DATA_V2 = 2, 3, 5, 7, 8  # fields of PageHeader
-_NUM_VALUES = 1  # field of the headers of data pages
+# Fields of the structs FileMetaData, RowGroup, ColumnChunk, ColumnMetaData, PageHeader and DataPageHeader.
+_ROW_GROUPS = 4
+_COLUMNS, _NUM_ROWS = 1, 3
+_META_DATA = 3
+_TOTAL_PACKED, _DATA_OFFSET, _DICTIONARY_OFFSET = 7, 9, 11
+_UNPACKED, _PACKED, _DATA, _DATA_V2 = 2, 3, 5, 8
+_NUM_VALUES = 1
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group: its number of rows, and the first and last place (exclusive) of each column in the file."""
+
+    rows: int
+    columns: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -28,8 +46,31 @@ class Page:
     values: int
 
 
+def read_row_groups(file: BinaryIO) -> list[RowGroup]:
+    """The row groups of a Parquet file. Raises `ValueError` if the footer is damaged or too large."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 8))
+    length = int.from_bytes(file.read(8)[:4], "little")
+    if length > min(FOOTER_BYTES, size - 8):
+        raise ValueError(f"the footer has {length:,} bytes, more than the file or {FOOTER_BYTES:,}")
+    file.seek(size - 8 - length)
+    try:
+        footer = _Thrift(file.read(length)).struct()
+        return [
+            RowGroup(group[_NUM_ROWS], tuple(_place(column[_META_DATA]) for column in group[_COLUMNS]))
+            for group in footer.get(_ROW_GROUPS, [])
+        ]
+    except (IndexError, RecursionError, TypeError, KeyError):
+        raise ValueError("the footer is damaged") from None
+
+
+def _place(column: dict[int, Any]) -> tuple[int, int]:
+    start = min(column[_DATA_OFFSET], column.get(_DICTIONARY_OFFSET) or column[_DATA_OFFSET])
+    return start, start + column[_TOTAL_PACKED]
+
+
 def read_pages(file: BinaryIO, start: int, end: int) -> Iterator[Page]:
-    """The pages of a column chunk that lies at `start` to `end`. Raises `ValueError` for headers that are damaged."""
+    """The pages of a column that lies at `start` to `end`. Raises `ValueError` for headers that are damaged."""
     while start < end:
         header, length = _read_header(file, start)
         packed, unpacked = header.get(_PACKED), header.get(_UNPACKED)
@@ -52,7 +93,11 @@ def _read_header(file: BinaryIO, start: int) -> tuple[dict[int, Any], int]:
 
 
 class _Thrift:
-    """Reads integers and structs of the compact protocol; other values are passed over."""
+    """Reads integers, lists and structs of the compact protocol; other values are passed over (None).
+
+    Raises:
+        IndexError: the data ends early or is damaged.
+    """
 
     def __init__(self, data: bytes) -> None:
         self.data, self.place = data, 0
@@ -74,16 +119,15 @@ class _Thrift:
             return self.struct()
         if kind in (_LIST, _SET):
             head = self._byte()
-            for _ in range(head >> 4 if head >> 4 < 15 else self._unsigned()):
-                self._value(head & 15)
-        elif kind == _BINARY:
+            return [self._value(head & 15) for _ in range(head >> 4 if head >> 4 < 15 else self._unsigned())]
+        if kind == _BINARY:
             length = self._unsigned()
             self.place += length
         elif kind in (_TRUE, _FALSE, _BYTE):  # one byte each in a list
             self.place += 1
         elif kind == _DOUBLE:
             self.place += 8
-        else:  # page headers have no maps
+        else:  # Parquet has no maps
             raise IndexError
         if self.place > len(self.data):
             raise IndexError

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -82,12 +84,17 @@ def split_text(text: str, limit: int) -> list[str]:
     Each part ends after the last blank line that fits, else after the last line end, else after the last space, else
     at the limit.
     """
-    parts, start = [], 0
+    ends = [0, *part_ends(text, limit)]
+    return [text[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def part_ends(text: str, limit: int) -> Iterator[int]:
+    """Where each part of `split_text` ends."""
+    start = 0
     while len(text) - start > limit:
-        end = _cut(text, start, start + limit)
-        parts.append(text[start:end])
-        start = end
-    return [*parts, text[start:]]
+        start = _cut(text, start, start + limit)
+        yield start
+    yield len(text)
 
 
 def _cut(text: str, start: int, end: int) -> int:
