@@ -141,7 +141,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
         """Continue texts."""
         model = service.pool.find(body.model)
         make = functools.partial(completion_job, body, model, settings)
-        return AnswerResponse(Run(model, make, service, await _sender(request)), Wire(body))
+        return AnswerResponse(Run(model, make, service, await _sender(request), quick=True), Wire(body))
 
     @app.post(
         "/v1/chat/completions", tags=["answers"], response_model=response_schema.ChatCompletion, responses=_STREAM
@@ -149,8 +149,8 @@ def _add_api(app: FastAPI, service: Service) -> None:
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer the last message of a conversation."""
         model = service.pool.find(body.model)
-        make = functools.partial(chat_job, body, model, settings)
-        return AnswerResponse(Run(model, make, service, await _sender(request)), Wire(body))
+        make, quick = functools.partial(chat_job, body, model, settings), model.template.kind == "plain"
+        return AnswerResponse(Run(model, make, service, await _sender(request), quick), Wire(body))
 
 
 async def _sender(request: Request) -> Sender:

@@ -37,6 +37,11 @@ class JobQueue:
         self._busy = False
         self._numbers = itertools.count()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way and no request waits."""
+        return not self._busy and not self._waiting
+
     async def make(self, client: Hashable, size: int, make: Callable[[], T]) -> T:
         """Call `make` when it is the turn of this request, and return the job. A cancelled request loses its turn.
 

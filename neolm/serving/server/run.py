@@ -23,6 +23,7 @@ from neolm.serving.server.service import Service
 
 FinishReason = Literal["stop", "length"]
 _FINISH_REASONS: dict[str, FinishReason] = {"end of text": "stop", "length": "length", "context": "length"}
+_QUICK_BYTES = 4096  # of requests whose texts are encoded in a millisecond
 _CHECK_SECONDS = 1.0  # between two looks at the deadline while no token arrives
 
 
@@ -59,7 +60,11 @@ class Sender:
 class Run:
     """Makes a job and executes it. `deltas` yields what each choice gains; `facts` is for the request log."""
 
-    def __init__(self, model: GenerationModel, make: Callable[[], Job], service: Service, sender: Sender) -> None:
+    def __init__(
+        self, model: GenerationModel, make: Callable[[], Job], service: Service, sender: Sender, quick: bool
+    ) -> None:
+        """`make` returns the job; `quick` is whether its time depends on the size of the request only."""
+        self._quick = quick and sender.num_bytes <= _QUICK_BYTES
         self._model, self._make, self._service, self._sender = model, make, service, sender
         self._job: Job | None = None
         self._client = sender.client
@@ -150,6 +155,10 @@ class Run:
 
     async def _wait_for_job(self) -> Job:
         """Wait for the turn of this request in the model's queue, unless the server stops or it takes too long."""
+        if self._service.stopping:
+            raise StoppingError
+        if self._quick and self._model.jobs.idle:  # a thread would take longer
+            return self._make()
         client = self._client.name if self._client.entry else (self._sender.address,)
         making = asyncio.ensure_future(self._model.jobs.make(client, self._sender.num_bytes, self._make))
         making.add_done_callback(lambda task: task.cancelled() or task.exception())  # retrieved if nobody waits

@@ -266,8 +266,8 @@ def test_requests_that_wait_for_their_turn_end_with_their_client(
         raw = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
         port = int(server.url.rpartition(":")[2])
         with ThreadPoolExecutor(1) as pool:
-            first = pool.submit(server.ask, prompt="the sea", max_tokens=1)
-            until(lambda: model.jobs._busy)
+            first = pool.submit(server.ask, prompt="the sea " * 1000, truncate_prompt_tokens=9, max_tokens=1)
+            until(lambda: not model.jobs.idle)
             for number in range(5):
                 with socket.create_connection(("127.0.0.1", port)) as leaving:
                     leaving.sendall(raw)
@@ -276,4 +276,4 @@ def test_requests_that_wait_for_their_turn_end_with_their_client(
             gate.set()
             assert first.result()["choices"]
         assert server.ask(prompt="the clock", max_tokens=1)["choices"]
-        assert calls == ["the sea", "the clock"]
+        assert calls == ["the sea " * 1000, "the clock"]
