@@ -138,20 +138,25 @@ class Run:
                         self.completion_tokens += 1
                     if choice.finished:
                         continue
-                    # A prompt is scored once for all its samples.
-                    scored = isinstance(event, PromptLogprobs)
-                    for one in choices[choice.number : choice.number + job.samples] if scored else [choice]:
-                        # The log-probabilities of a long prompt take a while, and other requests need the event loop.
-                        delta = await asyncio.to_thread(one.add, event) if scored else one.add(event)
-                        remaining -= one.finished
-                        if delta is not None:
-                            if self._service.log.text:
-                                self._texts[delta.choice] += delta.text
-                            yield delta
+                    for delta in await self._deltas_of(event, choice, choices):
+                        remaining -= delta.finish_reason is not None
+                        if self._service.log.text:
+                            self._texts[delta.choice] += delta.text
+                        yield delta
             finally:
                 for request in requests:
                     request.cancel()
                 self._account(remaining, reserved, prompt_tokens if len(requests) == len(choices) else 0)
+
+    async def _deltas_of(self, event: Event, choice: _Choice, choices: list[_Choice]) -> list[Delta]:
+        """What an event adds to its choice, or the scores of a prompt to all its samples."""
+        if not isinstance(event, PromptLogprobs):
+            delta = choice.add(event)
+            return [] if delta is None else [delta]
+        # The log-probabilities of a long prompt take a while, and other requests need the event loop.
+        tokens = await asyncio.to_thread(choice.score_prompt, event)
+        samples = choices[choice.number : choice.number + self.job.samples]
+        return [sample.begin(tokens, choice) for sample in samples]
 
     async def _wait_for_job(self) -> Job:
         """Wait for the turn of this request in the model's queue, unless the server stops or it takes too long."""
@@ -239,15 +244,24 @@ class _Choice:
         if job.logprobs is not None and not job.prompt_logprobs:  # otherwise they are counted with the prompt's tokens
             self._length = len(self._decoder.decode(job.model.tokenizer.decode_bytes(self._prompt)))
 
-    def add(self, event: Event) -> Delta | None:
+    def score_prompt(self, event: PromptLogprobs) -> tuple[ScoredToken, ...]:
+        """The tokens of the prompt."""
+        # An empty prompt is scored as an end-of-text token, which its text does not have.
+        return tuple(self._scored(token, shown=bool(self._prompt)) for token in event.tokens)
+
+    def begin(self, tokens: tuple[ScoredToken, ...], scored: _Choice) -> Delta:
+        """Return the prompt with its tokens, which the choice `scored` with the same prompt has scored."""
+        self._length = scored._length
+        self._decoder.setstate(scored._decoder.getstate())
+        text, self._echo = self._echo, ""
+        return Delta(self.number, text, tokens)
+
+    def add(self, event: Token | Finished) -> Delta | None:
         """Return what the event adds, if anything. Raises `ApiError`: the engine failed (500) or was closed (503)."""
         tokens: tuple[ScoredToken, ...] = ()
         finish_reason: FinishReason | None = None
         text = ""
-        if isinstance(event, PromptLogprobs):
-            # An empty prompt is scored as an end-of-text token, which its text does not have.
-            tokens = tuple(self._scored(token, shown=bool(self._prompt)) for token in event.tokens)
-        elif isinstance(event, Finished):
+        if isinstance(event, Finished):
             finish_reason = _FINISH_REASONS.get(event.reason)
             if finish_reason is None:
                 status, problem = (503, "the engine was closed") if event.error is None else (500, str(event.error))
