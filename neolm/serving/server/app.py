@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -140,7 +140,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue texts."""
         model = service.pool.find(body.model)
-        make = functools.partial(completion_job, body, model, settings)
+        make = partial(completion_job, body, model, settings)
         return AnswerResponse(Run(model, make, service, await _sender(request), quick=True), Wire(body))
 
     @app.post(
@@ -149,7 +149,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer the last message of a conversation."""
         model = service.pool.find(body.model)
-        make, quick = functools.partial(chat_job, body, model, settings), model.template.kind == "plain"
+        make, quick = partial(chat_job, body, model, settings), model.template.kind == "plain"
         return AnswerResponse(Run(model, make, service, await _sender(request), quick), Wire(body))
 
 
@@ -173,9 +173,10 @@ def _add_page(app: FastAPI, service: Service) -> None:
         )
 
     @app.get("/api/models/{model:path}", tags=["page"])
-    async def card(model: ModelName) -> ModelCard:
+    async def card(model: ModelName, request: Request) -> ModelCard:
         """Return a model's configuration, model card and lineage."""
-        return await asyncio.to_thread(service.pool.find(model).card)
+        found = service.pool.find(model)
+        return await found.reading.make(request.state.client.name, 0, found.card)
 
     @app.post("/api/feedback", tags=["page"], status_code=201)
     async def feedback(body: Feedback, request: Request) -> Kept:
@@ -183,10 +184,13 @@ def _add_page(app: FastAPI, service: Service) -> None:
         store = service.feedback
         if store is None:
             raise ApiError(404, "this server does not collect feedback", None, "feedback_off")
-        found = [service.pool.models.get(answer.model) for answer in body.answers]
-        digests = await asyncio.to_thread(lambda: {model.name: model.digest for model in found if model is not None})
+        client, names = request.state.client.name, {answer.model for answer in body.answers}
+        found = [service.pool.models[name] for name in names if name in service.pool.models]
+        digests = {
+            model.name: await model.reading.make(client, 0, partial(getattr, model, "digest")) for model in found
+        }
         try:
-            return Kept(id=await store.save_soon(body, digests, request.state.client.name))
+            return Kept(id=await store.save_soon(body, digests, client))
         except FeedbackError as error:
             service.log.event("feedback", error=str(error))
             raise ApiError(503, "the database of feedback is not available", None, "feedback_failed", 30) from None

@@ -1,6 +1,6 @@
-"""The queue of a model's requests that are made into jobs: chat templates are rendered and texts encoded there.
+"""A queue for what takes long before a model can work on a request, such as encoding a text or rendering a template.
 
-That may take seconds, for a large text or a template that somebody else wrote. So one request of a model is done at a
+It may take seconds, for a large text or a template that somebody else wrote. So one request of a model is done at a
 time, in a thread that nothing else uses, and the clients take turns. Of one client the smallest request comes first.
 """
 
@@ -28,7 +28,7 @@ class _Task(NamedTuple):
 
 
 class JobQueue:
-    """Makes the jobs of one model. Used in the event loop's thread only."""
+    """Makes the jobs of one model, one after the other. Used in the event loop's thread only."""
 
     def __init__(self, max_waiting: int) -> None:
         """`max_waiting` is the limit of waiting requests of each client."""

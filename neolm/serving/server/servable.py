@@ -69,6 +69,7 @@ class GenerationModel:
         self.created = int(time.time())
         self.engine: Engine | None = None
         self.jobs = JobQueue(settings.queue)
+        self.reading = JobQueue(settings.queue)  # of files: the digest of a large directory takes a while
 
     @property
     def failed(self) -> bool:

@@ -165,6 +165,22 @@ def test_a_server_with_a_looping_template_ends_at_sigterm(models: list[str]) -> 
         assert "Traceback" not in process.stderr.read()
 
 
+def test_reading_a_large_directory_delays_no_answer(
+    directory: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start([str(directory)], feedback="off") as server:
+        model, gate = server.service.pool.models["tiny"], threading.Event()
+        card, calls = model.card, []
+        monkeypatch.setattr(model, "card", lambda: (calls.append(1), gate.wait(60), card())[2])
+        with ThreadPoolExecutor(40) as pool:
+            asked = [pool.submit(httpx.get, f"{server.url}/api/models/tiny", timeout=60) for _ in range(40)]
+            until(lambda: sum(map(len, model.reading._waiting.values())) == 39)
+            assert server.ask(prompt="the sea", max_tokens=2)["choices"]
+            assert calls == [1]
+            gate.set()
+            assert [one.result().status_code for one in asked] == [200] * 40
+
+
 def encoded(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The lengths of the texts that are encoded from now on."""
     lengths: list[int] = []
