@@ -63,6 +63,7 @@ class TokenizerFiles(NamedTuple):
     special_tokens: dict[str, str]  # by name, such as eos_token
     extra_special_tokens: list[str]  # without a name
     config: dict[str, Any]  # tokenizer_config.json
+    around: tuple[str | None, str | None]  # special tokens before and after a text; without a tokenizer.json only
 
 
 def read_tokenizer_files(directory: Path, file: Path | None = None) -> TokenizerFiles:
@@ -97,7 +98,9 @@ def read_tokenizer_files(directory: Path, file: Path | None = None) -> Tokenizer
     for token in added:
         token.special = token.special or str(token) in texts
     special = {key: str(token) for key, token in named.items()}
-    return TokenizerFiles(content, added, special, [str(token) for token in extra], config)
+    asked = [(f"add_{name}_token", special.get(f"{name}_token")) for name in ("bos", "eos")]
+    first, last = (token if config.get(key) and not whole else None for key, token in asked)
+    return TokenizerFiles(content, added, special, [str(token) for token in extra], config, (first, last))
 
 
 def _vocabulary(directory: Path) -> dict[str, Any]:
@@ -131,6 +134,8 @@ def _merges(path: Path) -> Iterator[tuple[str, str]]:
 
 def read_text(path: Path, limit: int) -> str:
     """The text of a UTF-8 file of at most `limit` bytes. Raises `InputError` if it cannot be read or has more."""
+    if not path.is_file():  # opening a pipe would wait for a writer
+        raise InputError(f"{path}: not a file")
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)

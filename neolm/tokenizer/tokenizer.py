@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from neolm.core.errors import InputError, SettingError
 from neolm.core.files import storage_errors, write_json, write_text
@@ -245,6 +245,12 @@ def _load(place: Path) -> tuple[Tokenizer, TokenizerFiles]:
     with _library_errors(place / TOKENIZER_FILE if (place / TOKENIZER_FILE).exists() else place):
         backend = _backend(files.content)
         backend.add_tokens(files.added)
+        if any(files.around):
+            first, last = files.around
+            backend.post_processor = processors.TemplateProcessing(
+                single=[*([first] if first else []), "$A", *([last] if last else [])],
+                special_tokens=[(token, backend.token_to_id(token)) for token in {*files.around} if token],
+            )
     largest = max(backend.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= MAX_TOKEN_ID:
         raise InputError(f"{place}: the token id {largest} is not one of 0 to {MAX_TOKEN_ID - 1}")

@@ -82,6 +82,7 @@ class Layout:
     names: str  # the file that names special tokens, or neither
     eos: str  # the token that is named
     as_object: bool  # special tokens are objects
+    add_bos: bool  # transformers puts a token before a text, if it is asked to add special tokens
     template: str | None
     place: str  # of the template
     config_eos: Any  # indices of the tokens that greedy decoding gives; "absent"
@@ -100,6 +101,7 @@ def layouts() -> st.SearchStrategy[Layout]:
         names=st.sampled_from(["config", "map", "neither"]),
         eos=st.sampled_from(["<|endoftext|>", "<|end|>", "<|missing|>"]),
         as_object=st.booleans(),
+        add_bos=st.booleans(),
         template=st.sampled_from([None, *TEMPLATES]),
         place=st.sampled_from(["jinja", "text", "list", "jinja and more", "jinja and text"]),
         config_eos=eos,
@@ -156,10 +158,20 @@ def write_layout(layout: Layout, directory: Path) -> None:
     write_tokenizer(layout, directory)
 
 
-def write_tokenizer(layout: Layout, directory: Path) -> None:
+def pipeline(layout: Layout) -> Any:
+    """The tokenizer of the layout without further tokens."""
     backend = tokenizers.Tokenizer.from_str(base_tokenizer().to_str())
+    if layout.add_bos and layout.files != "pair":
+        backend.post_processor = tokenizers.processors.TemplateProcessing(
+            "<|endoftext|> $A", None, [("<|endoftext|>", 0)]
+        )
     if layout.nfc:
         backend.normalizer = tokenizers.normalizers.NFC()
+    return backend
+
+
+def write_tokenizer(layout: Layout, directory: Path) -> None:
+    backend = pipeline(layout)
     added = [
         AddedToken("<|user|>", special=True),
         AddedToken("<|end|>", special=True),
@@ -172,7 +184,9 @@ def write_tokenizer(layout: Layout, directory: Path) -> None:
         write_saved(layout, backend, directory)
         return
     numbers = {token.content: 300 + index for index, token in enumerate(added)}
-    config: dict[str, Any] = {"tokenizer_class": layout.tokenizer_class} if layout.tokenizer_class else {}
+    config: dict[str, Any] = {"add_bos_token": layout.add_bos}
+    if layout.tokenizer_class:
+        config["tokenizer_class"] = layout.tokenizer_class
     if layout.files == "whole":
         backend.save(str(directory / "tokenizer.json"))
     else:
@@ -236,6 +250,7 @@ class Facts:
     eos: int
     ids: list[list[int]]
     plain_ids: list[list[int]]
+    added_ids: list[list[int]]  # as transformers encodes by default, with the tokens around a text
     rendered: str | None
     ends: frozenset[int]
     greedy: list[int]
@@ -246,6 +261,7 @@ def read_by_transformers(directory: Path) -> Facts:
     model = transformers.AutoModelForCausalLM.from_pretrained(directory)
     backend = tokenizer.backend_tokenizer
     ids = [backend.encode(text, add_special_tokens=False).ids for text in ODD_TEXTS]
+    added_ids = [backend.encode(text).ids for text in ODD_TEXTS]
     backend.encode_special_tokens = True
     plain_ids = [backend.encode(text, add_special_tokens=False).ids for text in ODD_TEXTS]
     messages = [{"role": message.role, "content": message.text} for message in MESSAGES]
@@ -263,7 +279,7 @@ def read_by_transformers(directory: Path) -> Facts:
     output = model.generate(prompt, max_new_tokens=20, do_sample=False, eos_token_id=sorted(ends), pad_token_id=0)
     written = output[0, prompt.shape[1] :].tolist()
     greedy = written[:-1] if written[-1] in ends else written
-    return Facts(len(tokenizer), eos, ids, plain_ids, rendered, ends, greedy)
+    return Facts(len(tokenizer), eos, ids, plain_ids, added_ids, rendered, ends, greedy)
 
 
 def read_by_neolm(directory: Path) -> Facts:
@@ -274,6 +290,8 @@ def read_by_neolm(directory: Path) -> Facts:
         rendered = "".join(text for text, _ in template.render(MESSAGES))
     template.close()
     ends = end_token_ids(model, tokenizer.eos_token_id)
+    tokenizer.backend.encode_special_tokens = False
+    added_ids = [tokenizer.backend.encode(text).ids for text in ODD_TEXTS]
     prompt = base_tokenizer().encode(PROMPT).ids
     [greedy] = generate_ids(model, [prompt], GenerationConfig(max_new_tokens=20), tokenizer.eos_token_id)
     return Facts(
@@ -281,6 +299,7 @@ def read_by_neolm(directory: Path) -> Facts:
         tokenizer.eos_token_id,
         [tokenizer.encode(text, special=True) for text in ODD_TEXTS],
         [tokenizer.encode(text) for text in ODD_TEXTS],
+        added_ids,
         rendered,
         ends,
         greedy,
@@ -292,6 +311,7 @@ def agree(ours: Facts, theirs: Facts) -> None:
     assert ours.eos == theirs.eos
     assert ours.ids == theirs.ids
     assert ours.plain_ids == theirs.plain_ids
+    assert ours.added_ids == theirs.added_ids
     assert ours.rendered == theirs.rendered
     assert ours.ends == theirs.ends
     assert ours.greedy == theirs.greedy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,24 @@ def test_large_files_are_refused(content: dict[str, Any], tmp_path: Path, monkey
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"vocab\.json: more than 1,000 bytes"):
         load_tokenizer(tmp_path)
+
+
+def test_a_pipe_in_place_of_a_template_is_not_opened(content: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path, tokenizer=content)
+    os.mkfifo(tmp_path / "chat_template.jinja")
+    with pytest.raises(InputError, match=r"chat_template\.jinja: not a file"):
+        load_chat_template(tmp_path, load_tokenizer(tmp_path))
+
+
+def test_tokens_around_a_text_are_kept_in_a_copy_and_said(
+    content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizers.Tokenizer.from_str(json.dumps(content)).model.save(str(tmp_path))
+    write(tmp_path, tokenizer_config={"add_bos_token": True})
+    assert load_tokenizer(tmp_path).encode("it", special=True)[0] != 0
+    assert "its post_processor puts special tokens around a text, which is not done here" in capsys.readouterr().err
+    copy_tokenizer(tmp_path, tmp_path / "copy")
+    assert tokenizers.Tokenizer.from_file(str(tmp_path / "copy" / "tokenizer.json")).encode("it").ids[0] == 0
 
 
 def test_the_end_token_of_the_model_is_that_of_a_tokenizer_without_one(content: dict[str, Any], tmp_path: Path) -> None:
