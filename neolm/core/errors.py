@@ -7,6 +7,12 @@ invariants of NeoLM itself are assertions and do not belong here.
 from __future__ import annotations
 
 
+def shortened(value: object, limit: int = 100) -> str:
+    """`repr(value)`, which has no line breaks, with at most `limit` characters, for a message."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 class NeoLMError(Exception):
     """A failure that is not the user's mistake (exit code 1)."""
 

@@ -10,12 +10,15 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 from neolm.core.config import Config, Supersedes, Unit
 from neolm.core.errors import SettingError
 from neolm.models.families import FAMILIES, PRESETS, preset
+from neolm.models.families.family import MAX_LAYERS
 
 Activation = Literal[
     "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh"
 ]
-Positive = Annotated[int, Field(gt=0, le=2**24)]  # products of sizes must not exceed 64 bits
-Layers = Annotated[int, Field(gt=0, le=1000)]  # the deepest published transformer has 1,000 (Wang et al. 2022, DeepNet)
+# The limits keep products of sizes within 64 bits, and loops over blocks and heads short.
+Positive = Annotated[int, Field(gt=0, le=2**24)]
+Width = Annotated[int, Field(gt=0, le=2**20)]
+Layers = Annotated[int, Field(gt=0, le=MAX_LAYERS)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -26,11 +29,11 @@ class DecoderConfig(Config):
     """Family whose initialisation, tensor names and config.json keys are used."""
     vocab_size: Annotated[Positive, Unit("tokens")]
     """Rows of the embedding; at least the tokenizer's size."""
-    hidden_size: Annotated[Positive, Unit("channels")]
+    hidden_size: Annotated[Width, Unit("channels")]
     """Width of the residual stream; a multiple of num_heads."""
     num_layers: Annotated[Layers, Unit("blocks")]
     """Number of blocks."""
-    num_heads: Annotated[Positive, Unit("heads")]
+    num_heads: Annotated[Width, Unit("heads")]
     """Attention heads of each block."""
     intermediate_size: Annotated[Positive | None, Unit("channels")] = None
     """Width of the MLP; null: 4 x hidden_size."""
@@ -169,11 +172,11 @@ class ModelConfig(Config):
     the command line, it replaces all model settings of the recipe."""
     family: Literal["gpt2", "gpt3", "gpt-neo", "gpt-neox"] | None = None
     """The family of a model without a preset."""
-    hidden_size: Annotated[Positive | None, Unit("channels")] = None
+    hidden_size: Annotated[Width | None, Unit("channels")] = None
     """Width of the residual stream; a multiple of num_heads."""
     num_layers: Annotated[Layers | None, Unit("blocks")] = None
     """Number of blocks."""
-    num_heads: Annotated[Positive | None, Unit("heads")] = None
+    num_heads: Annotated[Width | None, Unit("heads")] = None
     """Attention heads of each block."""
     intermediate_size: Annotated[Positive | None, Unit("channels")] = None
     """Width of the MLP; null: 4 x hidden_size."""

@@ -88,7 +88,9 @@ class Decoder(Trunk):
         )
 
 
-def count_parameters(config: DecoderConfig) -> int:
-    """Number of parameters of a decoder of this shape, which is not allocated."""
+def count_parameters(config: DecoderConfig, embeddings: bool = True) -> int:
+    """`Decoder(config).parameter_count(embeddings)`, without the decoder."""
     with torch.device("meta"):
-        return Decoder(config).parameter_count()
+        shallow = Decoder(config.model_copy(update={"num_layers": 1}))
+    block = sum(parameter.numel() for parameter in shallow.blocks.parameters())
+    return shallow.parameter_count(embeddings) + (config.num_layers - 1) * block

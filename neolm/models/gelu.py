@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 SLOPE = math.sqrt(8 / math.pi)
 MAX_CHUNK_ELEMENTS = 2**18  # numbers at a time, so that the float32 intermediates stay in the cache
+MAX_CHUNKS = 1024  # estimates of memory run this loop too, for models of any size
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -35,8 +36,9 @@ class _Gelu(torch.autograd.Function):
         result, derivative = torch.empty_like(x), torch.empty_like(x)
         wide = torch.promote_types(x.dtype, torch.float32)
         slope = torch.full((), SLOPE, dtype=wide)
-        work = torch.empty(3, min(MAX_CHUNK_ELEMENTS, x.numel()), dtype=wide)
-        chunks = zip(*(torch.split(t.view(-1), MAX_CHUNK_ELEMENTS) for t in (x, result, derivative)), strict=True)
+        size = max(MAX_CHUNK_ELEMENTS, x.numel() // MAX_CHUNKS)
+        work = torch.empty(3, min(size, x.numel()), dtype=wide)
+        chunks = zip(*(torch.split(t.view(-1), size) for t in (x, result, derivative)), strict=True)
         for numbers, value, slopes in chunks:
             y, p, s = work[:, : len(numbers)]
             y.copy_(numbers)

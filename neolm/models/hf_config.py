@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.config import validate
-from neolm.core.errors import InputError, SettingError
+from neolm.core.errors import InputError, SettingError, shortened
 from neolm.core.files import read_json
 from neolm.core.model_files import CONFIG_FILE, listed_end_tokens, token_ids
 from neolm.kernels.packing import GROUP
@@ -33,9 +33,8 @@ def read_config(directory: str | Path) -> DecoderConfig:
     families = {family.model_type: family for family in FAMILIES.values()}
     family = families.get(str(raw.get("model_type")))
     if family is None:
-        raise InputError(
-            f"{path}: model_type {raw.get('model_type')!r} is not supported; supported are {', '.join(families)}"
-        )
+        found = shortened(raw.get("model_type"))
+        raise InputError(f"{path}: model_type {found} is not supported; supported are {', '.join(families)}")
     if raw.get("add_cross_attention"):
         raise InputError(f"{path}: add_cross_attention: cross-attention is not supported")
     read_bits(directory)
@@ -63,9 +62,9 @@ def read_bits(directory: str | Path) -> int | None:
         return None
     method = entry.get("quant_method") if isinstance(entry, dict) else entry
     if method != "neolm":
-        raise InputError(f"{path}: quantization_config: the method {method!r} is not supported")
+        raise InputError(f"{path}: quantization_config: the method {shortened(method)} is not supported")
     if entry not in (quantization_config(8), quantization_config(4)):
-        raise InputError(f"{path}: quantization_config: {entry} is not supported by this version")
+        raise InputError(f"{path}: quantization_config: {shortened(entry)} is not supported by this version")
     return int(entry["bits"])
 
 

@@ -47,6 +47,11 @@ class StoredModel:
         self.config, self.bits, self.files = read_config(directory), read_bits(directory), WeightFiles(directory)
         if bits and self.bits and bits != self.bits:
             raise InputError(f"{directory}: the weights are quantised to {self.bits} bits, not {bits}")
+        if self.config.num_layers > len(self.files.shapes):  # before the layers are built
+            raise InputError(
+                f"{directory}: {CONFIG_FILE} describes num_layers {self.config.num_layers}, but the weight files hold "
+                f"only {len(self.files.shapes)} tensors"
+            )
         with torch.device("meta"):
             self.skeleton = Decoder(self.config)
         if self.bits:

@@ -11,7 +11,7 @@ from neolm.core.energy import WATTS_PER_CORE
 from neolm.core.errors import InputError
 from neolm.core.progress import gibibytes
 from neolm.models.config import DecoderConfig
-from neolm.models.decoder import Decoder
+from neolm.models.decoder import count_parameters
 from neolm.scaling.accelerators import ACCELERATORS, Accelerator
 from neolm.scaling.plan import PF_DAY, Assumptions, Plan, make_plan
 from neolm.training.memory import FRAMEWORK_BYTES, estimate_memory
@@ -63,10 +63,8 @@ def plan_table(model: DecoderConfig, config: PretrainConfig, chosen: Assumptions
 
 
 def _count_parameters(model: DecoderConfig) -> tuple[int, int]:
-    """Number of parameters, and without embeddings, of a decoder without memory."""
-    with torch.device("meta"):
-        decoder = Decoder(model)
-    return decoder.parameter_count(), decoder.parameter_count(embeddings=False)
+    """Number of parameters, and without embeddings."""
+    return count_parameters(model), count_parameters(model, embeddings=False)
 
 
 def _this_machine(config: PretrainConfig) -> Target:

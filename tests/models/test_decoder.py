@@ -13,7 +13,7 @@ from neolm.core.errors import InputError
 from neolm.models import decoder
 from neolm.models.attention import attend, causal_mask
 from neolm.models.config import decoder_config
-from neolm.models.decoder import Decoder
+from neolm.models.decoder import Decoder, count_parameters
 from neolm.models.families import PRESETS, preset
 
 FAMILIES = ["gpt2", "gpt3", "gpt-neo", "gpt-neox"]
@@ -225,6 +225,8 @@ def test_published_parameter_counts(name):
         model = Decoder(decoder_config(fields.pop("family"), **fields))
     assert model.parameter_count() == PRESETS[name][1].parameters
     assert model.parameter_count(embeddings=False) == WITHOUT_EMBEDDINGS[name]
+    assert count_parameters(model.config, embeddings=False) == WITHOUT_EMBEDDINGS[name]
+    assert count_parameters(model.config) == model.parameter_count()
 
 
 @pytest.mark.parametrize(

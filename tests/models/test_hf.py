@@ -280,3 +280,12 @@ def test_a_model_loaded_from_a_directory_can_be_saved_into_it(directory):
     assert (directory / "model.safetensors").read_bytes() == before
     shutil.rmtree(directory)
     assert torch.isfinite(model(torch.tensor([[1, 2, 3]]))).all()  # nothing is left mapped to the file
+
+
+@pytest.mark.parametrize("quantized", [None, "int8"])
+def test_more_layers_than_tensors_are_refused_before_they_are_built(quantized, directory, tmp_path, monkeypatch):
+    convert(directory, tmp_path / "copy", quantize=quantized)
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config | {"n_layer": 1000}))
+    monkeypatch.setattr("neolm.models.stored_model.Decoder", None)
+    refused(tmp_path / "copy", r"config.json describes num_layers 1000, but the weight files hold only \d\d tensors")

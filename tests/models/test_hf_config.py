@@ -134,9 +134,28 @@ def test_gpt_neox_has_one_dropout_for_embeddings_and_residuals(tmp_path):
         (GPT2 | {"n_embd": "wide"}, "hidden_size: must be .*not 'wide'"),
         (GPT2 | {"n_layer": -1}, "num_layers: must be"),
         (GPT2 | {"vocab_size": None}, "vocab_size: must be"),
+        (GPT2 | {"vocab_size": 10**30}, "vocab_size: must be"),
+        (GPT2 | {"vocab_size": 2**63}, "vocab_size: must be"),
+        (GPT2 | {"n_embd": 2**31}, "hidden_size: must be"),
+        (GPT2 | {"n_embd": 12 * 2**20, "n_head": 1}, "hidden_size: must be"),
+        (GPT2 | {"n_inner": 1e400}, "intermediate_size: "),
+        (GPT2 | {"layer_norm_epsilon": float("nan")}, "norm_epsilon: "),
+        (GPT2 | {"model_type": "x" * 10**6}, r"model_type 'x+\.\.\. is not supported"),
         (GPT_NEO | {"num_layers": 23}, "they name 24 layers, num_layers is 23"),
         (GPT_NEO | {"attention_types": [[["local"], 24]]}, "contradict"),
         (GPT_NEO | {"attention_types": [3]}, "attention_types: expected"),
+        (GPT_NEO | {"attention_types": 3}, "attention_types: expected"),
+        (GPT_NEO | {"attention_types": [[["global"], "24"]]}, "attention_types: expected"),
+        (GPT_NEO | {"attention_types": [[["global"], True]]}, "attention_types: expected"),
+        (GPT_NEO | {"attention_types": [["global", 24]]}, "attention_types: expected"),
+        (
+            GPT_NEO | {"attention_types": [[["global"], 3 * 10**8]], "attention_layers": None},
+            "they name more than 1000 layers, num_layers is 24",
+        ),
+        (GPT_NEO | {"attention_types": [[["global"], 10**30]], "num_layers": 10**8}, "num_layers: must be"),
+        (GPT_NEO | {"attention_types": [[[], 10**9]], "attention_layers": None}, "they name 0 layers"),
+        (GPT_NEO | {"num_layers": 40_000, "attention_layers": ["global"] * 39_999 + ["local"]}, "num_layers: must be"),
+        (GPT_NEO | {"num_layers": "24"}, "num_layers: must be"),
         (GPT_NEO | {"attention_types": None, "attention_layers": "global"}, "they name"),
         (GPT_NEO | {"attention_types": [[["wide"], 24]], "attention_layers": None}, "must be 'global' or 'local'"),
         (GPT_NEOX | {"rope_scaling": {"type": "linear", "factor": 2.0}}, "scaling of the type 'linear'"),
@@ -150,6 +169,7 @@ def test_refused_files(raw, match, tmp_path):
         read(tmp_path, raw)
     assert "config.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from neolm.models.config import DecoderConfig
 
+MAX_LAYERS = 1000
+"""Limit on the blocks of a model: the deepest published transformer has 1,000 (Wang et al. 2022, DeepNet)."""
+
 Layout = Literal["plain", "transposed", "stacked", "interleaved"]
 """How a published tensor holds ours: `neolm.models.hf_names` describes the four layouts."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
-from neolm.core.errors import InputError
-from neolm.models.families.family import TOKEN_KEYS, Family, Key, Preset, Rule
+from neolm.core.errors import InputError, shortened
+from neolm.models.families.family import MAX_LAYERS, TOKEN_KEYS, Family, Key, Preset, Rule
 
 if TYPE_CHECKING:
     from neolm.models.config import DecoderConfig
@@ -24,20 +25,27 @@ def _initialisation(config: DecoderConfig) -> dict[str, float]:
 def _read(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """The kinds of the layers: the shortest pattern that gives them all when it is repeated."""
     types, layers, num_layers = raw.get("attention_types"), raw.get("attention_layers"), fields["num_layers"]
+    if type(num_layers) is not int or not 0 < num_layers <= MAX_LAYERS:
+        return {}  # the check of num_layers refuses it
     if types is None and layers is None:
         types = [[["global", "local"], 12]]
-    try:
-        expanded = [kind for kinds, repeats in types or [] for _ in range(repeats) for kind in kinds]
-    except (TypeError, ValueError):
-        raise InputError(f"attention_types: expected [[[kinds], repeats], ...], not {types!r}") from None
-    if types is None:
-        expanded = layers  # type: ignore[assignment]
-    elif layers is not None and layers != expanded:
+    expanded: Any = layers if types is None else list(islice(_expanded(types), MAX_LAYERS + 1))
+    if types is not None and layers is not None and layers != expanded:
         raise InputError("attention_layers and attention_types contradict each other")
-    if not isinstance(expanded, list) or len(expanded) != num_layers:
-        count = len(expanded) if isinstance(expanded, list) else repr(expanded)
-        raise InputError(f"attention_types: they name {count} layers, num_layers is {num_layers}")
+    count = len(expanded) if isinstance(expanded, list) else None
+    if count != num_layers:
+        shown = "no list of" if count is None else f"more than {MAX_LAYERS}" if count > MAX_LAYERS else count
+        raise InputError(f"attention_types: they name {shown} layers, num_layers is {num_layers}")
     return {"attention_layers": next(_patterns(expanded), expanded)}
+
+
+def _expanded(types: Any) -> Iterator[Any]:
+    """The kinds of all layers in `attention_types`, which may have repeats beyond any memory."""
+    for item in types if isinstance(types, list) else [types]:
+        kinds, repeats = item if isinstance(item, list) and len(item) == 2 else (None, None)
+        if not isinstance(kinds, list) or type(repeats) is not int:
+            raise InputError(f"attention_types: expected [[[kinds], repeats], ...], not {shortened(types)}")
+        yield from chain.from_iterable(repeat(kinds, repeats if kinds else 0))
 
 
 def _write(config: DecoderConfig) -> dict[str, Any]:

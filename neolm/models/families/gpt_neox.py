@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from neolm.core.errors import InputError
+from neolm.core.errors import InputError, shortened
 from neolm.models.families.family import Family, Key, Preset, Rule
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ def _read(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """One switch for both biases and one dropout; rotary settings of `rope_parameters` (transformers 5)."""
     rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     if not isinstance(rope, dict):
-        raise InputError(f"rope_parameters: a mapping is expected, not {rope!r}")
+        raise InputError(f"rope_parameters: a mapping is expected, not {shortened(rope)}")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        raise InputError(f"rotary scaling of the type {kind!r} is not supported, only 'default'")
+        raise InputError(f"rotary scaling of the type {shortened(kind)} is not supported, only 'default'")
     names = {"rope_theta": "rotary_base", "partial_rotary_factor": "rotary_fraction"}
     rotary = {ours: rope[theirs] for theirs, ours in names.items() if rope.get(theirs) is not None}
     return {"output_bias": fields["qkv_bias"], "embedding_dropout": fields["residual_dropout"], **rotary}
