@@ -101,7 +101,7 @@ WRONG: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "a huge number of devices": (("--devices", 10**400), ("devices",)),
     "a tiny peak": (("--device-tflops", "1e-320"), ("device_tflops",)),
     "a huge length": ((f"pretrain.tokens={10**400}",), ("pretrain.tokens: must be at most",)),
-    "a huge width": (("model.hidden_size=12000000000",), ("model.hidden_size: must be", "16777216")),
+    "a huge width": (("model.hidden_size=12000000000",), ("model.hidden_size: must be", "1048576")),
     "a huge number of layers": (("model.num_layers=100000000",), ("num_layers", "less than or equal to 1000")),
     "heads that do not divide the width": (("model.num_heads=7",), ("not a multiple of num_heads 7",)),
     "no tokenizer": (("tokenizer.path=none",), ("no such tokenizer",)),
