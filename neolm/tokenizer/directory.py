@@ -63,6 +63,7 @@ class TokenizerFiles(NamedTuple):
     special_tokens: dict[str, str]  # by name, such as eos_token
     extra_special_tokens: list[str]  # without a name
     config: dict[str, Any]  # tokenizer_config.json
+    names_eos: bool  # a file names the end of text; otherwise it is the default of the class
     around: tuple[str | None, str | None]  # special tokens before and after a text; without a tokenizer.json only
 
 
@@ -100,7 +101,8 @@ def read_tokenizer_files(directory: Path, file: Path | None = None) -> Tokenizer
     special = {key: str(token) for key, token in named.items()}
     asked = [(f"add_{name}_token", special.get(f"{name}_token")) for name in ("bos", "eos")]
     first, last = (token if config.get(key) and not whole else None for key, token in asked)
-    return TokenizerFiles(content, added, special, [str(token) for token in extra], config, (first, last))
+    names_eos = tokens.get("eos_token") is not None
+    return TokenizerFiles(content, added, special, [str(token) for token in extra], config, names_eos, (first, last))
 
 
 def _vocabulary(directory: Path) -> dict[str, Any]:

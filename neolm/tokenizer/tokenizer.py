@@ -260,8 +260,10 @@ def _load(place: Path) -> tuple[Tokenizer, TokenizerFiles]:
         say(f"{place}: {len(missing)} bytes of UTF-8 have no token; characters that need them are left out of a text")
     if backend.num_special_tokens_to_add(is_pair=False):
         say(f"{place}: its post_processor puts special tokens around a text, which is not done here")
-    eos = files.special_tokens.get("eos_token") or _end_token(directory, backend)
-    return Tokenizer(backend, eos, files.special_tokens), files
+    eos, special = _end_token(directory, backend, files), files.special_tokens
+    if "eos_token" in special:
+        special["eos_token"] = eos
+    return Tokenizer(backend, eos, special), files
 
 
 def _backend(content: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -275,10 +277,18 @@ def _backend(content: dict[str, Any]) -> tokenizers.Tokenizer:
     return backend
 
 
-def _end_token(directory: Path, backend: tokenizers.Tokenizer) -> str:
-    """The end of text of a tokenizer that names none: the model's first special end token, else `<|endoftext|>`."""
+def _end_token(directory: Path, backend: tokenizers.Tokenizer, files: TokenizerFiles) -> str:
+    """The end of text: `eos_token`. If no file names it, the model's first special end token, else `<|endoftext|>`.
+
+    The default of a class may be missing in the vocabulary. Then it is the model's first end token.
+    """
+    vocabulary = files.content["model"]["vocab"]
+    named = files.special_tokens.get("eos_token")
+    if named is not None and (files.names_eos or named in vocabulary):
+        return named
     special = {number: token.content for number, token in backend.get_added_tokens_decoder().items() if token.special}
-    return next((special[number] for number in listed_end_tokens(directory) if number in special), END_OF_TEXT)
+    known = {number: token for token, number in vocabulary.items()} if named is not None else special
+    return next((known[number] for number in listed_end_tokens(directory) if number in known), named or END_OF_TEXT)
 
 
 @contextlib.contextmanager

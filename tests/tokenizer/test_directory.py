@@ -234,6 +234,23 @@ def test_the_end_token_of_the_model_is_that_of_a_tokenizer_without_one(content: 
         load_tokenizer(tmp_path)
 
 
+def test_a_vocabulary_with_another_end_of_text(content: dict[str, Any], tmp_path: Path) -> None:
+    """`vocab.json` without `<|endoftext|>`: the end of text is the named token, or the one that the model lists."""
+    tokenizers.Tokenizer.from_str(json.dumps(content)).model.save(str(tmp_path))
+    vocab = json.loads((tmp_path / "vocab.json").read_text())
+    vocab = {"</s>" if token == "<|endoftext|>" else token: number for token, number in vocab.items()}
+    write(tmp_path, vocab=vocab, config={"model_type": "gpt2", "eos_token_id": 0})
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded.eos_token, loaded.eos_token_id, loaded.text_size) == ("</s>", 0, 300)
+    copy_tokenizer(tmp_path, tmp_path / "copy")
+    copied = load_tokenizer(tmp_path / "copy")
+    assert (copied.eos_token, copied.size) == ("</s>", loaded.size)
+    write(tmp_path, special_tokens_map={"eos_token": "</s>"}, config={"model_type": "gpt2"})
+    assert load_tokenizer(tmp_path).eos_token_id == 0
+    write(tmp_path, special_tokens_map={})
+    assert load_tokenizer(tmp_path).eos_token_id == 300  # added, as transformers does
+
+
 @pytest.mark.parametrize(
     ("template", "problem"),
     [(3, "chat_template must be"), ([1], "must be"), ([{"name": "default"}], "must be"), ({"default": 1}, "must be")],
