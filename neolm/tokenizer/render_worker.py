@@ -16,6 +16,7 @@ import signal
 import struct
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import IO, Any
 
 from jinja2 import Template, TemplateError, nodes
@@ -101,11 +102,13 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 
 def _limit_memory(limit: int) -> None:
-    """Limit the address space of this process, on platforms that can."""
+    """Limit the address space that this process takes from now on, on platforms that can."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
+        total = int(pages) * resource.getpagesize() + limit
+        resource.setrlimit(resource.RLIMIT_AS, (total, total))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -24,7 +24,7 @@ MAX_RENDER_SECONDS = 5.0
 MAX_START_SECONDS = 30.0
 """Time limit for starting the worker and compiling the template."""
 MAX_RENDER_MEMORY = 2**29
-"""Bytes of address space of a worker, on platforms that can limit it (not Windows and macOS)."""
+"""Bytes of address space that a worker may take after its start, on Linux."""
 MAX_RENDERED_CHARACTERS = 2**22
 """Length limit of a rendered conversation."""
 MAX_TEMPLATE_BYTES = 2**20

@@ -125,7 +125,7 @@ def base_model(family: str) -> tuple[Any, list[int]]:
             if parameter.dim() > 1:
                 parameter.mul_(20)
     ids = torch.tensor([base_tokenizer().encode(PROMPT).ids])
-    output = model.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)
+    output = model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
     return model, output[0, ids.shape[1] :].tolist()
 
 
@@ -276,7 +276,7 @@ def read_by_transformers(directory: Path) -> Facts:
         eos = next((token for token in listed if token in special), 0)
     ends = frozenset([*listed, eos])
     prompt = torch.tensor([base_tokenizer().encode(PROMPT).ids])
-    output = model.generate(prompt, max_new_tokens=20, do_sample=False, eos_token_id=sorted(ends), pad_token_id=0)
+    output = model.generate(prompt, max_new_tokens=12, do_sample=False, eos_token_id=sorted(ends), pad_token_id=0)
     written = output[0, prompt.shape[1] :].tolist()
     greedy = written[:-1] if written[-1] in ends else written
     return Facts(len(tokenizer), eos, ids, plain_ids, added_ids, rendered, ends, greedy)
@@ -293,7 +293,7 @@ def read_by_neolm(directory: Path) -> Facts:
     tokenizer.backend.encode_special_tokens = False
     added_ids = [tokenizer.backend.encode(text).ids for text in ODD_TEXTS]
     prompt = base_tokenizer().encode(PROMPT).ids
-    [greedy] = generate_ids(model, [prompt], GenerationConfig(max_new_tokens=20), tokenizer.eos_token_id)
+    [greedy] = generate_ids(model, [prompt], GenerationConfig(max_new_tokens=12), tokenizer.eos_token_id)
     return Facts(
         tokenizer.size,
         tokenizer.eos_token_id,
@@ -345,7 +345,7 @@ every_layout = settings(
 )
 
 
-@settings(every_layout, max_examples=60)
+@settings(every_layout, max_examples=100)
 @given(layout=layouts())
 def test_every_layout_is_read_as_transformers_reads_it(layout: Layout) -> None:
     check(layout)
