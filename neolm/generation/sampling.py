@@ -124,7 +124,9 @@ def sample(logits: Tensor, config: GenerationConfig, generators: Sequence[random
         largest, likeliest = logits.max(-1)
         finite = bool(largest.isfinite().all())
     if not finite:
-        raise NonFiniteError("the model's logits are not finite: its weights are damaged, or its precision is too low")
+        raise NonFiniteError(
+            "the model's logits are not finite: its weights are damaged, or overflow if it runs in float16"
+        )
     if config.temperature == 0 or config.top_k == 1:
         return likeliest
     uniforms = torch.tensor([each.random() for each in generators], dtype=torch.float64, device=logits.device)

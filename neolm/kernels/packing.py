@@ -51,8 +51,17 @@ def packed_shapes(bits: int, outputs: int, inputs: int) -> tuple[tuple[int, ...]
     return (panels, groups, GROUP * bits // 32, PANEL, 4), (panels, groups, PANEL)
 
 
+def largest_weight(bits: int) -> float:
+    """The largest finite weight that `pack` can store: the scales are fp16."""
+    levels = 8 if bits == 4 else 127  # between zero and the largest weight of a group
+    return float(levels * torch.finfo(torch.float16).max)
+
+
 def pack(weight: Tensor, bits: int) -> Packed:
-    """Quantise a matrix (N, K) to `bits`; each group takes, of a few scales, the one with the least squared error."""
+    """Quantise a matrix (N, K) to `bits`; each group takes, of a few scales, the one with the least squared error.
+
+    The weights must be finite and at most `largest_weight(bits)` in size, which is not checked here.
+    """
     outputs, inputs = weight.shape
     value_shape, scale_shape = packed_shapes(bits, outputs, inputs)
     values = torch.zeros(value_shape, dtype=torch.uint8)

@@ -15,6 +15,7 @@ normalisation to NFC of GPT-NeoX's tokenizer, so text that is not in NFC gets ot
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -114,7 +115,9 @@ def _items(stored: StoredModel, encoding: str) -> Iterator[Item]:
     copies_head = stored.config.tie_embeddings and FAMILIES[stored.config.family].gguf in NEEDS_HEAD
     for rule in stored.rules:
         ours, shape = rule.ours, shapes[rule.ours]
-        read = partial(stored.read, rule)  # our layout is llama.cpp's: rows of outputs, [all q | all k | all v]
+        read = partial(
+            stored.read, rule, math.inf
+        )  # finite; our layout is llama.cpp's: rows of outputs, [all q | all k | all v]
         matrix = len(shape) == 2 and ours != "positions.weight"
         if matrix and shape[1] % ENCODINGS[encoding].block:
             raise InputError(

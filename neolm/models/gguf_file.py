@@ -132,7 +132,7 @@ def _write(file: BinaryIO, item: Item) -> None:
             file.write(part.contiguous().view(torch.uint8).numpy().data)
     except OverflowError:
         raise InputError(
-            f"{item.name}: a weight is too large for {item.encoding}, or not finite; bfloat16 has the range of float32"
+            f"{item.name}: a weight is too large for {item.encoding}, or not finite; float32 has the largest range"
         ) from None
     file.write(bytes(-item.bytes % ALIGNMENT))
 
@@ -143,13 +143,13 @@ def _encode(rows: Tensor, encoding: str) -> Tensor:
         return _q8_0(rows.float().reshape(-1, 32))
     if encoding == "int4":
         return _q4_0(rows.float().reshape(-1, 32))
-    return _half(rows) if encoding == "float16" else rows.to(getattr(torch, encoding))
+    return _narrow(rows, getattr(torch, encoding))
 
 
 def _q8_0(blocks: Tensor) -> Tensor:
     """Blocks (M, 32) as (M, 34) bytes."""
     scales = blocks.abs().amax(1, keepdim=True) / 127  # (M, 1)
-    halves = _half(scales)
+    halves = _narrow(scales, torch.float16)
     exact = blocks * _inverse(scales, halves)
     whole = exact.trunc()
     levels = whole + (exact - whole).mul(2).trunc()  # halves are rounded away from zero
@@ -160,7 +160,7 @@ def _q4_0(blocks: Tensor) -> Tensor:
     """Blocks (M, 32) as (M, 18) bytes."""
     largest = blocks.gather(1, blocks.abs().argmax(1, keepdim=True))  # the first of equal ones
     scales = largest / -8  # (M, 1)
-    halves = _half(scales)
+    halves = _narrow(scales, torch.float16)
     levels = (blocks * _inverse(scales, halves) + 8.5).to(torch.uint8).clamp(max=15)
     return torch.cat([halves.view(torch.uint8), levels[:, :16] | levels[:, 16:] << 4], dim=1)
 
@@ -170,9 +170,9 @@ def _inverse(scales: Tensor, halves: Tensor) -> Tensor:
     return torch.where(halves == 0, 0.0, 1 / scales)
 
 
-def _half(numbers: Tensor) -> Tensor:
-    """Numbers in float16. Raises `OverflowError` if one is too large, or not finite."""
-    halves = numbers.half()
-    if not halves.isfinite().all():
+def _narrow(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers in another type. Raises `OverflowError` if one is too large, or not finite."""
+    narrow = numbers.to(dtype)
+    if not narrow.isfinite().all():
         raise OverflowError
-    return halves
+    return narrow

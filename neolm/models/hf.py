@@ -97,9 +97,13 @@ def save_model(
 def convert(
     source: str | Path, target: str | Path, dtype: str | torch.dtype | None = None, quantize: str | None = None
 ) -> DecoderConfig:
-    """`load_model` and `save_model`: copy the model `source` to `target`; dtype None: as stored."""
+    """`load_model` and `save_model`: copy the model `source` to `target`; dtype None: as stored.
+
+    Raises:
+        InputError: also for a weight that is not finite, or not in the requested type.
+    """
     stored = StoredModel(model_directory(source), None, dtype, check_quantize(quantize))
-    save_model(stored.load(), target)
+    save_model(stored.load(check=True), target)
     return stored.config
 
 

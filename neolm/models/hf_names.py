@@ -24,6 +24,9 @@ HEADS = {f"{family.head}.weight" for family in FAMILIES.values()}
 _BUFFERS = re.compile(
     r"\.(attn|attention|crossattention)\.(bias|masked_bias)$|rotary_emb\.(inv_freq|cos_cached|sin_cached)$"
 )
+# Names of modules around the model, or around its blocks, in files of other programs.
+_WRAPPERS = "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"  # torch.compile, FSDP, checkpointing
+_WRAPPED = re.compile(rf"^(?:(?:{_WRAPPERS}|module|model)\.)+|(?<=\.)(?:(?:{_WRAPPERS})\.)+")
 
 
 def gather(rule: Rule, tensors: list[Tensor], num_heads: int) -> Tensor:
@@ -62,9 +65,15 @@ def rule_of(config: DecoderConfig, ours: str) -> Rule:
     return replace(rule, ours=ours, theirs=theirs)
 
 
+def wrappers(found: str) -> list[str]:
+    """The parts of a tensor's name in a file that are names of modules around the model, such as `_orig_mod.`."""
+    return _WRAPPED.findall(found)
+
+
 def canonical_name(config: DecoderConfig, found: str) -> str | None:
     """The name in `rule_of` of a tensor that a file calls `found`; None for a buffer, which is not a weight."""
     family = FAMILIES[config.family]
+    found = _WRAPPED.sub("", found)
     if _BUFFERS.search(found):
         return None
     if found in HEADS:

@@ -113,6 +113,10 @@ class QuantizedEmbedding(nn.Module):
         return rows.view(*ids.shape, -1)
 
 
+PACKED_MODULES = (QuantizedLinear, QuantizedEmbedding)
+"""Modules whose weights are packed."""
+
+
 def product_dtype(x: Tensor) -> torch.dtype:
     """Type in which widened weights are multiplied by x."""
     if x.dtype != torch.float32:

@@ -16,16 +16,17 @@ from neolm.core.device import free_memory
 from neolm.core.errors import InputError
 from neolm.core.model_files import CONFIG_FILE
 from neolm.core.progress import gibibytes, say, task
+from neolm.kernels.packing import largest_weight
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder, count_parameters
 from neolm.models.families.family import Rule
 from neolm.models.hf_config import read_bits, read_config
-from neolm.models.hf_files import WeightFiles, listing
-from neolm.models.hf_names import canonical_name, gather, rule_of
-from neolm.models.quantized import is_packed, prepare_quantized, set_tensor
+from neolm.models.hf_files import FLOATS, WeightFiles, listing
+from neolm.models.hf_names import canonical_name, gather, rule_of, wrappers
+from neolm.models.quantized import PACKED_MODULES, is_packed, prepare_quantized, set_tensor
 from neolm.models.weight_storage import DiskStorage, HugePages
 
-DTYPE_NAMES = ("float32", "bfloat16", "float16", "float64")
+DTYPE_NAMES = tuple(str(dtype).removeprefix("torch.") for dtype in FLOATS.values())
 PROGRESS_WEIGHTS = 1e9  # a progress bar is shown from this many weights on
 
 
@@ -62,15 +63,19 @@ class StoredModel:
         else:
             shapes = {name: parameter.shape for name, parameter in self.skeleton.named_parameters()}
             self.rules = _match(self.config, shapes, self.files)
-        types = {self.files.dtypes[name]: name for rule in self.rules for name in rule.theirs if not is_packed(name)}
-        if None in types:
-            raise InputError(f"{directory}: the type of {types[None]} is not one of {', '.join(DTYPE_NAMES)}")
+        packed = self.skeleton.state_dict()
+        for name in (name for rule in self.rules for name in rule.theirs):
+            allowed = (packed[name].dtype,) if self.bits and is_packed(name) else tuple(FLOATS.values())
+            _check_type(self.files, name, allowed)
+        types = [self.files.dtypes[name] for rule in self.rules for name in rule.theirs if not is_packed(name)]
         stored: torch.dtype = reduce(torch.promote_types, types)  # type: ignore[arg-type, assignment]
         slow = stored == torch.float16 and device is not None and device.type == "cpu"
         self.dtype = parse_dtype(dtype) or (torch.float32 if slow else stored)
-        if bits and not self.bits:
-            prepare_quantized(self.skeleton, bits)
-            self.bits = bits
+        self.quantizes = None if self.bits else bits
+        """Bits that the weights are quantised to when they are loaded."""
+        if self.quantizes:
+            prepare_quantized(self.skeleton, self.quantizes)
+            self.bits = self.quantizes
 
     @property
     def size(self) -> int:
@@ -84,22 +89,47 @@ class StoredModel:
         """Number of parameters."""
         return count_parameters(self.config)
 
-    def load(self, offload: bool = False) -> Decoder:
-        """Load one parameter at a time: memory holds the weights once. Raises `InputError` if they do not fit."""
+    def load(self, offload: bool = False, check: bool = False) -> Decoder:
+        """Load one parameter at a time: memory holds the weights once.
+
+        Args:
+            offload: Leave the weights on disk.
+            check: Refuse weights that are not finite in the type that they get. Quantised models are always checked,
+                because quantisation makes ordinary numbers of NaN and infinity.
+
+        Raises:
+            InputError: the model does not fit the memory, or the check fails.
+        """
         model, store = self.skeleton, self._storage(offload)
         sizes = [sum(math.prod(self.files.shapes[name]) for name in rule.theirs) for rule in self.rules]
         with task("Loading", sum(sizes), "weights") if sum(sizes) > PROGRESS_WEIGHTS else nullcontext() as progress:
             for rule, size in zip(self.rules, sizes, strict=True):
-                set_tensor(model, rule.ours, self.read(rule), self.device, self.dtype, store)
+                tensor = self.read(rule, self._largest(rule) if check or self.bits else None)
+                set_tensor(model, rule.ours, tensor, self.device, self.dtype, store)
                 if progress is not None:
                     progress.advance(size)
         if self.config.tie_embeddings and not model.quantized:
             model.head.weight = model.embedding.weight
         return model.eval()
 
-    def read(self, rule: Rule) -> Tensor:
-        """One parameter in our layout."""
-        return gather(rule, [self.files.read(name) for name in rule.theirs], self.config.num_heads)
+    def read(self, rule: Rule, largest: float | None = None) -> Tensor:
+        """One parameter in our layout.
+
+        With `largest`, an `InputError` is raised if a number is not finite, or larger than that in size.
+        """
+        tensors = []
+        for name in rule.theirs:
+            tensors.append(self.files.read(name))
+            if largest is not None:
+                _check_numbers(self.files, name, tensors[-1], largest)
+        return gather(rule, tensors, self.config.num_heads)
+
+    def _largest(self, rule: Rule) -> float:
+        """The largest number that the parameter of `rule` can hold when it is loaded."""
+        module = self.skeleton.get_submodule(rule.ours.rpartition(".")[0])
+        if self.quantizes and rule.ours.endswith(".weight") and isinstance(module, PACKED_MODULES):
+            return largest_weight(self.quantizes)
+        return torch.finfo(self.dtype).max
 
     def _storage(self, offload: bool) -> Callable[[Tensor], Tensor]:
         """Memory for the loaded weights, which must fit."""
@@ -123,10 +153,12 @@ class StoredModel:
 def _match(config: DecoderConfig, shapes: dict[str, torch.Size], files: WeightFiles) -> list[Rule]:
     """Rules of all parameters, with the names of the tensors as they are in the files."""
     found: dict[str, str] = {}
+    if ignored := {part for name in files.shapes for part in wrappers(name)}:
+        say(f"{files.directory}: {listing(sorted(ignored))} is ignored in the names of the tensors")
     for name in files.shapes:
         canonical = canonical_name(config, name)
         if canonical in found:
-            raise InputError(f"{files.directory}: {found[canonical]} and {name} are the same tensor of the model")
+            raise InputError(f"{files.directory}: {listing([found[canonical], name])} are the same tensor of the model")
         if canonical is not None:
             found[canonical] = name
     rules = [rule_of(config, ours) for ours in shapes]
@@ -154,7 +186,7 @@ def _check_shapes(
         name = found[theirs]
         if files.shapes[name] != shape:
             raise InputError(
-                f"{files.directory}: {name} has the shape {list(files.shapes[name])}, "
+                f"{files.directory}: {listing([name])} has the shape {list(files.shapes[name])}, "
                 f"but by {CONFIG_FILE} it must be {list(shape)}"
             )
 
@@ -167,10 +199,38 @@ def _resolve_tied_head(config: DecoderConfig, found: dict[str, str], files: Weig
     copy = found.pop(head)
     if embedding not in found:
         found[embedding] = copy
-    elif not torch.equal(files.read(copy), files.read(found[embedding])):
+        return
+    names = copy, found[embedding]
+    for name in names:
+        _check_type(files, name, tuple(FLOATS.values()))
+    tensors = [files.read(name) for name in names]
+    if not torch.equal(*tensors):
+        for name, tensor in zip(names, tensors, strict=True):
+            _check_numbers(files, name, tensor, math.inf)
         raise InputError(
             f"{files.directory}: {copy} differs from {found[embedding]}, but {CONFIG_FILE} ties them; "
             "if they are meant to differ, set tie_word_embeddings to false there"
+        )
+
+
+def _check_type(files: WeightFiles, name: str, allowed: tuple[torch.dtype, ...]) -> None:
+    if files.dtypes[name] not in allowed:
+        shown = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+        raise InputError(f"{files.directory}: the type of {listing([name])} is not one of {shown}")
+
+
+def _check_numbers(files: WeightFiles, name: str, tensor: Tensor, largest: float) -> None:
+    """Refuse numbers that are not finite, or larger than `largest` in size."""
+    low, high = (float(bound) for bound in tensor.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError(
+            f"{files.directory}: its weights are damaged: {name} holds a NaN or an infinity; "
+            "fetch the model again, or export an earlier checkpoint"
+        )
+    if max(-low, high) > largest:
+        raise InputError(
+            f"{files.directory}: {name} has a weight of {max(low, high, key=abs):g}, which is too large for the "
+            f"requested type: it holds numbers up to {largest:,.0f}"
         )
 
 

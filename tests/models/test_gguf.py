@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import weakref
@@ -433,18 +434,36 @@ def test_unsupported_types(directory: Path, tmp_path: Path) -> None:
     assert not target.exists()
 
 
-@pytest.mark.parametrize("value", [1e30, math.nan])
+def with_weight(directory: Path, name: str, value: float, target: Path) -> None:
+    """Copy a model to `target` with one weight of the tensor `name` replaced."""
+    tensors = load_file(directory / "model.safetensors")
+    tensors[name].view(-1)[3] = value
+    target.mkdir()
+    for file in ("config.json", "tokenizer.json"):
+        (target / file).write_bytes((directory / file).read_bytes())
+    save_file(tensors, target / "model.safetensors")
+
+
 @pytest.mark.parametrize(("dtype", "quantize"), [("float16", None), (None, "int8"), (None, "int4")])
 def test_weights_too_large_for_their_type(
-    directory: Path, value: float, dtype: str | None, quantize: str | None, tmp_path: Path
+    directory: Path, dtype: str | None, quantize: str | None, tmp_path: Path
 ) -> None:
-    tensors = load_file(directory / "model.safetensors")
-    tensors["transformer.h.1.mlp.c_fc.weight"][3, 4] = value
-    (tmp_path / "model").mkdir()
-    for name in ("config.json", "tokenizer.json"):
-        (tmp_path / "model" / name).write_bytes((directory / name).read_bytes())
-    save_file(tensors, tmp_path / "model" / "model.safetensors")
-    with pytest.raises(InputError, match=r"blk\.1\.ffn_up\.weight: a weight is too large for .*, or not finite"):
+    with_weight(directory, "transformer.h.1.mlp.c_fc.weight", 1e30, tmp_path / "model")
+    with pytest.raises(InputError, match=r"blk\.1\.ffn_up\.weight: a weight is too large for .*float32 has"):
+        export(tmp_path / "model", tmp_path / "model.gguf", dtype, quantize)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("name", ["transformer.h.1.mlp.c_fc.weight", "transformer.ln_f.bias", "transformer.wpe.weight"])
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize(
+    ("dtype", "quantize"), [(None, None), ("bfloat16", None), ("float16", None), (None, "int8"), (None, "int4")]
+)
+def test_weights_that_are_not_finite(
+    directory: Path, name: str, value: float, dtype: str | None, quantize: str | None, tmp_path: Path
+) -> None:
+    with_weight(directory, name, value, tmp_path / "model")
+    with pytest.raises(InputError, match=f"its weights are damaged: {re.escape(name)} holds a NaN or an infinity"):
         export(tmp_path / "model", tmp_path / "model.gguf", dtype, quantize)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
