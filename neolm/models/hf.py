@@ -22,7 +22,7 @@ from neolm.core.files import expanded, storage_errors, write_json
 from neolm.core.model_files import CONFIG_FILE, GENERATION_FILE, SMALL_FILES
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
-from neolm.models.hf_config import hf_config, quantization_config
+from neolm.models.hf_config import hf_config, hint, quantization_config
 from neolm.models.hf_files import INDEX_SUFFIX, PICKLE, SAFETENSORS, write_weights
 from neolm.models.hf_names import published_tensors
 from neolm.models.quantized import check_quantize, is_packed
@@ -127,11 +127,11 @@ def model_directory(path: str | Path) -> Path:
             is_run = (model / CONFIG_FILE).is_file() and not (directory / CONFIG_FILE).is_file()
             return model if is_run else directory
         if directory.exists():
-            raise InputError(f"{path}: this is a file; give the model's directory")
+            raise InputError(f"{path}: this is a file, not a model directory{hint(directory.parent)}")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)):
-        raise InputError(f"{path}: no such model directory")
+        raise InputError(f"{path}: no such model directory{hint(directory)}")
     return _download(str(path))
 
 
@@ -147,4 +147,7 @@ def _download(name: str) -> Path:
         return directory if any(directory.glob("model*.safetensors")) else fetch(PICKLE)
     except Exception as error:  # the library and its HTTP client raise many types
         reason = str(error).strip().split("\n", maxsplit=1)[0]
-        raise InputError(f"{name}: no such directory, and it cannot be downloaded as a hub id: {reason}") from None
+        near = hint(expanded(name))
+        raise InputError(
+            f"{name}: no such directory, and it cannot be downloaded as a hub id: {reason}{near}"
+        ) from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from neolm.core.artifact import read_manifest
 from neolm.core.config import validate
 from neolm.core.errors import InputError, SettingError, shortened
 from neolm.core.files import read_json
@@ -28,13 +29,14 @@ def read_config(directory: str | Path) -> DecoderConfig:
     directory = Path(directory)
     path = directory / CONFIG_FILE
     if not path.is_file():
-        raise InputError(f"{directory}: not a model directory, it has no {CONFIG_FILE}")
+        raise InputError(f"{directory}: not a model directory, it has no {CONFIG_FILE}{hint(directory)}")
     raw = read_json(path)
     families = {family.model_type: family for family in FAMILIES.values()}
     family = families.get(str(raw.get("model_type")))
     if family is None:
         found = shortened(raw.get("model_type"))
-        raise InputError(f"{path}: model_type {found} is not supported; supported are {', '.join(families)}")
+        supported = hint(directory) or f"; supported are {', '.join(families)}"
+        raise InputError(f"{path}: model_type {found} is not supported{supported}")
     if raw.get("add_cross_attention"):
         raise InputError(f"{path}: add_cross_attention: cross-attention is not supported")
     read_bits(directory)
@@ -52,6 +54,25 @@ def read_config(directory: str | Path) -> DecoderConfig:
     if config.intermediate_size == 4 * config.hidden_size:
         config = config.model_copy(update={"intermediate_size": None})
     return config
+
+
+def hint(directory: Path) -> str:
+    """What `directory` is instead of a model, and where a model is near it, as the end of a message; may be empty."""
+    manifest = read_manifest(directory)
+    kind = f"; this is the output of the stage {shortened(manifest.stage)}" if manifest else ""
+    if not manifest and (directory / "pretrain").is_dir():
+        kind = "; this is the output of a run that has no model yet, because its training has not ended"
+    around = [directory, *directory.parents[:2]]
+    models = (place for parent in around for place in (parent / "model", parent) if _has_model(place))
+    near = next(models, None)
+    return kind + (f"; give {near}" if near else "")
+
+
+def _has_model(directory: Path) -> bool:
+    try:
+        return "model_type" in read_json(directory / CONFIG_FILE)
+    except InputError:
+        return False
 
 
 def read_bits(directory: str | Path) -> int | None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from neolm.core.artifact import Stage
 from neolm.core.errors import InputError
 from neolm.models import hf_files
 from neolm.models.config import decoder_config
@@ -151,6 +152,24 @@ def test_the_output_directory_of_a_run_stands_for_its_model(directory, tmp_path)
     assert model_directory(tmp_path / "run" / "model") == tmp_path / "run" / "model"
     shutil.copytree(directory, tmp_path / "run" / "model" / "model")  # a model directory is never searched
     assert model_directory(tmp_path / "run" / "model") == tmp_path / "run" / "model"
+
+
+def test_a_directory_near_a_model_is_named_with_the_model(directory, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(directory, run / "model")
+    Stage("shards", "models", run / "shards", {}, {"a": 1}).build(lambda folder: {})
+    refused(run / "shards", rf"model_type None .*the output of the stage 'shards'; give {run}/model$")
+    (run / "pretrain" / "checkpoints").mkdir(parents=True)
+    refused(run / "pretrain" / "checkpoints", rf"has no config\.json; give {run}/model$")
+    refused(run / "nodel", rf"no such model directory; give {run}/model$")
+    refused(run / "model" / "model", rf"no such model directory; give {run}/model$")
+    refused(run / "model" / "model.safetensors", rf"this is a file, not a model directory; give {run}/model$")
+    shutil.rmtree(run / "model")
+    refused(run, r"has no config\.json; this is the output of a run that has no model yet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    shutil.copytree(directory, run / "model")
+    refused("run/nodel", r"cannot be downloaded as a hub id: .*; give run/model$")
 
 
 def test_no_weights(directory):
