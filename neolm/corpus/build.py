@@ -33,7 +33,13 @@ def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
 
 def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
     """Write the files of the corpus and return its counts."""
-    from neolm.corpus.frames import decide, final_rows, open_records, read_files  # Daft takes a while to import
+    from neolm.corpus.frames import (
+        decide,
+        final_rows,
+        first_errors,
+        open_records,
+        read_files,
+    )  # Daft takes a while to import
     from neolm.corpus.writer import write_splits
 
     scratch = directory / ".scratch"
@@ -46,7 +52,8 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
     verdicts = decide(records, config)
     counts = verdicts.counts
     if not counts["kept"]["documents"]:
-        raise SettingError("path", f"{raw.location}: {nothing_kept(raw, counts['rejected'])}")
+        problem = nothing_kept(raw, counts["rejected"], errors=first_errors(records))
+        raise SettingError("path", f"{raw.location}: {problem}")
     with task("corpus: writing", verdicts.kept_bytes / 1e6, "MB") as bar:
         written = write_splits(directory, final_rows(records, verdicts, config), lambda size: bar.advance(size / 1e6))
     shutil.rmtree(scratch)
@@ -62,10 +69,15 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
     }
 
 
-def nothing_kept(raw: Raw, rejected: Mapping[str, Mapping[str, int]], section: str = "corpus.") -> str:
+def nothing_kept(
+    raw: Raw,
+    rejected: Mapping[str, Mapping[str, int]],
+    section: str = "corpus.",
+    errors: Mapping[str, str] | None = None,
+) -> str:
     """The error message if no document is left: the reasons, and the remedy for the most frequent one.
 
-    `section` precedes the names of settings.
+    `section` precedes the names of settings. `errors` has an error message for some of the reasons.
     """
     if not rejected:
         return "it has no documents; give files with text in them"
@@ -75,8 +87,10 @@ def nothing_kept(raw: Raw, rejected: Mapping[str, Mapping[str, int]], section: s
             "the text is not UTF-8; convert it, for example from Windows-1252: "
             f"iconv -f WINDOWS-1252 -t UTF-8 '{example}' > converted.txt"
         )
-    remedy = _REMEDIES.get(_by_frequency(rejected)[0], "give other files").replace("corpus.", section)
-    return f"no document is kept ({describe_rejected(rejected)}); {remedy}"
+    reason = _by_frequency(rejected)[0]
+    remedy = _REMEDIES.get(reason, "give other files").replace("corpus.", section)
+    example = f" (for example: {errors[reason]})" if errors and reason in errors else ""
+    return f"no document is kept ({describe_rejected(rejected)}); {remedy}{example}"
 
 
 def describe_rejected(rejected: Mapping[str, Mapping[str, int]]) -> str:

@@ -20,9 +20,10 @@ import zstandard
 
 CHUNK_BYTES = 2**16
 UNPACKED_BYTES = 2**18
+MEMBER_BYTES = 2**12  # read at first of a gzip member, because a file may have a member for each record
 WINDOW_BYTES = 2**27  # the largest window that `zstd -dc` accepts without --long
 EXPANSION = 200  # a file may become this many times larger; text becomes 3 to 50 times larger
-EXPANSION_FREE = 2**24  # bytes that a file may always become
+FREE_RECORDS = 200_000  # lines or rows that a packed file may always have, else one for each of its bytes
 _ZSTD_HEADER_BYTES = 18  # the longest header of a Zstandard frame
 
 
@@ -49,16 +50,25 @@ class Line(NamedTuple):
 
 
 class Expansion:
-    """Counts what a file has become in memory, and ends a file that becomes more than EXPANSION times its size."""
+    """Ends a packed file of `file_bytes` that becomes much larger than text does.
 
-    def __init__(self, file_bytes: int) -> None:
-        self._left = max(EXPANSION_FREE, EXPANSION * file_bytes)
+    It may become EXPANSION times as large, or `limit` bytes if that is more.
+    """
+
+    def __init__(self, file_bytes: int, limit: int) -> None:
+        self._bytes = max(limit, EXPANSION * file_bytes)
+        self._records = max(FREE_RECORDS, file_bytes)
 
     def add(self, size: int) -> None:
         """Count `size` more bytes. Raises `DamageError` above the limit."""
-        self._left -= size
-        if self._left < 0:
+        self._bytes -= size
+        if self._bytes < 0:
             raise DamageError("too_large", f"it becomes more than {EXPANSION:,} times as large when it is unpacked")
+
+    def check(self, number: int) -> None:
+        """Raise `DamageError` if the file may not have `number` records."""
+        if number > self._records:
+            raise DamageError("too_large", f"it has more than {self._records:,} records, more than one for each byte")
 
 
 def read_chunks(path: Path, compression: str, limit: int) -> Iterator[bytes]:
@@ -72,7 +82,7 @@ def read_chunks(path: Path, compression: str, limit: int) -> Iterator[bytes]:
     try:
         with path.open("rb", buffering=CHUNK_BYTES) as file:
             if compression:
-                expansion = Expansion(os.fstat(file.fileno()).st_size)
+                expansion = Expansion(os.fstat(file.fileno()).st_size, limit)
                 for chunk in _frames(file, compression, max(limit, WINDOW_BYTES)):
                     expansion.add(len(chunk))
                     yield chunk
@@ -127,7 +137,7 @@ def _gzip_member(file: BinaryIO) -> Iterator[bytes]:
     decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS + 16)
     data, size = b"", 0
     while not decoder.eof:
-        data = data or file.read(CHUNK_BYTES)
+        data = data or file.read(CHUNK_BYTES if size else MEMBER_BYTES)
         before = decoder.copy()
         try:
             unpacked = decoder.decompress(data, UNPACKED_BYTES)

@@ -91,6 +91,14 @@ def open_records(scratch: Path) -> Any:
     return daft.read_parquet(f"{literally}/*.parquet")
 
 
+def first_errors(records: Any) -> dict[str, str]:
+    """An error message for each reason with which a record could not be read."""
+    rejected = records.where(col("reason").not_null())
+    found = rejected.groupby("reason").agg(col("metadata").min()).to_pylist()
+    errors = {row["reason"]: json.loads(row["metadata"]).get("error") for row in found}
+    return {reason: error for reason, error in errors.items() if isinstance(error, str)}
+
+
 def decide(records: Any, config: CorpusConfig) -> Verdicts:
     """Give every record a unique id, find the duplicates, and choose what is held out for validation."""
     narrow = records.select("file", "record", "id", "parent", "source", "digest", "reason", "parts", "size", "mojibake")

@@ -20,7 +20,7 @@ from neolm.corpus.sources import PYTHON_LICENCE, RawFile
 from neolm.corpus.text import BYTE_ORDER_MARK, is_storable, storable
 
 UNREADABLE_CHARACTERS = 10_000  # characters that are kept of an unreadable text
-RECORD_BYTES = 100  # at least, of the columns of a record without text
+NAME_CHARACTERS = 4096  # of an id, source or licence: they are compared in memory and listed in manifests
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,12 @@ def _json_lines(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterato
     first broken line is a reason to look whether the file is damaged. If so, the lines from there on are left out.
     """
     path, limit = Path(file.path), config.max_document_bytes
+    expansion = Expansion(file.size, limit) if file.compression else None
     end, damage, searched = 0, None, not file.compression
     for line in read_lines(read_chunks(path, file.compression, limit), limit):
         end += line.size + 1
+        if expansion is not None:
+            expansion.check(line.number)
         if line.damage is None and not line.data.strip():
             continue
         place = _Origin(f"{origin.id}:{line.number}", origin.source, origin.licence)
@@ -177,8 +180,10 @@ def _json_line(line: Line, origin: _Origin, text_key: str) -> Record:
 
 def _parquet_rows(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Record]:
     known = {config.text_key, "id", "parent", "source", "licence", "license", "meta", "metadata"}
-    expansion, limit = Expansion(file.size), config.max_document_bytes
+    limit = config.max_document_bytes
+    expansion = Expansion(file.size, limit)
     for number, value in read_rows(Path(file.path), known, config.text_key, limit):
+        expansion.check(number)
         place = _Origin(f"{origin.id}:{number}", origin.source, origin.licence)
         if isinstance(value, DamageError):
             record = place.refuse(value.reason, b"", str(value))
@@ -192,14 +197,14 @@ def _parquet_rows(file: RawFile, origin: _Origin, config: CorpusConfig) -> Itera
                 "too_large", record.text[:UNREADABLE_CHARACTERS], f"the text has more than {limit:,} bytes", record.size
             )
         yield record
-        expansion.add(RECORD_BYTES + record.size + len(record.metadata))
+        expansion.add(record.size + len(record.metadata))
 
 
 def _mapping(value: Mapping[str, Any], raw: bytes | None, place: _Origin, text_key: str) -> Record:
     """A record from a JSON object or a Parquet row. `raw` (None: the row as JSON) is kept if it has no text.
 
     Raises:
-        DamageError: the metadata cannot be stored.
+        DamageError: the metadata or a name cannot be stored.
     """
     metadata = _metadata(value)
     origin = _Origin(
@@ -240,4 +245,8 @@ def _identity(value: Any) -> str | None:
 
 
 def _name(value: Any) -> str | None:
-    return storable(value) if isinstance(value, str) and value else None
+    if not isinstance(value, str) or not value:
+        return None
+    if len(value) > NAME_CHARACTERS:
+        raise DamageError("too_large", f"an id, source or licence has more than {NAME_CHARACTERS:,} characters")
+    return storable(value)

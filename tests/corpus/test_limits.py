@@ -181,12 +181,31 @@ def test_runs_of_marks_take_linear_time(tmp_path):
 
 
 def test_an_expansion_is_counted_from_the_size_of_the_file():
-    small, large = Expansion(1000), Expansion(10 * MIB)
+    small, large = Expansion(1000, 16 * MIB), Expansion(10 * MIB, 16 * MIB)
     small.add(16 * MIB)
     large.add(2000 * MIB)
     for expansion in (small, large):
         with pytest.raises(Exception, match="200 times as large"):
             expansion.add(1)
+    small.check(200_000)
+    large.check(10 * MIB)
+    for expansion, number in ((small, 200_001), (large, 10 * MIB + 1)):
+        with pytest.raises(Exception, match="more than one for each byte"):
+            expansion.check(number)
+
+
+def test_a_long_name_is_no_name(build, write):
+    rows = [{"text": f"text {key}", "id": "x", key: "y" * 5000} for key in ("id", "source", "licence", "parent")]
+    corpus = build(write("a.jsonl", [*rows, {"text": "a good text"}]))
+    assert list(corpus.kept) == ["a.jsonl:5"]
+    assert set(corpus.reasons.values()) == {"too_large"}
+
+
+def test_a_compressible_document_below_the_limit_is_kept(build, write):
+    text = "word " * (4 * MIB)
+    write("a.txt.gz", text)
+    corpus = build(write("b.jsonl.zst", [{"text": text + "end"}]).parent, max_line_characters=10**8)
+    assert (len(corpus.kept), corpus.reasons) == (2, {})
 
 
 @given(st.lists(st.binary(max_size=8)), st.integers(1, 10))

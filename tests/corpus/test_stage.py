@@ -155,7 +155,7 @@ BAD = {
         r"no document is kept \(too_short 2, broken_json 1\); lower the limit with corpus.min",
     ),
     "no documents": ("newlines.jsonl", {}, "has no documents"),
-    "binary": ("data.txt", {}, r"no document is kept \(binary 1\); give text files"),
+    "binary": ("data.txt", {}, r"no document is kept \(binary 1\); give text files \(for example: NUL at byte 0\)"),
 }
 
 
