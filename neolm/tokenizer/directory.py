@@ -44,8 +44,11 @@ _END = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
 # Classes that define the pipeline and default tokens themselves: (normalizer, tokens).
 _CLASSES: dict[str, tuple[dict[str, Any] | None, dict[str, str]]] = {
     "GPT2Tokenizer": (None, _END),
+    "CodeGenTokenizer": (None, _END),
     "GPTNeoXTokenizer": ({"type": "NFC"}, {**_END, "pad_token": "<|padding|>"}),
 }
+# Classes that take a tokenizer.json as it is; transformers may define the pipeline of others itself.
+_GENERAL = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend", "BloomTokenizer", "LlamaTokenizer")
 _FAMILIES = {"gpt2": "GPT2Tokenizer", "gpt_neo": "GPT2Tokenizer", "gpt_neox": "GPTNeoXTokenizer"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -156,7 +159,11 @@ def _class_name(directory: Path, config: Mapping[str, Any], whole: bool) -> str 
     """The class that reads the files: `tokenizer_config.json` names it, or the model's `config.json`."""
     model = _optional(directory / CONFIG_FILE)
     name = config.get("tokenizer_class") or model.get("tokenizer_class") or _FAMILIES.get(str(model.get("model_type")))
+    if name is None and whole:
+        return None
     name = str(name).removesuffix("Fast")
+    if whole and name not in (*_CLASSES, *_GENERAL):
+        say(f"{directory}: the tokenizer class {name[:60]} is not known; tokenizer.json is used as it is")
     # Only a tokenizer.json says what its pipeline is; two files are GPT-2's.
     return name if whole or name in _CLASSES else "GPT2Tokenizer"
 

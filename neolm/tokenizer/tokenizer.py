@@ -257,12 +257,13 @@ def _load(place: Path) -> tuple[Tokenizer, TokenizerFiles]:
     characters = byte_characters()
     missing = [byte for byte in _UTF8_BYTES if backend.token_to_id(characters[byte]) is None]
     if missing:
-        say(f"{place}: {len(missing)} bytes of UTF-8 have no token; characters that need them are left out of a text")
+        say(f"{place}: bytes of UTF-8 without a token: {len(missing)}; characters with them are left out of a text")
     if backend.num_special_tokens_to_add(is_pair=False):
         say(f"{place}: its post_processor puts special tokens around a text, which is not done here")
     eos, special = _end_token(directory, backend, files), files.special_tokens
-    if "eos_token" in special:
+    if special.get("eos_token", eos) != eos:  # a token of the vocabulary stands for a missing default
         special["eos_token"] = eos
+        backend.add_special_tokens([eos])
     return Tokenizer(backend, eos, special), files
 
 

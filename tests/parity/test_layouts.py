@@ -67,7 +67,14 @@ FAMILIES = {
         num_attention_heads=2,
     ),
 }
-CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "GPTNeoXTokenizer", "PreTrainedTokenizerFast")
+CLASSES = (
+    None,
+    "CodeGenTokenizer",
+    "GPT2Tokenizer",
+    "GPT2TokenizerFast",
+    "GPTNeoXTokenizer",
+    "PreTrainedTokenizerFast",
+)
 
 
 @dataclass(frozen=True)

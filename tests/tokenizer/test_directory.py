@@ -143,8 +143,11 @@ def test_what_changes_a_text_is_said(
         tokenizer_config={"tokenizer_class": "GPT2Tokenizer"},
     )
     load_tokenizer(tmp_path)
+    write(tmp_path, tokenizer_config={"tokenizer_class": "Qwen2Tokenizer"})
+    load_tokenizer(tmp_path)
     said = capsys.readouterr().err
-    assert "1 bytes of UTF-8 have no token" in said
+    assert "the tokenizer class Qwen2Tokenizer is not known; tokenizer.json is used as it is" in said
+    assert "bytes of UTF-8 without a token: 1;" in said
     assert "normalizer NFC is ignored, because the class GPT2Tokenizer has none" in said
 
 
@@ -242,6 +245,8 @@ def test_a_vocabulary_with_another_end_of_text(content: dict[str, Any], tmp_path
     write(tmp_path, vocab=vocab, config={"model_type": "gpt2", "eos_token_id": 0})
     loaded = load_tokenizer(tmp_path)
     assert (loaded.eos_token, loaded.eos_token_id, loaded.text_size) == ("</s>", 0, 300)
+    assert loaded.encode("it</s>", special=True)[-1] == 0
+    assert 0 not in loaded.encode("it</s>")
     copy_tokenizer(tmp_path, tmp_path / "copy")
     copied = load_tokenizer(tmp_path / "copy")
     assert (copied.eos_token, copied.size) == ("</s>", loaded.size)
