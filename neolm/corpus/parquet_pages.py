@@ -15,13 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+SCHEMA_LEVELS = 256  # of columns in columns; Arrow calls itself for each level, until the stack is full
 FOOTER_BYTES = 2**25  # 100,000 descriptions of columns take about half of this
-_HEADER_BYTES = (
-    2**12,
-    2**24,
-)  # read at first, and if the header is longer (it may have the smallest and largest value)
-# Fields of the structs FileMetaData, RowGroup, ColumnChunk, ColumnMetaData, PageHeader and DataPageHeader.
-_ROW_GROUPS = 4
+_HEADER_BYTES = (2**12, 2**24)  # at first, and if the header is longer: it may have the smallest and the largest value
+# Fields of FileMetaData, SchemaElement, RowGroup, ColumnChunk, ColumnMetaData, PageHeader and DataPageHeader.
+_SCHEMA, _ROW_GROUPS = 2, 4
+_NUM_CHILDREN = 5
 _COLUMNS, _NUM_ROWS = 1, 3
 _META_DATA = 3
 _TOTAL_PACKED, _DATA_OFFSET, _DICTIONARY_OFFSET = 7, 9, 11
@@ -56,12 +55,26 @@ def read_row_groups(file: BinaryIO) -> list[RowGroup]:
     file.seek(size - 8 - length)
     try:
         footer = _Thrift(file.read(length)).struct()
+        _check_levels(footer[_SCHEMA])
         return [
             RowGroup(group[_NUM_ROWS], tuple(_place(column[_META_DATA]) for column in group[_COLUMNS]))
             for group in footer.get(_ROW_GROUPS, [])
         ]
     except (IndexError, RecursionError, TypeError, KeyError):
         raise ValueError("the footer is damaged") from None
+
+
+def _check_levels(schema: list[dict[int, Any]]) -> None:
+    """Raise `ValueError` if columns are nested too deeply. The schema is a tree in the order of depth first."""
+    missing: list[int] = []  # children that are still to come, by level
+    for element in schema:
+        while missing and missing[-1] <= 0:
+            missing.pop()
+        if missing:
+            missing[-1] -= 1
+        missing.append(element.get(_NUM_CHILDREN) or 0)
+        if len(missing) > SCHEMA_LEVELS:
+            raise ValueError(f"the columns are nested more than {SCHEMA_LEVELS} levels deep")
 
 
 def _place(column: dict[int, Any]) -> tuple[int, int]:

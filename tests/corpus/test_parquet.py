@@ -220,6 +220,15 @@ def test_page_sizes_are_those_of_the_file(version, compression):
             assert sum(page.size for page in pages) < chunk.total_uncompressed_size
 
 
+def test_a_schema_that_is_nested_too_deeply_is_not_given_to_arrow(tmp_path):
+    """A footer of one group in another, ten thousand times, without columns and row groups."""
+    group = bytes([0x48, 0x01, ord("a"), 0x15, 0x02, 0x00])  # name (field 4) "a", one child (field 5)
+    footer = bytes([0x15, 0x02, 0x19, 0xFC, 0x90, 0x4E]) + group * 10_000 + bytes([0x16, 0x00, 0x19, 0x0C, 0x00])
+    (tmp_path / "a.parquet").write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    (record,) = read(tmp_path / "a.parquet")
+    assert (record.reason, "more than 256 levels" in record.metadata) == ("unreadable", True)
+
+
 @given(st.binary(max_size=200))
 def test_damaged_page_headers_are_value_errors(data):
     try:
