@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neolm.core.errors import InputError
+from neolm.core.progress import gibibytes
 from neolm.kernels.attention import BLOCK_SIZE, padded
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
@@ -52,9 +54,16 @@ class KVCache:
         if self._kernel_layout:
             shapes = [(num_blocks + 1, H, D, BLOCK_SIZE), (num_blocks + 1, H, BLOCK_SIZE, padded(D))]
         # Zeros, not empty: a masked key has weight 0, and 0 x NaN is NaN. A CPU allocates them when they are written.
-        self.keys, self.values = (
-            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)] for shape in shapes
-        )
+        try:
+            self.keys, self.values = (
+                [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)] for shape in shapes
+            )
+        except RuntimeError:  # torch has no type for memory that a CPU does not have
+            needed = (num_blocks + 1) * block_bytes(config, dtype)
+            raise InputError(
+                f"a KV cache for {num_blocks * BLOCK_SIZE:,} tokens takes {gibibytes(needed)} of memory, which are not "
+                f"free; the context of this model is {config.max_position_embeddings:,} tokens (config.json)"
+            ) from None
 
     @cached_property
     def addresses(self) -> NDArray[np.int64]:

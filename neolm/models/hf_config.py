@@ -40,7 +40,8 @@ def read_config(directory: str | Path) -> DecoderConfig:
     if raw.get("add_cross_attention"):
         raise InputError(f"{path}: add_cross_attention: cross-attention is not supported")
     read_bits(directory)
-    read = {key.field: next((raw[name] for name in key.names if name in raw), key.default) for key in family.keys}
+    names = {key.field: next((name for name in key.names if name in raw), "") for key in family.keys}
+    read = {key.field: raw[names[key.field]] if names[key.field] else key.default for key in family.keys}
     fields = {"family": family.name, **family.fixed, **read}
     try:
         fields |= family.read(raw, fields)
@@ -50,7 +51,8 @@ def read_config(directory: str | Path) -> DecoderConfig:
     fields["eos_token_id"] = (listed or None) if isinstance(fields["eos_token_id"], list) else fields["eos_token_id"]
     ends = listed_end_tokens(directory)
     fields["end_token_ids"] = None if ends == listed else ends
-    config = validate(DecoderConfig, fields, {}, str(path))
+    place = {field: f"{path}: {name}, read as " for field, name in names.items() if name and name != field}
+    config = validate(DecoderConfig, fields, place, str(path))
     if config.intermediate_size == 4 * config.hidden_size:
         config = config.model_copy(update={"intermediate_size": None})
     return config

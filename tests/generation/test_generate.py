@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_decoder
 from torch import nn
 
 from neolm.core.errors import InputError
@@ -16,6 +17,7 @@ from neolm.generation.batch import Batch, batches, generate_ids
 from neolm.generation.config import GenerationConfig
 from neolm.generation.generate import generate, stream
 from neolm.generation.kernel_runner import KernelRunner
+from neolm.generation.kv_cache import BatchCache
 from neolm.generation.sampling import prompt_generators
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -320,3 +322,9 @@ def test_token_ids_may_be_tensors_and_arrays(neo: Decoder) -> None:
     expected = generate_ids(neo, [[3, 4, 5]], config)
     assert generate_ids(neo, torch.tensor([[3, 4, 5]]), config) == expected  # type: ignore[arg-type]
     assert generate_ids(neo, np.array([[3, 4, 5]], np.uint16), config) == expected  # type: ignore[arg-type]
+
+
+def test_a_cache_that_does_not_fit_into_memory_is_one_line() -> None:
+    model = tiny_decoder("gpt-neox", 2**24)
+    with pytest.raises(InputError, match=r"KV cache for 281,474,976,710,656 tokens .*16,777,216 tokens"):
+        BatchCache(model, 2**24, 2**24)
