@@ -1,11 +1,16 @@
 """Soak test of `neolm serve` with well and badly behaved clients: no leaks, crashes or wrong answers.
 
     python benchmarks/soak.py runs/quickstart/model --minutes 30 --docs docs/benchmarks.md
+    python benchmarks/soak.py runs/quickstart/model --minutes 2 --attack --docs docs/benchmarks.md
 
 Some clients request completions, streamed or not, and compare each greedy answer with the answer of an idle server.
 Others disconnect early, send invalid bodies, prompts longer than the context or the largest body, request unknown
 models, or read slowly. The server's memory is measured every five seconds. At the end, all blocks of the KV cache
 must be free and no request may be left; memory may grow by at most `--growth` from the first tenth to the end.
+
+With `--attack`, another client with a key of its own attacks every second quarter of the time: with chats to a model
+whose chat template loops, texts of 1 MB, bodies in tiny chunks, and 1,500 connections that send nothing, 75 of them new
+in each second. The time of the honest clients' completions is compared with that in the other quarters.
 """
 
 from __future__ import annotations
@@ -16,11 +21,13 @@ import http.client
 import json
 import random
 import re
+import resource
 import signal
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -30,7 +37,7 @@ from typing import Any
 from report import command_line, publish, table
 from workers import log
 
-MODEL = "soaked"
+MODEL, HOSTILE = "soaked", "hostile"
 PROMPTS = [
     "import os\n",
     "def read(path):\n",
@@ -46,19 +53,9 @@ PROMPTS = [
 class Server:
     """The server's process, and requests to it."""
 
-    def __init__(self, model: str, options: list[str]) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "neolm",
-            "serve",
-            f"{MODEL}={model}",
-            "--feedback",
-            "off",
-            "--port",
-            "0",
-            *options,
-        ]
+    def __init__(self, models: list[str], options: list[str], key: str = "") -> None:
+        command = [sys.executable, "-m", "neolm", "serve", *models, "--feedback", "off", "--port", "0", *options]
+        self.authorization = f"Bearer {key}"
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         for line in self.process.stderr:
@@ -79,11 +76,14 @@ class Server:
                 if event["event"] == "failure":
                     log(line.strip())
 
-    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    def request(
+        self, method: str, path: str, body: bytes | None = None, authorization: str | None = None, timeout: float = 300
+    ) -> tuple[int, bytes]:
         """Send a request and return the status and body of the response."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        headers = {"Authorization": authorization or self.authorization}
         try:
-            connection.request(method, path, body, {"Content-Type": "application/json"} if body is not None else {})
+            connection.request(method, path, body, headers | {"Content-Type": "application/json"} if body else headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -119,6 +119,8 @@ class Clients:
         self.server, self.expected = server, expected
         self.done: collections.Counter[str] = collections.Counter()
         self.wrong: list[str] = []
+        self.seconds: dict[bool, list[float]] = {False: [], True: []}  # of completions, without and with the attack
+        self.attacked = threading.Event()
         self._actions: list[tuple[int, Callable[[random.Random], str | None]]] = [
             (10, self._complete),
             (10, self._stream),
@@ -143,10 +145,12 @@ class Clients:
             self.wrong.append(f"{action.__name__}: {error_message}"[:300])
 
     def _complete(self, source: random.Random) -> str | None:
-        prompt = source.choice(PROMPTS)
+        prompt, attacked, start = source.choice(PROMPTS), self.attacked.is_set(), time.monotonic()
         status, answer = self.server.complete(prompt=prompt, max_tokens=40)
         if status == 429:
             return None
+        if attacked == self.attacked.is_set():
+            self.seconds[attacked].append(time.monotonic() - start)
         correct = status == 200 and answer["choices"][0]["text"] == self.expected[prompt]
         return None if correct else f"{status} {answer!r}"
 
@@ -173,6 +177,7 @@ class Clients:
     def _open(self, body: dict[str, Any]) -> socket.socket:
         raw = json.dumps(body).encode()
         head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Authorization: {self.server.authorization}\r\n"
         connection = socket.create_connection(("127.0.0.1", self.server.port), timeout=300)
         connection.sendall(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
         return connection
@@ -224,9 +229,89 @@ class Clients:
         return None if status == 404 else f"{status} {raw[:200]!r}"
 
 
+class Attack:
+    """A hostile client, while `on` is set."""
+
+    def __init__(self, server: Server, key: str, on: threading.Event, over: threading.Event) -> None:
+        self.server, self._key, self._on, self._over = server, f"Bearer {key}", on, over
+        self.done: collections.Counter[str] = collections.Counter()
+        chat = {"model": HOSTILE, "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+        text = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=1_000_000))
+        large = {"model": MODEL, "prompt": text, "max_tokens": 1}
+        actions = [
+            *[lambda: self._post("/v1/chat/completions", chat, 3.0)] * 6,
+            *[lambda: self._post("/v1/completions", large | {"truncate_prompt_tokens": 9}, 30.0)] * 4,
+            *[lambda: self._post("/v1/completions", large, 30.0)] * 2,
+            self._chunks,
+            self._connect,
+        ]
+        self.threads = [threading.Thread(target=self._repeat, args=(action,)) for action in actions]
+        self._idle: collections.deque[socket.socket] = collections.deque()
+
+    def _repeat(self, action: Callable[[], None]) -> None:
+        while not self._over.is_set():
+            if self._on.wait(0.2):
+                try:
+                    action()
+                except (OSError, http.client.HTTPException):
+                    self._over.wait(0.05)
+
+    def _post(self, path: str, body: dict[str, Any], timeout: float) -> None:
+        self.done["large texts" if "prompt" in body else "chats with a looping template"] += 1
+        self.server.request("POST", path, json.dumps(body).encode(), self._key, timeout)
+
+    def _chunks(self) -> None:
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        self.done["bodies in tiny chunks"] += 1
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as connection:
+            connection.sendall(f"{head}Authorization: {self._key}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            connection.sendall(b"1\r\n \r\n" * 100_000)
+            while connection.recv(65536):
+                pass
+
+    def _connect(self) -> None:
+        self.done["idle connections"] += 1
+        connection = socket.socket()
+        self._idle.append(connection)
+        connection.setblocking(False)
+        connection.connect_ex(("127.0.0.1", self.server.port))
+        if len(self._idle) > 1500:
+            self._idle.popleft().close()
+            self._over.wait(1 / 75)
+
+
+def hostile_model(model: str, directory: Path) -> Path:
+    """A link to each file of a model, with a chat template that loops."""
+    directory.mkdir()
+    for path in Path(model).iterdir():
+        (directory / path.name).symlink_to(path.resolve())
+    template = directory / "chat_template.jinja"
+    template.unlink(missing_ok=True)
+    template.write_text("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
+    return directory
+
+
 def main() -> None:
     arguments = parse()
-    server = Server(arguments.model, arguments.options)
+    with tempfile.TemporaryDirectory() as temporary:
+        soak(arguments, Path(temporary))
+
+
+def soak(arguments: argparse.Namespace, temporary: Path) -> None:
+    """Run the clients, and the attack, for the time of the arguments."""
+    models, options, keys = [f"{MODEL}={arguments.model}"], list(arguments.options), ["", ""]
+    if arguments.attack:
+        models.append(f"{HOSTILE}={hostile_model(arguments.model, temporary / HOSTILE)}")
+        options += ["--keys", str(temporary / "keys.json")]
+        command = [sys.executable, "-m", "neolm", "keys", "new", str(temporary / "keys.json")]
+        keys = [
+            subprocess.run([*command, name], check=True, capture_output=True, text=True).stdout.strip()
+            for name in ("honest", "attacker")
+        ]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    server = Server(models, options, keys[0])
+    over = threading.Event()
+    attack: Attack | None = None
     try:
         clients = Clients(server, expected_answers(server))
         blocks = server.metric("neolm_pages_free")
@@ -238,16 +323,26 @@ def main() -> None:
                 clients.act(source)
 
         threads = [threading.Thread(target=client, args=(number,)) for number in range(arguments.clients)]
+        if arguments.attack:
+            attack = Attack(server, keys[1], clients.attacked, over)
+            threads += attack.threads
+        begin = time.monotonic()
         for thread in threads:
             thread.start()
         memory: list[int] = []
-        while any(thread.is_alive() for thread in threads) and server.process.poll() is None:
+        while time.monotonic() < end and server.process.poll() is None:
             memory.append(server.memory())
-            time.sleep(arguments.every)
+            time.sleep(min(arguments.every, 15 * arguments.minutes))
+            if int(4 * (time.monotonic() - begin) / (end - begin)) % 2:
+                clients.attacked.set()
+            else:
+                clients.attacked.clear()
+        over.set()
         for thread in threads:
             thread.join()
         checks = final_checks(server, clients, blocks, memory, arguments)
     finally:
+        over.set()
         server.process.send_signal(signal.SIGTERM)
         code = server.process.wait(timeout=60)
     checks.append(("exit code after SIGTERM", str(code), code == 0))
@@ -257,16 +352,36 @@ def main() -> None:
         [
             f"{arguments.minutes:g} minutes, {arguments.clients} clients, "
             f"{clients.done.total():,} requests: {actions}.",
+            *([attack_report(clients, attack)] if attack is not None else []),
             table(("check", "measured", "passed"), rows),
             f"`{command_line('soak')}`",
         ]
     )
     publish(
-        "soak", text, {"verdicts": rows, "memory": memory, "wrong": clients.wrong}, arguments.output, arguments.docs
+        "soak under attack" if attack is not None else "soak",
+        text,
+        {"verdicts": rows, "memory": memory, "wrong": clients.wrong},
+        arguments.output,
+        arguments.docs,
     )
     for error_message in clients.wrong[:10]:
         log(error_message)
     sys.exit(0 if all(good for _, _, good in checks) else 1)
+
+
+def attack_report(clients: Clients, attack: Attack) -> str:
+    """The attack, and the time of completions with and without it."""
+    done = ", ".join(f"{count:,} {action}" for action, count in attack.done.most_common())
+    rows = [
+        (name, f"{len(seconds):,}", *(f"{1e3 * value:.0f} ms" for value in (quantiles[9], quantiles[18])))
+        for name, seconds in (("alone", clients.seconds[False]), ("under attack", clients.seconds[True]))
+        if (quantiles := statistics.quantiles(seconds, n=20))
+    ]
+    ratio = statistics.median(clients.seconds[True]) / statistics.median(clients.seconds[False])
+    head = (
+        f"The attack, in two quarters of the time: {done}. Ratio of the medians of the honest completions: {ratio:.2f}."
+    )
+    return f"{head}\n\n{table(('honest completions', 'number', 'median', '95%'), rows)}"
 
 
 def final_checks(
@@ -308,6 +423,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("model")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--clients", type=int, default=12)
+    parser.add_argument("--attack", action="store_true", help="with a hostile client in two quarters of the time")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between measurements of memory (5)")
     parser.add_argument("--growth", type=float, default=0.05, help="largest relative growth of memory (0.05)")
     parser.add_argument(
