@@ -118,7 +118,7 @@ class PlainTemplate:
 
     def encode(self, messages: Sequence[Message], max_tokens: int | None = None) -> list[int]:
         """See `ChatTemplate`."""
-        return _encode(self._tokenizer, self.render(messages), max_tokens)
+        return [self._tokenizer.eos_token_id, *_encode(self._tokenizer, self.render(messages)[1:], max_tokens)]
 
     def close(self) -> None:
         """See `ChatTemplate`; there is nothing to close."""
@@ -165,11 +165,9 @@ class OwnTemplate:
 def _encode(tokenizer: Tokenizer, parts: Sequence[tuple[str, bool]], max_tokens: int | None) -> list[int]:
     if max_tokens is not None and sum(tokenizer.min_tokens(text) for text, _ in parts) > max_tokens:
         raise TooLongError(f"messages: the conversation has more than {max_tokens} tokens")
-    plain, special = (
-        iter(tokenizer.encode_batch([text for text, special in parts if special is kind], kind))
-        for kind in (False, True)
-    )
-    return [token for _, is_special in parts for token in next(special if is_special else plain)]
+    texts = {kind: [text for text, special in parts if special is kind] for kind in (False, True)}
+    encoded = {kind: iter(tokenizer.encode_batch(texts[kind], kind)) for kind in texts if texts[kind]}
+    return [token for _, special in parts for token in next(encoded[special])]
 
 
 def load_chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate:

@@ -72,7 +72,10 @@ class Renderer:
         return str(answer["text"])
 
     def close(self) -> None:
-        """Stop the worker; a further rendering starts a new one."""
+        """Stop the worker, also in the middle of a rendering; a further rendering starts a new one."""
+        worker = self._worker
+        if worker is not None:
+            worker.process.kill()  # which ends a rendering, and so the wait for the lock
         with self._lock:
             self._stop()
 

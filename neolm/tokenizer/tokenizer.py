@@ -14,7 +14,6 @@ import contextlib
 import json
 import re
 import shutil
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -78,9 +77,16 @@ class Tokenizer:
         if eos_token_id is None:
             raise InputError(f"tokenizer: the end-of-text token '{eos_token}' is missing in its vocabulary")
         self.eos_token_id: int = eos_token_id
-        self._lock = threading.Lock()  # `encode_special_tokens` is a setting of the backend, which threads share
+        backend.encode_special_tokens = True  # as plain text
         backend.no_truncation()
         backend.no_padding()
+
+    @cached_property
+    def _special_backend(self) -> tokenizers.Tokenizer:
+        """A copy that reads special tokens in a text: that is a setting, which threads share, and no argument."""
+        copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        copy.encode_special_tokens = False
+        return copy
 
     @cached_property
     def size(self) -> int:
@@ -127,12 +133,14 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
         """Token ids of each text, computed on all cores. Lone surrogates become `?`, because UTF-8 cannot hold them.
 
-        Thread-safe.
+        Thread-safe; threads do not wait for each other.
         """
         clean = [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in texts]
-        with self._lock, _library_errors("text", "the tokenizer cannot encode it"):
-            self.backend.encode_special_tokens = not special
-            encodings = self.backend.encode_batch_fast(clean, add_special_tokens=False)
+        backend = self._special_backend if special else self.backend
+        if not special and not backend.encode_special_tokens:  # set by a caller
+            backend.encode_special_tokens = True
+        with _library_errors("text", "the tokenizer cannot encode it"):
+            encodings = backend.encode_batch_fast(clean, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def min_tokens(self, text: str) -> int:
@@ -196,7 +204,6 @@ class Tokenizer:
         """
         with storage_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        self.backend.encode_special_tokens = False
         write_text(directory / TOKENIZER_FILE, self.backend.to_str(pretty=True))
         given = {**self.special_tokens, "eos_token": self.eos_token} if config is None else config
         kept = {"clean_up_tokenization_spaces": False, **given, "tokenizer_class": "PreTrainedTokenizerFast"}

@@ -1,5 +1,6 @@
 import json
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,15 @@ def test_a_tokenizer_without_some_bytes_has_no_least_number_of_tokens(trained: T
     tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(content)))
     assert tokenizer.encode("b" * 1000 + "a") == [1]
     assert tokenizer.min_tokens("b" * 1000 + "a") == 0
+
+
+def test_threads_encode_with_and_without_special_tokens_at_the_same_time(trained: Tokenizer) -> None:
+    text = "the quick" + END_OF_TEXT
+    expected = {special: trained.encode(text, special) for special in (False, True)}
+    assert expected[True][-1] == trained.eos_token_id != expected[False][-1]
+    with ThreadPoolExecutor(4) as pool:
+        encoded = list(pool.map(lambda number: trained.encode(text, number % 2 == 1), range(400)))
+    assert encoded == [expected[number % 2 == 1] for number in range(400)]
 
 
 def test_lone_surrogates_become_replacement_characters(trained: Tokenizer) -> None:

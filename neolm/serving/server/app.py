@@ -45,6 +45,8 @@ def create_app(service: Service) -> FastAPI:
         if preload is not None:
             preload.cancel()
         await asyncio.to_thread(service.pool.close)
+        for model in service.pool.models.values():
+            await asyncio.to_thread(model.template.close)
         if service.feedback is not None:
             service.feedback.close()
 

@@ -1,7 +1,8 @@
 """A queue for what takes long before a model can work on a request, such as encoding a text or rendering a template.
 
-It may take seconds, for a large text or a template that somebody else wrote. So one request of a model is done at a
-time, in a thread that nothing else uses, and the clients take turns. Of one client the smallest request comes first.
+It may take seconds, for a large text or a template that somebody else wrote. So one small and one large request of a
+model are done at a time, in threads that nothing else uses, and the clients take turns. Of one client the smallest
+request comes first.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from neolm.serving.server.errors import ApiError
 
+SMALL_BYTES = 2**16  # larger requests have a thread of their own
 T = TypeVar("T")
 
 
@@ -26,21 +28,21 @@ class _Task(NamedTuple):
     make: Callable[[], Any]
     result: asyncio.Future[Any]
 
+    @property
+    def large(self) -> bool:
+        """Which of the two threads does it."""
+        return self.size > SMALL_BYTES
+
 
 class JobQueue:
-    """Makes the jobs of one model, one after the other. Used in the event loop's thread only."""
+    """Makes the jobs of one model. Used in the event loop's thread only."""
 
     def __init__(self, max_waiting: int) -> None:
         """`max_waiting` is the limit of waiting requests of each client."""
         self._max_waiting = max_waiting
         self._waiting: OrderedDict[Hashable, list[_Task]] = OrderedDict()  # a heap for each client; the next one first
-        self._busy = False
+        self._busy = {False: False, True: False}  # the threads for small and for large requests
         self._numbers = itertools.count()
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is under way and no request waits."""
-        return not self._busy and not self._waiting
 
     async def make(self, client: Hashable, size: int, make: Callable[[], T]) -> T:
         """Call `make` when it is the turn of this request, and return the job. A cancelled request loses its turn.
@@ -58,15 +60,17 @@ class JobQueue:
         return await result
 
     def _start_next(self) -> None:
-        while self._waiting and not self._busy:
-            client, tasks = self._waiting.popitem(last=False)
-            task = heapq.heappop(tasks)
-            if tasks:
-                self._waiting[client] = tasks
-            if not task.result.cancelled():
-                self._busy = True
-                # Not a thread of a pool: Python waits for those at the end, also for one that never returns.
-                threading.Thread(target=self._run, args=(task,), name="neolm-job", daemon=True).start()
+        for client in list(self._waiting):
+            tasks = self._waiting[client]
+            while tasks and (tasks[0].result.cancelled() or not self._busy[tasks[0].large]):
+                task = heapq.heappop(tasks)
+                if not task.result.cancelled():
+                    self._waiting.move_to_end(client)
+                    self._busy[task.large] = True
+                    # Not a thread of a pool: Python waits for those at the end, also for one that never returns.
+                    threading.Thread(target=self._run, args=(task,), name="neolm-job", daemon=True).start()
+            if not tasks:
+                del self._waiting[client]
 
     def _run(self, task: _Task) -> None:
         job, error = None, None
@@ -78,7 +82,7 @@ class JobQueue:
             task.result.get_loop().call_soon_threadsafe(self._finish, task, job, error)
 
     def _finish(self, task: _Task, job: Any, error: Exception | None) -> None:
-        self._busy = False
+        self._busy[task.large] = False
         self._start_next()
         if task.result.cancelled():
             return

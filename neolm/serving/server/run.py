@@ -23,7 +23,7 @@ from neolm.serving.server.service import Service
 
 FinishReason = Literal["stop", "length"]
 _FINISH_REASONS: dict[str, FinishReason] = {"end of text": "stop", "length": "length", "context": "length"}
-_QUICK_BYTES = 4096  # of requests whose texts are encoded in a millisecond
+_QUICK_BYTES = 4096  # of requests whose texts are encoded at once: in a millisecond, less than a thread would take
 _CHECK_SECONDS = 1.0  # between two looks at the deadline while no token arrives
 
 
@@ -162,7 +162,7 @@ class Run:
         """Wait for the turn of this request in the model's queue, unless the server stops or it takes too long."""
         if self._service.stopping:
             raise StoppingError
-        if self._quick and self._model.jobs.idle:  # a thread would take longer
+        if self._quick:
             return self._make()
         client = self._client.name if self._client.entry else (self._sender.address,)
         making = asyncio.ensure_future(self._model.jobs.make(client, self._sender.num_bytes, self._make))
