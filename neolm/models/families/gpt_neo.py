@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice, repeat
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from neolm.core.errors import InputError, shortened
@@ -45,7 +45,7 @@ def _expanded(types: Any) -> Iterator[Any]:
         kinds, repeats = item if isinstance(item, list) and len(item) == 2 else (None, None)
         if not isinstance(kinds, list) or type(repeats) is not int:
             raise InputError(f"attention_types: expected [[[kinds], repeats], ...], not {shortened(types)}")
-        yield from chain.from_iterable(repeat(kinds, repeats if kinds else 0))
+        yield from chain.from_iterable(kinds for _ in range(repeats if kinds else 0))
 
 
 def _write(config: DecoderConfig) -> dict[str, Any]:
