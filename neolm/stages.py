@@ -173,6 +173,6 @@ def _base(recipe: Recipe) -> Path:
     given = expanded(recipe.base)
     copied = read_manifest(expanded(recipe.output) / "tokenizer")
     source = copied.config.get("path") if copied else None
-    if source in (str(given), str(given / "model")) and not given.exists():
+    if source and not given.exists() and Path(source).resolve() in (given.resolve(), (given / "model").resolve()):
         return Path(source)
     return model_directory(recipe.base)

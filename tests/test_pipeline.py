@@ -173,6 +173,53 @@ def test_a_tokenizer_path_is_not_needed_once_it_is_copied(
         neolm.run(recipe | {"output": str(tmp_path / "another")})
 
 
+@pytest.mark.parametrize("spelling", ["./{}", "{}/", "../here/{}", "{}/../{}", "absolute", "link", "moved"])
+def test_other_spellings_of_the_same_paths_resume_a_run(
+    spelling: str,
+    texts: Path,
+    tmp_path: Path,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    texts.rename("texts")
+    (trained / "tokenizer").rename("words")
+    trained.rename("base")
+    shutil.copytree("words", "base/tokenizer")
+
+    def spelled(name: str) -> str:
+        if spelling == "absolute":
+            return str(here / name)
+        if spelling == "link":
+            Path(f"{name}-link").symlink_to(name)
+            return f"{name}-link"
+        if spelling == "moved":
+            return str(shutil.copytree(name, f"{name}-moved", dirs_exist_ok=True))
+        return spelling.format(name, name)
+
+    def recipes(change: Callable[[str], str], out: Callable[[str], str]) -> list[dict[str, object]]:
+        corpus = corpus_of(Path("texts")) | {"path": change("texts")}
+        first = {"output": out("one"), "corpus": corpus, **TINY, "tokenizer": {"path": change("words")}}
+        base = {"output": out("two"), "corpus": corpus, "pretrain": TINY["pretrain"], "base": change("base")}
+        return [first, base]
+
+    for recipe in recipes(str, str):
+        neolm.run(recipe)
+    capsys.readouterr()
+    for recipe in recipes(spelled, str if spelling == "moved" else spelled):
+        neolm.run(recipe)
+    said = capsys.readouterr().err
+    for stage in ("corpus", "tokenizer", "shards", "pretrain", "model", "evaluation"):
+        assert said.count(f"{stage}: up to date\n") == 2, said
+    (Path("texts") / "0.txt").write_text(sample_text(99))
+    with pytest.raises(InputError, match=r"would change \(path: 'texts', now '\./texts-2'\)"):
+        shutil.copytree("texts", "texts-2")
+        neolm.run(recipes(str, str)[0] | {"corpus": corpus_of(Path("texts")) | {"path": "./texts-2"}})
+
+
 def test_a_missing_path_is_an_error_even_if_another_corpus_is_finished(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

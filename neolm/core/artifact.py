@@ -109,6 +109,8 @@ class Stage:
     config: Mapping[str, Any]
     free_settings: frozenset[str] = frozenset()
     """Dotted keys that may differ when a stage is resumed: they do not change its result beyond rounding."""
+    paths: Mapping[str, str] = field(default_factory=dict)
+    """Dotted keys whose values are paths of an input, with its name: the inputs are compared, not the spelling."""
 
     def ensure(
         self,
@@ -163,9 +165,19 @@ class Stage:
         Inputs are compared only if the settings are the same.
         """
         settings = differences_among((config, jsonable(self.config)))
+        settings = ((key, values) for key, values in settings if not self._same_input(self.paths.get(key), inputs))
         found = [f"{key}: {old!r}, now {new!r}" for key, (old, new) in settings if key not in self.free_settings]
         names = sorted({*inputs, *self.inputs})
         return found or [f"{name} changed" for name in names if self._input_changed(name, inputs.get(name))]
+
+    def _same_input(self, name: str | None, inputs: Mapping[str, Input]) -> bool:
+        """Whether the input `name` is the recorded one: its path leads to the same place, or its content is the same."""
+        own, recorded = self.inputs.get(name or ""), inputs.get(name or "")
+        if own is None or recorded is None:
+            return False
+        if isinstance(own, Input) or (own.path != recorded.path and own.stamp() is not None):
+            return not self._input_changed(str(name), recorded)
+        return own.path == recorded.path
 
     def _input_changed(self, name: str, recorded: Input | None) -> bool:
         """Whether an input differs from the recorded one. Raw files are read only if they exist with another stamp."""

@@ -27,7 +27,7 @@ def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
         SettingError: the raw text is missing or cannot be read, or no document is kept.
     """
     raw = RawText(config, output)
-    stage = Stage("corpus", "corpus", output / "corpus", {"raw": raw}, config.model_dump())
+    stage = Stage("corpus", "corpus", output / "corpus", {"raw": raw}, config.model_dump(), paths={"path": "raw"})
     return stage.ensure(lambda directory: _build(directory, raw.found, config), lambda counts: _summary(counts, config))
 
 

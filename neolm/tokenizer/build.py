@@ -25,7 +25,8 @@ def build_tokenizer(output: Path, config: TokenizerConfig) -> Manifest:
     total = counts["bytes"]
     source = expanded(config.path) if config.path else None
     inputs = {"corpus": input_from(corpus, output)} if source is None else {"tokenizer": input_from(source, output)}
-    stage = Stage("tokenizer", "tokenizer", output / "tokenizer", inputs, config.model_dump())
+    settings = config.model_dump()
+    stage = Stage("tokenizer", "tokenizer", output / "tokenizer", inputs, settings, paths={"path": "tokenizer"})
 
     def make(directory: Path) -> Mapping[str, Any]:
         if source is not None:
