@@ -171,7 +171,7 @@ class Stage:
         return found or [f"{name} changed" for name in names if self._input_changed(name, inputs.get(name))]
 
     def _same_input(self, name: str | None, inputs: Mapping[str, Input]) -> bool:
-        """Whether the input `name` is the recorded one: its path leads to the same place, or its content is the same."""
+        """Whether the input `name` is the recorded one: the same place, or the same content in another place."""
         own, recorded = self.inputs.get(name or ""), inputs.get(name or "")
         if own is None or recorded is None:
             return False

@@ -147,9 +147,9 @@ def load_config(model: type[C], source: Path | Mapping[str, Any] | None, overrid
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a nested mapping by their dotted keys."""
+    """The leaves of a nested mapping by their dotted keys. An empty mapping is a leaf: it replaces a section."""
     for key, value in mapping.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -15,7 +15,7 @@ from neolm.core.files import storage_errors
 
 @contextlib.contextmanager
 def claim_output(output: Path, names: Collection[str]) -> Iterator[None]:
-    """Create `output` if need be and lock it; directories that stay empty are removed at the end.
+    """Create `output` if need be and lock it; new directories that stay empty are removed at the end.
 
     `names` are the files and directories that a run creates: an existing directory with none of them is refused.
 
@@ -52,7 +52,7 @@ def claim_output(output: Path, names: Collection[str]) -> Iterator[None]:
         try:
             yield
         finally:
-            if created and {path.name for path in output.iterdir()} <= {".lock"}:  # nothing was built
+            if {path.name for path in output.iterdir()} <= {".lock"}:  # nothing was built
                 (output / ".lock").unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
                     for path in created:
@@ -65,5 +65,7 @@ def refuse_foreign(directory: Path) -> None:
     Raises:
         InputError: it is a file, or a directory that contains files but no artefact.
     """
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and read_manifest(directory) is None):
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory}: is a file. Choose a new or empty directory")
+    if directory.is_dir() and any(directory.iterdir()) and read_manifest(directory) is None:
         raise InputError(f"{directory}: already contains other files. Choose a new or empty directory")

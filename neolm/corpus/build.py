@@ -19,6 +19,10 @@ from neolm.corpus.config import CorpusConfig
 from neolm.corpus.sources import Raw, RawText, describe_ignored
 from neolm.corpus.text import storable
 
+# A single document is to be divided into so many parts, each with a few sentences.
+PARTS_TO_HOLD_OUT_FROM = 20
+MIN_PART_CHARACTERS = 200
+
 
 def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
     """Build `output/corpus` unless it is up to date, and return its manifest.
@@ -134,13 +138,21 @@ def _summary(counts: Mapping[str, Any], config: CorpusConfig) -> str:
         line += f"; {describe_ignored(counts['ignored_kinds'])}"
     line += "".join(f"\ncorpus: {sentence}" for sentence in counts["links"])
     if not validation["documents"]:
-        line += "\ncorpus: set corpus.split_characters=10000 to divide the document and hold out some of its parts"
+        line += f"\ncorpus: {_how_to_hold_out(kept['bytes'])}"
     if counts["mojibake"] and config.source == "files":
         line += (
             f"\ncorpus: mojibake in {counts['mojibake']:,} of the kept documents, for example "
             f"{counts['mojibake_example']}; check the encoding that they were converted from"
         )
     return line
+
+
+def _how_to_hold_out(size: int) -> str:
+    """What to do about a single document of `size` bytes, of which nothing is held out."""
+    if size < PARTS_TO_HOLD_OUT_FROM * MIN_PART_CHARACTERS:
+        return f"give more text: a document of {size:,} bytes is too short to hold out some of its parts"
+    limit = min(10_000, size // PARTS_TO_HOLD_OUT_FROM)
+    return f"set corpus.split_characters={limit} to divide the document and hold out some of its parts"
 
 
 def _documents(counts: Mapping[str, int], total: int) -> str:

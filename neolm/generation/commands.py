@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import itertools
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -103,8 +105,11 @@ def _load_draft(draft: str | None, device: str, tokenizer: Any) -> Any:
     """The draft that `--draft` names: None, "lookup", or a model with the vocabulary of `tokenizer`."""
     if draft is None or draft == "lookup":
         return draft
+    from neolm.core.errors import InputError
     from neolm.generation.speculative import check_vocabulary
 
+    if difflib.get_close_matches(draft, ["lookup"], cutoff=0.6) and not Path(draft).exists():
+        raise InputError(f"draft: {draft}: no such model directory; did you mean 'lookup'?")
     loaded, own = _load(draft, device)
     check_vocabulary(tokenizer, own)
     return loaded

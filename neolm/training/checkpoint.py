@@ -52,6 +52,7 @@ def last_checkpoint(root: Path, kind: str) -> Checkpoint | None:
     Raises:
         InputError: a checkpoint was written by another version of NeoLM.
     """
+    found, skipped = None, []
     for directory in reversed(named_checkpoints(root, kind).values()):
         try:
             record = read_json(directory / RECORD)
@@ -59,9 +60,12 @@ def last_checkpoint(root: Path, kind: str) -> Checkpoint | None:
             record = {}
         damaged = _damaged(directory, record)
         if not damaged:
-            return Checkpoint(directory, record["state"])
-        say(f"checkpoint {directory.name} is damaged ({', '.join(damaged)}); using the one before it")
-    return None
+            found = Checkpoint(directory, record["state"])
+            break
+        skipped.append(f"checkpoint {directory.name} is damaged ({', '.join(damaged)})")
+    for damage in skipped:
+        say(f"{damage}; {f'using {found.directory.name}' if found else 'there is no intact one before it'}")
+    return found
 
 
 def _damaged(directory: Path, record: dict[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ from neolm.core.errors import InterruptedRun
 from neolm.core.progress import say, task
 from neolm.data.batch import Batch
 from neolm.data.prefetch import Prefetcher
-from neolm.training.checkpoint import checkpoint_path, discard_after, last_checkpoint
+from neolm.training.checkpoint import checkpoint_path, discard_after, last_checkpoint, named_checkpoints
 from neolm.training.checkpoint_writer import CheckpointWriter
 from neolm.training.journal import Journal
 from neolm.training.metrics import MetricsLog
@@ -101,6 +101,8 @@ def _state(training: Training) -> TrainingState:
     state = TrainingState(training.model.to(device), training.config, dtype, training.parallelism.precision)
     checkpoint = last_checkpoint(training.checkpoints, "step")
     step = checkpoint.step if checkpoint else 0
+    if checkpoint is None and named_checkpoints(training.checkpoints, "step"):
+        say("there is no intact checkpoint: the training starts again")
     for kind in ("step", "best"):  # later ones are damaged, or will be made again
         discard_after(training.checkpoints, kind, step)
     if checkpoint is None:

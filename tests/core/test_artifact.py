@@ -309,6 +309,8 @@ def test_an_output_with_foreign_files_is_refused_and_untouched(tmp_path: Path) -
         claim(tmp_path / "thesis.tex" / "run")
     with pytest.raises(InputError, match="already contains other files"):
         refuse_foreign(tmp_path)
+    with pytest.raises(InputError, match=r"thesis\.tex: is a file"):
+        refuse_foreign(tmp_path / "thesis.tex")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -342,7 +344,7 @@ def test_a_run_that_builds_nothing_leaves_no_directories(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mine").mkdir()
     claim(tmp_path / "mine")
-    assert (tmp_path / "mine").is_dir()
+    assert list((tmp_path / "mine").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,14 @@ def test_a_list_of_texts_is_a_list_or_one_text(text: str, names: tuple[str, ...]
     assert load_config(Outer, None, ["output=x", f"pretrain.names={text}"]).pretrain.names == names
 
 
+def test_an_empty_section_resets_the_section_of_the_file() -> None:
+    source = {"output": "x", "pretrain": {"steps": 2, "mode": "quick"}}
+    reset = load_config(Outer, source | {"pretrain": {}})
+    assert reset != load_config(Outer, source)
+    for overrides in ({"pretrain": {}}, ["pretrain={}"]):
+        assert load_config(Outer, source, overrides) == reset
+
+
 def test_settings_come_from_a_mapping_too() -> None:
     overrides = {"pretrain.lr": 0.5, "pretrain": {"steps": 4, "names": ["#"]}}
     config = load_config(Outer, {"output": "x", "pretrain": {"steps": 2, "mode": "quick"}}, overrides)

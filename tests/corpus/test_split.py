@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,4 +115,17 @@ def test_an_undivided_document_is_for_training(build, write, capsys):
     assert corpus.split("validation") == []
     assert corpus.counts["validation"] == {"documents": 0, "parts": 0, "bytes": 0}
     assert corpus.counts["held_out"] == "documents"
-    assert "corpus.split_characters" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "give more text: a document of 13 bytes is too short to hold out some of its parts" in message
+    assert "split_characters" not in message
+
+
+@pytest.mark.parametrize("paragraphs", [100, 5000])
+def test_the_advice_to_divide_a_document_holds_out_parts(build, write, capsys, paragraphs):
+    raw = write("one.txt", words("one", paragraphs))
+    build(raw)
+    advised = int(re.search(r"set corpus.split_characters=(\d+) to", capsys.readouterr().err)[1])
+    assert advised <= 10_000
+    divided = build(raw, output=raw.parent / "divided", split_characters=advised)
+    assert divided.counts["kept"]["parts"] >= 20
+    assert divided.counts["validation"]["parts"] >= 1

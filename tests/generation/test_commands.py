@@ -27,6 +27,16 @@ def directory(make: Callable[..., Decoder], tokenizer: Tokenizer, tmp_path: Path
     return tmp_path / "model"
 
 
+def test_a_misspelt_lookup_is_suggested(
+    directory: Path, neolm_: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for draft in ("lokup", "look-up", "Lookup"):
+        code, _, said = neolm_("generate", directory, "The ", "--draft", draft)
+        assert (code, said) == (2, f"neolm: draft: {draft}: no such model directory; did you mean 'lookup'?\n")
+    assert "did you mean" not in neolm_("generate", directory, "The ", "--draft", "small")[2]
+
+
 def test_generate_passes_its_settings_on(directory: Path, neolm_: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr("neolm.generation.generate.stream", lambda *given: calls.append(given) or ["text"])

@@ -161,9 +161,21 @@ def test_a_damaged_checkpoint_is_reported_and_skipped(
     assert last(tmp_path).step == 5
     said = capsys.readouterr().err
     assert "checkpoint step-00000010 is damaged (" in said
+    assert said.endswith("; using step-00000005\n")
     assert said.count("\n") == 1
     guilty = "checkpoint.json" if "record" in damage or "state" in damage else "weights/shard-0000"
     assert guilty in said
+
+
+def test_that_no_checkpoint_is_intact_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (5, 10):
+        save(tmp_path, step)
+        (tmp_path / f"step-{step:08}" / "checkpoint.json").unlink()
+    assert last_checkpoint(tmp_path, "step") is None
+    assert capsys.readouterr().err == "".join(
+        f"checkpoint step-{step:08} is damaged (checkpoint.json); there is no intact one before it\n"
+        for step in (10, 5)
+    )
 
 
 def test_a_checkpoint_of_another_version_is_refused_not_removed(tmp_path: Path) -> None:
