@@ -14,7 +14,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -28,6 +28,7 @@ from neolm.core.device import environment
 from neolm.core.energy import EnergyMeter
 from neolm.core.errors import InputError, NeoLMError
 from neolm.core.files import (
+    differences_among,
     digest_file,
     digest_json,
     digest_path,
@@ -386,17 +387,6 @@ def chain(directory: Path) -> list[tuple[Path, Manifest]]:
 
     visit(directory.resolve())
     return list(reversed(found.items()))
-
-
-def differences_among(mappings: Sequence[Mapping[str, Any]], prefix: str = "") -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """`(dotted key, value in each mapping)` wherever nested mappings disagree; None where a mapping lacks the key."""
-    for key in dict.fromkeys(key for mapping in mappings for key in mapping):
-        values = tuple(mapping.get(key) for mapping in mappings)
-        nested = [value for value in values if isinstance(value, Mapping)]
-        if len(nested) == len(values):
-            yield from differences_among(nested, f"{prefix}{key}.")
-        elif any(value != values[0] for value in values):
-            yield f"{prefix}{key}", values
 
 
 @cache

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -199,3 +199,14 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         return [jsonable(item) for item in value]
     return value
+
+
+def differences_among(mappings: Sequence[Mapping[str, Any]], prefix: str = "") -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """`(dotted key, value in each mapping)` wherever nested mappings disagree; None where a mapping lacks the key."""
+    for key in dict.fromkeys(key for mapping in mappings for key in mapping):
+        values = tuple(mapping.get(key) for mapping in mappings)
+        nested = [value for value in values if isinstance(value, Mapping)]
+        if len(nested) == len(values):
+            yield from differences_among(nested, f"{prefix}{key}.")
+        elif any(value != values[0] for value in values):
+            yield f"{prefix}{key}", values

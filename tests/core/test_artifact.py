@@ -13,7 +13,6 @@ from neolm.core.artifact import (
     Input,
     Stage,
     chain,
-    differences_among,
     input_from,
     read_manifest,
     require,
@@ -21,7 +20,7 @@ from neolm.core.artifact import (
     verify,
 )
 from neolm.core.errors import InputError, NeoLMError, StorageError
-from neolm.core.files import digest_path, storage_errors, write_json
+from neolm.core.files import differences_among, digest_path, storage_errors, write_json
 from neolm.core.output import claim_output, refuse_foreign
 from neolm.core.resumable import ResumableStage
 from neolm.show import show
