@@ -4,6 +4,7 @@ Commands run in this process, in a directory with a space in its name that holds
 `runs/mine` and `runs/quickstart`. Commands that make a run start without its output, and are made small by SMALL.
 """
 
+import importlib
 import io
 import re
 import shlex
@@ -18,13 +19,14 @@ from test_cli import SMALL
 
 import neolm.cli
 from neolm.core.config import settings
-from neolm.recipe import Recipe
+from neolm.describe import section_settings
+from neolm.serving.server.settings import ServeConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
     (ROOT / "docs").glob("*.md")
 )
-SETTINGS = {setting.key: setting for setting in settings(Recipe)}
+SETTINGS = {setting.key: setting for command in ("run", "evaluate") for setting in section_settings(command)}
 SECTIONS = "corpus|tokenizer|model|pretrain|evaluate"
 PIPELINE = ("run", "pretrain", "corpus build", "tokenizer train")
 
@@ -123,6 +125,20 @@ def test_defaults_in_tables_are_those_of_the_code() -> None:
     rows = [row for page in PAGES for row in table_rows(page, "setting")]
     assert len(rows) > 30
     assert not [(key, shown) for key, shown, _ in rows if shown != SETTINGS[key].default]
+
+
+def test_limits_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| `([\w.]+)` \|", text, re.MULTILINE)
+    assert len(rows) > 20
+    serving = {f"serve.{setting.key}": setting.default for setting in settings(ServeConfig)}
+    defaults = {key: setting.default for key, setting in SETTINGS.items()} | serving
+    units = {"MiB": 2**20, "s": 1, "times": 1, "": 1}
+    for name, shown, place in rows:
+        number, _, unit = shown.partition(" ")
+        module, _, constant = place.rpartition(".")
+        value = defaults[place] if place in defaults else getattr(importlib.import_module(module), constant)
+        assert float(number.replace(",", "")) * units[unit.split(" ")[0]] == float(value), name
 
 
 def test_defaults_of_generate_are_those_of_the_code() -> None:
