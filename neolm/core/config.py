@@ -109,6 +109,15 @@ for _tag, _pattern, _first in (
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Text with line ends other than LF in double quotes, where they are escaped; other styles fold them."""
+    style = '"' if any(mark in text for mark in "\r\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")  # lone surrogates: bytes of a file name that are not UTF-8
 
 

@@ -141,6 +141,7 @@ def test_whole_numbers_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: i
 
 
 @hypothesis.given(TEXT, strategies.lists(TEXT))
+@hypothesis.example("a\x85b", ["\u2028", "\u2029 c", "\r", " \r\n ", "\ufeff", "1e3", "0o7", "no", "1:30", "~", ""])
 def test_any_text_survives_a_settings_file(text: str, names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.yaml"
