@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import Stage, input_from
+from neolm.core.artifact import Stage
 from neolm.core.errors import InputError
 from neolm.core.files import read_json, write_json
+from neolm.core.manifest import input_from
 from neolm.core.model_files import GENERATION_FILE
 from neolm.core.output import refuse_foreign
 from neolm.core.progress import count, say

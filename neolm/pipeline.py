@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import PENDING_RECIPE, adopt_recipe, read_manifest
+from neolm.core.artifact import PENDING_RECIPE, adopt_recipe
 from neolm.core.config import Overrides, sections
 from neolm.core.errors import InputError, SettingError
 from neolm.core.files import expanded, remove
+from neolm.core.manifest import read_manifest
 from neolm.core.output import claim_output
 from neolm.core.progress import say
 from neolm.recipe import Recipe, load_recipe, save_recipe

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import Manifest, chain, read_manifest, recorded_values, started_settings, verify
 from neolm.core.errors import InputError
+from neolm.core.manifest import Manifest, chain, read_manifest, recorded_values, started_settings, verify
 from neolm.core.progress import duration
 from neolm.stages import STAGES
 

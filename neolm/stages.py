@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import read_manifest, require
 from neolm.core.device import choose_compile, choose_device, choose_precision
 from neolm.core.errors import InputError
 from neolm.core.files import expanded
+from neolm.core.manifest import read_manifest, require
 from neolm.core.progress import say
 from neolm.recipe import Recipe
 from neolm.tokenizer.config import TokenizerConfig

@@ -2,7 +2,8 @@
 
 import json
 
-from neolm.core.artifact import Clock, Input, Stage, input_from
+from neolm.core.artifact import Clock, Stage
+from neolm.core.manifest import Input, input_from
 
 HOSTILE = "<script>alert('&')</script>"
 ESTIMATE = {"kwh": 0.002, "method": "estimate: 2 cores x 15 W x duration, not measured (no counter found)"}

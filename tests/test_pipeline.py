@@ -10,8 +10,8 @@ import yaml
 from samples import sample_text
 
 import neolm
-from neolm.core.artifact import read_manifest
 from neolm.core.errors import InputError
+from neolm.core.manifest import read_manifest
 from neolm.core.metrics import read_metrics
 from neolm.recipe import load_recipe
 from neolm.show import show

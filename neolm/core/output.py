@@ -8,9 +8,10 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from neolm.core.artifact import RECIPE, read_manifest
+from neolm.core.artifact import RECIPE
 from neolm.core.errors import InputError
 from neolm.core.files import storage_errors
+from neolm.core.manifest import read_manifest
 
 
 @contextlib.contextmanager

@@ -10,18 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from neolm.core.artifact import (
-    Clock,
-    Manifest,
-    Stage,
-    adopt_recipe,
-    code_digest,
-    inputs_from,
-    read_manifest,
-    started_settings,
-)
+from neolm.core.artifact import Clock, Stage, adopt_recipe, code_digest
 from neolm.core.errors import InputError
 from neolm.core.files import storage_errors, write_json
+from neolm.core.manifest import Manifest, inputs_from, read_manifest, started_settings
 from neolm.core.progress import say
 
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import Manifest, Stage
+from neolm.core.artifact import Stage
 from neolm.core.errors import SettingError
+from neolm.core.manifest import Manifest
 from neolm.core.progress import count, task
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.sources import Raw, RawText, describe_ignored

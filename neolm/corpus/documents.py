@@ -10,7 +10,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neolm.core.artifact import require
+from neolm.core.manifest import intact_file, require
 
 Split = Literal["train", "validation"]
 
@@ -32,10 +32,15 @@ class Document:
 
 
 def read_documents(corpus_directory: Path, split: Split) -> Iterator[Document]:
-    """The documents of one split, with a few in memory at a time. Raises `NeoLMError` if the corpus is not finished."""
+    """The documents of one split, with a few in memory at a time.
+
+    Raises:
+        NeoLMError: the corpus is not finished.
+        InputError: a file is damaged.
+    """
     require(corpus_directory, "corpus", "corpus build")
     for path in sorted((corpus_directory / "documents").glob(f"{split}-*.parquet")):
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(intact_file(corpus_directory, f"documents/{path.name}")) as file:
             for batch in file.iter_batches(batch_size=64, columns=DOCUMENT_SCHEMA.names):
                 for row in batch.to_pylist():
                     yield Document(**{"parent": row["id"], **row})  # older corpora have no parents

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import Manifest, Stage, input_from, require
+from neolm.core.artifact import Stage
+from neolm.core.manifest import Manifest, input_from, require
 from neolm.core.progress import count
 from neolm.corpus.documents import Split, read_documents
 from neolm.data.shards import write_shards

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from neolm.core.errors import InputError
+from neolm.core.manifest import intact_file
 from neolm.core.progress import say, task
 from neolm.corpus.documents import Document
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -181,5 +182,6 @@ class TokenShards:
 
     @cached_property
     def _indexes(self) -> list[tuple[NDArray[np.int64], list[str]]]:
-        tables = [pq.read_table(path.with_suffix(".index.parquet"), columns=["start", "id"]) for path in self._files]
+        paths = [intact_file(self.directory, f"{path.stem}.index.parquet") for path in self._files]
+        tables = [pq.read_table(path, columns=["start", "id"]) for path in paths]
         return [(table["start"].to_numpy(), table["id"].to_pylist()) for table in tables]

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from neolm.core.artifact import Manifest, Stage, chain, input_from
+from neolm.core.artifact import Stage
 from neolm.core.config import load_config
 from neolm.core.device import choose_device, choose_precision
 from neolm.core.errors import InputError, SettingError
 from neolm.core.files import write_json, write_text
+from neolm.core.manifest import Manifest, chain, input_from
 from neolm.core.progress import say, table
 from neolm.corpus.build import describe_rejected, nothing_kept
 from neolm.corpus.config import CorpusConfig

@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import read_manifest
 from neolm.core.config import validate
 from neolm.core.errors import InputError, SettingError, shortened
 from neolm.core.files import read_json
+from neolm.core.manifest import read_manifest
 from neolm.core.model_files import CONFIG_FILE, listed_end_tokens, token_ids
 from neolm.kernels.packing import GROUP
 from neolm.models.config import DecoderConfig

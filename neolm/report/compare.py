@@ -11,9 +11,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from neolm.core.artifact import recorded_values
 from neolm.core.energy import how_known
 from neolm.core.files import check_output_file, differences_among, write_text
+from neolm.core.manifest import recorded_values
 from neolm.core.metrics import points
 from neolm.core.progress import count, duration, table
 from neolm.report.chart import Bar, Line, Point, bar_chart

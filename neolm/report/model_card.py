@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from neolm.core.artifact import chain, recorded_values
 from neolm.core.files import write_text
+from neolm.core.manifest import chain, intact_file, recorded_values
 from neolm.core.progress import say
 from neolm.report.pages import render
 from neolm.report.run_files import DIGITS, FAMILIES, Run, optional_json, read_scores
@@ -117,7 +117,8 @@ def _licences(corpus: Path) -> list[str]:
     """The licences of the training documents, the most frequent first."""
     found: Counter[str] = Counter()
     for path in sorted((corpus / "documents").glob("train-*.parquet")):
-        for row in pq.read_table(path, columns=["licence"])["licence"].value_counts().to_pylist():
+        table = pq.read_table(intact_file(corpus, f"documents/{path.name}"), columns=["licence"])
+        for row in table["licence"].value_counts().to_pylist():
             found[str(row["values"])] += row["counts"]
     licences = [licence for licence, _ in found.most_common(MAX_LICENCES)]
     return licences + [f"{len(found) - MAX_LICENCES} others"] * (len(found) > MAX_LICENCES)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import Manifest, chain, read_manifest
 from neolm.core.errors import InputError
 from neolm.core.files import read_json_value
+from neolm.core.manifest import Manifest, chain, read_manifest
 from neolm.core.metrics import read_metrics
 from neolm.models import families
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from neolm.core.artifact import recorded_values
 from neolm.core.files import write_text
+from neolm.core.manifest import recorded_values
 from neolm.core.metrics import points
 from neolm.core.progress import duration
 from neolm.report.chart import Bar, bar_chart

@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from neolm.core.artifact import Manifest, read_manifest
 from neolm.core.errors import InputError
 from neolm.core.files import read_json
+from neolm.core.manifest import Manifest, read_manifest
 from neolm.core.metrics import points, read_metrics
 from neolm.report.chart import Point, steady
 from neolm.report.run_files import DIGITS, read_scores

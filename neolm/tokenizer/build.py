@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import Manifest, Stage, input_from, require
+from neolm.core.artifact import Stage
 from neolm.core.files import expanded
+from neolm.core.manifest import Manifest, input_from, require
 from neolm.core.progress import count, task
 from neolm.corpus.documents import read_documents
 from neolm.corpus.text import split_text

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from neolm.core.artifact import Manifest, Stage, input_from, require, started_settings
+from neolm.core.artifact import Stage
 from neolm.core.config import validate
 from neolm.core.device import choose_compile, choose_device, choose_precision, matrix_ceiling, peak_memory
 from neolm.core.errors import InputError, NeoLMError, SettingError
+from neolm.core.manifest import Manifest, input_from, require, started_settings
 from neolm.core.progress import count, duration, say
 from neolm.core.resumable import ResumableStage
 from neolm.data.batches import TrainingBatches, validation_batches

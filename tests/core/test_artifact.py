@@ -8,19 +8,11 @@ from typing import Any
 import pytest
 
 from neolm.core import artifact
-from neolm.core.artifact import (
-    Clock,
-    Input,
-    Stage,
-    chain,
-    input_from,
-    read_manifest,
-    require,
-    started_settings,
-    verify,
-)
+from neolm.core import manifest as manifest_module
+from neolm.core.artifact import Clock, Stage
 from neolm.core.errors import InputError, NeoLMError, StorageError
 from neolm.core.files import differences_among, digest_path, storage_errors, write_json
+from neolm.core.manifest import Input, chain, input_from, read_manifest, require, started_settings, verify
 from neolm.core.output import claim_output, refuse_foreign
 from neolm.core.resumable import ResumableStage
 from neolm.show import show
@@ -119,7 +111,7 @@ def test_raw_files_are_read_again_only_when_names_sizes_or_times_changed(
 
     built().ensure(make, lambda counts: f"{counts['documents']} document")
     with monkeypatch.context() as patch:
-        patch.setattr(artifact, "digest_path", lambda path: pytest.fail("the raw text was read"))
+        patch.setattr(manifest_module, "digest_path", lambda path: pytest.fail("the raw text was read"))
         assert built().current() is not None
     os.utime(raw, (1, 1))
     assert built().current() is not None  # another time, the same content
@@ -251,7 +243,7 @@ def test_raw_files_are_not_read_again_in_each_session(tmp_path: Path, monkeypatc
     first = started_settings(tmp_path / "run" / "pretrain")["inputs"]["base"]
     assert first["digest"] == digest_path(raw)
     with monkeypatch.context() as patch:
-        patch.setattr(artifact, "digest_path", lambda path: pytest.fail("the raw files were read"))
+        patch.setattr(manifest_module, "digest_path", lambda path: pytest.fail("the raw files were read"))
         session()
         raw.rename(tmp_path / "elsewhere")
         session()
@@ -367,3 +359,9 @@ def test_a_place_where_nothing_can_be_made(tmp_path: Path) -> None:
     stage = Stage("export", "models", Path("/proc/neolm-nothing"), {}, {})
     with pytest.raises(InputError, match="a directory cannot be created there"):
         stage.build(lambda directory: {})
+
+
+def test_manifests_that_name_each_other_end(tmp_path: Path) -> None:
+    for name, other in (("corpus", "tokenizer"), ("tokenizer", "corpus")):
+        stage(tmp_path / name, inputs={"raw": Input(other, "abc"), "self": Input(name, "abc")}).build(make)
+    assert [place.name for place, _ in chain(tmp_path / "corpus")] == ["corpus", "tokenizer"]

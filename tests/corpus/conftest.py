@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from neolm.core.artifact import Manifest
+from neolm.core.manifest import Manifest
 from neolm.corpus.build import build_corpus
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.documents import Document, read_documents

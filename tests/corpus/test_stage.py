@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from neolm.core.artifact import read_manifest, verify
 from neolm.core.errors import InputError, NeoLMError, StorageError
+from neolm.core.files import digest_file
+from neolm.core.manifest import read_manifest, verify
 from neolm.corpus import writer
 from neolm.corpus.documents import DOCUMENT_SCHEMA, read_documents
 
@@ -90,9 +92,21 @@ def test_raw_text_with_special_characters(build, write, tmp_path, monkeypatch, n
 
 def test_documents_of_older_corpora_are_their_own_parents(build, raw):
     corpus = build(raw)
+    manifest = json.loads((corpus.directory / "manifest.json").read_text())
     for path in (corpus.directory / "documents").glob("*.parquet"):
         pq.write_table(pq.read_table(path).drop_columns("parent"), path)
+        manifest["outputs"][f"documents/{path.name}"] = digest_file(path)
+    (corpus.directory / "manifest.json").write_text(json.dumps(manifest))
     assert all(document.parent == document.id for document in corpus.kept.values())
+
+
+def test_damaged_documents_are_not_read(build, write):
+    corpus = build(write("a.txt", "something to read").parent)
+    (path,) = (corpus.directory / "documents").glob("train-*.parquet")
+    intact = path.read_bytes()
+    path.write_bytes(intact[:100] + bytes([intact[100] ^ 1]) + intact[101:])
+    with pytest.raises(InputError, match=r"train-.*parquet is missing, or differs from what was"):
+        next(read_documents(corpus.directory, "train"))
 
 
 def test_reading_a_directory_that_is_not_a_corpus(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from neolm.core.artifact import Stage
 from neolm.core.errors import InputError
 from neolm.corpus.documents import Document
 from neolm.data import shards as module
@@ -112,6 +113,20 @@ def test_damage_is_found_when_its_chunk_is_first_read(
     shards.read(0, tokens)
     monkeypatch.setattr(module.zlib, "crc32", None)  # each chunk is checked once
     shards.read(0, tokens)
+
+
+def test_a_damaged_index_is_one_line(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    def make(directory: Path) -> dict[str, int]:
+        return write_shards(notes([30, 40]), tokenizer, directory, "train")
+
+    Stage("shards", "data", tmp_path / "shards", {}, {}).build(make)
+    assert TokenShards(tmp_path / "shards", "train", 268).documents(0, 9) == ["note#0"]
+    index = tmp_path / "shards" / "train-00000.index.parquet"
+    intact = index.read_bytes()
+    for damaged in (b"", intact[:-9], intact[:20] + bytes([intact[20] ^ 1]) + intact[21:], None):
+        index.write_bytes(damaged) if damaged is not None else index.unlink()
+        with pytest.raises(InputError, match=r"train-00000\.index\.parquet is missing, or differs from what was"):
+            TokenShards(tmp_path / "shards", "train", 268).documents(0, 9)
 
 
 def test_check_sums_belong_to_their_file(

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from neolm.core.artifact import read_manifest, verify
 from neolm.core.config import load_config, settings
 from neolm.core.errors import InputError
+from neolm.core.manifest import read_manifest, verify
 from neolm.corpus.build import build_corpus
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.documents import read_documents

@@ -9,7 +9,8 @@ import pytest
 from html_page import Page
 
 import neolm.cli
-from neolm.core.artifact import Clock, Input, Stage, input_from
+from neolm.core.artifact import Clock, Stage
+from neolm.core.manifest import Input, input_from
 from neolm.models.config import decoder_config
 from neolm.models.decoder import count_parameters
 from neolm.report.training_run import read_training_runs

@@ -10,7 +10,8 @@ import pytest
 from huggingface_hub import ModelCard
 from recorded_run import HOSTILE, SCORES, evaluated, trained
 
-from neolm.core.artifact import Stage, input_from, verify
+from neolm.core.artifact import Stage
+from neolm.core.manifest import input_from, verify
 from neolm.report.model_card import model_card, write_model_card
 
 

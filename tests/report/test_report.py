@@ -6,8 +6,9 @@ import pytest
 from html_page import Page
 from recorded_run import ESTIMATE, HOSTILE, MEASURED, SCORES, corpus, evaluated, number, prepared, trained
 
-from neolm.core.artifact import Stage, input_from
+from neolm.core.artifact import Stage
 from neolm.core.errors import InputError
+from neolm.core.manifest import input_from
 from neolm.report.run_files import read_run
 from neolm.report.run_report import build_report
 

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import torch
 
-from neolm.core.artifact import chain, read_manifest
 from neolm.core.files import digest_path
+from neolm.core.manifest import chain, read_manifest
 from neolm.generation.config import generation_config
 from neolm.generation.generate import check_tokenizer
 from neolm.generation.kv_cache import block_bytes, blocks_for
