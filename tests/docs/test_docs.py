@@ -1,11 +1,13 @@
 """The documentation does what it says: links lead somewhere, settings exist, commands and Python blocks run.
 
-Commands run in this process, in a directory with a space in its name that holds `my-texts` and two finished small runs,
-`runs/mine` and `runs/quickstart`. Commands that make a run start without its output, and are made small by SMALL.
+Commands run in this process, in a directory with a space in its name that holds `my-texts`, `my.jsonl` and two finished
+small runs, `runs/mine` and `runs/quickstart`. Commands that make a run start without its output, and are made small by
+SMALL.
 """
 
 import importlib
 import io
+import json
 import re
 import shlex
 import shutil
@@ -171,11 +173,12 @@ def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture(scope="session")
 def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with `my-texts` and the finished runs that the documentation speaks of."""
+    """A directory with `my-texts`, `my.jsonl` and the finished runs that the documentation speaks of."""
     place = tmp_path_factory.mktemp("as documented")
     (place / "my-texts").mkdir()
     for number in range(40):
         (place / "my-texts" / f"story {number:02d}.txt").write_text(sample_text(number), encoding="utf-8")
+    (place / "my.jsonl").write_text(json.dumps({"content": sample_text(1)}), encoding="utf-8")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(place)
         assert call(["run", "text", "corpus.path=my-texts", "output=runs/mine", *SMALL], monkeypatch) == 0
