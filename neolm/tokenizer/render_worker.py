@@ -32,20 +32,30 @@ _REASON = 300  # characters of an error that are reported
 
 def read_message(stream: IO[bytes], limit: int | None = None) -> Any:
     """The next message; None at the end of the stream, or if the message has more than `limit` bytes."""
-    header = stream.read(_LENGTH.size)
+    header = _read(stream, _LENGTH.size)
     if len(header) < _LENGTH.size:
         return None
     (length,) = _LENGTH.unpack(header)
     if limit is not None and length > limit:
         return None
-    data = stream.read(length)
+    data = _read(stream, length)
     return json.loads(data.decode("utf-8", "surrogatepass")) if len(data) == length else None
+
+
+def _read(stream: IO[bytes], size: int) -> bytes:
+    """`size` bytes, or fewer at the end of the stream. A stream without a buffer may give them in parts."""
+    data = bytearray()
+    while len(data) < size and (part := stream.read(size - len(data))):
+        data += part
+    return bytes(data)
 
 
 def write_message(stream: IO[bytes], message: Any) -> None:
     """Write one message."""
     data = json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    stream.write(_LENGTH.pack(len(data)) + data)
+    rest = memoryview(_LENGTH.pack(len(data)) + data)
+    while rest:  # a stream without a buffer may take a part
+        rest = rest[stream.write(rest) :]
     stream.flush()
 
 

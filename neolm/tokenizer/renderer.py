@@ -88,6 +88,7 @@ class Renderer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                bufsize=0,  # Python aborts if it ends while a daemon thread holds the lock of a buffer
                 start_new_session=True,  # Ctrl-C in a terminal is not for it
             )
         except OSError as error:

@@ -174,7 +174,8 @@ def test_a_server_with_a_looping_template_ends_at_sigterm(models: list[str]) -> 
             assert httpx.post(f"{url}/v1/completions", json=body, timeout=60).status_code == 200
             process.send_signal(signal.SIGTERM)
             codes = [one.result().status_code for one in asked]
-            assert process.wait(timeout=20) == 0  # not `shutdown_seconds`, which answers in progress have
+            code = process.wait(timeout=20)
+            assert code == 0, process.stderr.read()[-3000:]  # not `shutdown_seconds`, which answers in progress have
         assert set(codes) <= {400, 503}
         assert 503 in codes
         assert process.stderr is not None
