@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from neolm.core.config import Config, Overrides, load_config, to_yaml
+from neolm.core.config import Config, Overrides, load_config
 from neolm.core.errors import InputError
 from neolm.core.files import write_text
+from neolm.core.yaml_file import to_yaml
 from neolm.corpus.config import CorpusConfig
 from neolm.evaluation.config import EvaluateConfig
 from neolm.models.config import ModelConfig

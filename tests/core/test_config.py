@@ -7,8 +7,9 @@ import pytest
 from hypothesis import strategies
 from pydantic import Field
 
-from neolm.core.config import Alias, Config, Supersedes, Unit, load_config, settings, to_yaml
+from neolm.core.config import Alias, Config, Supersedes, Unit, load_config, settings
 from neolm.core.errors import InputError
+from neolm.core.yaml_file import to_yaml
 
 
 class Inner(Config):
