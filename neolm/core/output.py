@@ -41,6 +41,9 @@ def claim_output(output: Path, names: Collection[str]) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # a run that built nothing may have removed the file since it was opened, and another may have made it anew
+            if not os.path.samestat(os.fstat(lock.fileno()), (output / ".lock").stat()):
+                raise BlockingIOError
         except OSError:
             lock.seek(0)
             raise InputError(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from neolm.core.errors import InputError, SettingError
 from neolm.core.files import digest_file, digest_json, expanded
+from neolm.core.manifest import read_manifest
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.text import storable
 
@@ -184,10 +185,14 @@ def _folder(path: Path, output: Path) -> Raw:
     found, dangling = [], []
     tree = _Tree(path, output)
     ignored: Counter[str] = Counter()
+    manifest = read_manifest(path)
+    is_corpus = manifest is not None and manifest.stage == "corpus"
     for name in tree.names:
         file, kind = path / name, _kind(name)
         if is_hidden(name):
             ignored["hidden"] += 1
+        elif is_corpus and name.startswith("rejected/"):
+            ignored["of rejected documents"] += 1
         elif file.is_symlink() and not file.exists():
             ignored["linked to nothing"] += 1
             dangling.append(f"{name} -> {file.readlink()}")

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -328,6 +329,23 @@ def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
         assert (tmp_path / "run" / ".lock").read_text() == str(os.getpid())
         (tmp_path / "run" / "corpus").mkdir()
     assert (tmp_path / "run" / "corpus").is_dir()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_lock_file_that_was_removed_before_it_was_locked_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    lock, flock = tmp_path / ".lock", fcntl.flock
+
+    def remove_and_lock(file: Any, operation: int) -> None:
+        lock.rename(tmp_path / ".removed")  # as another run does that has built nothing
+        if again:
+            lock.touch()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_and_lock)
+    with pytest.raises(InputError, match="in use by another run"), claim_output(tmp_path, []):
+        pass
 
 
 def test_a_run_that_builds_nothing_leaves_no_directories(tmp_path: Path) -> None:

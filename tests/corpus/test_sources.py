@@ -81,9 +81,14 @@ def test_parquet(build, write):
 
 
 def test_a_corpus_can_be_read_as_raw_text(build, write, tmp_path):
-    first = build(write("a.jsonl", [{**PILE, "licence": "MIT"}, {"text": "and a second one"}]))
+    twice = {"text": "and a second one"}
+    first = build(write("a.jsonl", [{**PILE, "licence": "MIT"}, twice, twice]))
+    assert first.counts["rejected"].keys() == {"duplicate"}
     second = build(first.directory / "documents", output=tmp_path / "again")
     assert second.kept == first.kept
+    whole = build(first.directory, output=tmp_path / "whole")  # the rejected documents of the corpus are no text
+    assert (whole.kept.keys(), whole.counts["rejected"]) == (first.kept.keys(), {})
+    assert whole.counts["ignored_kinds"] == {".json": 2, "of rejected documents": 1}
 
 
 def test_parents_are_kept_when_a_corpus_is_read_again(build, write, tmp_path):
