@@ -412,10 +412,17 @@ def test_many_clients_of_an_engine_in_a_thread(model: Decoder) -> None:
         for client in clients:
             client.join()
         left = Listener()
-        request = engine.submit(prompts[0], GenerationConfig(max_new_tokens=80), left)
+        cancelled = threading.Event()
+
+        def deliver(event: Event) -> None:
+            left(event)
+            assert cancelled.wait(60)  # the engine cannot finish before the cancellation
+
+        request = engine.submit(prompts[0], GenerationConfig(max_new_tokens=80), deliver)
         events = iter(left)
         next(events)
         request.cancel()
+        cancelled.set()
         assert len(list(events)) < 79
         assert left.finished == Finished("cancelled")
     assert [answers[n] for n in range(12)] == generate_ids(model, prompts, SHORT)
