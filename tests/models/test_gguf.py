@@ -564,8 +564,8 @@ class LlamaCpp:
     def log_probabilities(self, ids: list[int], vocabulary: int, shown: int) -> np.ndarray:
         """Log-probabilities of the next token after each prefix of `ids`: (T, V).
 
-        The server holds them back while its answer ends within a character. So a bias, which does not change them, makes
-        it answer with the token `shown`.
+        The server holds them back while its answer ends within a character. So a bias, which does not change them,
+        makes it answer with the token `shown`.
         """
         rows = np.full((len(ids), vocabulary), np.nan, np.float32)
         for position, row in enumerate(rows):
