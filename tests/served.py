@@ -32,8 +32,9 @@ TEXT = """User: What is the sea? Assistant: The sea is water, and more water und
 April, and the clocks were striking thirteen. def main(): return the sea, the day, the clock and the water of April."""
 
 
-def write_model(directory: Path, seed: int = 0, context: int = 96) -> Path:
-    save_model(tiny_decoder("gpt-neo", context, seed, window_size=24), directory)
+def write_model(directory: Path, seed: int = 0, context: int = 96, family: str = "gpt-neo") -> Path:
+    fields = {"window_size": 24} if family == "gpt-neo" else {}
+    save_model(tiny_decoder(family, context, seed, **fields), directory)
     train_tokenizer(iter([TEXT] * 3), 310).save(directory)
     return directory
 

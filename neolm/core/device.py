@@ -103,14 +103,17 @@ def memory_bytes() -> tuple[int, int]:
     return pages, pages
 
 
+MEMORY_SHARE = 0.8  # of free memory, for models and their KV caches
+
+
 def free_memory(device: str = "cpu") -> int:
-    """Free bytes of the device's memory; on a CPU, at most what the limits of the container leave."""
+    """Free bytes of the device's memory; on a CPU, at most what the limits of container and process leave."""
     if device.startswith("cuda"):
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    free, allowed = memory_bytes()[1], memory_left()
-    return free if allowed is None else min(free, allowed)
+    limits = (memory_bytes()[1], memory_left(), address_space_left())
+    return min(left for left in limits if left is not None)
 
 
 def memory_left(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -138,6 +141,15 @@ def memory_left(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup"
             if folder == root:
                 break
     return max(0, min(left)) if left else None
+
+
+def address_space_left() -> int | None:
+    """Bytes that the process may still map under the shell's `ulimit -v`; None: no limit."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    mapped = next(iter(_lines(Path("/proc/self/statm"))), "0").split()[0]  # pages
+    return None if limit == resource.RLIM_INFINITY else max(0, limit - int(mapped) * resource.getpagesize())
 
 
 def _lines(path: Path) -> list[str]:

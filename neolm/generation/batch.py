@@ -78,7 +78,8 @@ class Batch:
         """Begin with prompts that `check_prompts` has checked; `config.stop` is left to the caller, who calls `end`.
 
         Only ids below `vocab_size` are sampled (an embedding may be padded beyond the tokenizer's size). A `cache`
-        holds a beginning of each prompt, but not all of it, in the same order. The default `runner` is the fastest.
+        holds a beginning of each prompt, but not all of it, in the same order; its capacity is the context, if that is
+        less than the model's. The default `runner` is the fastest.
         """
         self.model, self.config = model, config
         self.vocab_size = min(vocab_size or model.config.vocab_size, model.config.vocab_size)
@@ -87,6 +88,7 @@ class Batch:
         self.forward_passes = self.num_draft_tokens = self.num_accepted_tokens = 0
         self.end_token_ids = end_token_ids(model, eos_token_id)
         context = model.config.max_position_embeddings
+        context = min(context, cache.capacity) if cache else context
         longest = max((min(len(ids) + config.max_new_tokens - 1, context) for ids in prompts.values()), default=0)
         self.runner = runner or model_runner_for(model)
         self.cache = cache or cache_for(self.runner, len(prompts), longest)
@@ -207,14 +209,18 @@ def end_token_ids(model: Decoder, eos_token_id: int | None) -> frozenset[int]:
     return frozenset() if eos_token_id is None else frozenset((eos_token_id, *model.config.end_tokens))
 
 
-def check_prompts(model: Decoder, prompts: Sequence[Sequence[int]], eos_token_id: int | None) -> list[list[int]]:
+def check_prompts(
+    model: Decoder, prompts: Sequence[Sequence[int]], eos_token_id: int | None, context: int | None = None
+) -> list[list[int]]:
     """Return the prompts as lists of ints; an empty prompt becomes the end-of-text token, which begins documents.
+
+    The default `context` is the model's.
 
     Raises:
         InputError: a prompt is not a sequence of ints, is longer than the context, has an id without an embedding, or
             is empty and the model has no end-of-text token.
     """
-    context, size = model.config.max_position_embeddings, model.config.vocab_size
+    context, size = context or model.config.max_position_embeddings, model.config.vocab_size
     checked = []
     for number, prompt in enumerate(prompts, start=1):
         which = "the prompt" if len(prompts) == 1 else f"prompt {number} of {len(prompts)}"

@@ -48,11 +48,14 @@ class Session:
         raw: bool = False,
         draft: Draft = None,
         template: ChatTemplate | None = None,
+        context: int | None = None,
     ) -> None:
+        """Begin a conversation of at most `context` tokens; None: the model's context."""
         check_tokenizer(model.config, tokenizer)
         self.template = template or PlainTemplate(tokenizer)
         self.model, self.tokenizer, self.config, self.raw, self.draft = model, tokenizer, config, raw, draft
-        context = model.config.max_position_embeddings
+        longest = model.config.max_position_embeddings
+        context = min(context or longest, longest)
         self._context, self._room = context, context - min(config.max_new_tokens, context // 2)
         self.reset()
 

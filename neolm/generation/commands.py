@@ -75,15 +75,23 @@ def chat(
     offload: Offload = None,
 ) -> None:
     """Chat with a model."""
+    from neolm.core.device import MEMORY_SHARE, free_memory
+    from neolm.core.progress import say
     from neolm.generation.chat import Session, converse
     from neolm.generation.config import generation_config
+    from neolm.generation.kv_cache import fitting_context, kv_cache_dtype
     from neolm.models.hf import model_directory
     from neolm.tokenizer.chat import load_chat_template
 
     settings = generation_config(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     loaded, tokenizer = _load(model, device, dtype, quantize, offload)
     template = load_chat_template(model_directory(model), tokenizer)
-    session = Session(loaded, tokenizer, settings, raw, _load_draft(draft, device, tokenizer), template)
+    guesser = _load_draft(draft, device, tokenizer)
+    memory = MEMORY_SHARE * free_memory(str(loaded.device))
+    context, reason = fitting_context(loaded.config, kv_cache_dtype(loaded), memory)
+    if reason:
+        say(f"chat: {reason}. With more free memory they can be longer")
+    session = Session(loaded, tokenizer, settings, raw, guesser, template, context)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - line editing at the prompt, on platforms that have it
     converse(session, input, _write)

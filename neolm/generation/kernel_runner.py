@@ -26,10 +26,12 @@ from neolm.kernels.mathematics import ACTIVATIONS
 from neolm.kernels.simd import FEATURES
 from neolm.kernels.thread_pool import thread_pool
 from neolm.models.attention import rotary_table
+from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
 from neolm.models.quantized import QuantizedEmbedding, QuantizedLinear
 
 MAX_KERNEL_TOKENS = 64  # in one call of the kernels
+_ROTARY_POSITIONS = 2**16  # with rotary tables from the start; more are computed when a text reaches them
 _FORMATS = {torch.float32: matmul.FP32, torch.bfloat16: matmul.BF16}
 _ALIASES = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
 
@@ -95,6 +97,7 @@ class KernelRunner:
         V = self.model.config.vocab_size
         logits = np.empty((len(logit_indices), padded(V) + 16), np.float32)  # new, because callers keep it
         block_tables = block_tables_of(spans)
+        self._extend_rotary(max(span.start + len(span.ids) for span in spans))
         for start in range(0, len(tokens), MAX_KERNEL_TOKENS):
             first, end = (bisect_left(logit_indices, at) for at in (start, start + MAX_KERNEL_TOKENS))
             step = decode_step.Step(
@@ -108,6 +111,14 @@ class KernelRunner:
             thread_pool().run(decode_step.decode_step, self._model, step, self._workspace)
         return torch.from_numpy(logits)[:, :V]
 
+    def _extend_rotary(self, length: int) -> None:
+        """Compute rotary tables for a text of `length` tokens: a config may claim more positions than memory holds."""
+        count = self._model.rotary.shape[1]
+        if self.model.positions is None and length > count:
+            while count < length:
+                count *= 2
+            self._model = self._model._replace(rotary=_rotary(self.model.config, count))
+
     def _collect(self, model: Decoder) -> decode_step.Model:
         config = model.config
         layers: list[nn.Module] = []
@@ -118,9 +129,7 @@ class KernelRunner:
         norms.append(model.norm)
         rotary = np.zeros((2, 1, 0), np.float32)
         if model.positions is None:
-            positions = torch.arange(config.max_position_embeddings)
-            tables = rotary_table(positions, config.rotary_size, config.rotary_base, torch.float32)
-            rotary = np.stack([table.chunk(2, dim=-1)[0].numpy() for table in tables])
+            rotary = _rotary(config, min(config.max_position_embeddings, _ROTARY_POSITIONS))
         embedding = model.embedding.head if isinstance(model.embedding, QuantizedEmbedding) else model.embedding
         return decode_step.Model(
             hidden_size=config.hidden_size,
@@ -161,6 +170,12 @@ def longest_decode(model: Decoder) -> int:
     paths differ in the last bit, so that the same seed could give another text.
     """
     return 128 if model.quantized and "amx-bf16" not in FEATURES else MAX_DECODE_TOKENS
+
+
+def _rotary(config: DecoderConfig, count: int) -> NDArray[np.float32]:
+    """Cosines and sines of the first `count` positions, (2, count, rotary size / 2)."""
+    tables = rotary_table(torch.arange(count), config.rotary_size, config.rotary_base, torch.float32)
+    return np.stack([table.chunk(2, dim=-1)[0].numpy() for table in tables])
 
 
 def _fp32(tensor: Any) -> NDArray[np.float32]:

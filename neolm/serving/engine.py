@@ -47,6 +47,7 @@ class Engine:
         max_waiting: int = 1024,
         chunk_size: int | None = None,
         strict: bool = False,
+        context: int | None = None,
     ) -> None:
         """Allocate the KV cache; on a CPU, memory is used only as it is written to.
 
@@ -60,11 +61,13 @@ class Engine:
             max_waiting: Requests that may wait; further ones are refused.
             chunk_size: Prompt tokens computed between two decoding steps; a multiple of 16.
             strict: The same bits under any load, with less sharing of prefixes.
+            context: Longest text in tokens; None: the model's context.
         """
         self.model, self.eos_token_id = model, eos_token_id
         self.end_token_ids = end_token_ids(model, eos_token_id)
         self.vocab_size = min(vocab_size or model.config.vocab_size, model.config.vocab_size)
-        self.context, self.strict = model.config.max_position_embeddings, strict
+        longest = model.config.max_position_embeddings
+        self.context, self.strict = min(context or longest, longest), strict
         dtype = kv_cache_dtype(model)
         per_block = block_bytes(model.config, dtype)
         num_blocks = memory // per_block
@@ -129,7 +132,7 @@ class Engine:
             QueueFullError: too many requests are waiting.
             EngineClosedError: the engine was closed or has failed.
         """
-        [prompt] = check_prompts(self.model, [token_ids], self.eos_token_id)
+        [prompt] = check_prompts(self.model, [token_ids], self.eos_token_id, self.context)
         check_logit_bias(config, self.vocab_size)
         generator = prompt_generators([prompt] * (index + 1), config.seed)[index]
         length = len(prompt) + config.max_new_tokens

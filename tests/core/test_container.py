@@ -1,5 +1,7 @@
 """Limits of control groups, as the kernel's documentation lays their files out."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,17 @@ def test_the_first_version_names_its_files_otherwise(proc: Path, tmp_path: Path)
     assert memory_left(proc, tmp_path / "groups") == 80
     group(folder, memory__limit_in_bytes=300)
     assert memory_left(proc, tmp_path / "groups") == 0
+
+
+def test_a_limit_of_the_address_space_counts() -> None:
+    script = """
+import resource
+from neolm.core.device import address_space_left, free_memory
+assert address_space_left() is None
+resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+assert 2**30 < free_memory() == address_space_left() < 2**31, address_space_left()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_no_group_no_limit(proc: Path, tmp_path: Path) -> None:

@@ -89,6 +89,17 @@ def test_a_full_context_forgets_the_oldest_turns_with_a_notice(neo: Decoder, tok
     assert len(PlainTemplate(tokenizer).encode(session.messages[:-1])) <= 64 - 8
 
 
+def test_a_conversation_may_be_shorter_than_the_context(make: Callable[..., Decoder], tokenizer: Tokenizer) -> None:
+    long, short = make("gpt-neox", context=2**16), make("gpt-neox")  # rotary positions: the same weights
+    config = GenerationConfig(max_new_tokens=60)
+    screens = [
+        talk(Session(model, tokenizer, config, context=context), "the sea", "the day", "the clock", "z" * 70)
+        for model, context in ((long, 64), (short, None), (short, 1000))
+    ]
+    assert screens[0] == screens[1] == screens[2]
+    assert "the context is full" in screens[0]
+
+
 def test_a_message_beyond_the_context_changes_nothing(neo: Decoder, tokenizer: Tokenizer) -> None:
     session = Session(neo, tokenizer, SHORT)
     list(session.say("sea"))

@@ -11,6 +11,7 @@ import pytest
 
 from neolm.generation.chat import Session
 from neolm.generation.config import GenerationConfig
+from neolm.generation.kv_cache import block_bytes
 from neolm.models import hf
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.chat import Message
@@ -73,6 +74,20 @@ def test_chat_passes_its_settings_on(directory: Path, neolm_: Run, monkeypatch: 
     assert [(session.raw, session.draft) for session in sessions] == [(False, None), (True, "lookup")]
     ids = default.template.encode([Message("user", "the sea")])
     assert default.tokenizer.decode(ids) == "Q the sea A"  # the template of the model directory
+
+
+def test_a_chat_about_a_claimed_context_says_what_fits(
+    make: Callable[..., Decoder], tokenizer: Tokenizer, neolm_: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = make("gpt-neox", context=2**24)
+    hf.save_model(model, tmp_path / "model")
+    tokenizer.save(tmp_path / "model")
+    monkeypatch.setattr("neolm.core.device.free_memory", lambda device: 10 * block_bytes(model.config, model.dtype))
+    monkeypatch.setattr("sys.stdin", io.StringIO("the sea\n"))
+    code, printed, said = neolm_("chat", tmp_path / "model", "--device", "cpu")
+    assert (code, said.count("\n")) == (0, 1)
+    assert said.startswith("chat: texts are limited to 128 tokens of the context of 16,777,216 (config.json)")
+    assert printed.count("> ") == 2
 
 
 @pytest.mark.parametrize("command", ["generate", "chat"])

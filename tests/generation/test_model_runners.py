@@ -23,7 +23,7 @@ from neolm.generation import kernel_runner
 from neolm.generation.batch import next_logits
 from neolm.generation.cuda_graph_runner import CudaGraphRunner
 from neolm.generation.kernel_runner import MAX_KERNEL_TOKENS, KernelRunner, longest_decode, why_not
-from neolm.generation.kv_cache import BatchCache, KVCache, Span, block_bytes, kv_cache_dtype
+from neolm.generation.kv_cache import BatchCache, KVCache, Span, block_bytes, fitting_context, kv_cache_dtype
 from neolm.generation.model_runner import ModelRunner, TorchRunner, cache_view, model_runner_for
 from neolm.kernels.attention import BLOCK_SIZE
 from neolm.kernels.thread_pool import thread_pool
@@ -255,9 +255,43 @@ def test_block_bytes_is_the_memory_of_a_block(neo: Decoder) -> None:
     assert BLOCK_SIZE == 16
 
 
+def test_a_text_is_as_long_as_memory_allows(make: Callable[..., Decoder]) -> None:
+    config = make("gpt-neox").config
+    block = block_bytes(config, torch.float32)
+    assert fitting_context(config, torch.float32, 4 * block) == (64, "")  # the whole context
+    context, reason = fitting_context(config, torch.float32, 3.9 * block)
+    assert context == 48
+    assert reason.startswith("texts are limited to 48 tokens of the context of 64 (config.json)")
+    assert fitting_context(config, torch.float32, 0)[0] == 16
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the resident memory from /proc")
+def test_a_kv_cache_takes_memory_only_where_it_is_written(make: Callable[..., Decoder]) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    config, before = make("gpt-neox").config, resident()
+    cache = KVCache(config, 2**30 // block_bytes(config, torch.bfloat16), torch.bfloat16, torch.device("cpu"))
+    assert resident() - before < 2**28
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in (*cache.keys, *cache.values))
+    assert not any(tensor[-1].any() for tensor in (*cache.keys, *cache.values))
+
+
+def test_rotary_tables_grow_with_the_text(make: Callable[..., Decoder], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make("gpt-neox", context=2**24)
+    ids, logits = random_ids(150), []
+    for at_first in (2**16, 16):
+        monkeypatch.setattr(kernel_runner, "_ROTARY_POSITIONS", at_first)
+        runner, cache = KernelRunner(model, max_decode_tokens=1), BatchCache(model, 1, 160)
+        assert runner._model.rotary.shape[1] == at_first
+        logits.append(torch.cat([next_logits(runner, cache, [ids[:end]]) for end in (100, 101, 149, 150)]))
+    assert runner._model.rotary.shape[1] == 256
+    assert torch.equal(*logits)
+
+
 def test_the_type_of_the_cache(neo: Decoder) -> None:
     types = {torch.float32: torch.float32, torch.float64: torch.float32}
-    types |= dict.fromkeys((torch.bfloat16, torch.float16), torch.bfloat16)
+    types |= {dtype: dtype for dtype in (torch.bfloat16, torch.float16)}
     assert {dtype: kv_cache_dtype(copy.deepcopy(neo).to(dtype)) for dtype in types} == types
     assert kv_cache_dtype(quantize(copy.deepcopy(neo), "int8")) == torch.bfloat16
 

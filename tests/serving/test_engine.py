@@ -338,6 +338,19 @@ def test_at_the_context_limit(model: Decoder) -> None:
     assert none == [Finished("length")]
 
 
+def test_a_context_below_the_models(make: Callable[..., Decoder]) -> None:
+    model = make("gpt-neox", context=2**24)
+    engine, log = engine_of(model, num_blocks=4, context=50), Log()
+    with pytest.raises(InputError, match="51 tokens, the model's context is 50"):
+        engine.submit(prompt_of(51), SHORT, Log())
+    engine.submit(prompt_of(45), GenerationConfig(max_new_tokens=20), log)
+    finish(engine)
+    assert (len(log.tokens), log.reason) == (6, "context")
+    with pytest.raises(InputError, match=r"hold 64 tokens of this model, less than its context"):
+        engine_of(model, num_blocks=4, context=65)
+    assert engine_of(make("gpt-neox"), context=1000).context == 96
+
+
 def test_samples_of_one_prompt_differ_and_are_reproducible(model: Decoder) -> None:
     config = GenerationConfig(max_new_tokens=8, temperature=1.0, seed=3)
     runs = []

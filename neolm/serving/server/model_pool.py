@@ -47,7 +47,7 @@ class ModelPool(Generic[S]):
             if model.size > memory:
                 raise InputError(
                     f"serve: {model.name} takes {gibibytes(model.size)}, weights and KV cache; {gibibytes(memory)} are "
-                    "for models. Quantised weights (--quantize int4) or a smaller text_memory take less"
+                    "for models. Quantised weights (--quantize int4), a smaller text_memory or context take less"
                 )
             self.slots[model.name] = Slot(model)
         self.models = {name: slot.model for name, slot in self.slots.items()}

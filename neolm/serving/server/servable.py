@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import cached_property
 from typing import Protocol
@@ -12,7 +13,7 @@ from neolm.core.files import digest_path
 from neolm.core.manifest import chain, read_manifest
 from neolm.generation.config import generation_config
 from neolm.generation.generate import check_tokenizer
-from neolm.generation.kv_cache import block_bytes, blocks_for
+from neolm.generation.kv_cache import block_bytes, blocks_for, fitting_context
 from neolm.models.hf import load_model, open_model
 from neolm.serving.engine import Engine
 from neolm.serving.request import Listener
@@ -53,17 +54,31 @@ class GenerationModel:
 
     kind = "generate"
 
-    def __init__(self, name: str, path: str, device: str, settings: ServeConfig) -> None:
-        """Read the headers of the files; nothing is loaded. Raises `InputError` if the model is not complete."""
+    def __init__(
+        self, name: str, path: str, device: str, settings: ServeConfig, memory: float = math.inf, sharing: int = 1
+    ) -> None:
+        """Read the headers of the files; nothing is loaded. Raises `InputError` if the model is not complete.
+
+        A context that does not fit into `memory` (bytes for all models) is limited to what fits into an equal share
+        of it for each of `sharing` models, so that one does not always evict the others.
+        """
         self.name, self._settings, self._device = name, settings, device
         self.facts = open_model(path, device, settings.dtype, settings.quantize)
         self.tokenizer = load_tokenizer(self.facts.directory)
         check_tokenizer(self.facts.config, self.tokenizer)
         self.end_token_ids = frozenset((self.tokenizer.eos_token_id, *self.facts.config.end_tokens))
         self.template = load_chat_template(self.facts.directory, self.tokenizer)
-        self.context = self.facts.config.max_position_embeddings
+        config = self.facts.config
         # Quantised models have a KV cache of half the size, which is not known before they are loaded.
-        one_text = blocks_for(self.context) * block_bytes(self.facts.config, torch.float32)
+        dtype, self.limited_because = torch.float32, ""
+        self.context = min(settings.context or 0, config.max_position_embeddings)
+        if settings.context is None:
+            left = memory - self.facts.size
+            self.context, self.limited_because = fitting_context(config, dtype, left)
+            if self.limited_because:
+                share = memory / sharing - self.facts.size
+                self.context, self.limited_because = fitting_context(config, dtype, share if share > 0 else left)
+        one_text = blocks_for(self.context) * block_bytes(config, dtype)
         self._kv_cache_bytes = max(int(settings.text_memory * 2**30), one_text)
         self.size = self.facts.size + self._kv_cache_bytes
         self.created = int(time.time())
@@ -93,6 +108,7 @@ class GenerationModel:
             max_running=settings.together,
             max_waiting=settings.queue,
             strict=settings.strict,
+            context=self.context,
         ).start()
         listener = Listener()
         engine.submit([self.tokenizer.eos_token_id], generation_config(max_new_tokens=2), listener)

@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Sequence
 
-from neolm.core.device import choose_device, free_memory
+from neolm.core.device import MEMORY_SHARE, choose_device, free_memory
+from neolm.core.progress import say
 from neolm.serving.server.event_log import EventLog
 from neolm.serving.server.feedback import FeedbackStore
 from neolm.serving.server.keys import KeyRing
@@ -14,8 +15,6 @@ from neolm.serving.server.metrics import Metrics
 from neolm.serving.server.model_pool import ModelPool, model_name
 from neolm.serving.server.servable import GenerationModel
 from neolm.serving.server.settings import ServeConfig
-
-_MEMORY_SHARE = 0.8  # of free memory, for models
 
 
 class Service:
@@ -41,6 +40,11 @@ class Service:
 def open_models(arguments: Sequence[str], settings: ServeConfig) -> ModelPool[GenerationModel]:
     """The pool of the models that `arguments` name, each a path, a hub id or `NAME=PATH`; none is loaded yet."""
     device = choose_device(settings.device).value
-    memory = settings.memory * 2**30 if settings.memory else _MEMORY_SHARE * free_memory(device)
-    models = (GenerationModel(name, path, device, settings) for name, path in map(model_name, arguments))
-    return ModelPool(models, int(memory))
+    memory = settings.memory * 2**30 if settings.memory else MEMORY_SHARE * free_memory(device)
+    count = len(arguments)
+    models = [GenerationModel(name, path, device, settings, memory, count) for name, path in map(model_name, arguments)]
+    pool = ModelPool(models, int(memory))
+    for model in models:
+        if model.limited_because:
+            say(f"serve: {model.name}: {model.limited_because}. Choose another limit by --set context=TOKENS")
+    return pool

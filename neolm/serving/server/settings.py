@@ -40,6 +40,9 @@ class ServeConfig(Config):
     text_memory: Annotated[float, Field(gt=0, le=2**20), Unit("GiB")] = 1.0
     """KV cache of each model, part of `memory`; more if one text as long as the context needs more."""
 
+    context: Annotated[int, Field(ge=1), Unit("tokens")] | None = None
+    """Longest text, prompt and answer together; null: the model's context, or less if `memory` does not hold it."""
+
     feedback: Annotated[str | None, BeforeValidator(lambda value: "off" if value is False else value)] = None
     """SQLAlchemy URL of the database for feedback; null: a file of the user; off: no feedback."""
     share_prefixes: bool = False

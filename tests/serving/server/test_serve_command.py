@@ -204,6 +204,29 @@ def test_models_in_directories_with_unusual_names(tmp_path: Path, write: Callabl
         assert list(pool.models) == [name, "n #1"]
 
 
+def test_a_claimed_context_is_limited_to_what_memory_holds(
+    tmp_path: Path, write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "huge", family="gpt-neox", context=2**24)
+    settings = ServeConfig(text_memory=0.01, memory=0.25, device="cpu")
+    [model] = open_models([str(path)], settings).models.values()
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"serve: huge: texts are limited to {model.context:,} tokens of the context of 16,777,216")
+    assert line.endswith("Choose another limit by --set context=TOKENS")
+    assert 0.9 * 2**28 < model.size <= 2**28
+    two = open_models([f"{name}={path}" for name in "ab"], settings)
+    assert sum(other.size for other in two.models.values()) <= 2**28  # both may be loaded at once
+    assert two.models["a"].context == pytest.approx(model.context / 2, rel=0.01)
+    capsys.readouterr()
+    [model] = open_models([str(path)], settings.model_copy(update={"context": 100})).models.values()
+    assert (model.context, capsys.readouterr().err) == (100, "")
+    model.start()
+    assert model.engine is not None and model.engine.context == 100
+    model.close()
+    [model] = open_models([str(write(tmp_path / "small"))], settings).models.values()
+    assert (model.context, capsys.readouterr().err) == (96, "")
+
+
 def test_options_are_stronger_than_settings_and_the_file(
     neolm_: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
