@@ -37,8 +37,9 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Number of elements of the first tensor."""
-        return self._first.numel()
+        """Number of tokens: ones of `attention_mask` if there is one, else elements of the first tensor."""
+        mask = self.tensors.get("attention_mask")
+        return self._first.numel() if mask is None else int(mask.sum())
 
     @property
     def _first(self) -> Tensor:

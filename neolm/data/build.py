@@ -10,7 +10,7 @@ from neolm.core.artifact import Stage
 from neolm.core.manifest import Manifest, input_from, require
 from neolm.core.progress import count
 from neolm.corpus.documents import Split, read_documents
-from neolm.data.shards import write_shards
+from neolm.data.shards import has_sentences, write_shards
 from neolm.tokenizer.tokenizer import load_tokenizer
 
 
@@ -19,12 +19,13 @@ def build_shards(output: Path) -> Manifest:
     corpus, tokenizer_directory = output / "corpus", output / "tokenizer"
     documents = require(corpus, "corpus", "corpus build RECIPE").counts
     tokenizer = load_tokenizer(tokenizer_directory)
+    config = {"vocab_size": tokenizer.size, "eos_token_id": tokenizer.eos_token_id}
     stage = Stage(
         name="shards",
         room="data",
         directory=output / "shards",
         inputs={"corpus": input_from(corpus, output), "tokenizer": input_from(tokenizer_directory, output)},
-        config={"vocab_size": tokenizer.size, "eos_token_id": tokenizer.eos_token_id},
+        config=config | ({"sentences": True} if has_sentences(tokenizer) else {}),
     )
 
     def make(directory: Path) -> Mapping[str, Any]:
@@ -38,6 +39,9 @@ def build_shards(output: Path) -> Manifest:
 
     def summary(counts: Mapping[str, Any]) -> str:
         train = counts["train"]
-        return f"{count(train['tokens'])} tokens to train on, {train['bytes'] / train['tokens']:.2f} bytes each"
+        sentences = f", in {count(train['sentences'])} sentences" if "sentences" in train else ""
+        return (
+            f"{count(train['tokens'])} tokens to train on, {train['bytes'] / train['tokens']:.2f} bytes each{sentences}"
+        )
 
     return stage.ensure(make, summary)
