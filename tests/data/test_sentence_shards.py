@@ -25,7 +25,7 @@ def documents(texts: list[str], parents: list[str] | None = None) -> list[Docume
     return [Document(f"note#{i}", whole[i], text, "note", "CC0-1.0", "{}") for i, text in enumerate(texts)]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(
     st.lists(st.lists(st.sampled_from(["The cat.", "Dogs sat!", "\x01", "On every mat: why?", ""])), max_size=8),
     st.integers(8, 60),
