@@ -14,10 +14,9 @@ from neolm.core.manifest import input_from
 from neolm.core.model_files import GENERATION_FILE
 from neolm.core.output import refuse_foreign
 from neolm.core.progress import count, say
-from neolm.models.config import DecoderConfig
-from neolm.models.decoder import count_parameters
 from neolm.models.gguf import GGUF_FILE, export_gguf
 from neolm.models.hf import convert, model_directory
+from neolm.models.stored_model import StoredModel
 from neolm.report.model_card import write_model_card
 from neolm.tokenizer.chat import chat_templates
 from neolm.tokenizer.directory import NoTokenizerError
@@ -35,8 +34,8 @@ def export_directory(model: str, target: Path, dtype: str | None, quantize: str 
     return _copy("export", model_directory(model), target, settings, _write_gguf if to == "gguf" else _write_hf)
 
 
-def _write_hf(source: Path, directory: Path, dtype: str | None, quantize: str | None) -> DecoderConfig:
-    config = convert(source, directory, dtype, quantize)
+def _write_hf(source: Path, directory: Path, dtype: str | None, quantize: str | None) -> StoredModel:
+    stored = convert(source, directory, dtype, quantize)
     generation = source / GENERATION_FILE
     if generation.is_file():  # its settings of sampling have no effect here, but in other programs
         write_json(directory / GENERATION_FILE, read_json(generation))
@@ -44,10 +43,10 @@ def _write_hf(source: Path, directory: Path, dtype: str | None, quantize: str | 
         copy_tokenizer(source, directory, name_eos=False)
     except NoTokenizerError:
         say(f"{source} has no tokenizer; only the weights were written")
-    return config
+    return stored
 
 
-def _write_gguf(source: Path, directory: Path, dtype: str | None, quantize: str | None) -> DecoderConfig:
+def _write_gguf(source: Path, directory: Path, dtype: str | None, quantize: str | None) -> StoredModel:
     tokenizer = load_tokenizer(source)
     content = json.loads(tokenizer.backend.to_str())
     template = chat_templates(source).get("default")
@@ -61,7 +60,7 @@ def _copy(
     source: Path,
     target: Path,
     settings: dict[str, str | None],
-    write: Callable[[Path, Path, str | None, str | None], DecoderConfig],
+    write: Callable[[Path, Path, str | None, str | None], StoredModel],
 ) -> Path:
     """Build the stage `name` in `target`: `write` puts there what it makes of `source`."""
     refuse_foreign(target)
@@ -70,8 +69,8 @@ def _copy(
     stage = Stage(name, "models", target, {"source": input_from(source, target.resolve().parent)}, settings)
 
     def make(directory: Path) -> dict[str, Any]:
-        config = write(source, directory, settings["dtype"], settings["quantize"])
-        return {"parameters": count_parameters(config), "family": config.family}
+        stored = write(source, directory, settings["dtype"], settings["quantize"])
+        return {"parameters": stored.parameters, "family": stored.config.family}
 
     def summary(counts: Mapping[str, Any]) -> str:
         return f"{counts['family']} of {count(counts['parameters'])} parameters in {target}"

@@ -16,7 +16,7 @@ from neolm.core.files import write_text
 from neolm.core.yaml_file import to_yaml
 from neolm.corpus.config import CorpusConfig
 from neolm.evaluation.config import EvaluateConfig
-from neolm.models.config import ModelConfig
+from neolm.models.model_config import ModelConfig
 from neolm.tokenizer.config import TokenizerConfig
 from neolm.training.pretrain_config import PretrainConfig
 
@@ -36,9 +36,9 @@ class Recipe(Config):
     tokenizer: TokenizerConfig | None = None
     """Build a tokenizer from the documents."""
     model: ModelConfig | None = None
-    """Architecture of a new decoder."""
+    """Architecture of a new model."""
     pretrain: PretrainConfig | None = None
-    """Train the decoder on the documents."""
+    """Train the model on the documents."""
     evaluate: EvaluateConfig | None = None
     """Measure the model. A recipe that trains a model measures it with the default settings if this section is missing,
     and not at all if it is null."""

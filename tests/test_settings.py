@@ -16,10 +16,12 @@ import neolm
 from neolm.core.config import Config
 from neolm.generation.config import generation_config
 from neolm.generation.generate import generate
-from neolm.models.config import DecoderConfig, ModelConfig
+from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
-from neolm.models.families import FAMILIES
+from neolm.models.encoder_config import EncoderConfig
+from neolm.models.families import DECODERS
 from neolm.models.hf import save_model
+from neolm.models.model_config import ModelConfig
 from neolm.recipe import Recipe, load_recipe
 from neolm.serving.server.settings import ServeConfig
 from neolm.tokenizer.tokenizer import train_tokenizer
@@ -103,6 +105,10 @@ MODEL_VALUES: dict[str, Any] = {
     "embedding_dropout": 0.5,
     "residual_dropout": 0.5,
     "attention_dropout": 0.5,
+    "embedding_size": 16,
+    "groups": 2,
+    "blocks_per_group": 2,
+    "sharing": "attention",
 }
 
 
@@ -110,18 +116,20 @@ def test_every_setting_of_the_model_changes_the_architecture() -> None:
     assert {*MODEL_VALUES, "preset"} == set(ModelConfig.model_fields)
     base: dict[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 2}
 
-    def resolved(**fields: Any) -> DecoderConfig:
-        return ModelConfig(**fields).resolve(300, 32, 0)
+    def resolved(**fields: Any) -> DecoderConfig | EncoderConfig:
+        return ModelConfig(**fields).resolve(300, 32, {"bos": 0, "eos": 0})
 
     for name, value in MODEL_VALUES.items():
         family = {"parallel_residual": "gpt-neox", "rotary_fraction": "gpt-neox"}.get(name, "gpt-neo")
         given = {**base, "family": family}
+        if name in {*EncoderConfig.model_fields} - {*DecoderConfig.model_fields}:
+            given |= {"family": "albert", "embedding_size": 8}
         assert resolved(**given) != resolved(**{**given, name: value}), name
     assert resolved(preset="gpt2").num_layers == 12
 
 
 def test_every_setting_of_a_decoder_is_read(reads: Reads, tmp_path: Path) -> None:
-    for family in FAMILIES:
+    for family in DECODERS:
         model = tiny_decoder(family, 16, num_heads=2)
         save_model(model, tmp_path / family)
         Decoder(model.config).initialise(1)

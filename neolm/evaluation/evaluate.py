@@ -30,7 +30,7 @@ from neolm.evaluation.measurement import Measurement, TextDocument, TextLikeliho
 from neolm.evaluation.perplexity import text_bytes, window_and_stride
 from neolm.evaluation.samples import samples
 from neolm.models.decoder import Decoder
-from neolm.models.hf import load_model, model_directory
+from neolm.models.hf import load_decoder, model_directory
 from neolm.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 MAX_SOURCES = 20  # in the scores by source, the largest first
@@ -72,7 +72,7 @@ def evaluate_model(
         raise InputError(f"{model}: there is no held-out text of this model. Give a file or folder as text (--text)")
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
-    decoder = load_model(directory, device.value, precision.value, config.quantize)
+    decoder = load_decoder(directory, device.value, precision.value, config.quantize)
     scores = evaluate(decoder, load_tokenizer(directory), documents, config, training_texts(corpus) if corpus else None)
     if isinstance(documents, RawDocuments):
         scores["protocols"] = {name: value | documents.left_out() for name, value in scores["protocols"].items()}
@@ -294,7 +294,7 @@ def evaluate_stage(output: Path, config: EvaluateConfig, model: Path | None = No
 def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig) -> dict[str, Any]:
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
-    model = load_model(source, device.value, precision.value, config.quantize)
+    model = load_decoder(source, device.value, precision.value, config.quantize)
     tokenizer, corpus = load_tokenizer(source), output / "corpus"
     result = evaluate(model, tokenizer, read_documents(corpus, "validation"), config, training_texts(corpus))
     rows = result.pop("per_document")

@@ -101,11 +101,11 @@ def _load(
     model: str, device: str, dtype: str | None = None, quantize: str | None = None, offload: str | None = None
 ) -> tuple[Any, Any]:
     from neolm.core.device import choose_device
-    from neolm.models.hf import load_model, model_directory
+    from neolm.models.hf import load_decoder, model_directory
     from neolm.tokenizer.tokenizer import load_tokenizer
 
     directory = model_directory(model)
-    loaded = load_model(directory, choose_device(device).value, dtype, quantize, offload)
+    loaded = load_decoder(directory, choose_device(device).value, dtype, quantize, offload)
     return loaded, load_tokenizer(directory)
 
 

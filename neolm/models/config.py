@@ -1,4 +1,4 @@
-"""The shape of a decoder, and the `model` section of a recipe."""
+"""The shape of a decoder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from neolm.core.config import Config, Supersedes, Unit
+from neolm.core.config import Config, Unit
 from neolm.core.errors import SettingError
-from neolm.models.families import FAMILIES, PRESETS, preset
+from neolm.models.families import FAMILIES
 from neolm.models.families.family import MAX_LAYERS
 
 Activation = Literal[
@@ -162,80 +162,3 @@ def decoder_config(family: str, **fields: Any) -> DecoderConfig:
         first = error.errors()[0]
         message = ": ".join([*map(str, first["loc"][:1]), first["msg"].removeprefix("Value error, ")])
         raise SettingError(*message.split(": ", 1)) from None
-
-
-class ModelConfig(Config):
-    """The `model` section of a recipe: a published preset, or a family and its sizes."""
-
-    preset: Annotated[str | None, Supersedes()] = None
-    """A published model, such as gpt-neo-125m; `neolm config presets` lists them. Other keys override its values. On
-    the command line, it replaces all model settings of the recipe."""
-    family: Literal["gpt2", "gpt3", "gpt-neo", "gpt-neox"] | None = None
-    """The family of a model without a preset."""
-    hidden_size: Annotated[Width | None, Unit("channels")] = None
-    """Width of the residual stream; a multiple of num_heads."""
-    num_layers: Annotated[Layers | None, Unit("blocks")] = None
-    """Number of blocks."""
-    num_heads: Annotated[Width | None, Unit("heads")] = None
-    """Attention heads of each block."""
-    intermediate_size: Annotated[Positive | None, Unit("channels")] = None
-    """Width of the MLP; null: 4 x hidden_size."""
-    vocab_size: Annotated[Positive | None, Unit("tokens")] = None
-    """Rows of the embedding; null: the tokenizer's size."""
-    max_position_embeddings: Annotated[Positive | None, Unit("tokens")] = None
-    """Context length; null: the preset's, or else pretrain.sequence_length."""
-    attention_layers: tuple[Literal["global", "local"], ...] | None = None
-    """Kinds of attention, repeated over the blocks (gpt-neo)."""
-    window_size: Annotated[Positive | None, Unit("tokens")] = None
-    """Tokens that a local layer attends to, the token itself included (gpt-neo)."""
-    rotary_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of each head's channels that is rotated (gpt-neox)."""
-    parallel_residual: bool | None = None
-    """Attention and MLP both read the block's input (gpt-neox)."""
-    tie_embeddings: bool | None = None
-    """The output head is the token embedding."""
-    activation: Activation | None = None
-    """Non-linearity of the MLP."""
-    embedding_dropout: Probability | None = None
-    """Dropout after the embeddings."""
-    residual_dropout: Probability | None = None
-    """Dropout on what attention and MLP add to the residual stream."""
-    attention_dropout: Probability | None = None
-    """Dropout on attention weights."""
-
-    def without_effect(self) -> dict[str, str]:
-        """Fields that the family makes meaningless, each with the reason."""
-        name = PRESETS[self.preset][0] if self.preset in PRESETS else self.family
-        if name is None:
-            return {}
-        defaults = FAMILIES[name].defaults
-        layers = self.attention_layers or defaults.get("attention_layers", ("global",))
-        found = {} if "local" in layers else {"window_size": "no layer has local attention"}
-        if defaults.get("position_embedding") != "rotary":
-            found["rotary_fraction"] = f"{name} has no rotary positions"
-        return found
-
-    def resolve(self, tokenizer_size: int, sequence_length: int, eos_token_id: int | None) -> DecoderConfig:
-        """Architecture for a tokenizer of `tokenizer_size` tokens; `sequence_length` is the context if none is given.
-
-        Raises:
-            SettingError: unknown preset, a missing size, or sizes that do not fit together or the tokenizer.
-        """
-        given = {k: v for k, v in self.model_dump(exclude={"preset", "family"}).items() if v is not None}
-        base: dict[str, Any] = preset(self.preset) if self.preset else {"family": self.family}
-        if base["family"] is None:
-            raise SettingError("preset", "give a preset, or a family with its sizes")
-        if self.preset and self.family not in (None, base["family"]):
-            raise SettingError("family", f"{self.preset} is of the family {base['family']}, not {self.family}")
-        fields = {**base, "vocab_size": tokenizer_size, **given}
-        fields.setdefault("max_position_embeddings", sequence_length)
-        for key in ("hidden_size", "num_layers", "num_heads"):
-            if key not in fields:
-                raise SettingError(key, "must be given if there is no preset")
-        fields.update(bos_token_id=eos_token_id, eos_token_id=eos_token_id)
-        config = decoder_config(fields.pop("family"), **fields)
-        if config.vocab_size < tokenizer_size:
-            raise SettingError(
-                "vocab_size", f"{config.vocab_size} is less than the tokenizer's {tokenizer_size} tokens"
-            )
-        return config

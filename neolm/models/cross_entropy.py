@@ -21,30 +21,37 @@ MIN_CHUNK_ROWS = 512
 MAX_PRODUCT_ROWS = 2048
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Sums over rows of the cross-entropy of softmax(hidden @ weight.T) at `labels`, with and without z-loss.
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float = 0.0, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over rows of the cross-entropy of softmax(hidden @ weight.T + bias) at `labels`, with and without z-loss.
 
     Args:
         hidden: (N, C), any floating type; the products are computed in it, softmax and sums in float32.
         weight: (V, C), of the same type.
         labels: (N) int64 in 0 ... V-1, or `IGNORED`.
         z_loss: Weight of log^2 of the softmax's denominator.
+        bias: (V), of the same type.
 
     Returns:
-        Two float32 scalars: cross-entropy plus z-loss, which is differentiable, and the cross-entropy, which is not.
+        Three float32 scalars: cross-entropy plus z-loss, which is differentiable; the cross-entropy; and the number of
+        rows whose label is the likeliest (or as likely as another).
     """
-    return _LinearCrossEntropy.apply(hidden, weight, labels, z_loss)  # type: ignore[no-any-return, no-untyped-call]
+    return _LinearCrossEntropy.apply(hidden, weight, labels, z_loss, bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         N, V = len(labels), len(weight)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        entropy = torch.zeros_like(total)
+        entropy, correct = torch.zeros_like(total), torch.zeros_like(total)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        grad_bias = torch.zeros(V, dtype=torch.float32, device=weight.device) if ctx.needs_input_grad[4] else None
         rows = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS // V)
         # Checked on a CPU only: on a GPU the check would wait for the device.
         all_count = labels.device.type == "cpu" and bool((labels != IGNORED).all())
@@ -52,11 +59,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             chunk = slice(start, min(start + rows, N))
             counted = (labels[chunk] != IGNORED).unsqueeze(1)  # (R, 1)
             target = labels[chunk].clamp(min=0).unsqueeze(1)
-            logits = hidden[chunk] @ weight.t()  # (R, V)
+            rows_of = hidden[chunk]
+            logits = rows_of @ weight.t() if bias is None else torch.addmm(bias, rows_of, weight.t())  # (R, V)
             probability = torch.softmax(logits, dim=-1, dtype=torch.float32)
             # log Z from the likeliest token, whose probability is at least 1/V: no second pass of exponentials
-            log_z = logits.amax(dim=-1, keepdim=True) - probability.amax(dim=-1, keepdim=True).log()  # (R, 1)
-            here = (log_z - logits.gather(1, target)).where(counted, 0).sum()
+            largest, chosen = logits.amax(dim=-1, keepdim=True), logits.gather(1, target)
+            log_z = largest - probability.amax(dim=-1, keepdim=True).log()  # (R, 1)
+            here = (log_z - chosen).where(counted, 0).sum()
+            correct += ((chosen >= largest) & counted).sum()
             entropy += here
             total += here + z_loss * log_z.square().where(counted, 0).sum() if z_loss else here
             if grad_hidden is None and grad_weight is None:
@@ -71,20 +81,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 torch.mm(grad, weight, out=grad_hidden[chunk])
             if grad_weight is not None:
                 _add_product(grad_weight, grad.t(), hidden[chunk])
+            if grad_bias is not None:
+                grad_bias += grad.sum(dim=0, dtype=torch.float32)
             del logits, probability, grad  # otherwise they are alive while the next chunk's are computed
         if grad_weight is not None and weight.dtype != torch.float16:
             grad_weight = grad_weight.to(weight.dtype)  # float16 could overflow here: the sum is not scaled yet
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_dtype = weight.dtype
-        ctx.mark_non_differentiable(entropy)
-        return total, entropy
+        ctx.mark_non_differentiable(entropy, correct)
+        return total, entropy, correct
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        upstream, _ = grads
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        upstream = grads[0]
         # In place: a copy of the weight's gradient would be as large as the embedding.
-        grad_hidden, grad_weight = (None if g is None else g.mul_(upstream.to(g.dtype)) for g in ctx.saved_tensors)
-        return grad_hidden, None if grad_weight is None else grad_weight.to(ctx.weight_dtype), None, None
+        grad_hidden, grad_weight, grad_bias = (
+            None if g is None else g.mul_(upstream.to(g.dtype)) for g in ctx.saved_tensors
+        )
+        grad_weight, grad_bias = (None if g is None else g.to(ctx.weight_dtype) for g in (grad_weight, grad_bias))
+        return grad_hidden, grad_weight, None, None, grad_bias
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

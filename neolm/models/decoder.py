@@ -26,7 +26,7 @@ class LanguageModelHead(nn.Linear):
         """(..., C) to logits (..., V); with `labels` (...), the two sums of `linear_cross_entropy`."""
         if labels is None:
             return super().forward(hidden)
-        return linear_cross_entropy(hidden.flatten(0, -2), self.weight, labels.flatten(), z_loss)
+        return linear_cross_entropy(hidden.flatten(0, -2), self.weight, labels.flatten(), z_loss)[:2]
 
 
 class Decoder(Trunk):
@@ -35,7 +35,11 @@ class Decoder(Trunk):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
         self.head = LanguageModelHead(config.hidden_size, config.vocab_size, bias=False)
-        if config.tie_embeddings:
+        self.tie()
+
+    def tie(self) -> None:
+        """Use the embedding as the head's weight, if the configuration says so."""
+        if self.config.tie_embeddings and not self.quantized:
             self.head.weight = self.embedding.weight
 
     def forward(
@@ -71,11 +75,6 @@ class Decoder(Trunk):
             masks = {window: causal_mask(attention_mask, window) for window in self.config.windows}
         hidden = self.hidden_states(input_ids, masks, positions, cache)
         return self.head(hidden, labels, z_loss) if logits else hidden
-
-    @property
-    def quantized(self) -> int | None:
-        """Bits of the weights if they are quantised (`neolm.models.quantized`), else None."""
-        return getattr(self.head, "bits", None)
 
     def __repr__(self) -> str:
         """One line: family, sizes, parameters, type and device."""

@@ -62,7 +62,7 @@ def export_gguf(
     dtype: str | None = None,
     quantize: str | None = None,
     chat_template: str | None = None,
-) -> DecoderConfig:
+) -> StoredModel:
     """Write the model `source` (a directory or a hub id) to the file `target`.
 
     Args:
@@ -79,21 +79,22 @@ def export_gguf(
         StorageError: the disk is full.
     """
     stored = StoredModel(model_directory(source))
+    config = stored.decoder_config
     if stored.bits:
         raise InputError(
             f"{stored.directory}: the weights are quantised to {stored.bits} bits already; "
             "give the model that they were quantised from"
         )
-    keys = _hyperparameters(stored.config)
+    keys = _hyperparameters(config)
     encoding = _encoding(stored.dtype, dtype, quantize)
     about: dict[str, Value] = {"general.type": "model", "general.file_type": ENCODINGS[encoding].file_number}
     if quantize is not None:
         about["general.quantization_version"] = QUANTIZATION_VERSION
-    words = _vocabulary(tokenizer, stored.config, eos_token_id)
+    words = _vocabulary(tokenizer, config, eos_token_id)
     if chat_template is not None:
         words["tokenizer.chat_template"] = chat_template
     write_gguf(target, keys | about | words, list(_items(stored, encoding)))
-    return stored.config
+    return stored
 
 
 def _encoding(stored: torch.dtype, dtype: str | None, quantize: str | None) -> str:
@@ -112,7 +113,7 @@ def _encoding(stored: torch.dtype, dtype: str | None, quantize: str | None) -> s
 def _items(stored: StoredModel, encoding: str) -> Iterator[Item]:
     """All tensors that llama.cpp needs."""
     shapes = {name: tuple(parameter.shape) for name, parameter in stored.skeleton.named_parameters()}
-    copies_head = stored.config.tie_embeddings and FAMILIES[stored.config.family].gguf in NEEDS_HEAD
+    copies_head = stored.decoder_config.tie_embeddings and FAMILIES[stored.config.family].gguf in NEEDS_HEAD
     for rule in stored.rules:
         ours, shape = rule.ours, shapes[rule.ours]
         read = partial(

@@ -20,12 +20,12 @@ from neolm.core.device import choose_device
 from neolm.core.errors import InputError
 from neolm.core.files import expanded, storage_errors, write_json
 from neolm.core.model_files import CONFIG_FILE, GENERATION_FILE, SMALL_FILES
-from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
-from neolm.models.hf_config import hf_config, hint, quantization_config
+from neolm.models.encoder import Encoder
+from neolm.models.hf_config import hf_config, hint, quantization_config, read_decoder_config
 from neolm.models.hf_files import INDEX_SUFFIX, PICKLE, SAFETENSORS, write_weights
 from neolm.models.hf_names import published_tensors
-from neolm.models.quantized import check_quantize, is_packed
+from neolm.models.quantized import check_quantize, is_packed, own_tensors
 from neolm.models.stored_model import StoredModel, parse_dtype
 
 
@@ -35,8 +35,8 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
     offload: str | None = None,
-) -> Decoder:
-    """Load a model; called on token ids (B, T), it returns logits (B, T, V).
+) -> Decoder | Encoder:
+    """Load a model; called on token ids (B, T), a decoder or a masked language model returns logits (B, T, V).
 
     Args:
         path: A model directory, the output directory of a run, or a hub id such as `EleutherAI/pythia-14m`.
@@ -53,6 +53,21 @@ def load_model(
     return open_model(path, device, dtype, quantize).load(offload is not None)
 
 
+def load_decoder(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    quantize: str | None = None,
+    offload: str | None = None,
+) -> Decoder:
+    """`load_model` of a model that writes text. Raises `InputError` also for an encoder."""
+    directory = model_directory(path)
+    read_decoder_config(directory)
+    model = load_model(directory, device, dtype, quantize, offload)
+    assert isinstance(model, Decoder)
+    return model
+
+
 def open_model(
     path: str | Path,
     device: str | torch.device | None = None,
@@ -66,7 +81,10 @@ def open_model(
 
 
 def save_model(
-    model: Decoder, directory: str | Path, dtype: str | torch.dtype | None = None, max_shard_bytes: int = 5_000_000_000
+    model: Decoder | Encoder,
+    directory: str | Path,
+    dtype: str | torch.dtype | None = None,
+    max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Write `model` in its family's published format, which `transformers` and other programs load.
 
@@ -86,6 +104,8 @@ def save_model(
         target.mkdir(parents=True, exist_ok=True)
     write_weights(target, state_tensors(model, stored_dtype), max_shard_bytes)
     write_json(target / CONFIG_FILE, raw)
+    if isinstance(model, Encoder):
+        return
     ends = model.config.end_token_ids
     tokens = {
         "bos_token_id": raw["bos_token_id"],
@@ -96,21 +116,21 @@ def save_model(
 
 def convert(
     source: str | Path, target: str | Path, dtype: str | torch.dtype | None = None, quantize: str | None = None
-) -> DecoderConfig:
-    """`load_model` and `save_model`: copy the model `source` to `target`; dtype None: as stored.
+) -> StoredModel:
+    """`load_model` and `save_model`: copy the model `source` to `target`; dtype None: as stored. Returns the source.
 
     Raises:
         InputError: also for a weight that is not finite, or not in the requested type.
     """
     stored = StoredModel(model_directory(source), None, dtype, check_quantize(quantize))
     save_model(stored.load(check=True), target)
-    return stored.config
+    return stored
 
 
-def state_tensors(model: Decoder, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+def state_tensors(model: Decoder | Encoder, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """Published names and tensors of `model`, one at a time, on the CPU; a tied head once, as the embedding."""
     published = published_tensors(model.config, dict(model.named_parameters()))
-    for name, tensor in model.state_dict().items() if model.quantized else published:
+    for name, tensor in own_tensors(model) if model.quantized else published:
         yield name, tensor.to("cpu", tensor.dtype if is_packed(name) else dtype or tensor.dtype)
 
 

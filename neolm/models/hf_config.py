@@ -1,4 +1,4 @@
-"""`config.json` of Hugging Face's model directories, to and from a `DecoderConfig`.
+"""`config.json` of Hugging Face's model directories, to and from a `DecoderConfig` or an `EncoderConfig`.
 
 The keys are tables in `neolm.models.families`. An option that a family's format cannot express is refused by name, when
 reading and when writing. GPT-3 sizes are written as GPT-2, which has the same architecture. Left out: rotary scaling,
@@ -7,21 +7,33 @@ cross-attention, other methods of quantisation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from neolm.core.config import validate
 from neolm.core.errors import InputError, SettingError, shortened
 from neolm.core.files import read_json
 from neolm.core.manifest import read_manifest
 from neolm.core.model_files import CONFIG_FILE, listed_end_tokens, token_ids
+from neolm.core.progress import say
 from neolm.kernels.packing import GROUP
 from neolm.models.config import DecoderConfig
+from neolm.models.encoder_config import POOLED, EncoderConfig, Head
 from neolm.models.families import FAMILIES
+from neolm.models.families.albert import ALBERT
+from neolm.models.families.bert import BERT
+from neolm.models.families.family import Family
+from neolm.models.hf_files import WeightFiles
+
+C = TypeVar("C", DecoderConfig, EncoderConfig)
 
 
-def read_config(directory: str | Path) -> DecoderConfig:
+def read_config(directory: str | Path) -> DecoderConfig | EncoderConfig:
     """Configuration in `config.json` of `directory`, with the end tokens of its `generation_config.json`.
+
+    The head of an encoder is the one that `architectures` names; `StoredModel` looks at the tensors too.
 
     Raises:
         InputError: it is missing, invalid or not supported.
@@ -31,15 +43,49 @@ def read_config(directory: str | Path) -> DecoderConfig:
     if not path.is_file():
         raise InputError(f"{directory}: not a model directory, it has no {CONFIG_FILE}{hint(directory)}")
     raw = read_json(path)
-    families = {family.model_type: family for family in FAMILIES.values()}
-    family = families.get(str(raw.get("model_type")))
-    if family is None:
-        found = shortened(raw.get("model_type"))
-        supported = hint(directory) or f"; supported are {', '.join(families)}"
-        raise InputError(f"{path}: model_type {found} is not supported{supported}")
+    family = _family(directory, raw)
     if raw.get("add_cross_attention"):
         raise InputError(f"{path}: add_cross_attention: cross-attention is not supported")
     read_bits(directory)
+    return _decoder(directory, raw, family) if family.kind == "decoder" else _encoder(path, raw, family)
+
+
+def read_decoder_config(directory: str | Path) -> DecoderConfig:
+    """`read_config` of a decoder. Raises `InputError` also for an encoder, which cannot write text."""
+    config = read_config(directory)
+    if isinstance(config, EncoderConfig):
+        raise not_a_decoder(directory, config)
+    return config
+
+
+def not_a_decoder(directory: str | Path, config: EncoderConfig) -> InputError:
+    """The error for an encoder where a decoder is needed."""
+    return InputError(
+        f"{directory}: this {FAMILIES[config.family].title} is an encoder: it reads text and cannot write it. "
+        "Give a decoder, such as a GPT-Neo"
+    )
+
+
+def _family(directory: Path, raw: Mapping[str, Any]) -> Family:
+    """The family of a model; if `model_type` is missing, that of the tensors, which is said."""
+    path = directory / CONFIG_FILE
+    families = {family.model_type: family for family in FAMILIES.values()}
+    found = families.get(str(raw.get("model_type")))
+    if found is None and "model_type" not in raw:
+        with suppress(InputError):
+            names = " ".join(WeightFiles(directory).shapes)
+            found = ALBERT if "albert_layer_groups." in names else BERT if ".attention.self.query." in names else None
+        if found:
+            say(f"{path}: model_type is missing; the tensors are those of {found.model_type}")
+    if found is None:
+        shown = shortened(raw.get("model_type"))
+        supported = hint(directory) or f"; supported are {', '.join(families)}"
+        raise InputError(f"{path}: model_type {shown} is not supported{supported}")
+    return found
+
+
+def _fields(path: Path, raw: Mapping[str, Any], family: Family) -> tuple[dict[str, Any], dict[str, str]]:
+    """Fields of the configuration, and the keys that they were read from."""
     names = {key.field: next((name for name in key.names if name in raw), "") for key in family.keys}
     read = {key.field: raw[names[key.field]] if names[key.field] else key.default for key in family.keys}
     fields = {"family": family.name, **family.fixed, **read}
@@ -47,15 +93,72 @@ def read_config(directory: str | Path) -> DecoderConfig:
         fields |= family.read(raw, fields)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    return fields, names
+
+
+def _validated(model: type[C], path: Path, fields: Mapping[str, Any], names: Mapping[str, str]) -> C:
+    place = {field: f"{path}: {name}, read as " for field, name in names.items() if name and name != field}
+    config = validate(model, fields, place, str(path))
+    if config.intermediate_size == 4 * config.hidden_size:
+        config = config.model_copy(update={"intermediate_size": None})
+    return config
+
+
+def _decoder(directory: Path, raw: Mapping[str, Any], family: Family) -> DecoderConfig:
+    path = directory / CONFIG_FILE
+    fields, names = _fields(path, raw, family)
     listed = token_ids(fields["eos_token_id"], path)
     fields["eos_token_id"] = (listed or None) if isinstance(fields["eos_token_id"], list) else fields["eos_token_id"]
     ends = listed_end_tokens(directory)
     fields["end_token_ids"] = None if ends == listed else ends
-    place = {field: f"{path}: {name}, read as " for field, name in names.items() if name and name != field}
-    config = validate(DecoderConfig, fields, place, str(path))
-    if config.intermediate_size == 4 * config.hidden_size:
-        config = config.model_copy(update={"intermediate_size": None})
-    return config
+    return _validated(DecoderConfig, path, fields, names)
+
+
+_HEADS: dict[str, Head] = {
+    "Model": "none",
+    "ForPreTraining": "pretraining",
+    "ForMaskedLM": "masked",
+    "ForNextSentencePrediction": "sentence",
+    "ForSequenceClassification": "sequence",
+    "ForTokenClassification": "token",
+    "ForMultipleChoice": "choice",
+    "ForQuestionAnswering": "span",
+}
+"""Ends of the published class names of encoders."""
+
+
+def _encoder(path: Path, raw: Mapping[str, Any], family: Family) -> EncoderConfig:
+    fields, names = _fields(path, raw, family)
+    architectures = raw.get("architectures") or [f"{family.architecture}Model"]
+    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
+        raise InputError(f"{path}: architectures: expected a list of class names, not {shortened(architectures)}")
+    head = _HEADS.get(architectures[0].removeprefix(family.architecture))
+    if head is None:
+        say(f"{path}: architectures: {shortened(architectures[0])} is not known; the head is that of the weights")
+        head = "none"
+    labels = _label_names(path, raw)
+    number = raw.get("num_labels", len(labels) or 2)
+    if labels and len(labels) != number:
+        say(f"{path}: num_labels is {shortened(number)}, but id2label has {len(labels)} names; they are not used")
+        labels = []
+    fields |= {
+        "head": head,
+        "pooler": head in ("none", *POOLED),
+        "num_labels": number,
+        "labels": labels or None,
+        "problem": raw.get("problem_type"),
+        "sentence_task": raw.get("sentence_task", family.defaults["sentence_task"]),
+    }
+    return _validated(EncoderConfig, path, fields, names)
+
+
+def _label_names(path: Path, raw: Mapping[str, Any]) -> list[str]:
+    """Names of a classifier's outputs, in their order; none if the file has none."""
+    listed = raw.get("id2label") or {}
+    if isinstance(listed, dict) and all(isinstance(name, str) for name in listed.values()):
+        with suppress(ValueError):
+            return [listed[key] for key in sorted(listed, key=int)]
+    raise InputError(f"{path}: id2label: expected an object from numbers to names, not {shortened(listed)}")
 
 
 def hint(directory: Path) -> str:
@@ -96,7 +199,7 @@ def quantization_config(bits: int) -> dict[str, Any]:
     return {"quant_method": "neolm", "bits": bits, "group_size": GROUP, "sym": True}
 
 
-def hf_config(config: DecoderConfig) -> dict[str, Any]:
+def hf_config(config: DecoderConfig | EncoderConfig) -> dict[str, Any]:
     """Content of `config.json` for `config`. Raises `SettingError` if the family's format cannot express it."""
     family = FAMILIES[config.family]
     limits = {field: f"it must be {value}" for field, value in family.fixed.items() if getattr(config, field) != value}
@@ -106,9 +209,30 @@ def hf_config(config: DecoderConfig) -> dict[str, Any]:
         raise SettingError(field, f"{shown} has no place in the published format of {family.name}; {reason}")
     return {
         "model_type": family.model_type,
-        "architectures": [family.architecture],
+        "architectures": [family.architecture + _suffix(config)],
         **{key.names[0]: getattr(config, key.field) for key in family.keys},
         "initializer_range": 0.02,  # this and use_cache have no effect here; readers expect them
         "use_cache": True,
         **family.write(config),
+        **(_labels(config) if isinstance(config, EncoderConfig) else {}),
     }
+
+
+def _suffix(config: DecoderConfig | EncoderConfig) -> str:
+    """End of the class name of an encoder."""
+    if isinstance(config, DecoderConfig):
+        return ""
+    return next(end for end, head in _HEADS.items() if head == config.head)
+
+
+def _labels(config: EncoderConfig) -> dict[str, Any]:
+    """Entries of `config.json` about an encoder's head."""
+    entries: dict[str, Any] = {}
+    if config.head in ("pretraining", "sentence"):
+        entries["sentence_task"] = config.sentence_task
+    if config.head in ("sequence", "token"):
+        entries["id2label"] = {str(number): name for number, name in enumerate(config.label_names)}
+        entries["label2id"] = {name: number for number, name in enumerate(config.label_names)}
+    if config.problem is not None:
+        entries["problem_type"] = config.problem
+    return entries

@@ -1,4 +1,4 @@
-"""Decoders with weights quantised to 8 or 4 bits in groups; activations are not quantised.
+"""Models with weights quantised to 8 or 4 bits in groups; activations are not quantised.
 
 Every linear layer, the head and, if it is tied, the embedding are quantised. Biases, norms and positions keep their
 type. For many rows of activations the layers widen the weights in parts and multiply those; for a few rows the kernels
@@ -9,7 +9,7 @@ Shapes: B batch, T time, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from neolm.kernels.matmul import INT4, INT8, linear
 from neolm.kernels.packing import PANEL, Packed, pack, packed_shapes, unpack_rows, widen
 from neolm.models.cross_entropy import linear_cross_entropy
 from neolm.models.decoder import Decoder, LanguageModelHead
+from neolm.models.model import Model
 
 BITS = {"int8": 8, "int4": 4}
 MAX_KERNEL_ROWS = 4  # rows of activations up to which the kernels are faster than widening the weights
@@ -92,7 +93,7 @@ class QuantizedHead(QuantizedLinear):
             return super().forward(hidden)
         dtype = product_dtype(hidden)
         weight = widen(self.packed, 0, self.out_features, dtype).t()  # (V, C)
-        return linear_cross_entropy(hidden.flatten(0, -2).to(dtype), weight, labels.flatten(), z_loss)
+        return linear_cross_entropy(hidden.flatten(0, -2).to(dtype), weight, labels.flatten(), z_loss)[:2]
 
 
 class QuantizedEmbedding(nn.Module):
@@ -133,20 +134,29 @@ def check_quantize(request: str | None) -> int | None:
     return BITS[request]
 
 
-def prepare_quantized(model: Decoder, bits: int) -> None:
-    """Replace linear layers by quantised ones without weights, and the embedding if the head is tied."""
+def own_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Our names and the tensors of a quantised model; one that several modules share has the first name."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def prepare_quantized(model: Model, bits: int) -> None:
+    """Replace linear layers by quantised ones without weights, and a decoder's embedding if the head is tied.
+
+    An encoder's embedding and classifier keep their type: they compute little.
+    """
     for name, layer in [*model.named_modules()]:
-        if isinstance(layer, nn.Linear):
+        if type(layer) in (nn.Linear, LanguageModelHead):
             parent, _, kind = name.rpartition(".")
             layer_type = QuantizedHead if isinstance(layer, LanguageModelHead) else QuantizedLinear
             empty = layer_type(bits, layer.out_features, layer.in_features, layer.bias)
             setattr(model.get_submodule(parent), kind, empty)
-    if model.config.tie_embeddings:
+    if isinstance(model, Decoder) and model.config.tie_embeddings:
         model.embedding = QuantizedEmbedding(model)  # type: ignore[assignment]
 
 
 def set_tensor(
-    model: Decoder,
+    model: nn.Module,
     name: str,
     tensor: Tensor,
     device: torch.device,

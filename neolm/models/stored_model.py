@@ -19,11 +19,15 @@ from neolm.core.progress import gibibytes, say, task
 from neolm.kernels.packing import largest_weight
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder, count_parameters
+from neolm.models.encoder import Encoder
+from neolm.models.encoder_config import EncoderConfig
+from neolm.models.families import FAMILIES
 from neolm.models.families.family import Rule
-from neolm.models.hf_config import read_bits, read_config
+from neolm.models.hf_config import not_a_decoder, read_bits, read_config
 from neolm.models.hf_files import FLOATS, WeightFiles, listing
-from neolm.models.hf_names import canonical_name, gather, rule_of, wrappers
-from neolm.models.quantized import PACKED_MODULES, is_packed, prepare_quantized, set_tensor
+from neolm.models.hf_names import canonical_name, copies, gather, old_spellings, rule_of, wrappers
+from neolm.models.quantized import PACKED_MODULES, is_packed, own_tensors, prepare_quantized, set_tensor
+from neolm.models.stored_head import with_stored_head
 from neolm.models.weight_storage import DiskStorage, HugePages
 
 DTYPE_NAMES = tuple(str(dtype).removeprefix("torch.") for dtype in FLOATS.values())
@@ -45,7 +49,8 @@ class StoredModel:
         bits: int | None = None,
     ) -> None:
         self.directory, self.device = directory, device or torch.device("cpu")
-        self.config, self.bits, self.files = read_config(directory), read_bits(directory), WeightFiles(directory)
+        config, self.bits, self.files = read_config(directory), read_bits(directory), WeightFiles(directory)
+        self.config = config if isinstance(config, DecoderConfig) else with_stored_head(config, self.files)
         if bits and self.bits and bits != self.bits:
             raise InputError(f"{directory}: the weights are quantised to {self.bits} bits, not {bits}")
         if self.config.num_layers > len(self.files.shapes):  # before the layers are built
@@ -54,10 +59,10 @@ class StoredModel:
                 f"only {len(self.files.shapes)} tensors"
             )
         with torch.device("meta"):
-            self.skeleton = Decoder(self.config)
+            self.skeleton = build(self.config)
         if self.bits:
             prepare_quantized(self.skeleton, self.bits)
-            shapes = {name: tensor.shape for name, tensor in self.skeleton.state_dict().items()}  # under our own names
+            shapes = {name: tensor.shape for name, tensor in own_tensors(self.skeleton)}
             _check_shapes(self.files, shapes, {name: name for name in self.files.shapes}, self.config)
             self.rules = [Rule(name, (name,)) for name in shapes]
         else:
@@ -78,6 +83,13 @@ class StoredModel:
             self.bits = self.quantizes
 
     @property
+    def decoder_config(self) -> DecoderConfig:
+        """The configuration of a model that writes text. Raises `InputError` for an encoder."""
+        if isinstance(self.config, EncoderConfig):
+            raise not_a_decoder(self.directory, self.config)
+        return self.config
+
+    @property
     def size(self) -> int:
         """Bytes of memory that it takes when it is loaded."""
         tensors = {id(tensor): (name, tensor) for name, tensor in self.skeleton.state_dict(keep_vars=True).items()}
@@ -87,9 +99,11 @@ class StoredModel:
     @property
     def parameters(self) -> int:
         """Number of parameters."""
-        return count_parameters(self.config)
+        return (
+            count_parameters(self.config) if isinstance(self.config, DecoderConfig) else self.skeleton.parameter_count()
+        )
 
-    def load(self, offload: bool = False, check: bool = False) -> Decoder:
+    def load(self, offload: bool = False, check: bool = False) -> Decoder | Encoder:
         """Load one parameter at a time: memory holds the weights once.
 
         Args:
@@ -108,8 +122,7 @@ class StoredModel:
                 set_tensor(model, rule.ours, tensor, self.device, self.dtype, store)
                 if progress is not None:
                     progress.advance(size)
-        if self.config.tie_embeddings and not model.quantized:
-            model.head.weight = model.embedding.weight
+        model.tie()
         return model.eval()
 
     def read(self, rule: Rule, largest: float | None = None) -> Tensor:
@@ -150,27 +163,43 @@ class StoredModel:
         return disk.store
 
 
-def _match(config: DecoderConfig, shapes: dict[str, torch.Size], files: WeightFiles) -> list[Rule]:
+def build(config: DecoderConfig | EncoderConfig) -> Decoder | Encoder:
+    """A model of any family, with random weights."""
+    return Decoder(config) if isinstance(config, DecoderConfig) else Encoder(config)
+
+
+def _match(config: DecoderConfig | EncoderConfig, shapes: dict[str, torch.Size], files: WeightFiles) -> list[Rule]:
     """Rules of all parameters, with the names of the tensors as they are in the files."""
     found: dict[str, str] = {}
     if ignored := {part for name in files.shapes for part in wrappers(name)}:
         say(f"{files.directory}: {listing(sorted(ignored))} is ignored in the names of the tensors")
+    family = FAMILIES[config.family]
+    if family.kind == "encoder" and any(map(old_spellings, files.shapes)):
+        say(f"{files.directory}: gamma and beta in the names of the tensors are read as weight and bias")
     for name in files.shapes:
-        canonical = canonical_name(config, name)
+        canonical = canonical_name(family, name)
         if canonical in found:
             raise InputError(f"{files.directory}: {listing([found[canonical], name])} are the same tensor of the model")
         if canonical is not None:
             found[canonical] = name
     rules = [rule_of(config, ours) for ours in shapes]
-    if config.tie_embeddings:
-        _resolve_tied_head(config, found, files)
+    for copy in copies(config):
+        _resolve_copy(copy.name, copy.original, found, files)
     expected = {theirs: rule.shape(shapes[rule.ours]) for rule in rules for theirs in rule.theirs}
+    if family.kind == "encoder":  # programs add heads of their own
+        others = [name for name in found if name not in expected and not name.startswith(family.prefix)]
+        if others:
+            say(f"{files.directory}: {_tensors(others)} of other heads and left out: {listing(others)}")
+        found = {name: place for name, place in found.items() if name not in others}
     _check_shapes(files, expected, found, config)
     return [replace(rule, theirs=tuple(found[theirs] for theirs in rule.theirs)) for rule in rules]
 
 
 def _check_shapes(
-    files: WeightFiles, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, str], config: DecoderConfig
+    files: WeightFiles,
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, str],
+    config: DecoderConfig | EncoderConfig,
 ) -> None:
     """Compare the expected shapes with those in the files; `found` maps expected names to the files' names."""
     missing = [name for name in expected if name not in found]
@@ -191,25 +220,25 @@ def _check_shapes(
             )
 
 
-def _resolve_tied_head(config: DecoderConfig, found: dict[str, str], files: WeightFiles) -> None:
-    """Remove the copy of a tied head from `found`; if a file has only the head, it is used as the embedding."""
-    (head,), (embedding,) = (rule_of(config, f"{module}.weight").theirs for module in ("head", "embedding"))
-    if head not in found:
+def _resolve_copy(name: str, original: str, found: dict[str, str], files: WeightFiles) -> None:
+    """Remove a copy of another tensor from `found`; if a file has only the copy, it is used as the original."""
+    if name not in found:
         return
-    copy = found.pop(head)
-    if embedding not in found:
-        found[embedding] = copy
+    copy = found.pop(name)
+    if original not in found:
+        found[original] = copy
         return
-    names = copy, found[embedding]
-    for name in names:
-        _check_type(files, name, tuple(FLOATS.values()))
-    tensors = [files.read(name) for name in names]
+    names = copy, found[original]
+    for one in names:
+        _check_type(files, one, tuple(FLOATS.values()))
+    tensors = [files.read(one) for one in names]
     if not torch.equal(*tensors):
-        for name, tensor in zip(names, tensors, strict=True):
-            _check_numbers(files, name, tensor, math.inf)
+        for one, tensor in zip(names, tensors, strict=True):
+            _check_numbers(files, one, tensor, math.inf)
+        tied = original.endswith("embeddings.weight") or "embed" in original
+        advice = "; if they are meant to differ, set tie_word_embeddings to false there" if tied else ""
         raise InputError(
-            f"{files.directory}: {copy} differs from {found[embedding]}, but {CONFIG_FILE} ties them; "
-            "if they are meant to differ, set tie_word_embeddings to false there"
+            f"{files.directory}: {copy} differs from {found[original]}, but {CONFIG_FILE} ties them{advice}"
         )
 
 

@@ -7,44 +7,13 @@ Shapes: B batch, T time, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Self
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neolm.models.attention import Attention, KeyValueCache, Masks, rotary_table
 from neolm.models.config import DecoderConfig
-from neolm.models.families import FAMILIES
-from neolm.models.gelu import gelu_tanh
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    # three published names of one function
-    "gelu_new": gelu_tanh,
-    "gelu_fast": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "relu": F.relu,
-    "silu": F.silu,
-    "swish": F.silu,
-    "tanh": torch.tanh,
-}
-
-
-class MLP(nn.Module):
-    """Two linear layers with an activation between them."""
-
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        self.expand = nn.Linear(config.hidden_size, config.mlp_size)
-        self.contract = nn.Linear(config.mlp_size, config.hidden_size)
-        self.activation = ACTIVATIONS[config.activation]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
-        return self.contract(self.activation(self.expand(x)))  # type: ignore[no-any-return]
+from neolm.models.model import MLP, Model
 
 
 class Block(nn.Module):
@@ -73,8 +42,10 @@ class Block(nn.Module):
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
-class Trunk(nn.Module):
+class Trunk(Model):
     """A model without its head. It has random weights; `initialise` draws those that the family documents."""
+
+    config: DecoderConfig
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -102,31 +73,10 @@ class Trunk(nn.Module):
             x = block(x, angles, masks, cache)
         return self.norm(x)  # type: ignore[no-any-return]
 
-    @torch.no_grad()
-    def initialise(self, seed: int) -> Self:
-        """Draw new weights from `seed`, from the family's distributions; biases are 0, norms 1. Returns self."""
-        scales = FAMILIES[self.config.family].initialisation(self.config)
-        generator = torch.Generator().manual_seed(seed)
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif parameter.dim() == 1:
-                parameter.fill_(1.0)
-            else:
-                scale = next(value for part, value in scales.items() if part in name)
-                # Drawn on the CPU in fp32, so that every device and precision starts from the same numbers.
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-        return self
-
     @property
-    def device(self) -> torch.device:
-        """Device that the model computes on."""
-        return self.norm.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the activations, and of the weights unless they are quantised."""
-        return self.norm.weight.dtype
+    def norms(self) -> nn.LayerNorm:
+        """The final layer norm."""
+        return self.norm
 
     def parameter_count(self, embeddings: bool = True) -> int:
         """Number of parameters, a tied head counted once; without `embeddings`, of blocks and final norm only."""

@@ -23,10 +23,12 @@ from neolm.core.progress import count, duration, say
 from neolm.core.resumable import ResumableStage
 from neolm.data.batches import TrainingBatches, validation_batches
 from neolm.data.shards import TokenShards
-from neolm.models.config import DecoderConfig, ModelConfig
+from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
-from neolm.models.hf import load_model, save_model
-from neolm.models.hf_config import hf_config, read_config
+from neolm.models.encoder_config import EncoderConfig
+from neolm.models.hf import load_decoder, save_model
+from neolm.models.hf_config import hf_config, read_decoder_config
+from neolm.models.model_config import ModelConfig
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 from neolm.training.checkpoint import Checkpoint, last_checkpoint
 from neolm.training.loop import train
@@ -75,13 +77,16 @@ def resolve_architecture(
     """
     if isinstance(model, ModelConfig):
         try:
-            architecture = model.resolve(tokenizer_size, config.sequence_length, eos_token_id)
+            tokens = {"bos": eos_token_id, "eos": eos_token_id}
+            architecture = model.resolve(tokenizer_size, config.sequence_length, tokens)
+            if isinstance(architecture, EncoderConfig):
+                raise SettingError("family", "encoders cannot be trained yet")
             hf_config(architecture)  # an architecture that cannot be written must not be trained
         except SettingError as error:
             raise InputError(str(error.within("model"))) from None
     else:
         started = {} if model.is_dir() else started_settings(output / "pretrain")
-        architecture = validate(DecoderConfig, started["model"], {}) if started else read_config(model)
+        architecture = validate(DecoderConfig, started["model"], {}) if started else read_decoder_config(model)
     context = architecture.max_position_embeddings
     if config.sequence_length > context:
         source = "model.max_position_embeddings" if isinstance(model, ModelConfig) else str(model)
@@ -149,7 +154,7 @@ def _prepare(
     if base is None or (not base.is_dir() and last_checkpoint(stage.directory / "checkpoints", "step")):
         model = Decoder(architecture).initialise(seed)  # if the base is gone, the checkpoint has the weights
     else:
-        model = load_model(base, "cpu", "float32").train()
+        model = load_decoder(base, "cpu", "float32").train()
     with numerics(config.deterministic, config.tf32):
         ceiling = matrix_ceiling(device.value, getattr(torch, precision.value))
     say(f"device: {device}; precision: {precision}; matrix ceiling {ceiling / 1e9:,.0f} GFLOP/s")

@@ -12,8 +12,10 @@ import pytest
 
 import neolm
 from neolm.core.errors import SettingError
-from neolm.models.config import DecoderConfig, ModelConfig, decoder_config
-from neolm.models.families import FAMILIES
+from neolm.models.config import DecoderConfig, decoder_config
+from neolm.models.encoder_config import EncoderConfig
+from neolm.models.families import DECODERS, ENCODERS, FAMILIES
+from neolm.models.model_config import ModelConfig
 
 SIZES = {"family": "gpt2", "hidden_size": 32, "num_layers": 2, "num_heads": 4}
 
@@ -33,7 +35,7 @@ SIZES = {"family": "gpt2", "hidden_size": 32, "num_layers": 2, "num_heads": 4}
 )
 def test_errors_name_the_key_and_the_problem(settings: dict[str, Any], key: str, problem: str) -> None:
     with pytest.raises(SettingError) as caught:
-        ModelConfig(**settings).resolve(300, 64, None)
+        ModelConfig(**settings).resolve(300, 64, {})
     assert caught.value.key == key
     assert problem in caught.value.problem
 
@@ -44,13 +46,13 @@ def test_a_wrong_field_of_a_decoder_is_named() -> None:
 
 
 def test_the_context_is_the_preset_s_or_the_sequence_length() -> None:
-    assert ModelConfig(**SIZES).resolve(300, 64, None).max_position_embeddings == 64
-    assert ModelConfig(preset="gpt2").resolve(300, 64, None).max_position_embeddings == 1024
-    assert ModelConfig(preset="gpt2").resolve(300, 64, None).vocab_size == 300
+    assert ModelConfig(**SIZES).resolve(300, 64, {}).max_position_embeddings == 64
+    assert ModelConfig(preset="gpt2").resolve(300, 64, {}).max_position_embeddings == 1024
+    assert ModelConfig(preset="gpt2").resolve(300, 64, {}).vocab_size == 300
 
 
 def test_the_end_of_text_token_begins_texts_too() -> None:
-    config = ModelConfig(**SIZES).resolve(300, 64, 7)
+    config = ModelConfig(**SIZES).resolve(300, 64, {"bos": 7, "eos": 7})
     assert (config.bos_token_id, config.eos_token_id) == (7, 7)
 
 
@@ -66,7 +68,8 @@ def test_settings_without_effect_are_those_of_the_preset_s_family_too() -> None:
 def test_the_settings_offer_every_family() -> None:
     (choices, _) = get_args(ModelConfig.model_fields["family"].annotation)
     assert list(get_args(choices)) == list(FAMILIES)
-    assert set(get_args(DecoderConfig.model_fields["family"].annotation)) == {f.name for f in FAMILIES.values()}
+    assert set(get_args(DecoderConfig.model_fields["family"].annotation)) == {f.name for f in DECODERS.values()}
+    assert set(get_args(EncoderConfig.model_fields["family"].annotation)) == {f.name for f in ENCODERS.values()}
 
 
 def test_presets_are_listed_without_importing_torch() -> None:

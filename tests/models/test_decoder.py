@@ -14,7 +14,7 @@ from neolm.models import decoder
 from neolm.models.attention import attend, causal_mask
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder, count_parameters
-from neolm.models.families import PRESETS, preset
+from neolm.models.families import DECODERS, PRESETS, preset
 
 FAMILIES = ["gpt2", "gpt3", "gpt-neo", "gpt-neox"]
 # Parameters without embeddings and head, computed from the published code on `meta`.
@@ -215,10 +215,10 @@ def test_initialisation_follows_the_family(family):
 
 
 def test_every_preset_has_its_counts():
-    assert PRESETS.keys() == WITHOUT_EMBEDDINGS.keys()
+    assert {name for name, (family, _) in PRESETS.items() if family in DECODERS} == WITHOUT_EMBEDDINGS.keys()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", WITHOUT_EMBEDDINGS)
 def test_published_parameter_counts(name):
     fields = preset(name)
     with torch.device("meta"):

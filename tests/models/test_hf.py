@@ -57,7 +57,7 @@ def test_round_trip(family, tmp_path):
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
     assert (again.head.weight is again.embedding.weight) == model.config.tie_embeddings
     assert all(parameter.requires_grad for parameter in again.parameters())
-    assert convert(str(tmp_path / "a"), tmp_path / "b") == model.config
+    assert convert(str(tmp_path / "a"), tmp_path / "b").config == model.config
     for name in ("model.safetensors", "config.json", "generation_config.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

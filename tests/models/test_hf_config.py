@@ -8,7 +8,8 @@ import pytest
 
 from neolm.core.errors import InputError
 from neolm.models.config import decoder_config
-from neolm.models.families import PRESETS, preset
+from neolm.models.encoder_config import encoder_config
+from neolm.models.families import ENCODERS, PRESETS, preset
 from neolm.models.hf_config import hf_config, read_config
 
 # The keys of the published files.
@@ -75,7 +76,8 @@ def read(tmp_path, raw):
 
 def resolved(name, **fields):
     given = preset(name) | fields
-    return decoder_config(given.pop("family"), **given)
+    family = given.pop("family")
+    return (encoder_config if family in ENCODERS else decoder_config)(family, **given)
 
 
 def test_published_files_are_the_presets(tmp_path):
@@ -88,7 +90,8 @@ def test_published_files_are_the_presets(tmp_path):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_the_round_trip(name, tmp_path):
-    config = resolved(name, eos_token_id=7, bos_token_id=None)
+    tokens = {} if PRESETS[name][0] == "bert" else {"eos_token_id": 7, "bos_token_id": 2}
+    config = resolved(name, **tokens)
     assert read(tmp_path, hf_config(config)) == config
 
 

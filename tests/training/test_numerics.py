@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from neolm.models.config import ModelConfig
+from neolm.models.model_config import ModelConfig
 from neolm.training import pretrain as stage
 from neolm.training.pretrain_config import PretrainConfig
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from neolm.models.config import ModelConfig
+from neolm.models.model_config import ModelConfig
 from neolm.training import pretrain as stage
 from neolm.training.pretrain_config import PretrainConfig
 

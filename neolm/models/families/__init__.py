@@ -1,6 +1,6 @@
 """The published model families.
 
-They are one architecture with different settings (`neolm.models.config.DecoderConfig`):
+The decoders are one architecture with different settings (`neolm.models.config.DecoderConfig`):
 
 | field               | gpt2, gpt3       | gpt-neo                | gpt-neox                        |
 |---------------------|------------------|------------------------|---------------------------------|
@@ -11,6 +11,16 @@ They are one architecture with different settings (`neolm.models.config.DecoderC
 | parallel_residual   | no               | no                     | yes                             |
 | tie_embeddings      | yes              | yes                    | no                              |
 | activation          | gelu_new         | gelu_new               | gelu (20B: gelu_fast)           |
+
+The encoders too (`neolm.models.encoder_config.EncoderConfig`):
+
+| field               | bert             | albert                       |
+|---------------------|------------------|------------------------------|
+| embedding_size      | hidden_size      | 128, mapped to hidden_size   |
+| groups              | none             | 1: all layers are the same   |
+| sentence_task       | nsp              | sop                          |
+| activation          | gelu             | gelu_new (v1: gelu)          |
+| dropout             | 0.1              | 0 (v1, but xxlarge: 0.1)     |
 """
 
 from __future__ import annotations
@@ -19,13 +29,17 @@ import difflib
 from typing import Any
 
 from neolm.core.errors import SettingError
+from neolm.models.families.albert import ALBERT
+from neolm.models.families.bert import BERT
 from neolm.models.families.family import Family, Preset
 from neolm.models.families.gpt2 import GPT2
 from neolm.models.families.gpt3 import GPT3
 from neolm.models.families.gpt_neo import GPT_NEO
 from neolm.models.families.gpt_neox import GPT_NEOX
 
-FAMILIES: dict[str, Family] = {"gpt2": GPT2, "gpt3": GPT3, "gpt-neo": GPT_NEO, "gpt-neox": GPT_NEOX}
+DECODERS: dict[str, Family] = {"gpt2": GPT2, "gpt3": GPT3, "gpt-neo": GPT_NEO, "gpt-neox": GPT_NEOX}
+ENCODERS: dict[str, Family] = {"bert": BERT, "albert": ALBERT}
+FAMILIES = DECODERS | ENCODERS
 
 PRESETS: dict[str, tuple[str, Preset]] = {
     preset.name: (family, preset) for family, value in FAMILIES.items() for preset in value.presets

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from neolm.models.config import DecoderConfig
+from typing import Any, Literal, NamedTuple
 
 MAX_LAYERS = 1000
 """Limit on the blocks of a model: the deepest published transformer has 1,000 (Wang et al. 2022, DeepNet)."""
@@ -28,7 +25,7 @@ class Preset:
     """Parameters with the published vocabulary; a tied head is counted once."""
     vocab_size: int = 50257
     other: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of `DecoderConfig` that differ from the family's defaults."""
+    """Further fields of the configuration that differ from the family's defaults."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Rule:
-    """One of our modules and the published module (or three of them) with its tensors; `#` is the layer's number."""
+    """One of our modules and the published module (or three of them) with its tensors; `#` is the block's number."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -53,39 +50,59 @@ class Rule:
         return ours[::-1] if self.layout == "transposed" else (ours[0] // len(self.theirs), *ours[1:])
 
 
-@dataclass(frozen=True)
-class Family:
-    """A published model family."""
+class Copy(NamedTuple):
+    """A published tensor that is the same as another one."""
 
     name: str
-    """Value of `DecoderConfig.family`."""
+    original: str
+    written: bool = False
+    """Whether other programs need it in the files."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A published model family. Its configuration is a `DecoderConfig` or, for an encoder, an `EncoderConfig`."""
+
+    name: str
+    """Value of the configuration's field `family`."""
     title: str
     """Name in papers."""
     defaults: Mapping[str, Any]
-    """Fields of `DecoderConfig` in which the family differs from the defaults there, and the published context."""
+    """Fields of the configuration in which the family differs from the defaults there, and the published context."""
     presets: tuple[Preset, ...]
-    initialisation: Callable[[DecoderConfig], Mapping[str, float]]
+    initialisation: Callable[[Any], Mapping[str, float]]
     """Standard deviations of new weights, by the first of these parts that a parameter's name contains."""
     model_type: str
     """`model_type` in `config.json`."""
     architecture: str
-    """Class name in `architectures` in `config.json`."""
+    """Class name in `architectures` in `config.json`; for an encoder, the part before `For` or `Model`."""
     keys: tuple[Key, ...]
     fixed: Mapping[str, Any]
-    """Fields of `DecoderConfig` that the published format cannot change."""
+    """Fields of the configuration that the published format cannot change."""
     read: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
     """(content of `config.json`, fields read by `keys`) to fields that need more than a key. Raises `InputError`."""
-    write: Callable[[DecoderConfig], Mapping[str, Any]]
+    write: Callable[[Any], Mapping[str, Any]]
     """Entries of `config.json` that need more than a key."""
-    limits: Callable[[DecoderConfig], Iterable[tuple[str, str]]]
+    limits: Callable[[Any], Iterable[tuple[str, str]]]
     """Fields that the published format cannot express, each with the reason."""
 
     prefix: str
     """Prefix of the published tensor names, all but the head's; files of bare models leave it out."""
     head: str
+    """Published name of the language model head."""
     rules: tuple[Rule, ...]
+    """Tensors whose published names begin with `prefix`."""
     gguf: str | None = None
     """Name of the architecture in llama.cpp; None: there is none."""
+    kind: Literal["decoder", "encoder"] = "decoder"
+    truncated: bool = False
+    """New weights are drawn from a normal distribution that is truncated at two standard deviations."""
+    head_rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    """An encoder's heads: `masked`, `sentence`, `classifier` and `span`, without `prefix`."""
+    copies: Callable[[Any], Iterable[Copy]] = lambda config: ()
+    """Published tensors of an encoder that are the same as others."""
+    place: Callable[[Any, int], str] = lambda config, block: str(block)
+    """What `#` stands for in the published names of a block, counted from 0."""
 
 
 TOKEN_KEYS = tuple(Key(name, (name,), 50256) for name in ("bos_token_id", "eos_token_id"))  # of GPT-2's tokenizer

@@ -14,7 +14,7 @@ from neolm.core.manifest import chain, read_manifest
 from neolm.generation.config import generation_config
 from neolm.generation.generate import check_tokenizer
 from neolm.generation.kv_cache import block_bytes, blocks_for, fitting_context
-from neolm.models.hf import load_model, open_model
+from neolm.models.hf import load_decoder, open_model
 from neolm.serving.engine import Engine
 from neolm.serving.request import Listener
 from neolm.serving.server.errors import ApiError
@@ -64,11 +64,11 @@ class GenerationModel:
         """
         self.name, self._settings, self._device = name, settings, device
         self.facts = open_model(path, device, settings.dtype, settings.quantize)
+        config = self.facts.decoder_config
         self.tokenizer = load_tokenizer(self.facts.directory)
-        check_tokenizer(self.facts.config, self.tokenizer)
-        self.end_token_ids = frozenset((self.tokenizer.eos_token_id, *self.facts.config.end_tokens))
+        check_tokenizer(config, self.tokenizer)
+        self.end_token_ids = frozenset((self.tokenizer.eos_token_id, *config.end_tokens))
         self.template = load_chat_template(self.facts.directory, self.tokenizer)
-        config = self.facts.config
         # Quantised models have a KV cache of half the size, which is not known before they are loaded.
         dtype, self.limited_because = torch.float32, ""
         self.context = min(settings.context or 0, config.max_position_embeddings)
@@ -98,7 +98,7 @@ class GenerationModel:
     def start(self) -> None:
         """Load the weights, start the engine and generate two tokens, which compiles the kernels."""
         settings = self._settings
-        decoder = load_model(self.facts.directory, self._device, settings.dtype, settings.quantize)
+        decoder = load_decoder(self.facts.directory, self._device, settings.dtype, settings.quantize)
         check_tokenizer(decoder.config, self.tokenizer)
         engine = Engine(
             decoder,

@@ -1,0 +1,211 @@
+"""The encoder: bidirectional attention, post-norm blocks and a head (Devlin et al. 2019; Lan et al. 2020).
+
+BERT and ALBERT differ by `EncoderConfig` only: ALBERT's embeddings are narrower than its blocks, and its layers share
+parameters. Only real tokens are computed (`neolm.models.token_layout`), and the masked language model head computes
+only the tokens that are predicted when it is given labels.
+
+As in Google's code and unlike in transformers, dropout follows ALBERT's feed-forward layers too.
+
+Shapes: B batch, T time, N real tokens, C channels, E embedding width, H heads, D head size, V vocabulary,
+K labels of a classifier.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neolm.models.encoder_config import EncoderConfig
+from neolm.models.encoder_heads import HEADS, MaskedHead, PretrainingSums
+from neolm.models.model import MLP, Model
+from neolm.models.token_layout import Span, TokenLayout
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of each token to all tokens of its sequence (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = config.num_heads, config.attention_dropout
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, spans: list[Span]) -> Tensor:
+        """(N, C) to (N, C)."""
+        qkv = self.qkv(x)
+        dropout = self.dropout if self.training else 0.0
+        parts = []
+        for span in spans:
+            q, k, v = span.pad(qkv).view(*span.shape, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (b, H, t, D)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=span.mask, dropout_p=dropout)
+            parts.append(span.unpad(y.transpose(1, 2).flatten(2)))
+        together = parts[0] if len(parts) == 1 else torch.cat(parts or [x])
+        return self.output(together)  # type: ignore[no-any-return]
+
+
+class EncoderBlock(nn.Module):
+    """Attention and MLP, each followed by the residual sum and its layer norm (post-norm)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.mlp = MLP(config)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.dropout = config.residual_dropout
+
+    def forward(self, x: Tensor, spans: list[Span]) -> Tensor:
+        """(N, C) to (N, C)."""
+        x = self.attention_norm(x + self._drop(self.attention(x, spans)))
+        return self.mlp_norm(x + self._drop(self.mlp(x)))  # type: ignore[no-any-return]
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class Encoder(Model):
+    """A BERT or ALBERT: token ids in; hidden states, embeddings or the logits of its head out."""
+
+    config: EncoderConfig
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        C, E = config.hidden_size, config.embedding_width
+        self.embedding = nn.Embedding(config.vocab_size, E)
+        self.positions = nn.Embedding(config.max_position_embeddings, E)
+        self.token_types = nn.Embedding(config.type_vocab_size, E)
+        self.embedding_norm = nn.LayerNorm(E, eps=config.norm_epsilon)
+        self.projection = nn.Linear(E, C) if config.embedding_size else None
+        self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.stored_blocks))
+        for block in self.blocks[1:]:  # parts that all layers share, although the blocks differ
+            if config.groups is not None and config.sharing == "attention":
+                block.attention, block.attention_norm = self.blocks[0].attention, self.blocks[0].attention_norm
+            elif config.groups is not None and config.sharing == "feed-forward":
+                block.mlp, block.mlp_norm = self.blocks[0].mlp, self.blocks[0].mlp_norm
+        self.pooler = nn.Linear(C, C) if config.pooler else None
+        self.head = HEADS[config.head](config) if config.head in HEADS else None
+        self.sentence_head = nn.Linear(C, 2) if config.head in ("pretraining", "sentence") else None
+        self.tie()
+
+    def tie(self) -> None:
+        """Use the embedding as the output layer of the masked language model head."""
+        if isinstance(self.head, MaskedHead):
+            self.head.weight = self.embedding.weight  # type: ignore[assignment]
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        sentence_labels: Tensor | None = None,
+    ) -> Tensor | PretrainingSums:
+        """Logits of the head, or the sums of the pretraining losses.
+
+        Args:
+            input_ids: (B, T) token ids.
+            attention_mask: (B, T), 1 for real tokens, 0 for padding, which may be anywhere; None: no padding.
+            token_type_ids: (B, T), 0 for the first segment, 1 for the second; None: zeros.
+            labels: (B, T), the original token at the positions to predict, -100 elsewhere. Gives the sums.
+            sentence_labels: (B), label of the sentence task, -100 where there is none. Needs `labels`.
+
+        Returns:
+            (B, T, V) for `pretraining` and `masked` heads (`sentence_logits` gives the other head's), (B, T, K) for
+            classifiers of tokens, (B, T, 2) for spans (begin, end), (B, K) for classifiers of sequences, (B, 1) for
+            choices, (B, 2) for a sentence head alone, and the hidden states (B, T, C) without a head. Logits at
+            padding are those of a zero vector.
+        """
+        hidden, layout = self._encode(input_ids, attention_mask, token_type_ids)
+        if labels is not None:
+            return self._pretraining_sums(hidden, layout, labels, sentence_labels)
+        if self.config.head == "sentence":
+            return self.sentence_head(self._pool(hidden, layout))  # type: ignore[misc, no-any-return]
+        if self.config.head in ("sequence", "choice"):
+            return self.head(self._pool(hidden, layout))  # type: ignore[misc, no-any-return]
+        return layout.unflatten(hidden if self.head is None else self.head(hidden))
+
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Final hidden states (B, T, C), zero at padding; the arguments are those of `forward`."""
+        hidden, layout = self._encode(input_ids, attention_mask, token_type_ids)
+        return layout.unflatten(hidden)
+
+    def sentence_logits(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, 2) of the sentence task; raises `ValueError` if the model has no such head."""
+        if self.sentence_head is None:
+            raise ValueError(f"the head '{self.config.head}' has no sentence task")
+        return self.sentence_head(self._pool(*self._encode(input_ids, attention_mask, token_type_ids)))  # type: ignore[no-any-return]
+
+    def pooled(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Tanh of the pooler at the first token, (B, C); raises `ValueError` if the model has no pooler."""
+        return self._pool(*self._encode(input_ids, attention_mask, token_type_ids))
+
+    def _encode(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    ) -> tuple[Tensor, TokenLayout]:
+        """Hidden states of the real tokens, (N, C), and where they are."""
+        B, T = input_ids.shape
+        if T > self.config.max_position_embeddings:
+            raise ValueError(
+                f"{T} tokens are more than the {self.config.max_position_embeddings} positions of the model"
+            )
+        layout = TokenLayout((B, T), attention_mask, input_ids.device)
+        x = self.embedding(layout.flatten(input_ids))  # (N, E)
+        types = (
+            self.token_types.weight[0] if token_type_ids is None else self.token_types(layout.flatten(token_type_ids))
+        )
+        x = self.embedding_norm(x + types + self.positions(layout.positions()))
+        x = F.dropout(x, self.config.residual_dropout, self.training)
+        if self.projection is not None:
+            x = self.projection(x)  # (N, C)
+        for layer in range(self.config.num_layers):
+            for number in self.config.blocks_of(layer):
+                x = self.blocks[number](x, layout.spans)
+        return x, layout
+
+    def _pool(self, hidden: Tensor, layout: TokenLayout) -> Tensor:
+        if self.pooler is None:
+            raise ValueError("the model has no pooler")
+        pooled = torch.tanh(self.pooler(layout.first_tokens(hidden)))  # (B, C)
+        dropout = self.config.classifier_dropout
+        return F.dropout(pooled, self.config.residual_dropout if dropout is None else dropout, self.training)
+
+    def _pretraining_sums(
+        self, hidden: Tensor, layout: TokenLayout, labels: Tensor, sentence_labels: Tensor | None
+    ) -> PretrainingSums:
+        if not isinstance(self.head, MaskedHead):
+            raise ValueError(f"labels are for a masked language model head, not for '{self.config.head}'")
+        loss, correct = self.head(hidden, layout.flatten(labels))
+        if sentence_labels is None or self.sentence_head is None:
+            return PretrainingSums(loss, correct)
+        logits = self.sentence_head(self._pool(hidden, layout)).float()  # (B, 2)
+        sentence_loss = F.cross_entropy(logits, sentence_labels, reduction="sum")
+        return PretrainingSums(loss, correct, sentence_loss, (logits.argmax(dim=1) == sentence_labels).sum())
+
+    def parameter_count(self, embeddings: bool = True) -> int:
+        """Number of parameters, shared ones counted once; without `embeddings`, of all but the three tables."""
+        tables = 0 if embeddings else sum(t.weight.numel() for t in (self.embedding, self.positions, self.token_types))
+        return sum(parameter.numel() for parameter in self.parameters()) - tables
+
+    @property
+    def norms(self) -> nn.LayerNorm:
+        """The layer norm of the embeddings."""
+        return self.embedding_norm
+
+    def __repr__(self) -> str:
+        """One line: family, sizes, head, parameters, type and device."""
+        config = self.config
+        dtype = f"int{self.quantized}" if self.quantized else str(self.dtype).removeprefix("torch.")
+        return (
+            f"Encoder({config.family}, {config.num_layers} layers, {config.hidden_size} channels, "
+            f"{config.num_heads} heads, vocabulary {config.vocab_size:,}, context "
+            f"{config.max_position_embeddings:,}, head {config.head}, {self.parameter_count():,} parameters, "
+            f"{dtype}, {self.device})"
+        )

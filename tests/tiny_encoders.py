@@ -1,0 +1,36 @@
+"""Tiny encoders whose output depends on the whole input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from neolm.models.encoder import Encoder
+from neolm.models.encoder_config import encoder_config
+
+
+def tiny_encoder(family: str, seed: int = 0, spread: float = 0.2, **fields: Any) -> Encoder:
+    """Return a model with two layers of 32 channels (or `fields`) and random numbers in all of its parameters."""
+    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 97, "max_position_embeddings": 40}
+    narrow = {"embedding_size": 16} if family == "albert" else {}
+    quiet = {"residual_dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
+    model = Encoder(encoder_config(family, **{**sizes, **narrow, **quiet, **fields}))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread + centre)
+    return model.eval()
+
+
+def padded_batch(vocab_size: int, lengths: list[int], width: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random tokens, token types and mask (B, T) of sequences with these lengths, padded to `width` on the right."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(lengths), width)
+    mask = (torch.arange(width) < torch.tensor(lengths).unsqueeze(1)).long()
+    return {
+        "input_ids": torch.randint(vocab_size, shape, generator=generator),
+        "attention_mask": mask,
+        "token_type_ids": torch.randint(2, shape, generator=generator),
+    }
