@@ -24,25 +24,34 @@ def inputs(rows: int, channels: int, classes: int, ignored: float = 0.2) -> tupl
 
 
 @given(
-    st.integers(1, 40), st.integers(1, 8), st.integers(2, 30), st.integers(1, 200), st.integers(1, 9), st.floats(0, 0.5)
+    st.integers(1, 40),
+    st.integers(1, 8),
+    st.integers(2, 30),
+    st.integers(1, 200),
+    st.integers(1, 9),
+    st.floats(0, 0.5),
+    st.booleans(),
 )
 def test_value_and_gradient_equal_pytorch_s(
-    rows: int, channels: int, classes: int, chunk: int, chunk_rows: int, z: float
+    rows: int, channels: int, classes: int, chunk: int, chunk_rows: int, z: float, has_bias: bool
 ) -> None:
     hidden, weight, labels = inputs(rows, channels, classes)
+    bias = torch.linspace(-2, 2, classes, requires_grad=True) if has_bias else None
+    parameters = [hidden, weight, *([] if bias is None else [bias])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cross_entropy, "CHUNK_ELEMENTS", chunk)
         patch.setattr(cross_entropy, "MIN_CHUNK_ROWS", chunk_rows)
-        ours, entropy = linear_cross_entropy(hidden, weight, labels, z)
-        grads = torch.autograd.grad(ours * 0.7, [hidden, weight])
-    logits = hidden @ weight.t()
+        ours, entropy, correct = linear_cross_entropy(hidden, weight, labels, z, bias)
+        grads = torch.autograd.grad(ours * 0.7, parameters)
+    logits = hidden @ weight.t() + (0 if bias is None else bias)
     theirs = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
     both = theirs + z * logits.logsumexp(1)[labels != IGNORED].square().sum()
-    expected = torch.autograd.grad(both * 0.7, [hidden, weight])
+    expected = torch.autograd.grad(both * 0.7, parameters)
     torch.testing.assert_close(entropy, theirs.detach(), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(ours, both, atol=1e-4, rtol=1e-5)
     assert ours.requires_grad
     assert not entropy.requires_grad
+    assert correct == (logits.argmax(1) == labels).sum()
     for a, b in zip(grads, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
@@ -50,14 +59,14 @@ def test_value_and_gradient_equal_pytorch_s(
 def test_large_logits_are_exact() -> None:
     hidden = torch.tensor([[80.0], [-80.0], [0.0]])
     weight = torch.tensor([[1.0], [-1.0]])
-    _, entropy = linear_cross_entropy(hidden, weight, torch.tensor([1, 1, 0]))
+    entropy = linear_cross_entropy(hidden, weight, torch.tensor([1, 1, 0]))[1]
     assert entropy.item() == pytest.approx(160 + 0 + math.log(2))
 
 
 def test_ignored_labels_only_give_a_zero_loss_and_zero_gradients() -> None:
     hidden, weight, labels = inputs(6, 4, 5)
     labels.fill_(IGNORED)
-    total, _ = linear_cross_entropy(hidden, weight, labels, z_loss=0.1)
+    total = linear_cross_entropy(hidden, weight, labels, z_loss=0.1)[0]
     grads = torch.autograd.grad(total, [hidden, weight])
     assert total.item() == 0.0
     assert all(g.abs().max() == 0 for g in grads)
@@ -66,16 +75,16 @@ def test_ignored_labels_only_give_a_zero_loss_and_zero_gradients() -> None:
 def test_gradients_are_computed_only_if_needed() -> None:
     hidden, weight, labels = inputs(6, 4, 5)
     with torch.no_grad():
-        total, _ = linear_cross_entropy(hidden, weight, labels)
+        total = linear_cross_entropy(hidden, weight, labels)[0]
     assert not total.requires_grad
-    only, _ = linear_cross_entropy(hidden.detach(), weight, labels)
+    only = linear_cross_entropy(hidden.detach(), weight, labels)[0]
     assert torch.autograd.grad(only, weight)[0].shape == weight.shape
 
 
 def test_sums_over_half_precision_are_float32() -> None:
     hidden, weight, labels = inputs(200, 16, 50, ignored=0)
-    exact, _ = linear_cross_entropy(hidden, weight, labels)
-    half, _ = linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), labels)
+    exact = linear_cross_entropy(hidden, weight, labels)[0]
+    half = linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), labels)[0]
     assert half.dtype == torch.float32
     assert half.item() == pytest.approx(exact.item(), rel=0.01)
 
@@ -97,7 +106,7 @@ def test_float16_gradients_are_scaled_before_they_are_rounded(rows: int, device:
     """The unscaled gradient of 4,096 equal rows exceeds float16's largest number, 65,504; that of 16 rows does not."""
     hidden = torch.full((rows, 4), 64.0, dtype=torch.float16, device=device)
     weight = torch.zeros(8, 4, dtype=torch.float16, device=device, requires_grad=True)
-    total, _ = linear_cross_entropy(hidden, weight, torch.zeros(rows, dtype=torch.int64, device=device))
+    total = linear_cross_entropy(hidden, weight, torch.zeros(rows, dtype=torch.int64, device=device))[0]
     (total / rows).backward()
     assert weight.grad is not None
     assert weight.grad.dtype == torch.float16
@@ -121,7 +130,7 @@ def test_a_model_with_labels_returns_its_loss(tied: bool) -> None:
     labels = ids.roll(-1, 1)
     labels[:, -1] = IGNORED
     total, entropy = model(ids, labels=labels, z_loss=0.01)
-    expected_total, expected = linear_cross_entropy(
+    expected_total, expected, _ = linear_cross_entropy(
         model(ids, logits=False).flatten(0, 1), model.head.weight, labels.flatten(), 0.01
     )
     assert (total, entropy) == (expected_total, expected)
