@@ -28,8 +28,9 @@ class TrainConfig(Config):
     micro_batch_size: Annotated[Count | None, Unit("sequences"), Changeable()] = None
     """Sequences that a device computes at once; null: the whole batch. Smaller values take less memory and change no
     number beyond rounding (and the random numbers of dropout)."""
-    optimiser: Annotated[Literal["adamw", "muon"], Alias("optimizer")] = "adamw"
-    """AdamW for all parameters, or Muon for the matrices of the blocks and AdamW for the rest."""
+    optimiser: Annotated[Literal["adamw", "lamb", "muon"], Alias("optimizer")] = "adamw"
+    """AdamW or LAMB for all parameters, or Muon for the matrices of the blocks and AdamW for the rest. LAMB scales the
+    step of each layer to the norm of its weights, except for the kinds in no_decay, as ALBERT did."""
     learning_rate: Annotated[float, Field(gt=0), Alias("lr")] = 6e-4
     """Peak learning rate, reached after the warm-up."""
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -46,13 +47,13 @@ class TrainConfig(Config):
     no_decay: tuple[Literal["norm", "bias", "embedding"], ...] = ("norm", "bias", "embedding")
     """Kinds of parameters without weight decay; a tied head is an embedding."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """AdamW's decay of the mean of gradients."""
+    """Decay of the mean of gradients, of AdamW and LAMB."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """AdamW's decay of the mean of squared gradients."""
+    """Decay of the mean of squared gradients, of AdamW and LAMB."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """AdamW's epsilon."""
+    """Epsilon of AdamW and LAMB."""
     bias_correction: bool = True
-    """Correct AdamW's means for their start at zero; the original GPT-Neo, BERT and ALBERT did not."""
+    """Correct the means of AdamW and LAMB for their start at zero; the original GPT-Neo, BERT and ALBERT did not."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
     """Momentum of Muon."""
     gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0

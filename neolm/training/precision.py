@@ -8,7 +8,7 @@ get their gradients one bucket at a time: with one micro-batch, there never are 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -92,7 +92,7 @@ class MixedPrecision:
 
     def hand_over(self) -> Iterator[None]:
         """See `Precision`."""
-        for members in _buckets(self._masters):
+        for members in buckets(self._masters, MAX_BUCKET_ELEMENTS):
             grads = [self._grads[number].float() for number in members]
             torch._foreach_mul_(grads, self._factor)
             for number, grad in zip(members, grads, strict=True):
@@ -112,11 +112,11 @@ def _take_gradients(parameters: list[Tensor]) -> list[Tensor]:
     return taken
 
 
-def _buckets(parameters: list[Tensor]) -> Iterator[list[int]]:
-    """Indices of consecutive parameters with at most `MAX_BUCKET_ELEMENTS` elements together, at least one."""
+def buckets(parameters: Sequence[Tensor], most: int) -> Iterator[list[int]]:
+    """Indices of consecutive parameters with at most `most` elements together, at least one."""
     members, size = list[int](), 0
     for number, parameter in enumerate(parameters):
-        if members and size + parameter.numel() > MAX_BUCKET_ELEMENTS:
+        if members and size + parameter.numel() > most:
             yield members
             members, size = [], 0
         members.append(number)

@@ -41,7 +41,7 @@ def on_gpu(directory: Path, precision: str = "float32", **settings: Any) -> Trai
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+@pytest.mark.parametrize("optimiser", ["adamw", "lamb", "muon"])
 def test_it_learns_as_on_a_cpu(tmp_path: Path, precision: str, optimiser: str) -> None:
     settings = {"dropout": 0.0, "optimiser": optimiser, "steps": 40, "micro_batch_size": 3}
     train(on_gpu(tmp_path / "gpu", precision, **settings))
@@ -52,7 +52,8 @@ def test_it_learns_as_on_a_cpu(tmp_path: Path, precision: str, optimiser: str) -
     assert first[-1] == pytest.approx(second[-1], abs=0.3)
 
 
-def test_the_host_waits_only_for_logged_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("optimiser", ["lamb", "muon"])
+def test_the_host_waits_only_for_logged_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser: str) -> None:
     class Watched(step.OptimiserStep):
         def run(self, number: int, batch: Batch, learning_rate: float) -> Any:
             torch.cuda.set_sync_debug_mode("error" if number > 3 else "default")  # the first steps load kernels
@@ -62,7 +63,7 @@ def test_the_host_waits_only_for_logged_steps(tmp_path: Path, monkeypatch: pytes
                 torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr("neolm.training.loop.OptimiserStep", Watched)
-    train(on_gpu(tmp_path, "bfloat16", optimiser="muon", log_every=5, micro_batch_size=4, ema_decay=0.9))
+    train(on_gpu(tmp_path, "bfloat16", optimiser=optimiser, log_every=5, micro_batch_size=4, ema_decay=0.9))
 
 
 def test_a_nan_is_explained_at_the_next_log(tmp_path: Path) -> None:

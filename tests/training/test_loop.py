@@ -71,6 +71,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "float32": {},
     "bfloat16": {"precision": "bfloat16"},
     "bfloat16, muon": {"precision": "bfloat16", "optimiser": "muon"},
+    "bfloat16, lamb": {"precision": "bfloat16", "optimiser": "lamb", "no_decay": ("norm", "bias")},
+    "float16, lamb": {
+        **{"precision": "float16", "optimiser": "lamb", "loss_scale": 2.0**20, "loss_scale_window": 2},
+        **{"bias_correction": False, "ema_decay": 0.9},
+    },
     "without bias correction": {"bias_correction": False},
     "float16 with a scale that moves": {"precision": "float16", "loss_scale": 2.0**20, "loss_scale_window": 2},
     "average": {"ema_decay": 0.9},

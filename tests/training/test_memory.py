@@ -69,6 +69,10 @@ WIDER = {
         "gpt2", ema_decay=0.9, checkpoint_every=1, validate_every=1, **{"asynchronous_checkpoints": True}
     ),
     "muon": case("gpt2", model={"hidden_size": 128}, sequence_length=16, batch_size=2, optimiser="muon"),
+    "lamb": case("gpt2", model={"hidden_size": 256}, sequence_length=16, batch_size=1, optimiser="lamb"),
+    "lamb, bfloat16": case(
+        "gpt2", "bfloat16", model={"hidden_size": 256}, sequence_length=16, batch_size=1, optimiser="lamb"
+    ),
     "muon, untied head": case("gpt-neox", model={"vocab_size": 4096}, sequence_length=16, optimiser="muon"),
     "dropout": case("gpt2", model={"residual_dropout": 0.1, "embedding_dropout": 0.1, "attention_dropout": 0.1}),
     "relu": case("gpt2", model={"activation": "relu"}),
@@ -196,6 +200,7 @@ def test_the_state_in_bytes_per_parameter() -> None:
     assert bytes_per_parameter("bfloat16") - (4 + 2 + 2 + 8) == steps
     assert bytes_per_parameter("bfloat16", micro_batch_size=1) - (4 + 2 + 4 + 8) == steps
     matrices = 12 * 12 * 768**2 / 124_439_808  # the share that Muon updates, with one momentum instead of two means
+    assert bytes_per_parameter(optimiser="lamb") - (4 + 4 + 8) == steps
     assert bytes_per_parameter(optimiser="muon") - (4 + 4 + 8 - 4 * matrices) == steps
 
 

@@ -85,10 +85,8 @@ def test_a_length_must_be_given() -> None:
     assert TrainConfig(steps=3, batch_size=4, warmup_steps=2).learning_rate_at(1) == pytest.approx(3e-4)
 
 
-def tiny() -> Decoder:
-    config = decoder_config(
-        "gpt-neo", vocab_size=40, hidden_size=8, num_layers=1, num_heads=2, max_position_embeddings=8
-    )
+def tiny(family: str = "gpt-neo") -> Decoder:
+    config = decoder_config(family, vocab_size=40, hidden_size=8, num_layers=1, num_heads=2, max_position_embeddings=8)
     return Decoder(config).initialise(0)
 
 
@@ -116,6 +114,27 @@ def test_norms_biases_and_embeddings_do_not_decay() -> None:
     (optimiser,) = build_optimisers(model, PretrainConfig(steps=1, no_decay=("norm", "bias")))
     decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
     assert decay[id(model.embedding.weight)] == 0.1
+
+
+def test_kinds_of_the_parameters_of_an_encoder() -> None:
+    shapes = {
+        "embedding.weight": ("embedding", (9, 4)),
+        "positions.weight": ("embedding", (9, 4)),
+        "token_types.weight": ("embedding", (2, 4)),
+        "embedding_norm.weight": ("norm", (4,)),
+        "projection.weight": ("matrix", (8, 4)),
+        "projection.bias": ("bias", (8,)),
+        "blocks.0.attention.qkv.weight": ("matrix", (24, 8)),
+        "blocks.0.attention_norm.weight": ("norm", (8,)),
+        "blocks.0.attention_norm.bias": ("bias", (8,)),
+        "pooler.weight": ("matrix", (8, 8)),
+        "head.transform.weight": ("matrix", (4, 8)),
+        "head.norm.weight": ("norm", (4,)),
+        "head.bias": ("bias", (9,)),
+        "sentence_head.weight": ("matrix", (2, 8)),
+    }
+    for name, (kind, shape) in shapes.items():
+        assert kind_of_parameter(name, torch.nn.Parameter(torch.zeros(shape))) == kind, name
 
 
 @pytest.mark.parametrize("together", [1, 1000, 2**26])
@@ -161,7 +180,7 @@ def test_gradients_of_micro_batches_are_accumulated_in_float32(dtype: torch.dtyp
             assert parameter.grad is None or torch.equal(parameter.grad, torch.full_like(parameter, 2056.0))
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+@pytest.mark.parametrize("optimiser", ["adamw", "lamb", "muon"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_update_in_buckets_is_the_same_update(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, optimiser: str
@@ -205,8 +224,9 @@ def test_adam_without_bias_correction_against_the_equations() -> None:
     torch.testing.assert_close(weight.detach().double(), expected, atol=1e-6, rtol=1e-6)
 
 
-def test_muon_moves_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
-    model = tiny()
+@pytest.mark.parametrize("family", ["gpt-neo", "gpt-neox"])  # the head of the second is a matrix of its own
+def test_muon_moves_the_matrices_of_the_blocks_and_adamw_the_rest(family: str) -> None:
+    model = tiny(family)
     adamw, muon = build_optimisers(model, PretrainConfig(steps=1, optimiser="muon"))
     moved = {id(p) for group in muon.param_groups for p in group["params"]}
     assert {name for name, p in model.named_parameters() if id(p) in moved} == {
@@ -224,14 +244,15 @@ def test_muon_moves_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     assert step.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.3)
 
 
-def test_the_optimiser_state_is_restored() -> None:
-    config = PretrainConfig(steps=1, optimiser="muon")
+@pytest.mark.parametrize("optimiser", ["lamb", "muon"])
+def test_the_optimiser_state_is_restored(optimiser: str) -> None:
+    config = PretrainConfig(steps=1, optimiser=optimiser)
     models = [tiny(), tiny()]
     optimisers = [build_optimisers(model, config) for model in models]
     for parameter in models[0].parameters():
         parameter.grad = torch.ones_like(parameter)
-    for optimiser in optimisers[0]:
-        optimiser.step()
+    for each in optimisers[0]:
+        each.step()
     saved = optimiser_tensors(optimisers[0])
     restore_optimisers(optimisers[1], saved)
     back = optimiser_tensors(optimisers[1])

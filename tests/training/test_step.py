@@ -70,6 +70,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "float32": {},
     "bfloat16, muon": {"precision": "bfloat16", "optimiser": "muon", "micro_batch_size": 3},
     "EMA, no bias correction": {"ema_decay": 0.9, "bias_correction": False},
+    "lamb, no bias correction": {"optimiser": "lamb", "bias_correction": False, "no_decay": ("norm", "bias")},
 }
 
 
@@ -84,7 +85,10 @@ def test_reading_later_changes_no_bit(tmp_path: Path, settings: dict[str, Any]) 
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_numbers_are_read_only_when_they_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("optimiser", ["muon", "lamb"])
+def test_the_numbers_are_read_only_when_they_are_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser: str
+) -> None:
     class Reads(TorchDispatchMode):
         """Fails where a number leaves the device."""
 
@@ -113,7 +117,7 @@ def test_the_numbers_are_read_only_when_they_are_logged(tmp_path: Path, monkeypa
             return {"size": Term(model(batch["input_ids"]).square().sum())}
 
     monkeypatch.setattr("neolm.training.loop.OptimiserStep", Watched)
-    settings = {"optimiser": "muon", "log_every": 5, "validate_every": 4, "checkpoint_every": 6}
+    settings = {"optimiser": optimiser, "log_every": 5, "validate_every": 4, "checkpoint_every": 6}
     train(replace(deferred(tmp_path, **settings), objective=Constant()))
     assert read_at == [1, 4, 5, 6, 8, 10, 12]
 
@@ -162,7 +166,8 @@ def test_a_nan_that_is_read_later_is_explained_with_the_weights_of_its_step(
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1]
 
 
-def test_apples_gpus_need_no_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("optimiser", ["muon", "lamb"])
+def test_apples_gpus_need_no_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser: str) -> None:
     class Narrow(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             found = func(*args, **(kwargs or {}))
@@ -174,5 +179,5 @@ def test_apples_gpus_need_no_float64(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for module in (passes, precision):
         monkeypatch.setattr(module, "sum_dtype", lambda device: torch.float32)
     with Narrow():
-        train(deferred(tmp_path, optimiser="muon", ema_decay=0.9))
+        train(deferred(tmp_path, optimiser=optimiser, ema_decay=0.9))
     assert losses(tmp_path)[-1] < 4.2
