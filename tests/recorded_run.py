@@ -74,6 +74,7 @@ def trained(output, validation=90):
         "flops": 6.6e13,
         "mfu": 0.21,
         "matrix_ceiling_flops": 1.5e12,
+        "unigram_entropy": 6.934,
         "best_validation_loss": 3.4 if validation else None,
         "best_step": 40 if validation else None,
         "device": {"value": "cpu", "reason": "no GPU found"},

@@ -7,11 +7,13 @@ from typing import Any
 
 from neolm.core.device import peak_memory
 from neolm.core.energy import EnergyMeter
+from neolm.core.metrics import read_metrics
 from neolm.core.progress import Task, count, say
 from neolm.training.metrics import MetricsLog
 from neolm.training.run import Training
 from neolm.training.state import TrainingState
 from neolm.training.step import Outcome, StepResult
+from neolm.training.unigram import UnigramAlarm
 
 
 class Journal:
@@ -22,6 +24,9 @@ class Journal:
         self._meter, self._earlier = EnergyMeter(), state.progress.energy
         self._tokens, self._seconds = 0, 0.0  # since the last row
         self._shown: dict[str, str] = {}
+        self._alarm = UnigramAlarm(training.unigram_entropy, training.objective, training.config)
+        for row in read_metrics(log.path):  # of the steps before a resume
+            self._alarm.observe(row["step"], row)
 
     def due(self, step: int) -> bool:
         """Whether `step` has a row in the metrics."""
@@ -47,6 +52,9 @@ class Journal:
         self._shown = {"loss": f"{outcome.loss:.3f}", "tok/s": count(speed)}
         self._shown |= {"MFU": f"{mfu:.0%}"} if mfu is not None else {}
         self._bar.advance(1, **self._shown)
+        warning = self._alarm.observe(progress.step, outcome.means)
+        if warning is not None:
+            say(warning)
         if outcome.skipped is not None:
             progress.skipped += 1
             say(f"step {progress.step} skipped: {outcome.skipped}")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from neolm.training.precision import buckets
 
-MAX_ELEMENTS = 2**22  # of the parameters updated together; more take memory for their steps and gain nothing
+MAX_ELEMENTS = 2**20  # of parameters updated together: few enough for the caches, and for the memory of their steps
 
 
 class Lamb(torch.optim.Optimizer):

@@ -39,6 +39,7 @@ from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.run import Training
 from neolm.training.state import Progress, load_weights
 from neolm.training.trackers import open_trackers
+from neolm.training.unigram import unigram_entropy
 
 
 def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, seed: int) -> Manifest:
@@ -142,6 +143,7 @@ def _prepare(
     vocab_size = require(source, "shards", "run RECIPE").config["vocab_size"]
     batches = TrainingBatches(TokenShards(source, "train", vocab_size), length, config.batch_sizes, seed)
     require_fit(architecture, config, precision.value, device.value)
+    entropy = unigram_entropy(batches.shards, vocab_size)
     held_out = TokenShards(source, "validation", vocab_size)
     size = config.micro_batch_size or config.batch_size
     validation = validation_batches(held_out, length, size, config.validation_sequences)
@@ -162,7 +164,7 @@ def _prepare(
     epochs = config.total_examples / batches.examples
     say(
         f"{architecture.family} of {count(model.parameter_count())} parameters, {config.total_steps} steps, "
-        f"{count(config.total_examples * length)} tokens, {epochs:.2f} epochs"
+        f"{count(config.total_examples * length)} tokens, {epochs:.2f} epochs; unigram entropy {entropy:.2f} nats"
     )
     return Training(
         model=model,
@@ -176,6 +178,7 @@ def _prepare(
         compile=compiled,
         flops_per_token=architecture.flops_per_token(length),
         ceiling=ceiling,
+        unigram_entropy=entropy,
         trackers=partial(open_trackers, config.track, stage.directory, stage.config),
     )
 
@@ -197,6 +200,7 @@ def _counts(training: Training, progress: Progress) -> dict[str, Any]:
         "data_wait_share": round(progress.data_seconds / max(progress.seconds, 1e-9), 5),
         "peak_memory_bytes": peak_memory(training.device.value),
         "matrix_ceiling_flops": training.ceiling,
+        "unigram_entropy": training.unigram_entropy,
         "best_validation_loss": progress.best_loss,
         "best_step": progress.best_step,
         **{name: asdict(getattr(training, name)) for name in ("device", "precision", "compile")},

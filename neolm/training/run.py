@@ -79,6 +79,9 @@ class Training:
     """FLOPs of a forward and a backward pass."""
     ceiling: float = 0.0
     """FLOP/s of this machine's matrix products, against which MFU is measured; 0: unknown."""
+    unigram_entropy: float | None = None
+    """Entropy in nats of the tokens that the objective's first term predicts: a training that stays there is reported
+    (`neolm.training.unigram`). None: not a language model."""
     trackers: Callable[[int], Sequence[Tracker]] = lambda resume_at: ()
     """Opens the trackers, given the last step before the training starts or resumes."""
 

@@ -49,6 +49,7 @@ def test_the_text_of_a_whole_report(whole):
     )  # in the table; it is not drawn, because it is not comparable
     assert "70 documents of 90 held out, 400\u00a0kB" in page.text
     assert "A uniform guess among 2,048 tokens has a loss of 7.62" in page.text
+    assert "only how frequent tokens are has one of 6.93." in page.text
     assert "bfloat16: AMX bf16 found" in page.text
     assert "50% of the text" in page.text
     assert "\u2248 12\u00a0Wh" in page.text  # six stages
