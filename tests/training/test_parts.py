@@ -16,6 +16,8 @@ from neolm.core.errors import InputError
 from neolm.core.metrics import read_metrics
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
+from neolm.models.encoder import Encoder
+from neolm.models.encoder_config import encoder_config
 from neolm.training import precision
 from neolm.training.config import TrainConfig
 from neolm.training.metrics import MetricsLog
@@ -116,25 +118,29 @@ def test_norms_biases_and_embeddings_do_not_decay() -> None:
     assert decay[id(model.embedding.weight)] == 0.1
 
 
-def test_kinds_of_the_parameters_of_an_encoder() -> None:
-    shapes = {
-        "embedding.weight": ("embedding", (9, 4)),
-        "positions.weight": ("embedding", (9, 4)),
-        "token_types.weight": ("embedding", (2, 4)),
-        "embedding_norm.weight": ("norm", (4,)),
-        "projection.weight": ("matrix", (8, 4)),
-        "projection.bias": ("bias", (8,)),
-        "blocks.0.attention.qkv.weight": ("matrix", (24, 8)),
-        "blocks.0.attention_norm.weight": ("norm", (8,)),
-        "blocks.0.attention_norm.bias": ("bias", (8,)),
-        "pooler.weight": ("matrix", (8, 8)),
-        "head.transform.weight": ("matrix", (4, 8)),
-        "head.norm.weight": ("norm", (4,)),
-        "head.bias": ("bias", (9,)),
-        "sentence_head.weight": ("matrix", (2, 8)),
-    }
-    for name, (kind, shape) in shapes.items():
-        assert kind_of_parameter(name, torch.nn.Parameter(torch.zeros(shape))) == kind, name
+def test_parameters_of_an_encoder() -> None:
+    sizes = {"vocab_size": 40, "hidden_size": 8, "embedding_size": 4, "num_heads": 2, "max_position_embeddings": 8}
+    model = Encoder(encoder_config("albert", num_layers=3, groups=1, sentence_task="sop", **sizes)).initialise(0)
+    named = dict(model.named_parameters())
+    kinds: dict[str, list[str]] = {}
+    for name, parameter in named.items():
+        kinds.setdefault(kind_of_parameter(name, parameter), []).append(name)
+    block = ["attention.qkv", "attention.output", "mlp.expand", "mlp.contract"]
+    of_blocks = [f"blocks.0.{layer}.weight" for layer in block]  # shared by the layers, and here once
+    others = [f"{layer}.weight" for layer in ("projection", "pooler", "head.transform", "sentence_head")]
+    assert kinds["embedding"] == ["embedding.weight", "positions.weight", "token_types.weight"]
+    assert set(kinds["matrix"]) == {*of_blocks, *others}
+    assert all("norm" in name for name in kinds["norm"])
+    assert "head.bias" in kinds["bias"]
+    names = {id(parameter): name for name, parameter in named.items()}
+    _, muon = build_optimisers(model, PretrainConfig(steps=1, optimiser="muon"))
+    assert {names[id(p)] for p in muon.param_groups[0]["params"]} == set(of_blocks)
+    (lamb,) = build_optimisers(model, PretrainConfig(steps=1, optimiser="lamb", no_decay=("norm", "bias")))
+    apart, whole, plain = ({names[id(p)] for p in group["params"]} for group in lamb.param_groups)
+    assert [group["blocks"] for group in lamb.param_groups] == [3, 1, 0]
+    assert apart == {of_blocks[0]}
+    assert whole == {*kinds["embedding"], *of_blocks[1:], *others}
+    assert plain == {*kinds["norm"], *kinds["bias"]}
 
 
 @pytest.mark.parametrize("together", [1, 1000, 2**26])

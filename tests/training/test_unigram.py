@@ -11,7 +11,7 @@ import pytest
 from small_training import V, training
 
 from neolm.data.shards import TokenShards
-from neolm.models.config import ModelConfig
+from neolm.models.model_config import ModelConfig
 from neolm.training import pretrain as stage
 from neolm.training import unigram
 from neolm.training.config import TrainConfig
