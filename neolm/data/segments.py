@@ -224,6 +224,11 @@ class SegmentExamples:
             if one := int(counts[pairs.ONE_SENTENCE]):
                 become = "continue with another document, labelled 1" if fills else "are one segment, without a label"
                 parts.append(f"{one:,} ({one / total:.1%}) have one sentence and no pair: they {become}")
+        if dropped := int(counts[pairs.DROPPED_TOKENS]):
+            share = dropped / self.shards.tokens
+            parts.append(
+                f"{count(dropped)} tokens ({share:.1%}) are dropped where whole sentences are too long together"
+            )
         if cut := int(counts[pairs.CUT_SENTENCES]):
             parts.append(f"{cut:,} sentences of more than {room} tokens are cut into pieces")
         return "; ".join(parts)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-MAX_CHARACTERS = 2000  # a text without sentence ends does not become one sentence of 100,000 words
+MAX_CHARACTERS = 1000  # a text without sentence ends does not become one sentence of 100,000 words
 
 _CLOSING = "\"'”’»›)\\]}」』】）》〉"
 _END = re.compile(rf"(?<![.!?…])[.!?…]++[{_CLOSING}]*+(?=\s)|[。！？｡]+[{_CLOSING}]*|\n\s*")

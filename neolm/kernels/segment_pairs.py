@@ -7,7 +7,7 @@ of them A and B are swapped. Pairs that are too long lose tokens of the longer s
 
 What differs from those codes: each chunk draws its target, not each document, so that the share of short sequences does
 not depend on the lengths of documents; "another document" is never the same one; a sentence of more tokens than a
-sequence holds is cut into equal pieces, two or more to a sequence, where those codes drop its end.
+sequence holds is cut into equal pieces, eight or more to a sequence, where those codes drop its end.
 
 A file of shards has `positions` (S,) of its sentences, and for each of its D documents the first sentence (D + 1,) and
 the end (D,), the position after its last token. All draws of a chunk are those of its key.
@@ -24,8 +24,8 @@ from neolm.kernels.random_draws import below, draw, uniform
 
 NONE, NSP, SOP = range(3)
 IN_ORDER, SWAPPED, RANDOM, SINGLE = range(4)
-ONE_SENTENCE, CUT_SENTENCES = 4, 5  # places of further counts after those of the four kinds
-COUNTS = 6
+ONE_SENTENCE, CUT_SENTENCES, DROPPED_TOKENS = 4, 5, 6  # places of further counts after those of the four kinds
+COUNTS = 7
 # counters of the draws of a chunk
 _IS_SHORT, _TARGET, _FIRST_SEGMENT, _COIN, _DOCUMENT, _SENTENCE, _TRUNCATION = range(7)
 MASKING = 2**20  # masks use the draws from here on
@@ -55,6 +55,8 @@ def plan_chunks(positions: Any, firsts: Any, ends: Any, first_chunk: int, root: 
             kind, taken, sentence, piece = found[0], found[1], found[5], found[6]
             counts[kind] += 1
             counts[ONE_SENTENCE] += taken == 1
+            if kind != RANDOM:
+                counts[DROPPED_TOKENS] += max(0, found[2] + found[3] - rule[1])
             chunks += 1
     return sentences[:chunks].copy(), pieces[:chunks].copy(), counts
 
@@ -173,4 +175,4 @@ def _length(positions: Any, sentence: int, last: int, end: int) -> Any:
 @cached_jit
 def _pieces(length: int, room: int) -> int:
     """Number of the pieces that a sentence is cut into: one if it fits into a sequence."""
-    return 1 if length <= room else -(-length // max(1, room // 2))
+    return 1 if length <= room else -(-length // max(1, room // 8))

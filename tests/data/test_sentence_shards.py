@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from encoder_tokenizers import WordTokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from word_tokenizer import WordTokenizer
 
 from neolm.core.artifact import Stage
 from neolm.core.errors import InputError

@@ -58,7 +58,7 @@ def test_a_text_without_sentence_ends_is_cut_at_white_space() -> None:
     found = split_sentences(" ".join(words))
     assert " ".join(found).split() == words
     assert all(MAX_CHARACTERS - 10 < len(sentence) <= MAX_CHARACTERS for sentence in found[:-1])
-    assert [len(sentence) for sentence in split_sentences("x" * 4500)] == [2000, 2000, 500]
+    assert [len(sentence) for sentence in split_sentences("x" * 4500)] == [1000, 1000, 1000, 1000, 500]
 
 
 @given(st.text(st.sampled_from("aB1 .!?…。」\"')\n\t,é\x85") | st.characters(), max_size=300))
