@@ -47,7 +47,7 @@ def _write_hf(source: Path, directory: Path, dtype: str | None, quantize: str | 
 
 
 def _write_gguf(source: Path, directory: Path, dtype: str | None, quantize: str | None) -> StoredModel:
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, lossless=True)
     content = json.loads(tokenizer.backend.to_str())
     template = chat_templates(source).get("default")
     return export_gguf(

@@ -16,11 +16,10 @@ VOCABULARIES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 """Files of a BPE without a tokenizer.json; the second pair has OpenAI's names."""
 TEMPLATE_FILE, LEGACY_TEMPLATE_FILE = "chat_template.jinja", "chat_template.json"
 NAMED_TEMPLATES = "additional_chat_templates/*.jinja"
+SENTENCEPIECE_FILE, WORDPIECE_FILE = "spiece.model", "vocab.txt"
 OTHER_TOKENIZERS = {
     "tokenizer.model": "a SentencePiece model",
-    "spiece.model": "a SentencePiece model",
     "sentencepiece.bpe.model": "a SentencePiece model",
-    "vocab.txt": "a WordPiece vocabulary",
 }
 """Files of tokenizers that are not read; they are known so that a message can name them."""
 
@@ -33,6 +32,8 @@ SMALL_FILES = (
     SPECIAL_TOKENS_FILE,
     ADDED_TOKENS_FILE,
     *(name for pair in VOCABULARIES for name in pair),
+    SENTENCEPIECE_FILE,
+    WORDPIECE_FILE,
     *TEMPLATE_FILES,
     *OTHER_TOKENIZERS,
 )

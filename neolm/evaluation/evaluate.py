@@ -73,7 +73,8 @@ def evaluate_model(
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
     decoder = load_decoder(directory, device.value, precision.value, config.quantize)
-    scores = evaluate(decoder, load_tokenizer(directory), documents, config, training_texts(corpus) if corpus else None)
+    tokenizer = load_tokenizer(directory, lossless=True)
+    scores = evaluate(decoder, tokenizer, documents, config, training_texts(corpus) if corpus else None)
     if isinstance(documents, RawDocuments):
         scores["protocols"] = {name: value | documents.left_out() for name, value in scores["protocols"].items()}
     return scores
@@ -295,7 +296,7 @@ def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig) 
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
     model = load_decoder(source, device.value, precision.value, config.quantize)
-    tokenizer, corpus = load_tokenizer(source), output / "corpus"
+    tokenizer, corpus = load_tokenizer(source, lossless=True), output / "corpus"
     result = evaluate(model, tokenizer, read_documents(corpus, "validation"), config, training_texts(corpus))
     rows = result.pop("per_document")
     write_json(directory / "scores.json", result)

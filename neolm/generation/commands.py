@@ -106,7 +106,7 @@ def _load(
 
     directory = model_directory(model)
     loaded = load_decoder(directory, choose_device(device).value, dtype, quantize, offload)
-    return loaded, load_tokenizer(directory)
+    return loaded, load_tokenizer(directory, lossless=True)
 
 
 def _load_draft(draft: str | None, device: str, tokenizer: Any) -> Any:

@@ -1,7 +1,7 @@
-"""What NeoLM takes of a `tokenizer.json`: a byte-level BPE, whose tokens are bytes of the text and lose nothing.
+"""What NeoLM takes of a `tokenizer.json` with BPE: a byte-level one, whose tokens are bytes of a text and lose nothing.
 
-Other models (WordPiece, Unigram), and steps that change the text before it is split or that do not work on bytes
-(Metaspace, Lowercase, a space in front), are refused by name.
+Steps that change the text before it is split or that do not work on bytes (Metaspace, Lowercase, a space in front) are
+refused by name. `encoder_pipeline.py` has the other models, WordPiece and Unigram.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from neolm.core.errors import InputError
 from neolm.core.progress import say
 
+READABLE = "only a byte-level BPE, as GPT-2 and GPT-NeoX have, BERT's WordPiece and ALBERT's Unigram can be read"
 MAX_TOKEN_ID = 2**22
 """Limit of a token's id; the largest published vocabularies have about 260,000 tokens."""
 
@@ -42,7 +43,7 @@ def byte_level(content: Mapping[str, Any], place: Path) -> dict[str, Any]:
         raise InputError(f"{place}: not a tokenizer.json, it has no model")
     for reason, refused in _refusals(content, model).items():
         if refused:
-            raise InputError(f"{place}: {reason}: only a byte-level BPE, as GPT-2 and GPT-NeoX have, can be read")
+            raise InputError(f"{place}: {reason}: {READABLE}")
     merges = _checked_merges(model, place)
     if not isinstance(added, list) or not all(isinstance(t, dict) and isinstance(t.get("content"), str) for t in added):
         raise InputError(f"{place}: added_tokens must be a list of objects with a content")
@@ -63,28 +64,28 @@ def byte_level(content: Mapping[str, Any], place: Path) -> dict[str, Any]:
 
 def _refusals(content: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
     """Reasons not to take `content`, each with whether it holds."""
-    normalizers, splits, decoders = (_steps(content, key) for key in ("normalizer", "pre_tokenizer", "decoder"))
+    normalizers, splits, decoders = (steps(content, key) for key in ("normalizer", "pre_tokenizer", "decoder"))
     unknown, vocab = model.get("unk_token"), model.get("vocab")
     return {
-        f"model {_shown(model.get('type'))}": model.get("type", "BPE") != "BPE",
+        f"model {shown(model.get('type'))}": model.get("type", "BPE") != "BPE",
         "model without merges": "merges" not in model,
         "model with byte_fallback": model.get("byte_fallback"),
         **{f"model with {key}": model.get(key) for key in _WHOLE_TEXT},
         "model with an unk_token that is not in its vocabulary": unknown is not None
         and isinstance(vocab, dict)
         and str(unknown) not in vocab,
-        **{f"normalizer {_shown(step.get('type'))}": step.get("type") != "NFC" for step in normalizers},
+        **{f"normalizer {shown(step.get('type'))}": step.get("type") != "NFC" for step in normalizers},
         "no pre_tokenizer ByteLevel": not any(step.get("type") == "ByteLevel" for step in splits)
         and all(step.get("type") in _SPLITS for step in splits),
-        **{f"pre_tokenizer {_shown(step.get('type'))}": step.get("type") not in _SPLITS for step in splits},
-        **{f"pre_tokenizer {_shown(step.get('type'))} that removes text": True for step in splits if _removes(step)},
-        **{f"pre_tokenizer Split by {_shown(step.get('pattern'))}": True for step in splits if not _is_bounded(step)},
+        **{f"pre_tokenizer {shown(step.get('type'))}": step.get("type") not in _SPLITS for step in splits},
+        **{f"pre_tokenizer {shown(step.get('type'))} that removes text": True for step in splits if _removes(step)},
+        **{f"pre_tokenizer Split by {shown(step.get('pattern'))}": True for step in splits if not _is_bounded(step)},
         "pre_tokenizer with add_prefix_space": any(step.get("add_prefix_space") for step in splits),
-        **{f"decoder {_shown(step.get('type'))}": step.get("type") not in _DECODERS for step in decoders},
+        **{f"decoder {shown(step.get('type'))}": step.get("type") not in _DECODERS for step in decoders},
     }
 
 
-def _steps(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+def steps(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     """The steps of a part of the pipeline: one, or those of a Sequence."""
     part = content.get(key)
     if isinstance(part, dict) and part.get("type") == "Sequence":
@@ -107,7 +108,8 @@ def _is_bounded(step: Mapping[str, Any]) -> bool:
     return expression in _EXPRESSIONS or _ONE_CLASS.fullmatch(str(expression)) is not None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of a file, short enough for a message."""
     return str(value)[:40]
 
 
@@ -116,16 +118,21 @@ def _checked_merges(model: Mapping[str, Any], place: Path) -> list[tuple[str, st
     vocab, merges = model.get("vocab"), model.get("merges")
     if not isinstance(vocab, dict) or not isinstance(merges, list):
         raise InputError(f"{place}: vocab must be an object, and merges a list")
+    check_ids(vocab, place)
+    return list(_pairs(merges, vocab, place))
+
+
+def check_ids(vocab: Mapping[str, Any], place: Path) -> None:
+    """Raise `InputError` if the ids of a vocabulary are not distinct numbers within the limit."""
     tokens: dict[int, str] = {}
     for token, number in vocab.items():
         if type(number) is not int or not 0 <= number < MAX_TOKEN_ID:
             raise InputError(
-                f"{place}: the id of {token[:40]!r} is {_shown(number)}, not one of 0 to {MAX_TOKEN_ID - 1}"
+                f"{place}: the id of {token[:40]!r} is {shown(number)}, not one of 0 to {MAX_TOKEN_ID - 1}"
             )
         if number in tokens:
             raise InputError(f"{place}: {tokens[number][:40]!r} and {token[:40]!r} have the same id {number}")
         tokens[number] = token
-    return list(_pairs(merges, vocab, place))
 
 
 def _pairs(merges: list[Any], vocab: Mapping[str, int], place: Path) -> Iterator[tuple[str, str]]:
@@ -137,5 +144,5 @@ def _pairs(merges: list[Any], vocab: Mapping[str, int], place: Path) -> Iterator
         except (TypeError, ValueError):
             known = False
         if not known:
-            raise InputError(f"{place}: the merge {_shown(merge)} is not of two tokens, or out of vocabulary")
+            raise InputError(f"{place}: the merge {shown(merge)} is not of two tokens, or out of vocabulary")
         yield first, second

@@ -18,7 +18,8 @@ def encode(
 
     loaded = load_tokenizer(tokenizer)
     for token_id in loaded.encode_bytes(read_text(text)):
-        print(f"{token_id}\t{json.dumps(loaded.decode([token_id]), ensure_ascii=False)}")
+        token = loaded.decode([token_id]) if loaded.kind == "bpe" else loaded.id_to_token(token_id)
+        print(f"{token_id}\t{json.dumps(token, ensure_ascii=False)}")
 
 
 def read_text(argument: str) -> bytes:

@@ -1,15 +1,17 @@
-"""The tokenizer in the files of a model directory, read as `transformers` 5 reads it for GPT-2, GPT-Neo and GPT-NeoX.
+"""The tokenizer in the files of a model directory, read as `transformers` 5 reads it for GPT-2, GPT-NeoX, BERT, ALBERT.
 
 | File | What it adds |
 | --- | --- |
 | `tokenizer.json` | the vocabulary, the merges, the pipeline and added tokens |
 | `vocab.json` and `merges.txt`, or `encoder.json` and `vocab.bpe` | the same, if there is no `tokenizer.json` |
+| `spiece.model` of ALBERT, or `vocab.txt` of BERT | the same, if there are none of the above |
 | `tokenizer_config.json` | the class, named special tokens, added tokens (`added_tokens_decoder`) |
 | `special_tokens_map.json`, `added_tokens.json` | the same, if `added_tokens_decoder` is missing |
 | `config.json` | the class, if `tokenizer_config.json` names none |
 
-The classes `GPT2Tokenizer` and `GPTNeoXTokenizer` take vocabulary and merges and define the rest themselves; every
-other class takes `tokenizer.json` as it is. A named token that is not in the vocabulary is added to it.
+The classes `GPT2Tokenizer` and `GPTNeoXTokenizer` take vocabulary and merges and define the rest themselves;
+`BertTokenizer` and `AlbertTokenizer` have options (`encoder_pipeline.py`); every other class takes `tokenizer.json` as
+it is. A named token that is not in the vocabulary is added to a BPE, but not to an encoder's vocabulary.
 """
 
 from __future__ import annotations
@@ -27,13 +29,26 @@ from neolm.core.model_files import (
     ADDED_TOKENS_FILE,
     CONFIG_FILE,
     OTHER_TOKENIZERS,
+    SENTENCEPIECE_FILE,
     SPECIAL_TOKENS_FILE,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
     VOCABULARIES,
+    WORDPIECE_FILE,
 )
 from neolm.core.progress import say
-from neolm.tokenizer.byte_level import MAX_TOKEN_ID, byte_level
+from neolm.tokenizer.byte_level import MAX_TOKEN_ID, READABLE, byte_level
+from neolm.tokenizer.encoder_pipeline import (
+    CLASSES,
+    DEFAULT_TOKENS,
+    KINDS,
+    Kind,
+    encoder_content,
+    sentencepiece_content,
+    vocabulary_content,
+    with_options,
+)
+from neolm.tokenizer.sentencepiece import parse_sentencepiece
 
 MAX_TOKENIZER_BYTES = 2**25
 """Size limit of a tokenizer.json, vocab.json or merges.txt."""
@@ -49,7 +64,13 @@ _CLASSES: dict[str, tuple[dict[str, Any] | None, dict[str, str]]] = {
 }
 # Classes that take a tokenizer.json as it is; transformers may define the pipeline of others itself.
 _GENERAL = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend", "BloomTokenizer", "LlamaTokenizer")
-_FAMILIES = {"gpt2": "GPT2Tokenizer", "gpt_neo": "GPT2Tokenizer", "gpt_neox": "GPTNeoXTokenizer"}
+_FAMILIES = {
+    "gpt2": "GPT2Tokenizer",
+    "gpt_neo": "GPT2Tokenizer",
+    "gpt_neox": "GPTNeoXTokenizer",
+    "bert": "BertTokenizer",
+    "albert": "AlbertTokenizer",
+}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -61,6 +82,7 @@ class NoTokenizerError(InputError):
 class TokenizerFiles(NamedTuple):
     """What the files of a directory say about its tokenizer."""
 
+    kind: Kind
     content: dict[str, Any]  # of a tokenizer.json, without its added tokens
     added: list[AddedToken]  # tokens to add, in order
     special_tokens: dict[str, str]  # by name, such as eos_token
@@ -79,12 +101,17 @@ def read_tokenizer_files(directory: Path, file: Path | None = None) -> Tokenizer
     """
     place = file or directory / TOKENIZER_FILE
     whole = place.exists()
-    content = read_json(place, MAX_TOKENIZER_BYTES) if whole else _vocabulary(directory)
-    content = byte_level(content, place if whole else directory)
     config = _optional(directory / TOKENIZER_CONFIG_FILE)
-    name = _class_name(directory, config, whole)
+    content = read_json(place, MAX_TOKENIZER_BYTES) if whole else _vocabulary(directory, config)
+    model = content.get("model")
+    kind = KINDS.get(str(model.get("type")), "bpe") if isinstance(model, dict) else "bpe"
+    content = (byte_level if kind == "bpe" else encoder_content)(content, place if whole else directory)
+    name = _class_name(directory, config, whole, kind)
     defaults: dict[str, str] = {}
-    if name in _CLASSES:
+    if kind != "bpe":
+        defaults = DEFAULT_TOKENS[content["model"]["type"]]
+        content = with_options(content, config, name, directory)
+    elif name in _CLASSES:
         normalizer, defaults = _CLASSES[name]
         content = _rebuilt(content, config, name, normalizer, directory)
     in_file = content.pop("added_tokens")
@@ -94,6 +121,8 @@ def read_tokenizer_files(directory: Path, file: Path | None = None) -> Tokenizer
     named = {key: by_text.get(str(token), token) for key, token in named.items()}
     added = [*([] if name in _CLASSES else [_added_token(token, place) for token in in_file]), *listed]
     known = {str(token) for token in added}
+    if kind != "bpe":
+        named = _in_vocabulary(named, content["model"]["vocab"], known, tokens, directory)
     for token in [*named.values(), *extra]:
         if str(token) not in known:
             known.add(str(token))
@@ -104,11 +133,23 @@ def read_tokenizer_files(directory: Path, file: Path | None = None) -> Tokenizer
     special = {key: str(token) for key, token in named.items()}
     asked = [(f"add_{name}_token", special.get(f"{name}_token")) for name in ("bos", "eos")]
     first, last = (token if config.get(key) and not whole else None for key, token in asked)
+    around = (first, last) if kind == "bpe" else (None, None)
     names_eos = tokens.get("eos_token") is not None
-    return TokenizerFiles(content, added, special, [str(token) for token in extra], config, names_eos, (first, last))
+    return TokenizerFiles(kind, content, added, special, [str(token) for token in extra], config, names_eos, around)
 
 
-def _vocabulary(directory: Path) -> dict[str, Any]:
+def _in_vocabulary(
+    named: dict[str, AddedToken], vocabulary: Any, known: set[str], stated: Mapping[str, Any], directory: Path
+) -> dict[str, AddedToken]:
+    """The named tokens that an encoder's vocabulary has: a model has no embedding for others."""
+    texts = {*known, *(vocabulary if isinstance(vocabulary, dict) else (text for text, _ in vocabulary))}
+    missing = {key: str(token) for key, token in named.items() if str(token) not in texts}
+    if lost := [f"{key} {text[:40]}" for key, text in missing.items() if stated.get(key) is not None]:
+        say(f"{directory}: the vocabulary has no {', '.join(lost)}; it is not added")
+    return {key: token for key, token in named.items() if key not in missing}
+
+
+def _vocabulary(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a `tokenizer.json` for the vocabulary and merges of `directory`."""
     for vocabulary, merges in VOCABULARIES:
         if (directory / vocabulary).is_file() and (directory / merges).is_file():
@@ -117,12 +158,14 @@ def _vocabulary(directory: Path) -> dict[str, Any]:
                 "pre_tokenizer": _BYTE_LEVEL,
                 "model": {"type": "BPE", "vocab": vocab, "merges": list(_merges(directory / merges))},
             }
+    pieces, words = directory / SENTENCEPIECE_FILE, directory / WORDPIECE_FILE
+    if pieces.is_file():
+        return sentencepiece_content(parse_sentencepiece(read_bytes(pieces, MAX_TOKENIZER_BYTES), pieces))
+    if words.is_file():
+        return vocabulary_content(read_text(words, MAX_TOKENIZER_BYTES), config, words)
     other = next((name for name in OTHER_TOKENIZERS if (directory / name).is_file()), None)
     if other is not None:
-        raise InputError(
-            f"{directory / other}: {OTHER_TOKENIZERS[other]}: only a byte-level BPE, as GPT-2 and GPT-NeoX have, "
-            "can be read"
-        )
+        raise InputError(f"{directory / other}: {OTHER_TOKENIZERS[other]}: {READABLE}")
     raise NoTokenizerError(f"{directory}: there is no tokenizer (tokenizer.json, or vocab.json with merges.txt)")
 
 
@@ -139,33 +182,52 @@ def _merges(path: Path) -> Iterator[tuple[str, str]]:
 
 def read_text(path: Path, limit: int) -> str:
     """The text of a UTF-8 file of at most `limit` bytes. Raises `InputError` if it cannot be read or has more."""
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The bytes of a file of at most `limit` bytes. Raises `InputError` if it cannot be read or has more."""
     if not path.is_file():  # opening a pipe would wait for a writer
         raise InputError(f"{path}: not a file")
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
-        if len(data) > limit:
-            raise InputError(f"{path}: more than {limit:,} bytes, which is too large for a file of this kind")
-        return data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(data) > limit:
+        raise InputError(f"{path}: more than {limit:,} bytes, which is too large for a file of this kind")
+    return data
 
 
 def _optional(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def _class_name(directory: Path, config: Mapping[str, Any], whole: bool) -> str | None:
-    """The class that reads the files: `tokenizer_config.json` names it, or the model's `config.json`."""
+def _class_name(directory: Path, config: Mapping[str, Any], whole: bool, kind: str) -> str | None:
+    """The class that reads the files: `tokenizer_config.json` names it, or the model's `config.json`.
+
+    Raises:
+        InputError: the class has another kind of tokenizer than the files.
+    """
     model = _optional(directory / CONFIG_FILE)
-    name = config.get("tokenizer_class") or model.get("tokenizer_class") or _FAMILIES.get(str(model.get("model_type")))
-    if name is None and whole:
-        return None
-    name = str(name).removesuffix("Fast")
-    if whole and name not in (*_CLASSES, *_GENERAL):
+    stated = config.get("tokenizer_class") or model.get("tokenizer_class")
+    name = stated or _FAMILIES.get(str(model.get("model_type")))
+    kinds = dict.fromkeys(_CLASSES, "bpe") | {name: KINDS[model] for model, names in CLASSES.items() for name in names}
+    if name is not None:
+        name = str(name).removesuffix("Fast")
+        if stated is None and kinds[name] != kind:  # a family with a tokenizer of another one
+            name = None
+    if name is not None and kinds.get(name, kind) != kind:
+        raise InputError(f"{directory}: the class {name} has a tokenizer of the kind {kinds[name]}, the files {kind}")
+    if name is not None and (whole or kind != "bpe") and name not in (*kinds, *_GENERAL):
+        if not whole:
+            raise InputError(f"{directory}: the tokenizer class {name[:60]} is not known: {READABLE}")
         say(f"{directory}: the tokenizer class {name[:60]} is not known; tokenizer.json is used as it is")
-    # Only a tokenizer.json says what its pipeline is; two files are GPT-2's.
-    return name if whole or name in _CLASSES else "GPT2Tokenizer"
+    # Only a tokenizer.json says what its pipeline is; other files are GPT-2's, BERT's or ALBERT's.
+    return name if whole or name in kinds else next(known for known in kinds if kinds[known] == kind)
 
 
 def _rebuilt(
@@ -208,7 +270,7 @@ def _listed_tokens(
     entries |= _optional(directory / SPECIAL_TOKENS_FILE)
     path = directory / ADDED_TOKENS_FILE
     # As in transformers, additional_special_tokens of special_tokens_map.json do not make these tokens special.
-    unnamed = [*_extra(config), *(entries.get("extra_special_tokens") or [])]
+    unnamed = [*_extra(config), *_extra({"extra_special_tokens": entries.get("extra_special_tokens")})]
     special = {_text(entries.get(key)) for key in NAMED_TOKENS} | {_text(token) for token in unnamed}
     for text, number in _optional(path).items():
         is_special = text in special

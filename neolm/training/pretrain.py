@@ -47,7 +47,7 @@ def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, se
 
     `model` is the architecture of a new model, or the directory of a model to continue from.
     """
-    tokenizer = load_tokenizer(output / "tokenizer")
+    tokenizer = load_tokenizer(output / "tokenizer", lossless=True)  # of a decoder
     architecture = resolve_architecture(model, config, tokenizer.size, tokenizer.eos_token_id, output)
     settings = {"model": architecture.model_dump(), "pretrain": config.model_dump(), "seed": seed}
     changeable = frozenset(f"pretrain.{name}" for name in config.changeable())

@@ -19,6 +19,7 @@ from neolm.core.errors import InputError
 from neolm.tokenizer import directory as directory_module
 from neolm.tokenizer.chat import load_chat_template
 from neolm.tokenizer.directory import NoTokenizerError
+from neolm.tokenizer.encoder_pipeline import bert_normalizer
 from neolm.tokenizer.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer, train_tokenizer
 
 TEXT = "The sea, the day and the water of April; be brief and say what it is, 12345 times over. "
@@ -47,8 +48,8 @@ def sequence(key: str, *steps: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}, "model Unigram"),
-        ({"model": {"type": "WordPiece", "vocab": {"a": 0}}}, "model WordPiece"),
+        ({"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}, "Unigram with pre_tokenizer ByteLevel"),
+        ({"model": {"type": "WordPiece", "vocab": {"a": 0}}}, "WordPiece with pre_tokenizer ByteLevel"),
         ({"model": {"type": "WordLevel", "vocab": {"a": 0}}}, "model WordLevel"),
         ({"model+": {"byte_fallback": True}}, "model with byte_fallback"),
         ({"model+": {"end_of_word_suffix": "</w>"}}, "model with end_of_word_suffix"),
@@ -98,7 +99,7 @@ def test_other_kinds_of_tokenizers_are_refused_by_name(
     assert not isinstance(error.value, NoTokenizerError)
 
 
-@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model", "vocab.txt"])
+@pytest.mark.parametrize("name", ["tokenizer.model", "sentencepiece.bpe.model"])
 def test_files_of_other_tokenizers_are_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x0a")
     with pytest.raises(InputError, match=f"{name}: a .*: only a byte-level BPE") as error:
@@ -303,6 +304,22 @@ ODD = [
     *([], {}, [[]], [None], ["a", "b"], {"type": "NFC"}, {"type": "Sequence"}, {"content": "z"}, {"content": ""}),
     *("ByteLevel", "GPT2Tokenizer", "GPTNeoXTokenizer", "(?:a+)+$", "(", "<|endoftext|>"),
 ]
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+ENCODERS: list[dict[str, Any]] = [
+    {
+        "added_tokens": [{"id": 2, "content": "[MASK]", "special": True}],
+        "normalizer": bert_normalizer(),
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "model": {"type": "WordPiece", "vocab": {"[UNK]": 0, "[SEP]": 1, "[MASK]": 2, "the": 3, "sea": 4, "##a": 5}},
+    },
+    {
+        "added_tokens": [{"id": 2, "content": "[MASK]", "special": True}],
+        "normalizer": sequence("normalizers", {"type": "NFKD"}, {"type": "Lowercase"}),
+        "pre_tokenizer": sequence("pretokenizers", {"type": "WhitespaceSplit"}, METASPACE),
+        "decoder": METASPACE,
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["[SEP]", 0], ["[MASK]", 0], ["▁the", -2]]},
+    },
+]
 OTHERS: dict[str, Any] = {
     "tokenizer_config": {
         "tokenizer_class": "X",
@@ -335,6 +352,7 @@ def test_many_odd_values_anywhere_are_one_error(content: dict[str, Any], tmp_pat
 def _load_mutated(content: dict[str, Any], directory: Path, seed: int, file: str) -> None:
     """Replace one to three values of a file, and load; any error is an `InputError` of one line."""
     chosen = random.Random(seed)
+    content = chosen.choice([content, *ENCODERS])
     files = {"tokenizer": content, **{name: value for name, value in OTHERS.items() if chosen.random() < 0.6}}
     files = copy.deepcopy(files | {file: content if file == "tokenizer" else OTHERS[file]})
     for _ in range(chosen.choice([1, 1, 1, 3])):

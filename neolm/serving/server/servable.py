@@ -65,7 +65,7 @@ class GenerationModel:
         self.name, self._settings, self._device = name, settings, device
         self.facts = open_model(path, device, settings.dtype, settings.quantize)
         config = self.facts.decoder_config
-        self.tokenizer = load_tokenizer(self.facts.directory)
+        self.tokenizer = load_tokenizer(self.facts.directory, lossless=True)
         check_tokenizer(config, self.tokenizer)
         self.end_token_ids = frozenset((self.tokenizer.eos_token_id, *config.end_tokens))
         self.template = load_chat_template(self.facts.directory, self.tokenizer)
