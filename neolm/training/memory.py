@@ -6,7 +6,7 @@ loss or an optimiser works.
 
 A large training does not run in full size. In the passes, memory is linear in the number of layers and in the number of
 sequences: they run with a few of each, and each moment of a step is extrapolated. The optimiser does not depend on the
-batch: it runs for all layers, on gradients that come from no passes.
+batch: it runs without passes, on gradients that come from nowhere, for so many layers that its memory is linear too.
 
 A device that is not the CPU is represented by torch's `meta` device, since fake CUDA tensors need a CUDA build.
 Attention counts there as the memory-efficient kernel of torch, with a window too, since it is then one compiled kernel.
@@ -17,10 +17,11 @@ between tensors, what torch.compile saves, a second copy of the optimiser while 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,9 +33,10 @@ from neolm.core.device import Choice
 from neolm.data.batch import Batch
 from neolm.models.config import DecoderConfig
 from neolm.models.cross_entropy import CHUNK_ELEMENTS
-from neolm.models.decoder import Decoder
+from neolm.models.decoder import Decoder, count_parameters
 from neolm.training import loop
 from neolm.training.live_storages import LiveStorages
+from neolm.training.muon import MAX_STACKED_ELEMENTS
 from neolm.training.objective import CausalLanguageModelling, Term
 from neolm.training.passes import GradientAccumulation, Sums
 from neolm.training.pretrain_config import PretrainConfig
@@ -132,7 +134,7 @@ class _Step:
 
 
 def _extrapolate(run: partial[_Step], model: DecoderConfig, sequences: int, length: int) -> _Step:
-    """`run` with all layers and sequences, or an extrapolation from four smaller runs."""
+    """`run` with all layers and sequences, or an extrapolation from smaller runs: four with passes, two without."""
     period = len(model.attention_layers)
     least = period + model.num_layers % period
     layers = _sample(model.num_layers, least, least + period)
@@ -153,9 +155,30 @@ def _extrapolate(run: partial[_Step], model: DecoderConfig, sequences: int, leng
         return _line(sizes, by_size, sequences)
 
     no_passes = run.keywords["config"].model_copy(update={"activation_checkpointing": False})
-    whole = run(model, config=no_passes, sequences=0, length=0)
-    passes = {name: full(name) for name in smallest.moments if name not in whole.moments}
-    return replace(whole, moments=whole.moments | passes)
+    least = period * -(-_layers_of_optimiser(model, no_passes) // period) + model.num_layers % period
+    depths = _sample(model.num_layers, least, least + period)
+    states = [
+        run(model.model_copy(update={"num_layers": number}), config=no_passes, sequences=0, length=0)
+        for number in depths
+    ]
+
+    def state(value: Callable[[_Step], int]) -> int:
+        return _line(depths, [value(step) for step in states], model.num_layers)
+
+    optimiser = {name: state(lambda step, name=name: step.moments[name]) for name in states[0].moments}  # type: ignore[misc]
+    passes = {name: full(name) for name in smallest.moments if name not in optimiser}
+    rest = {field.name: state(attrgetter(field.name)) for field in fields(_Step) if field.name != "moments"}
+    return _Step(moments=optimiser | passes, **rest)
+
+
+def _layers_of_optimiser(model: DecoderConfig, config: PretrainConfig) -> int:
+    """Number of layers from which on the optimiser's memory is linear in it.
+
+    With few layers, its peak is while it works on the embedding. With few matrices, Muon's stacks are not full.
+    """
+    one, two = (count_parameters(model.model_copy(update={"num_layers": number})) for number in (1, 2))
+    stacked = MAX_STACKED_ELEMENTS // model.hidden_size**2 if config.optimiser == "muon" else 0
+    return max(2 * (2 * one - two) // (two - one), stacked) + 1
 
 
 def _sample(full: int, low: int, high: int) -> tuple[int, ...]:

@@ -127,14 +127,68 @@ def test_an_extrapolated_estimate_is_that_of_the_whole_training(name: str, monke
 
     monkeypatch.setattr(memory, "_run_step", counted)
     extrapolated = estimate_memory(model, config, precision, device)
-    assert runs == [(3, 4), (3, 8), (5, 4), (5, 8), (7, 0)]
+    assert runs == [(3, 4), (3, 8), (5, 4), (5, 8), (7, 0)]  # the embedding is larger than all layers together
     monkeypatch.setattr(memory, "_sample", lambda full, low, high: (full,))
     whole = estimate_memory(model, config, precision, device)
     assert vars(extrapolated) == {key: approximate(value) for key, value in vars(whole).items()}
 
 
-def approximate(value: Any) -> Any:
-    return value if isinstance(value, str) else pytest.approx(value, rel=1e-3)
+DEEP: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
+    "gpt2": ("gpt2", "cpu", "float32", {}, {}),
+    "gpt2, bfloat16, two micro-batches": ("gpt2", "cuda", "bfloat16", {}, {"micro_batch_size": 8, "ema_decay": 0.9}),
+    "gpt2, a large embedding": (
+        "gpt2",
+        "cuda",
+        "bfloat16",
+        {"vocab_size": 8192, "hidden_size": 256},
+        {"batch_size": 2, "micro_batch_size": 1, "sequence_length": 8},  # the optimiser's step takes most
+    ),
+    "gpt3": ("gpt3", "cuda", "bfloat16", {}, {"activation_checkpointing": True}),
+    "gpt-neo, alternating": ("gpt-neo", "cpu", "bfloat16", {"window_size": 64}, {"micro_batch_size": 8}),
+    "gpt-neo, three kinds": (
+        "gpt-neo",
+        "cpu",
+        "float32",
+        {"window_size": 64, "attention_layers": ("global", "local", "local")},
+        {},
+    ),
+    "gpt-neox": ("gpt-neox", "cuda", "bfloat16", {"parallel_residual": False}, {"micro_batch_size": 8}),
+    "gpt-neox, Muon": ("gpt-neox", "cuda", "bfloat16", {}, {"optimiser": "muon"}),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_the_state_of_a_deep_model_is_extrapolated_exactly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family, device, precision, fields, settings = DEEP[name]
+    hidden = 1024 if "Muon" in name else 128
+    sizes = {"hidden_size": hidden, "num_layers": 35, "num_heads": 2, "vocab_size": 512}
+    model = decoder_config(family, max_position_embeddings=256, **{**sizes, **fields})
+    config = PretrainConfig(steps=3, **{"batch_size": 16, "sequence_length": 256, **settings})
+    deepest, run_step = 0, memory._run_step
+
+    def counted(model: DecoderConfig, **arguments: Any) -> Any:
+        nonlocal deepest
+        deepest = max(deepest, model.num_layers)
+        return run_step(model, **arguments)
+
+    monkeypatch.setattr(memory, "_run_step", counted)
+    extrapolated = estimate_memory(model, config, precision, device)
+    assert deepest < 18
+    monkeypatch.setattr(memory, "_sample", lambda full, low, high: (full,))
+    whole = estimate_memory(model, config, precision, device)
+    assert vars(extrapolated) == {key: approximate(value, 1e-6) for key, value in vars(whole).items()}
+
+
+def test_a_thousand_layers_take_as_long_as_a_few() -> None:
+    sizes = {"hidden_size": 256, "num_layers": 1000, "num_heads": 4, "vocab_size": 1024}
+    model = decoder_config("gpt-neo", max_position_embeddings=256, **sizes)
+    estimate = estimate_memory(model, PretrainConfig(steps=3, sequence_length=256), "bfloat16", "cuda")
+    assert estimate.weights == (4 + 2) * count_parameters(model)
+    assert estimate.state == pytest.approx((4 + 2 + 2 + 8) * count_parameters(model), rel=1e-4)
+
+
+def approximate(value: Any, relative: float = 1e-3) -> Any:
+    return value if isinstance(value, str) else pytest.approx(value, rel=relative)
 
 
 def test_an_estimate_changes_no_random_number() -> None:
