@@ -1,5 +1,7 @@
 """Runs of recipes with few or many sections, rejected recipes, and the files that remain."""
 
+import functools
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -327,6 +329,33 @@ def test_a_training_without_a_readable_record_is_not_overwritten(
     with pytest.raises(InputError, match=r"pretrain holds .*config\.json is missing or damaged"):
         neolm.run(trained / "recipe.yaml", {"pretrain.learning_rate": 0.5, "evaluate": None})
     assert {path: path.read_bytes() for path in (trained / "pretrain").rglob("*") if path.is_file()} == before
+
+
+def forget(file: Path, *keys: tuple[str, ...]) -> None:
+    """Remove settings from a record, as if a version had written it that did not have them."""
+    record = json.loads(file.read_text())
+    for *place, key in keys:
+        functools.reduce(lambda mapping, name: mapping[name], place, record).pop(key)
+    file.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_training_of_an_older_version_goes_on(
+    trained: Path, capsys: pytest.CaptureFixture[str], finished: bool
+) -> None:
+    new = [("pretrain", "z_loss"), ("pretrain", "no_decay"), ("model", "attention_dropout")]
+    forget(trained / "pretrain" / "config.json", *new)
+    forget(trained / "corpus" / "manifest.json", ("config", "max_document_bytes"))
+    manifest = trained / "pretrain" / "manifest.json"
+    forget(manifest, *(("config", *key) for key in new)) if finished else manifest.unlink()
+    capsys.readouterr()
+    neolm.run(trained / "recipe.yaml", {"evaluate": None})
+    said = capsys.readouterr().err
+    assert "corpus: up to date" in said
+    assert ("pretrain: up to date" in said) == finished
+    for setting in ({"pretrain.z_loss": 0.1}, {"corpus.max_document_bytes": 1000}):
+        with pytest.raises(InputError, match=next(iter(setting)).partition(".")[2] + ": .*, now "):
+            neolm.run(trained / "recipe.yaml", {"evaluate": None, **setting})
 
 
 def test_show_names_a_training_that_is_not_finished(trained: Path) -> None:

@@ -25,6 +25,7 @@ from neolm.core.files import (
     differences_among,
     digest_file,
     digest_json,
+    filled,
     jsonable,
     remove,
     storage_errors,
@@ -53,6 +54,8 @@ class Stage:
     """Dotted keys that may differ when a stage is resumed: they do not change its result beyond rounding."""
     paths: Mapping[str, str] = field(default_factory=dict)
     """Dotted keys whose values are paths of an input, with its name: the inputs are compared, not the spelling."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Defaults of settings. A record of an older version lacks those that are new, and was made with the default."""
 
     def ensure(
         self,
@@ -106,7 +109,7 @@ class Stage:
 
         Inputs are compared only if the settings are the same.
         """
-        settings = differences_among((config, jsonable(self.config)))
+        settings = differences_among((filled(config, jsonable(self.defaults)), jsonable(self.config)))
         settings = ((key, values) for key, values in settings if not self._same_input(self.paths.get(key), inputs))
         found = [f"{key}: {old!r}, now {new!r}" for key, (old, new) in settings if key not in self.free_settings]
         names = sorted({*inputs, *self.inputs})

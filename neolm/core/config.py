@@ -210,6 +210,18 @@ def _set(model: type[Config], data: dict[str, Any], dotted: str, value: Any) -> 
     return ".".join([*parents, last])
 
 
+def defaults(config: Config) -> dict[str, Any]:
+    """The default of each setting that has one, in the form of `config.model_dump()`."""
+    found: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value, default = getattr(config, name), field.get_default(call_default_factory=True)
+        if isinstance(value, Config):
+            found[name] = defaults(value)
+        elif not field.is_required():
+            found[name] = default.model_dump() if isinstance(default, Config) else default
+    return found
+
+
 def sections(model: type[Config]) -> dict[str, type[Config]]:
     """The fields of `model` that are sections of their own, with the class of each."""
     return {

@@ -201,6 +201,15 @@ def jsonable(value: Any) -> Any:
     return value
 
 
+def filled(mapping: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`mapping` with the keys of nested `defaults` that it lacks."""
+    found = {**defaults, **mapping}
+    for key, default in defaults.items():
+        if isinstance(default, Mapping) and isinstance(found[key], Mapping):
+            found[key] = filled(found[key], default)
+    return found
+
+
 def differences_among(mappings: Sequence[Mapping[str, Any]], prefix: str = "") -> Iterator[tuple[str, tuple[Any, ...]]]:
     """`(dotted key, value in each mapping)` wherever nested mappings disagree; None where a mapping lacks the key."""
     for key in dict.fromkeys(key for mapping in mappings for key in mapping):

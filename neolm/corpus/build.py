@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.artifact import Stage
+from neolm.core.config import defaults
 from neolm.core.errors import SettingError
 from neolm.core.manifest import Manifest
 from neolm.core.progress import count, task
@@ -32,7 +33,8 @@ def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
         SettingError: the raw text is missing or cannot be read, or no document is kept.
     """
     raw = RawText(config, output)
-    stage = Stage("corpus", "corpus", output / "corpus", {"raw": raw}, config.model_dump(), paths={"path": "raw"})
+    settings, paths, known = config.model_dump(), {"path": "raw"}, defaults(config)
+    stage = Stage("corpus", "corpus", output / "corpus", {"raw": raw}, settings, paths=paths, defaults=known)
     return stage.ensure(lambda directory: _build(directory, raw.found, config), lambda counts: _summary(counts, config))
 
 

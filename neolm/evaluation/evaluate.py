@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from neolm.core.artifact import Stage
-from neolm.core.config import load_config
+from neolm.core.config import defaults, load_config
 from neolm.core.device import choose_device, choose_precision
 from neolm.core.errors import InputError, SettingError
 from neolm.core.files import write_json, write_text
@@ -288,7 +288,8 @@ def evaluate_stage(output: Path, config: EvaluateConfig, model: Path | None = No
     """
     model = model or output / "model"
     inputs = {"model": input_from(model, output), "corpus": input_from(output / "corpus", output)}
-    stage = Stage("evaluation", "evaluation", output / "evaluation", inputs, config.model_dump())
+    settings = config.model_dump()
+    stage = Stage("evaluation", "evaluation", output / "evaluation", inputs, settings, defaults=defaults(config))
     return stage.ensure(lambda directory: _build(directory, output, model, config))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.artifact import Stage
+from neolm.core.config import defaults
 from neolm.core.files import expanded
 from neolm.core.manifest import Manifest, input_from, require
 from neolm.core.progress import count, task
@@ -27,7 +28,8 @@ def build_tokenizer(output: Path, config: TokenizerConfig) -> Manifest:
     source = expanded(config.path) if config.path else None
     inputs = {"corpus": input_from(corpus, output)} if source is None else {"tokenizer": input_from(source, output)}
     settings = config.model_dump()
-    stage = Stage("tokenizer", "tokenizer", output / "tokenizer", inputs, settings, paths={"path": "tokenizer"})
+    paths, known = {"path": "tokenizer"}, defaults(config)
+    stage = Stage("tokenizer", "tokenizer", output / "tokenizer", inputs, settings, paths=paths, defaults=known)
 
     def make(directory: Path) -> Mapping[str, Any]:
         if source is not None:

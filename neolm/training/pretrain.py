@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from neolm.core.artifact import Stage
-from neolm.core.config import validate
+from neolm.core.config import defaults, validate
 from neolm.core.device import choose_compile, choose_device, choose_precision, matrix_ceiling, peak_memory
 from neolm.core.errors import InputError, NeoLMError, SettingError
 from neolm.core.manifest import Manifest, input_from, require, started_settings
@@ -54,7 +54,8 @@ def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, se
     base = model if isinstance(model, Path) else None
     places = {"shards": output / "shards", "tokenizer": output / "tokenizer"} | ({"base": base} if base else {})
     inputs = {name: input_from(place, output) for name, place in places.items()}
-    stage = ResumableStage("pretrain", "training", output / "pretrain", inputs, settings, changeable)
+    known = {"model": defaults(architecture), "pretrain": defaults(config)}
+    stage = ResumableStage("pretrain", "training", output / "pretrain", inputs, settings, changeable, defaults=known)
 
     def make() -> tuple[dict[str, Any], dict[str, Any]]:
         training = _prepare(stage, architecture, base, config, seed)

@@ -128,6 +128,23 @@ def test_raw_files_are_read_again_only_when_names_sizes_or_times_changed(
     assert capsys.readouterr().err == ""
 
 
+def test_a_record_that_lacks_a_new_setting_was_made_with_its_default(tmp_path: Path) -> None:
+    stage(tmp_path / "corpus").build(make)
+    new = {"size": 3, "parts": {"a": 1, "b": (2, 3)}, "more": {"c": None, "d": 0}}
+    for defaults, changed in (
+        (new, []),
+        ({"parts": {"b": (2, 3)}, "more": new["more"]}, []),
+        ({**new, "size": 5}, []),  # which the record has
+        ({**new, "parts": {"a": 1, "b": (2, 4)}}, ["parts.b: [2, 4], now [2, 3]"]),
+        ({"parts": new["parts"]}, ["more: None, now {'c': None, 'd': 0}"]),
+    ):
+        later = stage(tmp_path / "corpus", config=new, defaults=defaults)
+        manifest = read_manifest(tmp_path / "corpus")
+        assert manifest is not None
+        assert later.changes(manifest.config, manifest.inputs) == changed
+        assert (later.current() is None) == bool(changed)
+
+
 def test_ensure_builds_once_and_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         stage(tmp_path / "corpus").ensure(make, lambda counts: f"{counts['documents']} document")
