@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neolm.models.block_attention import full_attention
 from neolm.models.encoder_config import EncoderConfig
 from neolm.models.encoder_heads import HEADS, MaskedHead, PretrainingSums
 from neolm.models.model import MLP, Model
@@ -38,10 +39,17 @@ class SelfAttention(nn.Module):
         parts = []
         for span in spans:
             q, k, v = span.pad(qkv).view(*span.shape, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (b, H, t, D)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=span.mask, dropout_p=dropout)
+            y = attend_all(q, k, v, span.mask, dropout)
             parts.append(span.unpad(y.transpose(1, 2).flatten(2)))
         together = parts[0] if len(parts) == 1 else torch.cat(parts or [x])
         return self.output(together)  # type: ignore[no-any-return]
+
+
+def attend_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attention of all tokens to all, (b, H, t, D), or to those where `mask` (b, 1, 1, t) is true."""
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        return full_attention(q, k, v, mask, q.shape[-1] ** -0.5, dropout)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 
 class EncoderBlock(nn.Module):

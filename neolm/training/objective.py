@@ -63,6 +63,36 @@ class CausalLanguageModelling:
         return {"next_token": Term(total, metrics)}
 
 
+@dataclass(frozen=True)
+class MaskedLanguageModelling:
+    """Mean -log p(original token) over the predicted tokens, plus that of the sentence task (Devlin et al. 2019).
+
+    The two means are added as in the papers' code. Each is over the whole step: a micro-batch with fewer pairs or
+    predicted tokens than another counts for less.
+    """
+
+    sentence_task: bool = True
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """1 for `masked_tokens` and, if there is a sentence task, for `sentence`."""
+        return {"masked_tokens": 1.0, **({"sentence": 1.0} if self.sentence_task else {})}
+
+    def targets(self, batch: Batch) -> dict[str, int]:
+        """Number of labels that are not ignored."""
+        names = {"masked_tokens": "labels", "sentence": "sentence_labels"}
+        return {term: int((batch[names[term]] != IGNORED).sum()) for term in self.weights}
+
+    def __call__(self, model: Any, batch: Batch) -> dict[str, Term]:
+        """The summed losses, each with the number of right predictions as `accuracy`."""
+        tensors = {name: batch[name] for name in batch if name != "sentence_labels" or self.sentence_task}
+        sums = model(**tensors)
+        terms = {"masked_tokens": Term(sums.masked_loss, {"accuracy": sums.masked_correct})}
+        if self.sentence_task:
+            terms["sentence"] = Term(sums.sentence_loss, {"accuracy": sums.sentence_correct})
+        return terms
+
+
 def gradient_factors(counts: Mapping[str, float], weights: Mapping[str, float]) -> tuple[dict[str, float], float]:
     """Factor of each term's sum in the backward pass, and the divisor of the accumulated gradient.
 

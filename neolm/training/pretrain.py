@@ -1,4 +1,4 @@
-"""The `pretrain` and `model` stages: a decoder trained on token shards, and its Hugging Face directory.
+"""The `pretrain` and `model` stages: a model trained on token shards, and its Hugging Face directory.
 
 `pretrain/` is built in place because it resumes: `config.json` is written at the start, the manifest at the end. A
 directory that holds another run, finished or not, is refused.
@@ -21,25 +21,24 @@ from neolm.core.errors import InputError, NeoLMError, SettingError
 from neolm.core.manifest import Manifest, input_from, require, started_settings
 from neolm.core.progress import count, duration, say
 from neolm.core.resumable import ResumableStage
-from neolm.data.batches import TrainingBatches, validation_batches
-from neolm.data.shards import TokenShards
 from neolm.models.config import DecoderConfig
-from neolm.models.decoder import Decoder
 from neolm.models.encoder_config import EncoderConfig
-from neolm.models.hf import load_decoder, save_model
-from neolm.models.hf_config import hf_config, read_decoder_config
+from neolm.models.families import ENCODERS
+from neolm.models.hf import load_model, open_model, save_model
+from neolm.models.hf_config import hf_config, read_config
+from neolm.models.model import Model
 from neolm.models.model_config import ModelConfig
-from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
+from neolm.models.stored_model import build
+from neolm.tokenizer.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
 from neolm.training.checkpoint import Checkpoint, last_checkpoint
 from neolm.training.loop import train
 from neolm.training.memory_check import require_fit
 from neolm.training.numerics import numerics
-from neolm.training.objective import CausalLanguageModelling
 from neolm.training.pretrain_config import PretrainConfig
+from neolm.training.pretrain_task import pretrain_task
 from neolm.training.run import Training
 from neolm.training.state import Progress, load_weights
 from neolm.training.trackers import open_trackers
-from neolm.training.unigram import unigram_entropy
 
 
 def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, seed: int) -> Manifest:
@@ -47,8 +46,15 @@ def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, se
 
     `model` is the architecture of a new model, or the directory of a model to continue from.
     """
-    tokenizer = load_tokenizer(output / "tokenizer", lossless=True)  # of a decoder
-    architecture = resolve_architecture(model, config, tokenizer.size, tokenizer.eos_token_id, output)
+    tokenizer = load_tokenizer(output / "tokenizer")
+    architecture = resolve_architecture(model, config, tokenizer.size, special_tokens(tokenizer), output)
+    if isinstance(architecture, DecoderConfig):
+        tokenizer = load_tokenizer(output / "tokenizer", lossless=True)
+    elif tokenizer.kind == "bpe":
+        raise InputError(
+            f"tokenizer: {architecture.family} needs a tokenizer with [CLS], [SEP] and [MASK]; "
+            "set tokenizer.kind to wordpiece (BERT) or unigram (ALBERT)"
+        )
     settings = {"model": architecture.model_dump(), "pretrain": config.model_dump(), "seed": seed}
     changeable = frozenset(f"pretrain.{name}" for name in config.changeable())
     base = model if isinstance(model, Path) else None
@@ -58,7 +64,7 @@ def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, se
     stage = ResumableStage("pretrain", "training", output / "pretrain", inputs, settings, changeable, defaults=known)
 
     def make() -> tuple[dict[str, Any], dict[str, Any]]:
-        training = _prepare(stage, architecture, base, config, seed)
+        training = _prepare(stage, tokenizer, architecture, base, config, seed)
         done = train(training)
         best = "" if done.best_loss is None else f", validation loss {done.best_loss:.4f} at {done.best_step}"
         say(f"pretrain: {done.step} steps, {count(done.tokens)} tokens in {duration(done.seconds)}{best}")
@@ -68,27 +74,31 @@ def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, se
 
 
 def resolve_architecture(
-    model: ModelConfig | Path, config: PretrainConfig, tokenizer_size: int, eos_token_id: int | None, output: Path
-) -> DecoderConfig:
-    """The decoder to train: a new one for a tokenizer of `tokenizer_size` tokens, or that of a model directory.
+    model: ModelConfig | Path,
+    config: PretrainConfig,
+    tokenizer_size: int,
+    tokens: Mapping[str, int | None],
+    output: Path,
+) -> DecoderConfig | EncoderConfig:
+    """The model to train: a new one for a tokenizer of `tokenizer_size` tokens, or that of a model directory.
 
-    If the model directory is gone, the decoder is that of the training in `output`, which was started from it.
+    `tokens` has the tokenizer's special tokens. If the model directory is gone, the model is that of the training in
+    `output`, which was started from it.
 
     Raises:
         InputError: unknown preset, or sizes that do not fit together, the tokenizer or the sequence length.
     """
     if isinstance(model, ModelConfig):
         try:
-            tokens = {"bos": eos_token_id, "eos": eos_token_id}
-            architecture = model.resolve(tokenizer_size, config.sequence_length, tokens)
-            if isinstance(architecture, EncoderConfig):
-                raise SettingError("family", "encoders cannot be trained yet")
+            architecture = model.resolve(tokenizer_size, config.sequence_length, tokens, config.segments.task)
             hf_config(architecture)  # an architecture that cannot be written must not be trained
         except SettingError as error:
             raise InputError(str(error.within("model"))) from None
     else:
         started = {} if model.is_dir() else started_settings(output / "pretrain")
-        architecture = validate(DecoderConfig, started["model"], {}) if started else read_decoder_config(model)
+        architecture = recorded_config(started["model"]) if started else read_config(model)
+        if isinstance(architecture, EncoderConfig):
+            architecture = _continued(architecture, model, config.segments.task)
     context = architecture.max_position_embeddings
     if config.sequence_length > context:
         source = "model.max_position_embeddings" if isinstance(model, ModelConfig) else str(model)
@@ -97,6 +107,33 @@ def resolve_architecture(
             f"{config.sequence_length} is more than the model's context of {context} tokens ({source})",
         )
     return architecture
+
+
+def _continued(architecture: EncoderConfig, model: Path, task: str) -> EncoderConfig:
+    """The configuration of the encoder in `model` for a training that goes on with the sentence task `task`."""
+    if model.is_dir():
+        stored = open_model(model, "cpu").config
+        assert isinstance(stored, EncoderConfig)
+        architecture = stored
+    if architecture.head not in ("pretraining", "masked"):
+        raise InputError(f"{model}: it has no masked language model head, with which a pretraining could go on")
+    if task != "none" and architecture.head != "pretraining":
+        raise SettingError(
+            "segments.task", f"{task} needs a sentence head, which {model} does not have; set it to none"
+        )
+    return architecture.model_copy(update={"sentence_task": task} if task != "none" else {})
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[str, int | None]:
+    """Ids of the tokens that begin and end a text, and of the padding."""
+    if tokenizer.kind == "bpe":
+        return {"bos": tokenizer.eos_token_id, "eos": tokenizer.eos_token_id}
+    return {"bos": tokenizer.cls_token_id, "eos": tokenizer.sep_token_id, "pad": tokenizer.pad_token_id}
+
+
+def recorded_config(record: Mapping[str, Any]) -> DecoderConfig | EncoderConfig:
+    """The configuration that a manifest holds."""
+    return validate(EncoderConfig if record["family"] in ENCODERS else DecoderConfig, record, {})
 
 
 def build_model(output: Path, config: PretrainConfig) -> Manifest:
@@ -109,11 +146,11 @@ def build_model(output: Path, config: PretrainConfig) -> Manifest:
 
     def make(directory: Path) -> Mapping[str, Any]:
         chosen = _final_checkpoint(source / "checkpoints", config.final, trained.counts["best_step"])
-        decoder = Decoder(validate(DecoderConfig, trained.config["model"], {}))
-        load_weights(decoder, chosen, "average" if config.final == "average" else "weights")
-        save_model(decoder, directory)
+        model = build(recorded_config(trained.config["model"]))
+        load_weights(model, chosen, "average" if config.final == "average" else "weights")
+        save_model(model, directory)
         copy_tokenizer(output / "tokenizer", directory)
-        return {"parameters": decoder.parameter_count(), "step": chosen.step}
+        return {"parameters": model.parameter_count(), "step": chosen.step}
 
     return stage.ensure(
         make, lambda counts: f"{count(counts['parameters'])} parameters in {stage.directory}", config_file=False
@@ -134,59 +171,55 @@ def _final_checkpoint(checkpoints: Path, final: str, best_step: int | None) -> C
 
 
 def _prepare(
-    stage: ResumableStage, architecture: DecoderConfig, base: Path | None, config: PretrainConfig, seed: int
+    stage: ResumableStage,
+    tokenizer: Tokenizer,
+    architecture: DecoderConfig | EncoderConfig,
+    base: Path | None,
+    config: PretrainConfig,
+    seed: int,
 ) -> Training:
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
     compiled = choose_compile(config.compile, device.value, precision.value)
-    length = config.sequence_length
     source = stage.directory.with_name("shards")
-    vocab_size = require(source, "shards", "run RECIPE").config["vocab_size"]
-    batches = TrainingBatches(TokenShards(source, "train", vocab_size), length, config.batch_sizes, seed)
-    require_fit(architecture, config, precision.value, device.value)
-    entropy = unigram_entropy(batches.shards, vocab_size)
-    held_out = TokenShards(source, "validation", vocab_size)
-    size = config.micro_batch_size or config.batch_size
-    validation = validation_batches(held_out, length, size, config.validation_sequences)
-    if not validation:
-        say(f"no validation: the held-out text is shorter than one sequence of {length} tokens")
+    require(source, "shards", "run RECIPE")
+    task = pretrain_task(source, tokenizer, architecture, config, seed)
+    if isinstance(architecture, DecoderConfig):
+        require_fit(architecture, config, precision.value, device.value)
     began = stage.start(precision=precision.value)["precision"]
     if began != precision.value:
         say(f"this training began in {began} and continues in {precision.value}, so it is not the same bit for bit")
     torch.manual_seed(seed)
     if base is None or (not base.is_dir() and last_checkpoint(stage.directory / "checkpoints", "step")):
-        model = Decoder(architecture).initialise(seed)  # if the base is gone, the checkpoint has the weights
+        model = build(architecture).initialise(seed)  # if the base is gone, the checkpoint has the weights
     else:
-        model = load_decoder(base, "cpu", "float32").train()
+        model = load_model(base, "cpu", "float32").train()
     with numerics(config.deterministic, config.tf32):
         ceiling = matrix_ceiling(device.value, getattr(torch, precision.value))
     say(f"device: {device}; precision: {precision}; matrix ceiling {ceiling / 1e9:,.0f} GFLOP/s")
     say(f"torch.compile: {compiled}")
-    epochs = config.total_examples / batches.examples
-    say(
-        f"{architecture.family} of {count(model.parameter_count())} parameters, {config.total_steps} steps, "
-        f"{count(config.total_examples * length)} tokens, {epochs:.2f} epochs; unigram entropy {entropy:.2f} nats"
-    )
+    parameters = count(model.parameter_count())
+    say(f"{architecture.family} of {parameters} parameters, {config.total_steps} steps, {task.about}")
     return Training(
         model=model,
-        objective=CausalLanguageModelling(config.z_loss),
-        data=batches,
-        validation=validation,
+        objective=task.objective,
+        data=task.data,
+        validation=task.validation,
         config=config,
         directory=stage.directory,
         device=device,
         precision=precision,
         compile=compiled,
-        flops_per_token=architecture.flops_per_token(length),
+        flops_per_token=task.flops_per_token,
         ceiling=ceiling,
-        unigram_entropy=entropy,
+        unigram_entropy=task.unigram_entropy,
         trackers=partial(open_trackers, config.track, stage.directory, stage.config),
     )
 
 
 def _counts(training: Training, progress: Progress) -> dict[str, Any]:
     model = training.model
-    assert isinstance(model, Decoder)
+    assert isinstance(model, Model)
     speed = progress.tokens / max(progress.seconds, 1e-9)
     return {
         "parameters": model.parameter_count(),

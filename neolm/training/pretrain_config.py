@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from neolm.core.config import Supersedes, Unit
 from neolm.data.batch_sizes import BatchSizes
+from neolm.data.segments_config import MaskingConfig, SegmentsConfig
+from neolm.data.sequence_lengths import SequenceLengths
 from neolm.training.config import Count, TrainConfig
 
 
@@ -33,8 +35,25 @@ class PretrainConfig(TrainConfig):
     validation_sequences: Annotated[Count, Unit("sequences")] = 256
     """Sequences of a validation, evenly spread over the validation split."""
 
+    short_length: Annotated[Count | None, Unit("tokens")] = None
+    """Length of an encoder's first sequences, which are cheaper; BERT began with 128. Given with short_steps."""
+    short_steps: Annotated[Count | None, Unit("steps")] = None
+    """Steps with sequences of short_length; then sequence_length. BERT's were 90 percent of all."""
+    masking: MaskingConfig = MaskingConfig()
+    """Tokens that an encoder predicts."""
+    segments: SegmentsConfig = SegmentsConfig()
+    """Segments of an encoder's sequences, and the sentence task."""
+
     @model_validator(mode="after")
     def _consistent_lengths(self) -> Self:
+        if (self.short_length is None) != (self.short_steps is None):
+            raise ValueError("short_length and short_steps are given together")
+        if self.short_length is not None and self.short_length >= self.sequence_length:
+            raise ValueError(
+                f"short_length {self.short_length} is not less than sequence_length {self.sequence_length}"
+            )
+        if self.short_steps is not None and (self.steps is None or self.short_steps > self.steps):
+            raise ValueError("short_steps needs steps, of which there are at least as many")
         if (self.batch_ramp_start is None) != (self.batch_ramp_tokens is None):
             raise ValueError("batch_ramp_start and batch_ramp_tokens are given together")
         if self.batch_ramp_start is not None and self.batch_ramp_start > self.batch_size:
@@ -71,6 +90,11 @@ class PretrainConfig(TrainConfig):
     def decay_examples(self) -> int | None:
         """Sequences read during the decay of the learning rate; None: the schedule's default."""
         return self._sequences(self.decay_tokens) if self.decay_tokens else super().decay_examples
+
+    @cached_property
+    def lengths(self) -> SequenceLengths:
+        """Length of an encoder's sequences at each step."""
+        return SequenceLengths(self.sequence_length, self.short_length or 0, self.short_steps or 0)
 
     def _sequences(self, tokens: int) -> int:
         return -(-tokens // self.sequence_length)

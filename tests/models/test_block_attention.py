@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from neolm.models import block_attention as module
 from neolm.models.attention import attend, causal_mask
-from neolm.models.block_attention import block_attention, blocks
+from neolm.models.block_attention import block_attention, blocks, full_attention
 
 
 def inputs(T: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
@@ -28,6 +28,23 @@ def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, T: int, window: i
     monkeypatch.setattr(module, "MAX_SAVED_KEYS", saved_keys)
     q, k, v, upstream = inputs(T)
     got, expected = block_attention(q, k, v, window, 0.25), definition(q, k, v, window)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    found, wanted = (torch.autograd.grad((y * upstream.detach()).sum(), (q, k, v)) for y in (got, expected))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("saved_keys", [0, 1024])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("T", [1, 127, 128, 300])
+def test_values_and_gradients_without_a_causal_mask(
+    monkeypatch: pytest.MonkeyPatch, T: int, padded: bool, saved_keys: int
+) -> None:
+    monkeypatch.setattr(module, "MAX_SAVED_KEYS", saved_keys)
+    q, k, v, upstream = inputs(T)
+    lengths = torch.tensor([[T], [T], [max(1, T // 2)], [1]])[: len(q)]
+    mask = (torch.arange(T) < lengths)[:, None, None, :] if padded else None
+    got = full_attention(q, k, v, mask, 0.25)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.25)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
     found, wanted = (torch.autograd.grad((y * upstream.detach()).sum(), (q, k, v)) for y in (got, expected))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-11)

@@ -1,0 +1,126 @@
+"""What a pretraining learns, from which examples: next tokens for a decoder, masked tokens and pairs for an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neolm.core.errors import InputError
+from neolm.core.progress import count, say
+from neolm.data.batch import Batch
+from neolm.data.batches import TrainingBatches, validation_batches
+from neolm.data.segment_batches import SegmentBatches, segment_validation_batches
+from neolm.data.shards import TokenShards
+from neolm.models.config import DecoderConfig
+from neolm.models.encoder_config import EncoderConfig
+from neolm.tokenizer.tokenizer import Tokenizer
+from neolm.training.objective import CausalLanguageModelling, MaskedLanguageModelling, Objective
+from neolm.training.pretrain_config import PretrainConfig
+from neolm.training.run import IndexedData
+from neolm.training.unigram import unigram_entropy
+
+
+@dataclass(frozen=True)
+class PretrainTask:
+    """Objective, training data and validation of a pretraining."""
+
+    objective: Objective
+    data: IndexedData
+    validation: Sequence[Batch]
+    flops_per_token: float
+    """Training FLOPs of a token, over all steps."""
+    unigram_entropy: float
+    """Entropy of the frequencies of the training tokens, in nats."""
+    about: str
+    """Tokens and epochs of the training."""
+
+
+def pretrain_task(
+    shards: Path, tokenizer: Tokenizer, model: DecoderConfig | EncoderConfig, config: PretrainConfig, seed: int
+) -> PretrainTask:
+    """The task of `model` on the token shards in the directory `shards`.
+
+    Raises:
+        InputError: the corpus is too small, or the tokenizer is not one of an encoder.
+    """
+    train, held_out = (TokenShards(shards, split, tokenizer.size) for split in ("train", "validation"))
+    build = _masked_tokens if isinstance(model, EncoderConfig) else _next_token
+    task = build(train, held_out, tokenizer, model, config, seed)  # type: ignore[arg-type]
+    if not task.validation:
+        say(f"no validation: the held-out text is shorter than one sequence of {config.sequence_length} tokens")
+    return task
+
+
+def _next_token(
+    train: TokenShards,
+    held_out: TokenShards,
+    tokenizer: Tokenizer,
+    model: DecoderConfig,
+    config: PretrainConfig,
+    seed: int,
+) -> PretrainTask:
+    length = config.sequence_length
+    batches = TrainingBatches(train, length, config.batch_sizes, seed)
+    size = config.micro_batch_size or config.batch_size
+    epochs = config.total_examples / batches.examples
+    return PretrainTask(
+        CausalLanguageModelling(config.z_loss),
+        batches,
+        validation_batches(held_out, length, size, config.validation_sequences),
+        model.flops_per_token(length),
+        entropy := unigram_entropy(train, tokenizer.size),
+        f"{count(config.total_examples * length)} tokens, {epochs:.2f} epochs; unigram entropy {entropy:.2f} nats",
+    )
+
+
+def _masked_tokens(
+    train: TokenShards,
+    held_out: TokenShards,
+    tokenizer: Tokenizer,
+    model: EncoderConfig,
+    config: PretrainConfig,
+    seed: int,
+) -> PretrainTask:
+    length, lengths = config.sequence_length, config.lengths
+    batches = SegmentBatches(train, tokenizer, lengths, config.batch_sizes, seed, config.masking, config.segments)
+    for line in batches.summary():
+        say(line)
+    size = config.micro_batch_size or config.batch_size
+    validation = segment_validation_batches(
+        held_out, tokenizer, length, size, config.validation_sequences, config.masking, config.segments
+    )
+    short = config.batch_sizes.examples(lengths.short_steps).stop if lengths.short_steps else 0
+    parts = [(short, lengths.short), (config.total_examples - short, length)]
+    tokens = sum(examples * size for examples, size in parts)
+    flops = sum(examples * size * model.flops_per_token(size, config.masking.share) for examples, size in parts if size)
+    epochs = sum(examples / batches.epoch_examples(size) for examples, size in parts if examples)
+    return PretrainTask(
+        MaskedLanguageModelling(config.segments.task != "none"),
+        batches,
+        validation,
+        flops / tokens,
+        entropy := unigram_entropy(train, tokenizer.size),
+        f"at most {count(tokens)} tokens, {epochs:.2f} epochs; unigram entropy {entropy:.2f} nats",
+    )
+
+
+def unused_settings(model: DecoderConfig | EncoderConfig, config: PretrainConfig) -> Iterator[tuple[str, str]]:
+    """Settings that have no effect for `model`, each with the reason."""
+    if isinstance(model, EncoderConfig):
+        names, reason = ("z_loss",), f"{model.family} is an encoder"
+    else:
+        names = ("masking", "segments", "short_length", "short_steps")
+        reason = f"{model.family} is a decoder, which is trained on all tokens of packed documents"
+    for name in names:
+        if getattr(config, name) != type(config).model_fields[name].get_default(call_default_factory=True):
+            yield name, reason
+
+
+def check_tokenizer(model: DecoderConfig | EncoderConfig, tokenizer: Tokenizer) -> None:
+    """Raise an `InputError` if an encoder cannot be trained with `tokenizer`."""
+    if isinstance(model, EncoderConfig) and tokenizer.kind == "bpe":
+        raise InputError(
+            f"tokenizer: {model.family} needs a tokenizer with [CLS], [SEP] and [MASK]; "
+            "set tokenizer.kind to wordpiece (BERT) or unigram (ALBERT)"
+        )
