@@ -71,7 +71,10 @@ def _shards(output: Path, config: Any, recipe: Recipe) -> None:
 def _check_pretrain(output: Path, config: Any, recipe: Recipe) -> None:
     from neolm.training.trackers import require_packages
 
-    architecture(recipe)
+    from neolm.training.pretrain_task import unused_settings
+
+    for key, reason in unused_settings(architecture(recipe), config):
+        say(f"pretrain.{key} has no effect here, because {reason}")
     device = choose_device(config.device).value
     choose_compile(config.compile, device, choose_precision(config.precision, device).value)
     require_packages(config.track)
@@ -140,7 +143,7 @@ REPORT = StageRow("report.html", "", _report)
 
 
 def architecture(recipe: Recipe) -> Any:
-    """The `DecoderConfig` that a recipe trains, as far as the recipe alone tells (a learnt vocabulary can be smaller).
+    """The configuration of the model that a recipe trains, as far as the recipe alone tells (a learnt vocabulary can be smaller).
 
     Raises:
         InputError: there is no such model, or its sizes do not fit together, the tokenizer or the sequence length.
@@ -158,7 +161,7 @@ def architecture(recipe: Recipe) -> Any:
         if source is None or source.exists() or path is None:  # else it was copied, and is no longer there
             path = source
     size = load_tokenizer(path).size if path else (recipe.tokenizer or TokenizerConfig()).vocab_size
-    return resolve_architecture(recipe.model or _base(recipe), recipe.pretrain, size, None, output)
+    return resolve_architecture(recipe.model or _base(recipe), recipe.pretrain, size, {}, output)
 
 
 def _tokenizer_config(recipe: Recipe) -> TokenizerConfig:

@@ -133,7 +133,9 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, int | None]:
 
 def recorded_config(record: Mapping[str, Any]) -> DecoderConfig | EncoderConfig:
     """The configuration that a manifest holds."""
-    return validate(EncoderConfig if record["family"] in ENCODERS else DecoderConfig, record, {})
+    if record["family"] in ENCODERS:
+        return validate(EncoderConfig, record, {})
+    return validate(DecoderConfig, record, {})
 
 
 def build_model(output: Path, config: PretrainConfig) -> Manifest:

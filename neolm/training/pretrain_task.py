@@ -107,9 +107,9 @@ def _masked_tokens(
 
 def unused_settings(model: DecoderConfig | EncoderConfig, config: PretrainConfig) -> Iterator[tuple[str, str]]:
     """Settings that have no effect for `model`, each with the reason."""
-    if isinstance(model, EncoderConfig):
-        names, reason = ("z_loss",), f"{model.family} is an encoder"
-    else:
+    names: tuple[str, ...] = ("z_loss",)
+    reason = f"{model.family} is an encoder"
+    if isinstance(model, DecoderConfig):
         names = ("masking", "segments", "short_length", "short_steps")
         reason = f"{model.family} is a decoder, which is trained on all tokens of packed documents"
     for name in names:
