@@ -69,9 +69,8 @@ def _shards(output: Path, config: Any, recipe: Recipe) -> None:
 
 
 def _check_pretrain(output: Path, config: Any, recipe: Recipe) -> None:
-    from neolm.training.trackers import require_packages
-
     from neolm.training.pretrain_task import unused_settings
+    from neolm.training.trackers import require_packages
 
     for key, reason in unused_settings(architecture(recipe), config):
         say(f"pretrain.{key} has no effect here, because {reason}")
@@ -143,7 +142,7 @@ REPORT = StageRow("report.html", "", _report)
 
 
 def architecture(recipe: Recipe) -> Any:
-    """The configuration of the model that a recipe trains, as far as the recipe alone tells (a learnt vocabulary can be smaller).
+    """Configuration of the model that a recipe trains, as far as the recipe tells (a learnt vocabulary can be smaller).
 
     Raises:
         InputError: there is no such model, or its sizes do not fit together, the tokenizer or the sequence length.

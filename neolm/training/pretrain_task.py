@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neolm.core.errors import InputError
 from neolm.core.progress import count, say
 from neolm.data.batch import Batch
 from neolm.data.batches import TrainingBatches, validation_batches
@@ -115,12 +114,3 @@ def unused_settings(model: DecoderConfig | EncoderConfig, config: PretrainConfig
     for name in names:
         if getattr(config, name) != type(config).model_fields[name].get_default(call_default_factory=True):
             yield name, reason
-
-
-def check_tokenizer(model: DecoderConfig | EncoderConfig, tokenizer: Tokenizer) -> None:
-    """Raise an `InputError` if an encoder cannot be trained with `tokenizer`."""
-    if isinstance(model, EncoderConfig) and tokenizer.kind == "bpe":
-        raise InputError(
-            f"tokenizer: {model.family} needs a tokenizer with [CLS], [SEP] and [MASK]; "
-            "set tokenizer.kind to wordpiece (BERT) or unigram (ALBERT)"
-        )
