@@ -1,0 +1,142 @@
+"""Encoders through the real pipeline: from text to a model directory that transformers loads."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tiny_encoders import padded_batch, tiny_encoder
+from tokenizers import BertWordPieceTokenizer
+
+import neolm
+from neolm.core.errors import InputError
+from neolm.core.metrics import read_metrics
+from neolm.data.batch import IGNORED, Batch
+from neolm.models.encoder import Encoder
+from neolm.training.objective import MaskedLanguageModelling, gradient_factors
+from neolm.training.passes import weighted_loss
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory, text_folder: Path) -> Path:
+    """A WordPiece vocabulary of the sample texts, as BERT publishes it."""
+    directory = tmp_path_factory.mktemp("vocabulary")
+    tokenizer = BertWordPieceTokenizer()
+    tokenizer.train([str(path) for path in text_folder.iterdir()], vocab_size=300, show_progress=False)
+    tokenizer.save_model(str(directory))
+    return directory
+
+
+def recipe(output: Path, texts: Path, vocabulary: Path, family: str, **changes: Any) -> dict[str, Any]:
+    narrow = {"embedding_size": 16} if family == "albert" else {}
+    return {
+        "output": str(output),
+        "seed": 3,
+        "corpus": {"source": "files", "path": str(texts)},
+        "tokenizer": {"path": str(vocabulary)},
+        "model": {"family": family, "hidden_size": 32, "num_layers": 2, "num_heads": 2, **narrow},
+        "pretrain": {
+            "steps": 30,
+            "sequence_length": 48,
+            "batch_size": 8,
+            "learning_rate": 5e-3,
+            "warmup_steps": 5,
+            "validate_every": 10,
+            "validation_sequences": 16,
+            "log_every": 1,
+            "segments": {"task": "sop"},
+            **changes,
+        },
+        "evaluate": None,
+    }
+
+
+@pytest.mark.parametrize("family", ["bert", "albert"])
+def test_an_encoder_is_trained_from_text(tmp_path: Path, text_folder: Path, vocabulary: Path, family: str) -> None:
+    output = neolm.run(recipe(tmp_path / "out", text_folder, vocabulary, family, short_length=24, short_steps=10))
+    rows = read_metrics(output / "pretrain" / "metrics.jsonl")
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, 31))
+    assert steps[-1]["masked_tokens_loss"] < steps[0]["masked_tokens_loss"] - 0.5
+    first = steps[0]
+    assert first["loss"] == pytest.approx(first["masked_tokens_loss"] + first["sentence_loss"], rel=1e-5)
+    assert 0 <= first["sentence_accuracy"] <= 1
+    # sequences have 24 tokens in the first ten steps, then 48
+    tokens = [after["tokens"] - before["tokens"] for before, after in itertools.pairwise(steps)]
+    assert max(tokens[:9]) <= 8 * 24 < min(tokens[10:])
+    validations = [row for row in rows if "validation_loss" in row]
+    assert {row["step"] for row in validations} == {10, 20, 30}
+
+    model = neolm.load_model(output)
+    assert isinstance(model, Encoder)
+    assert model.config.sentence_task == "sop"
+    theirs = transformers.AutoModelForPreTraining.from_pretrained(output / "model").eval()
+    batch = padded_batch(model.config.vocab_size, [12, 7], 12)
+    with torch.no_grad():
+        found, expected = model(**batch), theirs(**batch).prediction_logits
+    real = batch["attention_mask"].bool()
+    assert torch.allclose(found[real], expected[real], rtol=0, atol=1e-5)
+
+
+def test_a_pretraining_goes_on_from_a_model(tmp_path: Path, text_folder: Path, vocabulary: Path) -> None:
+    first = neolm.run(recipe(tmp_path / "first", text_folder, vocabulary, "bert"))
+    again = recipe(tmp_path / "again", text_folder, vocabulary, "bert", steps=2, learning_rate=1e-6)
+    del again["model"], again["tokenizer"]
+    second = neolm.run({**again, "base": str(first / "model")})
+    before, after = (read_metrics(place / "pretrain" / "metrics.jsonl") for place in (first, second))
+    ends = [row["validation_loss"] for row in before if "validation_loss" in row]
+    assert after[-1]["validation_loss"] == pytest.approx(min(ends), abs=0.05)
+    with pytest.raises(InputError, match=r"segments\.task: nsp needs a sentence head"):
+        masked = neolm.run(recipe(tmp_path / "masked", text_folder, vocabulary, "bert", segments={}, steps=2))
+        again["pretrain"]["segments"] = {"task": "nsp"}
+        neolm.run({**again, "base": str(masked / "model"), "output": str(tmp_path / "third")})
+
+
+def test_a_decoder_ignores_settings_of_encoders_aloud(
+    tmp_path: Path, text_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = recipe(tmp_path / "out", text_folder, Path(), "gpt2", steps=1)
+    neolm.run({**settings, "tokenizer": {"vocab_size": 300}})
+    assert "pretrain.segments has no effect here, because gpt2 is a decoder" in capsys.readouterr().err
+
+
+def test_an_encoder_needs_an_encoder_s_tokenizer(tmp_path: Path, text_folder: Path) -> None:
+    settings = recipe(tmp_path / "out", text_folder, Path(), "bert")
+    with pytest.raises(InputError, match=r"tokenizer: bert needs a tokenizer with \[CLS\], \[SEP\] and \[MASK\]"):
+        neolm.run({**settings, "tokenizer": {"vocab_size": 300}})
+
+
+@pytest.mark.parametrize("family", ["bert", "albert"])
+def test_micro_batches_with_uneven_counts_equal_one_batch(family: str) -> None:
+    """mean(MLM) + mean(sentence task), each over the whole step."""
+    model = tiny_encoder(family)
+    tensors = padded_batch(97, [12, 3, 7, 12, 5, 11], 14)
+    labels = torch.where(
+        torch.rand(6, 14, generator=torch.Generator().manual_seed(2)) < 0.3, tensors["input_ids"], -100
+    )
+    labels[tensors["attention_mask"] == 0] = IGNORED
+    labels[1] = IGNORED
+    sentence = torch.tensor([0, IGNORED, 1, 0, IGNORED, 0])
+    batch = Batch({**tensors, "labels": labels, "sentence_labels": sentence}, list(range(6)))
+    objective = MaskedLanguageModelling()
+    counts = objective.targets(batch)
+    assert counts == {"masked_tokens": int((labels >= 0).sum()), "sentence": 4}
+    factors, divisor = gradient_factors(counts, objective.weights)
+    gradients = []
+    for size in (6, 2, 1):
+        model.zero_grad()
+        for part in batch.split(size):
+            weighted_loss(objective(model, part), factors).backward()
+        gradients.append({name: p.grad / divisor for name, p in model.named_parameters() if p.grad is not None})
+    logits, pairs = model(**tensors), model.sentence_logits(**tensors)
+    model.zero_grad()
+    masked = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    (masked + torch.nn.functional.cross_entropy(pairs, sentence, ignore_index=IGNORED)).backward()
+    for name, parameter in model.named_parameters():
+        for found in gradients:
+            assert parameter.grad is not None
+            assert torch.allclose(found[name], parameter.grad, rtol=1e-4, atol=2e-6), name
