@@ -8,6 +8,7 @@ import pytest
 
 from neolm.models.model_config import ModelConfig
 from neolm.training import pretrain as stage
+from neolm.training import pretrain_task
 from neolm.training.pretrain_config import PretrainConfig
 
 MODEL = ModelConfig(family="gpt2", hidden_size=16, num_layers=1, num_heads=2)
@@ -33,7 +34,7 @@ def test_a_lost_best_checkpoint_is_reported(run_directory: Path, capsys: pytest.
 def test_without_a_validation_the_last_step_is_the_best(
     run_directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(stage, "validation_batches", lambda *arguments: [])
+    monkeypatch.setattr(pretrain_task, "validation_batches", lambda *arguments: [])
     assert stage.pretrain(run_directory, MODEL, config(), seed=1).counts["best_step"] is None
     stage.build_model(run_directory, config())
     assert "no validation loss was measured: the weights of step 4 are used" in capsys.readouterr().err
