@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from neolm.core.artifact import Stage
 from neolm.core.errors import InputError
-from neolm.corpus.documents import Document
+from neolm.corpus.build import build_corpus
+from neolm.corpus.config import CorpusConfig
+from neolm.corpus.documents import Document, read_documents
+from neolm.data import build
+from neolm.data.build import build_shards
 from neolm.data.sentence_index import SentenceIndex
 from neolm.data.sentences import split_sentences
 from neolm.data.shards import TokenShards, write_shards
@@ -94,3 +98,21 @@ def test_damaged_positions_are_one_line(tmp_path: Path) -> None:
         message = re.escape(f"{file} is missing, or differs from what was written. Delete")
         with pytest.raises(InputError, match=message):
             SentenceIndex(shards)
+
+
+def test_the_stage_asks_the_tokenizer(tmp_path: Path, text_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_corpus(tmp_path, CorpusConfig(source="files", path=str(text_folder), validation_fraction=0.2))
+    texts = [document.text for document in read_documents(tmp_path / "corpus", "train")]
+    decoder = train_tokenizer(iter(texts), 300)
+    decoder.save(tmp_path / "tokenizer")
+    before = build_shards(tmp_path)
+    assert before.config == {"vocab_size": 300, "eos_token_id": decoder.eos_token_id}
+    assert {name.partition(".")[2] for name in before.outputs} == {"json", "bin", "crc32", "index.parquet"}
+    encoder = WordTokenizer(texts)
+    monkeypatch.setattr(build, "load_tokenizer", lambda path: encoder)
+    after = build_shards(tmp_path)
+    assert after.config == {"vocab_size": encoder.size, "eos_token_id": encoder.sep_token_id, "sentences": True}
+    assert {"train-00000.sentences", "validation-00000.sentences"} <= {*after.outputs}
+    shards = TokenShards(tmp_path / "shards", "train", encoder.size)
+    assert after.counts["train"]["sentences"] == sum(len(split_sentences(text)) for text in texts)
+    assert SentenceIndex(shards).sentences == after.counts["train"]["sentences"]
