@@ -14,7 +14,8 @@ from neolm.core.progress import count, task
 from neolm.corpus.documents import read_documents
 from neolm.corpus.text import split_text
 from neolm.tokenizer.config import TokenizerConfig
-from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer, train_tokenizer
+from neolm.tokenizer.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer, train_tokenizer
+from neolm.tokenizer.train_encoder import train_encoder_tokenizer
 
 MAX_PART_CHARACTERS = 2**14
 MIN_PARTS = 16  # at least so many parts make up the text that a tokenizer is trained on
@@ -35,17 +36,31 @@ def build_tokenizer(output: Path, config: TokenizerConfig) -> Manifest:
         if source is not None:
             copy_tokenizer(source, directory)
             return {"tokens": load_tokenizer(directory).size}
-        sample = Sample(config.train_bytes, total)
-        with task("Training the tokenizer", counts.get("parts"), "documents") as progress:
-            tokenizer = train_tokenizer(sample.of(_texts(corpus, progress.advance)), config.vocab_size)
+        samples: list[Sample] = []
+        passes = 1 if config.kind == "bpe" else 2
+        with task("Training the tokenizer", passes * (counts.get("parts") or 0) or None, "documents") as progress:
+
+            def texts() -> Iterator[str]:
+                samples.append(Sample(config.train_bytes, total))
+                return samples[-1].of(_texts(corpus, progress.advance))
+
+            tokenizer = _trained(texts, config)
         tokenizer.save(directory)
-        return {"tokens": tokenizer.size, "bytes": sample.bytes}
+        return {"tokens": tokenizer.size, "bytes": samples[-1].bytes}
 
     def summary(counts: Mapping[str, Any]) -> str:
         part = f", trained on {counts['bytes']:,} of {total:,} bytes" if counts.get("bytes", total) < total else ""
         return f"{count(counts['tokens'])} tokens{part}"
 
     return stage.ensure(make, summary)
+
+
+def _trained(texts: Callable[[], Iterator[str]], config: TokenizerConfig) -> Tokenizer:
+    if config.kind == "bpe":
+        return train_tokenizer(texts(), config.vocab_size)
+    return train_encoder_tokenizer(
+        texts, config.kind, config.vocab_size, config.lowercase, config.strip_accents, config.byte_fallback
+    )
 
 
 class Sample:

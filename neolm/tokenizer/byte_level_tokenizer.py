@@ -18,7 +18,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from neolm.core.errors import InputError
+from neolm.core.errors import InputError, NeoLMError
 from neolm.core.files import storage_errors, write_json, write_text
 from neolm.core.model_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
@@ -284,7 +284,8 @@ def library_errors(place: Path | str, problem: str = "not a tokenizer that can b
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        is_library = isinstance(error, Exception) and not isinstance(error, NeoLMError)
+        if not is_library and type(error).__name__ != "PanicException":
             raise
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise InputError(f"{place}: {problem} ({reason[:300]})") from None

@@ -59,6 +59,7 @@ _DECODERS = {
     "Unigram": ("Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"),
 }
 _METASPACE = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True}
+ALBERT_SPLITS = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, _METASPACE]}
 _BERT_OPTIONS = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
@@ -89,7 +90,7 @@ def encoder_content(content: Mapping[str, Any], place: Path) -> dict[str, Any]:
     checked = _wordpiece(model, place) if kind == "WordPiece" else _unigram(model, place)
     parts = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
     kept = {part: content.get(part) for part in parts}
-    decoder = kept["decoder"] or _decoder(kind)
+    decoder = kept["decoder"] or decoder_of(kind, checked.get("byte_fallback", False))
     return {
         "version": "1.0",
         "truncation": None,
@@ -189,7 +190,7 @@ def sentencepiece_content(model: SentencePiece) -> dict[str, Any]:
     pieces = [(text, score - 100 if _ends_with_number(text) else score) for text, score in model.pieces]
     return {
         "normalizer": albert_normalizer(charsmap=base64.b64encode(model.charsmap).decode()),
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, _METASPACE]},
+        "pre_tokenizer": ALBERT_SPLITS,
         "model": {
             "type": "Unigram",
             "unk_id": model.unk_id,
@@ -273,8 +274,11 @@ def _option(config: Mapping[str, Any], key: str, directory: Path) -> bool | None
     raise InputError(f"{directory / 'tokenizer_config.json'}: {key} must be true or false, not {shown(value)}")
 
 
-def _decoder(kind: str) -> dict[str, Any]:
-    return {"type": "WordPiece", "prefix": PREFIX, "cleanup": True} if kind == "WordPiece" else _METASPACE
+def decoder_of(kind: str, byte_fallback: bool = False) -> dict[str, Any]:
+    """The step that joins the tokens of a model of this kind to text."""
+    if kind == "WordPiece":
+        return {"type": "WordPiece", "prefix": PREFIX, "cleanup": True}
+    return {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, _METASPACE]} if byte_fallback else _METASPACE
 
 
 def published_class(content: Mapping[str, Any]) -> dict[str, Any]:

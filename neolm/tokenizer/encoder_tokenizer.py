@@ -53,7 +53,7 @@ class EncoderTokenizer(Tokenizer):
 
     @cached_property
     def _text_backend(self) -> tokenizers.Tokenizer:
-        """A copy that splits what spells a special token behind its first character.
+        """A copy that splits what spells a special token, or a byte's, behind its first character.
 
         Without that, a Unigram finds special tokens among its pieces, in the normalised text: `<unk>` in "<UNK>".
         """
@@ -61,8 +61,10 @@ class EncoderTokenizer(Tokenizer):
         copy.encode_special_tokens = True
         special = copy.get_added_tokens_decoder().values()
         spelled = {token.content for token in special if token.special} | set(self.special_tokens.values())
-        pairs = sorted((text[0], text[1:]) for text in spelled if len(text) > 1)
-        places = "|".join(f"(?<={re.escape(first)})(?={re.escape(rest)})" for first, rest in pairs)
+        pairs = sorted((re.escape(text[0]), re.escape(text[1:])) for text in spelled if len(text) > 1)
+        if self._has_bytes:
+            pairs.append(("<", "0x[0-9A-F]{2}>"))
+        places = "|".join(f"(?<={first})(?={rest})" for first, rest in pairs)
         split = pre_tokenizers.Split(Regex(places), "isolated")
         copy.pre_tokenizer = pre_tokenizers.Sequence([copy.pre_tokenizer, split])
         return copy
@@ -77,7 +79,7 @@ class EncoderTokenizer(Tokenizer):
 
     @cached_property
     def _has_bytes(self) -> bool:
-        return bool(getattr(self.backend.model, "byte_fallback", False))
+        return self.kind == "unigram" and self.backend.token_to_id("<0x00>") is not None
 
     def min_tokens(self, text: str) -> int:
         """0: spaces, accents and unknown characters can be left out, and an unknown word is one token."""
