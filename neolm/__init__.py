@@ -25,6 +25,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 if TYPE_CHECKING:
     from neolm.core.metrics import read_metrics
+    from neolm.embedding.embedder import load_embedder
     from neolm.evaluation.evaluate import evaluate_model as evaluate
     from neolm.generation.generate import generate, stream
     from neolm.models.hf import load_model, save_model
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "evaluate": "neolm.evaluation.evaluate:evaluate_model",
     "generate": "neolm.generation.generate:generate",
+    "load_embedder": "neolm.embedding.embedder:load_embedder",
     "load_model": "neolm.models.hf:load_model",
     "load_tokenizer": "neolm.tokenizer.tokenizer:load_tokenizer",
     "read_metrics": "neolm.core.metrics:read_metrics",
@@ -47,6 +49,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "generate",
+    "load_embedder",
     "load_model",
     "load_tokenizer",
     "read_metrics",

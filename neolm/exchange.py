@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from neolm.core.artifact import Stage
 from neolm.core.errors import InputError
-from neolm.core.files import read_json, write_json
+from neolm.core.files import read_json, storage_errors, write_json
 from neolm.core.manifest import input_from
-from neolm.core.model_files import GENERATION_FILE
+from neolm.core.model_files import GENERATION_FILE, SENTENCE_FILES
 from neolm.core.output import refuse_foreign
 from neolm.core.progress import count, say
 from neolm.models.gguf import GGUF_FILE, export_gguf
@@ -39,6 +40,11 @@ def _write_hf(source: Path, directory: Path, dtype: str | None, quantize: str | 
     generation = source / GENERATION_FILE
     if generation.is_file():  # its settings of sampling have no effect here, but in other programs
         write_json(directory / GENERATION_FILE, read_json(generation))
+    for path in (path for pattern in SENTENCE_FILES for path in source.glob(pattern) if path.is_file()):
+        copy = directory / path.relative_to(source)
+        with storage_errors(copy):
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
     try:
         copy_tokenizer(source, directory, name_eos=False)
     except NoTokenizerError:

@@ -14,6 +14,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "data": ("core", "corpus", "kernels", "tokenizer"),
     "models": ("core", "kernels"),
     "generation": ("core", "kernels", "models", "tokenizer"),
+    "embedding": ("core", "models", "tokenizer"),
     "training": ("core", "data", "models", "tokenizer"),
     "evaluation": ("core", "corpus", "generation", "models", "tokenizer"),
     "scaling": ("core", "models", "training"),

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import string
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from neolm.models.encoder import Encoder
 from neolm.models.encoder_config import encoder_config
+from neolm.models.hf import save_model
+
+WORDS = ["the", "sea", "water", "day", "clock", "cold", "and", "of", "is", "was", "in", ".", ",", "?", "##s", "##ing"]
+LETTERS = list(string.ascii_lowercase)
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
 
 
 def tiny_encoder(family: str, seed: int = 0, spread: float = 0.2, **fields: Any) -> Encoder:
@@ -34,3 +42,26 @@ def padded_batch(vocab_size: int, lengths: list[int], width: int, seed: int = 0)
         "attention_mask": mask,
         "token_type_ids": torch.randint(2, shape, generator=generator),
     }
+
+
+def write_encoder(directory: Path, seed: int = 0, pooling: str | None = "mean", normalize: bool = True) -> Path:
+    """A tiny BERT with a WordPiece vocabulary; `pooling` (mean, cls, max) writes sentence-transformers' files."""
+    save_model(tiny_encoder("bert", seed, vocab_size=len(VOCABULARY), spread=0.3), directory)
+    (directory / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    if pooling is not None:
+        steps = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
+        folders = ["", *(f"{number}_{step}" for number, step in enumerate(steps) if number)]
+        modules = [
+            {"idx": number, "name": str(number), "path": folder, "type": f"sentence_transformers.models.{step}"}
+            for number, (folder, step) in enumerate(zip(folders, steps, strict=True))
+        ]
+        write_json(directory / "modules.json", modules)
+        name = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}[pooling]
+        flags = {f"pooling_mode_{other}": other == name for other in ("cls_token", "mean_tokens", "max_tokens")}
+        write_json(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, **flags})
+    return directory
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")

@@ -22,6 +22,10 @@ OTHER_TOKENIZERS = {
     "sentencepiece.bpe.model": "a SentencePiece model",
 }
 """Files of tokenizers that are not read; they are known so that a message can name them."""
+SENTENCE_MODULES_FILE, SENTENCE_CONFIG_FILE = "modules.json", "sentence_bert_config.json"
+POOLING_FILE, PROMPTS_FILE = "1_Pooling/config.json", "config_sentence_transformers.json"
+SENTENCE_FILES = (SENTENCE_MODULES_FILE, SENTENCE_CONFIG_FILE, "*_Pooling/config.json", PROMPTS_FILE)
+"""Files of sentence-transformers, which say how an encoder turns a text into a vector."""
 
 TEMPLATE_FILES = (TEMPLATE_FILE, LEGACY_TEMPLATE_FILE, NAMED_TEMPLATES)
 SMALL_FILES = (
@@ -35,6 +39,7 @@ SMALL_FILES = (
     SENTENCEPIECE_FILE,
     WORDPIECE_FILE,
     *TEMPLATE_FILES,
+    *SENTENCE_FILES,
     *OTHER_TOKENIZERS,
 )
 """Names, and patterns of names, that are downloaded from a hub repository besides the weights."""

@@ -68,6 +68,20 @@ def load_decoder(
     return model
 
 
+def load_encoder(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    quantize: str | None = None,
+) -> Encoder:
+    """`load_model` of a model that reads text. Raises `InputError` also for a decoder."""
+    stored = open_model(path, device, dtype, quantize)
+    _ = stored.encoder_config
+    model = stored.load()
+    assert isinstance(model, Encoder)
+    return model
+
+
 def open_model(
     path: str | Path,
     device: str | torch.device | None = None,

@@ -90,6 +90,16 @@ class StoredModel:
         return self.config
 
     @property
+    def encoder_config(self) -> EncoderConfig:
+        """The configuration of a model that reads text. Raises `InputError` for a decoder."""
+        if isinstance(self.config, DecoderConfig):
+            raise InputError(
+                f"{self.directory}: this {FAMILIES[self.config.family].title} is a decoder: it writes text and has no "
+                "embeddings of texts. Give an encoder, such as a BERT"
+            )
+        return self.config
+
+    @property
     def size(self) -> int:
         """Bytes of memory that it takes when it is loaded."""
         tensors = {id(tensor): (name, tensor) for name, tensor in self.skeleton.state_dict(keep_vars=True).items()}

@@ -1,0 +1,1 @@
+"""Embeddings of texts: encoders that turn a text into one vector."""
