@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from neolm.generation.generate import generate, stream
     from neolm.models.hf import load_model, save_model
     from neolm.pipeline import run
+    from neolm.prediction.predict import predict
     from neolm.tokenizer.tokenizer import load_tokenizer
     from neolm.training.loop import train
 
@@ -39,6 +40,7 @@ _EXPORTS = {
     "load_embedder": "neolm.embedding.embedder:load_embedder",
     "load_model": "neolm.models.hf:load_model",
     "load_tokenizer": "neolm.tokenizer.tokenizer:load_tokenizer",
+    "predict": "neolm.prediction.predict:predict",
     "read_metrics": "neolm.core.metrics:read_metrics",
     "run": "neolm.pipeline:run",
     "save_model": "neolm.models.hf:save_model",
@@ -52,6 +54,7 @@ __all__ = [
     "load_embedder",
     "load_model",
     "load_tokenizer",
+    "predict",
     "read_metrics",
     "run",
     "save_model",

@@ -17,6 +17,7 @@ from neolm import commands
 from neolm.core.errors import NeoLMError
 from neolm.evaluation.commands import evaluate
 from neolm.generation.commands import chat, generate
+from neolm.prediction.commands import predict
 from neolm.report.commands import compare
 from neolm.scaling.commands import plan
 from neolm.serving.commands import feedback_export, keys_list, keys_new, keys_remove, serve
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "evaluate": evaluate,
     "compare": compare,
+    "predict": predict,
     "generate": generate,
     "chat": chat,
     "serve": serve,

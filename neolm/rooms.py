@@ -15,6 +15,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "models": ("core", "kernels"),
     "generation": ("core", "kernels", "models", "tokenizer"),
     "embedding": ("core", "models", "tokenizer"),
+    "prediction": ("core", "generation", "models", "tokenizer"),
     "training": ("core", "data", "models", "tokenizer"),
     "evaluation": ("core", "corpus", "generation", "models", "tokenizer"),
     "scaling": ("core", "models", "training"),

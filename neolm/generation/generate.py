@@ -15,6 +15,7 @@ from neolm.generation.speculative import Draft
 from neolm.generation.text import TextStream
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
+from neolm.models.encoder_config import EncoderConfig
 from neolm.tokenizer.tokenizer import Tokenizer
 
 
@@ -113,7 +114,7 @@ def _text_batches(
     return batches(model, tokenizer.encode_batch(prompts), config, tokenizer.eos_token_id, tokenizer.size, draft)
 
 
-def check_tokenizer(model: DecoderConfig, tokenizer: Tokenizer) -> None:
+def check_tokenizer(model: DecoderConfig | EncoderConfig, tokenizer: Tokenizer) -> None:
     """Check that the model has an embedding for every token that text can become.
 
     Special tokens may be without one, as in models to which transformers added a padding token.
