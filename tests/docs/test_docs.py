@@ -1,8 +1,8 @@
 """The documentation does what it says: links lead somewhere, settings exist, commands and Python blocks run.
 
-Commands run in this process, in a directory with a space in its name that holds `my-texts`, `my.jsonl` and two finished
-small runs, `runs/mine` and `runs/quickstart`. Commands that make a run start without its output, and are made small by
-SMALL.
+Commands run in this process, in a directory with a space in its name that holds `my-texts`, `my.jsonl`, `masked.txt`,
+two finished small runs, `runs/mine` and `runs/quickstart`, and a small encoder, `runs/encoder`. Commands that make a
+run start without its output, and are made small by SMALL.
 """
 
 import importlib
@@ -18,6 +18,7 @@ import pytest
 import typer.main
 from samples import sample_text
 from test_cli import SMALL
+from tokenizers import BertWordPieceTokenizer
 
 import neolm.cli
 from neolm.core.config import settings
@@ -173,15 +174,22 @@ def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture(scope="session")
 def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with `my-texts`, `my.jsonl` and the finished runs that the documentation speaks of."""
+    """A directory with `my-texts`, `my.jsonl`, `masked.txt` and the finished runs that the documentation speaks of."""
     place = tmp_path_factory.mktemp("as documented")
     (place / "my-texts").mkdir()
     for number in range(40):
         (place / "my-texts" / f"story {number:02d}.txt").write_text(sample_text(number), encoding="utf-8")
+    (place / "masked.txt").write_text("The boat [MASK] down to town.\n", encoding="utf-8")
     (place / "my.jsonl").write_text(json.dumps({"content": sample_text(1)}), encoding="utf-8")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(place)
         assert call(["run", "text", "corpus.path=my-texts", "output=runs/mine", *SMALL], monkeypatch) == 0
+        words = BertWordPieceTokenizer()
+        words.train([str(path) for path in (place / "my-texts").iterdir()], vocab_size=200, show_progress=False)
+        (place / "wordpiece").mkdir()
+        words.save_model("wordpiece")
+        encoder = ["output=runs/encoder", "model.family=bert", "model.window_size=null", "tokenizer={path: wordpiece}"]
+        assert call(["run", "text", "corpus.path=my-texts", *SMALL, *encoder, "evaluate=null"], monkeypatch) == 0
     shutil.copytree(place / "runs" / "mine", place / "runs" / "quickstart")
     return place
 
