@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +31,43 @@ def run(recipe: str | Path | Mapping[str, Any], overrides: Overrides = (), until
     """
     settings = load_recipe(recipe, overrides)
     output = expanded(settings.output)
+    if settings.study is not None:
+        from neolm.study import run_study
+
+        run_study(settings, output, until)
+    else:
+        with claimed(output):
+            build(settings, output, until)
+    return output
+
+
+def claimed(output: Path) -> AbstractContextManager[None]:
+    """Create and lock the output directory of a run or a study. See `claim_output`."""
+    return claim_output(output, [*(row.name for row in STAGES), REPORT.name])
+
+
+def build(settings: Recipe, output: Path, until: str | None = None) -> None:
+    """Build the stages of a recipe in `output`, which is locked; and the report, if `until` is None.
+
+    A stage whose directory is a link belongs to another run and is used as it is.
+    """
     settings = settings.complete(tokenizer_exists=read_manifest(output / "tokenizer") is not None)
     rows = _rows(settings, output, until)
-    with claim_output(output, [*(row.name for row in STAGES), REPORT.name]):
-        try:
-            for row in rows:
-                _attempt(row.check, row, output, settings)
-            for name in sections(Recipe):
-                config = getattr(settings, name)
-                for key, reason in (config.ignored() if config else {}).items():
-                    say(f"{name}.{key} has no effect here, because {reason}")
-            save_recipe(settings, output / PENDING_RECIPE)
-            for row in rows:
-                _attempt(row.build, row, output, settings)
-            adopt_recipe(output)
-        finally:
-            remove(output / PENDING_RECIPE)
-        if until is None and (settings.pretrain or settings.evaluate):
-            REPORT.build(output, None, settings)
-    return output
+    try:
+        for row in rows:
+            _attempt(row.check, row, output, settings)
+        for name in sections(Recipe):
+            config = getattr(settings, name)
+            for key, reason in (config.ignored() if config else {}).items():
+                say(f"{name}.{key} has no effect here, because {reason}")
+        save_recipe(settings, output / PENDING_RECIPE)
+        for row in rows:
+            _attempt(row.build, row, output, settings)
+        adopt_recipe(output)
+    finally:
+        remove(output / PENDING_RECIPE)
+    if until is None and (settings.pretrain or settings.evaluate):
+        REPORT.build(output, None, settings)
 
 
 def _rows(recipe: Recipe, output: Path, until: str | None) -> list[StageRow]:
@@ -65,6 +84,7 @@ def _rows(recipe: Recipe, output: Path, until: str | None) -> list[StageRow]:
         asked = f"the section '{STAGES[last - 1].section}'" if until else "a section"
         known = ", ".join(dict.fromkeys(row.section for row in STAGES))
         raise InputError(f"recipe: {asked} is missing; sections are {known}")
+    rows = [row for row in rows if not (output / row.name).is_symlink()]
     built = {row.name for row in rows} | ({"model"} if recipe.base else set())
     for row in rows:
         for name in row.inputs:

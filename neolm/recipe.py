@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from neolm.core.config import Config, Overrides, load_config
+from neolm.core.config import Config, Overrides, leaves, load_config
 from neolm.core.errors import InputError
 from neolm.core.files import write_text
-from neolm.core.yaml_file import to_yaml
+from neolm.core.yaml_file import read_yaml, to_yaml
 from neolm.corpus.config import CorpusConfig
 from neolm.evaluation.config import EvaluateConfig
 from neolm.models.model_config import ModelConfig
+from neolm.study_config import CELL_SECTIONS, SHARED_SECTIONS, StudyConfig, cell_directory
 from neolm.tokenizer.config import TokenizerConfig
 from neolm.training.pretrain_config import PretrainConfig
 
@@ -42,6 +44,8 @@ class Recipe(Config):
     evaluate: EvaluateConfig | None = None
     """Measure the model. A recipe that trains a model measures it with the default settings if this section is missing,
     and not at all if it is null."""
+    study: StudyConfig | None = None
+    """Train several models that differ in a few settings, instead of one."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -49,6 +53,8 @@ class Recipe(Config):
             raise ValueError("base brings its own architecture and tokenizer: set model=null tokenizer=null")
         if self.pretrain is not None and self.base is None and self.model is None:
             raise ValueError("pretrain needs a model: model.preset, model.family with its sizes, or base=MODEL")
+        if self.study is not None and (self.pretrain is None or self.base is not None):
+            raise ValueError("study needs the sections model and pretrain, and no base")
         return self
 
     def complete(self, tokenizer_exists: bool = False) -> Recipe:
@@ -61,14 +67,49 @@ class Recipe(Config):
                 changes["evaluate"] = EvaluateConfig()
         return self.model_copy(update=changes)
 
+    def cell(self, name: str, seed: int) -> Recipe:
+        """The recipe of one training of the study, in a directory of its own. It reads the shared stages from there.
+
+        Raises:
+            InputError: a setting of the cell is not valid, or not one that a cell may change.
+        """
+        assert self.study is not None
+        common = self.model_dump(mode="json", exclude_unset=True, exclude={"study", *SHARED_SECTIONS})
+        common |= {"output": f"{self.output}/{cell_directory(name, seed)}", "seed": seed}
+        changes = list(leaves(self.study.cells[name]))
+        for key, _ in changes:
+            if (section := key.partition(".")[0]) in type(self).model_fields and section not in CELL_SECTIONS:
+                raise InputError(
+                    f"study.cells.{name}.{key}: {section} is the same in all cells; a cell can change "
+                    f"{', '.join(CELL_SECTIONS)}"
+                )
+        texts = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changes]
+        try:
+            return load_config(Recipe, common, texts, where="")
+        except InputError as error:
+            raise InputError(f"study.cells.{name}: {error}") from None
+
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> Recipe:
     """The recipe in a file, a built-in recipe by its name, or a mapping; with overrides.
 
     Raises:
-        InputError: there is no such recipe, or it is not valid.
+        InputError: there is no such recipe, or it or one of its cells is not valid.
     """
-    return load_config(Recipe, source if isinstance(source, Mapping) else _find(str(source)), overrides)
+    found = source if isinstance(source, Mapping) else _find(str(source))
+    recipe = load_config(Recipe, found, overrides)
+    for name in recipe.study.cells if recipe.study else ():
+        try:
+            recipe.cell(name, 0)
+        except InputError as error:
+            raise InputError(f"{_place(found, name)}{error}") from None
+    return recipe
+
+
+def _place(source: Path | Mapping[str, Any], cell: str) -> str:
+    """File and line of a cell, for an error message."""
+    line = read_yaml(source)[1].get(f"study.cells.{cell}") if isinstance(source, Path) else None
+    return f"{source}:{line}: " if line else ""
 
 
 def builtin_recipes() -> dict[str, Path]:

@@ -8,6 +8,7 @@ that a reader finds the old artefact or the new one, never half of one. A stage 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -242,8 +243,12 @@ class Clock:
 
 
 def _started_from(directory: Path) -> Path | None:
-    """A resumable stage of the same run that was started from `directory`, directly or through other stages."""
-    for config in directory.parent.glob("*/config.json"):
+    """A resumable stage of the same run, or of a cell of the same study, that was started from `directory`.
+
+    It was started from it directly or through other stages.
+    """
+    output = directory.parent
+    for config in itertools.chain(output.glob("*/config.json"), output.glob("cells/*/*/config.json")):
         inputs = inputs_from(started_settings(config.parent).get("inputs", {}))
         places = [(config.parent.parent / value.path).resolve() for value in inputs.values()]
         if any(directory.resolve() in (place, *(link for link, _ in chain(place))) for place in places):

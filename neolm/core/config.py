@@ -83,13 +83,16 @@ _UNUSABLE = re.compile("[\0\ud800-\udfff]")  # lone surrogates: bytes of a file 
 Overrides = Sequence[str] | Mapping[str, Any]
 
 
-def load_config(model: type[C], source: Path | Mapping[str, Any] | None, overrides: Overrides = ()) -> C:
+def load_config(
+    model: type[C], source: Path | Mapping[str, Any] | None, overrides: Overrides = (), where: str = "command line: "
+) -> C:
     """Read settings, apply overrides and validate the result as `model`.
 
     Args:
         model: The class of the settings.
         source: A YAML file, a mapping of keys to values, or None for an empty mapping.
         overrides: `a.b=value` texts from the command line, or a mapping whose keys may be dotted.
+        where: Place of the texts, for error messages.
 
     Raises:
         InputError: unreadable file, invalid YAML, unknown key, wrong type or value out of range.
@@ -101,26 +104,26 @@ def load_config(model: type[C], source: Path | Mapping[str, Any] | None, overrid
         place[".".join([*parents, _find_field(model, key)[1]])] = f"{source}:{line}: "
     data = _canonical(model, data, place)
     if isinstance(overrides, Mapping):
-        for key, value in _flat(overrides):
+        for key, value in leaves(overrides):
             _set(model, data, key, value)
     else:
         for override in overrides:
-            place[_apply_override(model, data, override)] = "command line: "
+            place[_apply_override(model, data, override, where)] = where
     return validate(model, data, place, str(source) if isinstance(source, Path) else "")
 
 
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of a nested mapping by their dotted keys. An empty mapping is a leaf: it replaces a section."""
     for key, value in mapping.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def validate(model: type[C], data: Mapping[str, Any], place: Mapping[str, str], source: str = "") -> C:
     """Validate `data` as `model`; `place` maps dotted keys to a prefix such as `x.yaml:3: ` for errors."""
-    for key, value in _flat(data):
+    for key, value in leaves(data):
         for text in value if isinstance(value, list) else (value,):
             if isinstance(text, str) and _UNUSABLE.search(text):
                 where = place.get(key, f"{source}: " if source else "")
@@ -134,18 +137,18 @@ def validate(model: type[C], data: Mapping[str, Any], place: Mapping[str, str], 
         raise InputError(_explain(model, error, place, source)) from None
 
 
-def _apply_override(model: type[Config], data: dict[str, Any], override: str) -> str:
+def _apply_override(model: type[Config], data: dict[str, Any], override: str, where: str) -> str:
     """Write one `a.b=value` into `data`; returns the dotted key."""
     dotted, equals, text = override.partition("=")
     dotted = dotted.strip()
     if not equals or not dotted:
-        raise InputError(f"command line: '{override}' is not of the form key=value")
+        raise InputError(f"{where}'{override}' is not of the form key=value")
     section, last = _find_field(model, dotted)
     field = section.model_fields.get(last)
     try:
         return _set(model, data, dotted, _parse(field.annotation, text) if field else text)
     except InputError as error:
-        raise InputError(f"command line: {error}") from None
+        raise InputError(f"{where}{error}") from None
 
 
 def _parse(annotation: Any, text: str) -> Any:

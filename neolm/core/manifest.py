@@ -134,8 +134,9 @@ def recorded_values(directory: Path) -> Iterator[None]:
 
 def input_from(path: Path, relative_to: Path) -> Input | RawInput:
     """`path` as an input of a stage under `relative_to`: an artefact by its manifest, or raw files."""
-    inside = path.resolve().is_relative_to(relative_to.resolve())
-    shown = os.path.relpath(path.resolve(), relative_to.resolve()) if inside else str(path.resolve())
+    place, root = path.parent.resolve() / path.name, relative_to.resolve()  # a link in it stays a link
+    inside = place.is_relative_to(root)
+    shown = os.path.relpath(place, root) if inside else str(path.resolve())
     manifest = read_manifest(path) if path.is_dir() else None
     return Input(shown, manifest.digest) if manifest else _RawFiles(shown, path)
 

@@ -67,8 +67,8 @@ def _side_by_side(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n\n".join(table([(row[0], *(row[c] for c in group)) for row in rows]) for group in groups)
 
 
-def comparison_page(runs: Runs) -> str:
-    """The whole page."""
+def comparison_page(runs: Runs, remarks: Sequence[str] = ()) -> str:
+    """The whole page. `remarks` stand at its top."""
     logged = {key: name for key, name in LOSSES.items() if any(points(run.metrics, key) for run in runs)}
     return render(
         "compare.html",
@@ -76,7 +76,7 @@ def comparison_page(runs: Runs) -> str:
         headers=[Markup(swatch(number)) + " " + run.name for number, run in enumerate(runs)],
         best=_best(runs),
         comparable=comparable_losses(runs),
-        notes=notes(runs),
+        notes=[*remarks, *notes(runs)],
         numbers=[[name, *values] for name, values in measured(runs)],
         scores=_scores(runs),
         losses=[_large(runs, key, f"{name}, nats per token") for key, name in logged.items()],
