@@ -18,12 +18,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from neolm.core.device import Choice
-from neolm.data.batch import Batch
+from neolm.data.batch import IGNORED, Batch
 from neolm.models.config import DecoderConfig, decoder_config
-from neolm.models.decoder import Decoder
+from neolm.models.encoder_config import EncoderConfig, encoder_config
+from neolm.models.families import ENCODERS
+from neolm.models.stored_model import build
 from neolm.training.loop import train
-from neolm.training.objective import CausalLanguageModelling
 from neolm.training.pretrain_config import PretrainConfig
+from neolm.training.pretrain_task import objective
 from neolm.training.run import Training
 
 
@@ -37,8 +39,8 @@ class Case:
     pretrain: dict[str, Any]
 
     @property
-    def architecture(self) -> DecoderConfig:
-        return decoder_config(self.family, **self.model)
+    def architecture(self) -> DecoderConfig | EncoderConfig:
+        return (encoder_config if self.family in ENCODERS else decoder_config)(self.family, **self.model)
 
     @property
     def config(self) -> PretrainConfig:
@@ -48,12 +50,32 @@ class Case:
 class RandomTokens:
     """Batches of random tokens of the configured size."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, shorter: int = 0) -> None:
+        self.shorter = shorter
         self.vocabulary, self.config = case.architecture.vocab_size, case.config
+        self.masked = isinstance(case.architecture, EncoderConfig)
 
     def tokens(self, sequences: int) -> Batch:
+        if self.masked:
+            return self.masked_tokens(sequences)
         both = torch.randint(0, self.vocabulary, (sequences, self.config.sequence_length + 1))
         return Batch({"input_ids": both[:, :-1], "labels": both[:, 1:]})
+
+    def masked_tokens(self, sequences: int) -> Batch:
+        length, masking = self.config.sequence_length, self.config.masking
+        ids = torch.randint(0, self.vocabulary, (sequences, length))
+        predicted = torch.rand(sequences, length).argsort(1) < masking.predictions(length)
+        tensors = {
+            "input_ids": ids,
+            "token_type_ids": torch.randint(0, 2, (sequences, length)),
+            "attention_mask": torch.ones_like(ids),
+            "labels": ids.masked_fill(~predicted, IGNORED),
+            "sentence_labels": torch.randint(0, 2, (sequences,)),
+        }
+        if self.shorter:
+            tensors["attention_mask"][1:, -self.shorter :] = 0
+            tensors["labels"][1:, -self.shorter :] = IGNORED
+        return Batch(tensors)
 
     def batch(self, step: int, rows: slice) -> Batch:
         return self.tokens(len(self.config.batch_sizes.examples(step)))
@@ -62,14 +84,14 @@ class RandomTokens:
         return []
 
 
-def run(case: Case) -> None:
-    """Run the whole training with the real loop."""
-    config, data = case.config, RandomTokens(case)
+def run(case: Case, shorter: int = 0) -> None:
+    """Run the whole training with the real loop; `shorter` is as in `tensor_peak`."""
+    config, data = case.config, RandomTokens(case, shorter)
     with tempfile.TemporaryDirectory() as directory:
         train(
             Training(
-                model=Decoder(case.architecture).initialise(0),
-                objective=CausalLanguageModelling(config.z_loss),
+                model=build(case.architecture).initialise(0),
+                objective=objective(case.architecture, config),
                 data=data,
                 validation=[data.tokens(config.validation_sequences)],
                 config=config,
@@ -80,11 +102,11 @@ def run(case: Case) -> None:
         )
 
 
-def tensor_peak(case: Case) -> int:
-    """Peak number of bytes allocated by torch."""
+def tensor_peak(case: Case, shorter: int = 0) -> int:
+    """Peak of the bytes allocated by torch; all sequences of an encoder but the first are `shorter` by some tokens."""
     gc.collect()  # frees the tensors of earlier trainings before the measurement
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        run(case)
+        run(case, shorter)
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     allocated = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

@@ -36,6 +36,11 @@ class MaskingConfig(Config):
             raise ValueError(f"mask_share {self.mask_share:g} and random_share {self.random_share:g} are more than 1")
         return self
 
+    def predictions(self, length: int) -> int:
+        """Most predicted tokens of a sequence of `length` tokens."""
+        wanted = max(1, round(length * self.share))
+        return min(wanted, self.max_predictions or wanted)
+
 
 class SegmentsConfig(Config):
     """How sequences are made of the sentences of documents, and the sentence task."""

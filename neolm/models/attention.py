@@ -45,14 +45,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float, dr
     T = q.shape[2]
     if window is not None and window >= T:
         window = None  # it masks nothing
-    if q.is_meta:  # stands for a GPU in estimates of memory: one fused kernel, whatever the window
-        fused = torch.ops.aten._scaled_dot_product_efficient_attention
-        return fused(q, k, v, None, q.requires_grad, dropout, T > 1, scale=scale)[0]  # type: ignore[no-any-return]
+    if q.is_meta:
+        return fused_attention(q, k, v, T > 1, scale, dropout)
     if window is not None and _flex_pays(q) and not dropout:
         return _attend_by_flex(q, k, v, window, scale)
     if window is not None or (T > 1 and q.dtype == torch.bfloat16 and q.device.type == "cpu"):
         return block_attention(q, k, v, window, scale, dropout)
     return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, scale=scale, dropout_p=dropout)
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, dropout: float) -> Tensor:
+    """Attention in one fused kernel: what `meta` tensors, which stand for a GPU in estimates of memory, count as."""
+    fused = torch.ops.aten._scaled_dot_product_efficient_attention
+    return fused(q, k, v, None, q.requires_grad, dropout, causal, scale=scale)[0]  # type: ignore[no-any-return]
 
 
 def _flex_pays(q: Tensor) -> bool:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neolm.models.attention import fused_attention
 from neolm.models.block_attention import full_attention
 from neolm.models.encoder_config import EncoderConfig
 from neolm.models.encoder_heads import HEADS, MaskedHead, PretrainingSums
@@ -47,6 +48,8 @@ class SelfAttention(nn.Module):
 
 def attend_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Attention of all tokens to all, (b, H, t, D), or to those where `mask` (b, 1, 1, t) is true."""
+    if q.is_meta:
+        return fused_attention(q, k, v, False, q.shape[-1] ** -0.5, dropout)
     if q.dtype == torch.bfloat16 and q.device.type == "cpu":
         return full_attention(q, k, v, mask, q.shape[-1] ** -0.5, dropout)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)

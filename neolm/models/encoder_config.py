@@ -113,6 +113,11 @@ class EncoderConfig(Config):
         return self.embedding_size or self.hidden_size
 
     @property
+    def shares(self) -> bool:
+        """Whether layers share parameters."""
+        return self.groups is not None and self.sharing != "none"
+
+    @property
     def stored_blocks(self) -> int:
         """Number of blocks with parameters of their own, at least in part."""
         shared = self.groups is not None and self.sharing == "all"

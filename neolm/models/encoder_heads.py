@@ -47,10 +47,14 @@ class MaskedHead(nn.Module):
         """(N, C) to logits (N, V); with `labels` (N), the summed loss over those that are not -100, and the hits."""
         if labels is None:
             return nn.functional.linear(self._transformed(hidden), self.weight, self.bias)
-        predicted = (labels != IGNORED).nonzero().flatten()  # (M)
+        predicted = self.predicted(labels)
         states = self._transformed(hidden[predicted])  # (M, E)
         loss, _, correct = linear_cross_entropy(states, self.weight, labels[predicted], bias=self.bias)
         return loss, correct
+
+    def predicted(self, labels: Tensor) -> Tensor:
+        """(M), the rows of `labels` (N) that are not -100."""
+        return (labels != IGNORED).nonzero().flatten()
 
     def _transformed(self, hidden: Tensor) -> Tensor:
         return self.norm(self.activation(self.transform(hidden)))  # type: ignore[no-any-return]

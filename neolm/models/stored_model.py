@@ -109,9 +109,7 @@ class StoredModel:
     @property
     def parameters(self) -> int:
         """Number of parameters."""
-        return (
-            count_parameters(self.config) if isinstance(self.config, DecoderConfig) else self.skeleton.parameter_count()
-        )
+        return parameter_count(self.config)
 
     def load(self, offload: bool = False, check: bool = False) -> Decoder | Encoder:
         """Load one parameter at a time: memory holds the weights once.
@@ -176,6 +174,14 @@ class StoredModel:
 def build(config: DecoderConfig | EncoderConfig) -> Decoder | Encoder:
     """A model of any family, with random weights."""
     return Decoder(config) if isinstance(config, DecoderConfig) else Encoder(config)
+
+
+def parameter_count(config: DecoderConfig | EncoderConfig, embeddings: bool = True) -> int:
+    """`build(config).parameter_count(embeddings)`, without the model."""
+    if isinstance(config, DecoderConfig):
+        return count_parameters(config, embeddings)
+    with torch.device("meta"):
+        return Encoder(config).parameter_count(embeddings)
 
 
 def _match(config: DecoderConfig | EncoderConfig, shapes: dict[str, torch.Size], files: WeightFiles) -> list[Rule]:

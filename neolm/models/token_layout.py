@@ -101,7 +101,7 @@ class TokenLayout:
         firsts = [0] * B
         for place, row in enumerate(order):
             firsts[row] = starts[place] if lengths[row] else starts[-1]
-        self._firsts = torch.tensor(firsts, device=device)
+        self._firsts = torch.tensor(firsts).to(device)
         self._has_empty = B > 0 and min(lengths) == 0
         self.spans = [Span(bucket, device) for bucket in _buckets(sorted_lengths)]
 

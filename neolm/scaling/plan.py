@@ -16,8 +16,10 @@ from pydantic import Field
 
 from neolm.core.config import Config, Unit, validate
 from neolm.models.config import DecoderConfig
+from neolm.models.encoder_config import EncoderConfig
 from neolm.scaling.accelerators import Accelerator
 from neolm.training.pretrain_config import PretrainConfig
+from neolm.training.pretrain_task import total_cost
 
 PF_DAY = 1e15 * 86400  # FLOPs of a petaFLOP/s for a day
 
@@ -60,6 +62,7 @@ class Plan:
     non_embedding_parameters: int
     steps: int
     tokens: int
+    """Those of an encoder are the most, since its sequences may be shorter than their length."""
     flops: float
     """As in PaLM: products with weights and in attention, forward and backward."""
     seconds: float
@@ -75,11 +78,14 @@ class Plan:
 
 
 def make_plan(
-    model: DecoderConfig, parameters: tuple[int, int], config: PretrainConfig, device: Accelerator, chosen: Assumptions
+    model: DecoderConfig | EncoderConfig,
+    parameters: tuple[int, int],
+    config: PretrainConfig,
+    device: Accelerator,
+    chosen: Assumptions,
 ) -> Plan:
     """Plan the training of `model` on `chosen.devices` devices; `parameters` are all, and those without embeddings."""
-    tokens = config.total_examples * config.sequence_length
-    flops = model.flops_per_token(config.sequence_length) * tokens
+    tokens, flops = total_cost(model, config)
     seconds = flops / (chosen.devices * device.flops * chosen.mfu)
     kwh = seconds / 3600 * chosen.devices * device.watts * chosen.pue / 1000
     return Plan(*parameters, config.total_steps, tokens, flops, seconds, kwh, kwh * chosen.grid_intensity)

@@ -11,7 +11,8 @@ from neolm.core.energy import WATTS_PER_CORE
 from neolm.core.errors import InputError
 from neolm.core.progress import gibibytes
 from neolm.models.config import DecoderConfig
-from neolm.models.decoder import count_parameters
+from neolm.models.encoder_config import EncoderConfig
+from neolm.models.stored_model import parameter_count
 from neolm.scaling.accelerators import ACCELERATORS, Accelerator
 from neolm.scaling.plan import PF_DAY, Assumptions, Plan, make_plan
 from neolm.training.memory import FRAMEWORK_BYTES, estimate_memory
@@ -33,7 +34,7 @@ class Target:
     free: FreeMemory
 
 
-def plan_table(model: DecoderConfig, config: PretrainConfig, chosen: Assumptions) -> list[Row]:
+def plan_table(model: DecoderConfig | EncoderConfig, config: PretrainConfig, chosen: Assumptions) -> list[Row]:
     """Rows of the plan of a training: quantity, amount, and how it was calculated.
 
     Raises:
@@ -51,7 +52,7 @@ def plan_table(model: DecoderConfig, config: PretrainConfig, chosen: Assumptions
     if chosen.watts is not None:
         device = replace(device, watts=chosen.watts, watts_source="given")
     try:
-        plan = make_plan(model, _count_parameters(model), config, device, chosen)
+        plan = make_plan(model, (parameter_count(model), parameter_count(model, False)), config, device, chosen)
         return [
             *_size(model, config, plan),
             *_memory(model, config, target),
@@ -60,11 +61,6 @@ def plan_table(model: DecoderConfig, config: PretrainConfig, chosen: Assumptions
         ]
     except (OverflowError, RuntimeError) as error:  # torch raises the second for sizes beyond 64 bits
         raise InputError(f"plan: the training is too large to calculate with ({error})") from None
-
-
-def _count_parameters(model: DecoderConfig) -> tuple[int, int]:
-    """Number of parameters, and without embeddings."""
-    return count_parameters(model), count_parameters(model, embeddings=False)
 
 
 def _this_machine(config: PretrainConfig) -> Target:
@@ -81,21 +77,43 @@ def _measure(here: Target, measure: bool) -> Accelerator:
     return Accelerator(here.title, here.free.device, flops, watts, source, "measured now")
 
 
-def _size(model: DecoderConfig, config: PretrainConfig, plan: Plan) -> list[Row]:
-    sequences = f"{config.batch_size:,} sequences of {config.sequence_length:,} tokens each"
-    ramp = f", {config.batch_ramp_start:,} in the first step" if config.batch_ramp_start else ""
-    shape = f"{model.num_layers} layers, {model.hidden_size:,} channels, {model.num_heads} heads"
+def _size(model: DecoderConfig | EncoderConfig, config: PretrainConfig, plan: Plan) -> list[Row]:
+    each = f"{plan.tokens / plan.parameters:,.1f} per parameter"
+    most, fewer, once = "", "", ""
+    if isinstance(model, EncoderConfig):
+        most, fewer = "at most ", "; texts shorter than a sequence have fewer"
+        once = "; shared parameters count once" if model.shares else ""
     return [
-        ("model", model.family, f"{shape}, vocabulary of {model.vocab_size:,}"),
+        ("model", model.family, f"{_shape(model)}, vocabulary of {model.vocab_size:,}"),
         ("parameters", f"{plan.parameters:,}", f"{plan.non_embedding_parameters:,} without embeddings"),
-        ("steps", f"{plan.steps:,}", f"{sequences}{ramp}"),
-        ("tokens", f"{plan.tokens:,}", f"{plan.tokens / plan.parameters:,.1f} per parameter"),
+        ("steps", f"{plan.steps:,}", _sequences(model, config)),
+        ("tokens", f"{most}{plan.tokens:,}", f"{each}{fewer}"),
         ("FLOPs", f"{plan.flops:.3g}", f"{_digits(plan.flops / PF_DAY)} PF-days, with attention (PaLM, appendix B)"),
-        ("  6ND", f"{plan.six_nd:.3g}", f"{_digits(plan.six_nd / PF_DAY)} PF-days, 6 x parameters x tokens"),
+        ("  6ND", f"{plan.six_nd:.3g}", f"{_digits(plan.six_nd / PF_DAY)} PF-days, 6 x parameters x tokens{once}"),
     ]
 
 
-def _memory(model: DecoderConfig, config: PretrainConfig, target: Target) -> list[Row]:
+def _shape(model: DecoderConfig | EncoderConfig) -> str:
+    layers, embeddings = f"{model.num_layers} layers", ""
+    if isinstance(model, EncoderConfig):
+        if model.shares:
+            groups = f" in {model.groups} groups" if model.groups != 1 else ""
+            part = "" if model.sharing == "all" else f" {model.sharing}"
+            layers += f"{groups} with shared{part} parameters"
+        embeddings = f", embeddings of {model.embedding_size:,}" if model.embedding_size else ""
+    return f"{layers}, {model.hidden_size:,} channels, {model.num_heads} heads{embeddings}"
+
+
+def _sequences(model: DecoderConfig | EncoderConfig, config: PretrainConfig) -> str:
+    sequences = f"{config.batch_size:,} sequences of {config.sequence_length:,} tokens each"
+    ramp = f", {config.batch_ramp_start:,} in the first step" if config.batch_ramp_start else ""
+    short = ""
+    if isinstance(model, EncoderConfig) and config.short_steps:
+        short = f"; of {config.short_length:,} tokens in the first {config.short_steps:,} steps"
+    return f"{sequences}{ramp}{short}"
+
+
+def _memory(model: DecoderConfig | EncoderConfig, config: PretrainConfig, target: Target) -> list[Row]:
     estimate = estimate_memory(model, config, target.precision, target.device)
     micro_batch = min(config.micro_batch_size or config.batch_size, config.batch_size)
     settings = f"{target.precision}, micro-batch of {micro_batch:,}"
@@ -119,7 +137,7 @@ def _memory(model: DecoderConfig, config: PretrainConfig, target: Target) -> lis
     ]
 
 
-def _verdict(model: DecoderConfig, config: PretrainConfig, target: Target) -> tuple[str, str]:
+def _verdict(model: DecoderConfig | EncoderConfig, config: PretrainConfig, target: Target) -> tuple[str, str]:
     problem = misfit(model, config, target.precision, target.device, target.free)
     if problem is not None:
         return "too small", problem

@@ -15,6 +15,7 @@ from neolm.core.device import free_memory
 from neolm.core.errors import InputError
 from neolm.core.progress import gibibytes, say
 from neolm.models.config import DecoderConfig
+from neolm.models.encoder_config import EncoderConfig
 from neolm.training.memory import estimate_memory
 from neolm.training.pretrain_config import PretrainConfig
 
@@ -35,7 +36,7 @@ def free_memory_on(device: str) -> FreeMemory:
     return FreeMemory(free_memory(device), free_memory() if device.startswith("cuda") else None)
 
 
-def require_fit(model: DecoderConfig, config: PretrainConfig, precision: str, device: str) -> None:
+def require_fit(model: DecoderConfig | EncoderConfig, config: PretrainConfig, precision: str, device: str) -> None:
     """Check that a training fits this machine, before it takes any memory.
 
     Raises:
@@ -49,7 +50,9 @@ def require_fit(model: DecoderConfig, config: PretrainConfig, precision: str, de
         say(f"memory: {_need(model, config, precision, device, free)}; it may run out")
 
 
-def misfit(model: DecoderConfig, config: PretrainConfig, precision: str, device: str, free: FreeMemory) -> str | None:
+def misfit(
+    model: DecoderConfig | EncoderConfig, config: PretrainConfig, precision: str, device: str, free: FreeMemory
+) -> str | None:
     """Why a training does not fit into `free`, and the settings with which it fits; None if it fits."""
 
     def fits(changed: PretrainConfig) -> bool:
@@ -92,7 +95,9 @@ def _remedies(config: PretrainConfig, fits: Callable[[PretrainConfig], bool]) ->
     return []
 
 
-def _need(model: DecoderConfig, config: PretrainConfig, precision: str, device: str, free: FreeMemory) -> str:
+def _need(
+    model: DecoderConfig | EncoderConfig, config: PretrainConfig, precision: str, device: str, free: FreeMemory
+) -> str:
     """The memory that a training needs, and the free memory."""
     estimate = estimate_memory(model, config, precision, device)
     text = f"this training needs {gibibytes(estimate.total)} of memory and {gibibytes(free.device)} are free"

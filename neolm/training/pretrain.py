@@ -186,8 +186,7 @@ def _prepare(
     source = stage.directory.with_name("shards")
     require(source, "shards", "run RECIPE")
     task = pretrain_task(source, tokenizer, architecture, config, seed)
-    if isinstance(architecture, DecoderConfig):
-        require_fit(architecture, config, precision.value, device.value)
+    require_fit(architecture, config, precision.value, device.value)
     began = stage.start(precision=precision.value)["precision"]
     if began != precision.value:
         say(f"this training began in {began} and continues in {precision.value}, so it is not the same bit for bit")

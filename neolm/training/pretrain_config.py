@@ -96,5 +96,14 @@ class PretrainConfig(TrainConfig):
         """Length of an encoder's sequences at each step."""
         return SequenceLengths(self.sequence_length, self.short_length or 0, self.short_steps or 0)
 
+    @property
+    def examples_by_length(self) -> list[tuple[int, int]]:
+        """Lengths of an encoder's sequences, each with the number of sequences of the whole run."""
+        if not self.short_steps:
+            return [(self.sequence_length, self.total_examples)]
+        short = self.batch_sizes.examples(self.short_steps).stop
+        parts = [(self.lengths.short, short), (self.sequence_length, self.total_examples - short)]
+        return [part for part in parts if part[1]]
+
     def _sequences(self, tokens: int) -> int:
         return -(-tokens // self.sequence_length)

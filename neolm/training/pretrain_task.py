@@ -51,6 +51,28 @@ def pretrain_task(
     return task
 
 
+def objective(model: DecoderConfig | EncoderConfig, config: PretrainConfig) -> Objective:
+    """The loss that `model` is pretrained with."""
+    if isinstance(model, EncoderConfig):
+        return MaskedLanguageModelling(config.segments.task != "none")
+    return CausalLanguageModelling(config.z_loss)
+
+
+def total_cost(model: DecoderConfig | EncoderConfig, config: PretrainConfig) -> tuple[int, float]:
+    """Tokens and FLOPs of a training. Those of an encoder are the most: its sequences may be shorter than their length.
+
+    FLOPs are counted as in PaLM (Chowdhery et al. 2022, appendix B).
+    """
+    if isinstance(model, DecoderConfig):
+        tokens = config.total_examples * config.sequence_length
+        return tokens, tokens * model.flops_per_token(config.sequence_length)
+    parts = [(examples * length, length) for length, examples in config.examples_by_length]
+    flops = (
+        tokens * model.flops_per_token(length, config.masking.predictions(length) / length) for tokens, length in parts
+    )
+    return sum(tokens for tokens, _ in parts), sum(flops)
+
+
 def _next_token(
     train: TokenShards,
     held_out: TokenShards,
@@ -64,7 +86,7 @@ def _next_token(
     size = config.micro_batch_size or config.batch_size
     epochs = config.total_examples / batches.examples
     return PretrainTask(
-        CausalLanguageModelling(config.z_loss),
+        objective(model, config),
         batches,
         validation_batches(held_out, length, size, config.validation_sequences),
         model.flops_per_token(length),
@@ -89,13 +111,10 @@ def _masked_tokens(
     validation = segment_validation_batches(
         held_out, tokenizer, length, size, config.validation_sequences, config.masking, config.segments
     )
-    short = config.batch_sizes.examples(lengths.short_steps).stop if lengths.short_steps else 0
-    parts = [(short, lengths.short), (config.total_examples - short, length)]
-    tokens = sum(examples * size for examples, size in parts)
-    flops = sum(examples * size * model.flops_per_token(size, config.masking.share) for examples, size in parts if size)
-    epochs = sum(examples / batches.epoch_examples(size) for examples, size in parts if examples)
+    tokens, flops = total_cost(model, config)
+    epochs = sum(examples / batches.epoch_examples(size) for size, examples in config.examples_by_length)
     return PretrainTask(
-        MaskedLanguageModelling(config.segments.task != "none"),
+        objective(model, config),
         batches,
         validation,
         flops / tokens,

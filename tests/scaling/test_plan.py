@@ -3,11 +3,15 @@
 from typing import Any
 
 import pytest
+import torch
 
 from neolm.core.errors import InputError
 from neolm.models.config import DecoderConfig, decoder_config
+from neolm.models.encoder import Encoder
+from neolm.models.encoder_config import encoder_config
 from neolm.models.families import preset
 from neolm.recipe import load_recipe
+from neolm.scaling import plan_table
 from neolm.scaling.accelerators import ACCELERATORS, Accelerator
 from neolm.scaling.plan import PF_DAY, Plan, assumptions, make_plan
 from neolm.training.pretrain_config import PretrainConfig
@@ -107,3 +111,50 @@ def test_peaks_are_the_published_ones() -> None:
 def test_assumptions_that_cannot_be(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         assumptions(**fields)
+
+
+def test_an_encoder_s_flops_by_hand() -> None:
+    sizes = {"vocab_size": 100, "hidden_size": 8, "num_layers": 3, "num_heads": 2, "embedding_size": 4}
+    tiny = encoder_config("albert", max_position_embeddings=64, **sizes)
+    lengths = {"sequence_length": 64, "short_length": 16, "short_steps": 6}
+    limited = {"share": 0.25, "max_predictions": 8}  # 4 of 16 tokens; 8 of 64, where the share would be 16
+    config = PretrainConfig(steps=10, batch_size=5, masking=limited, **lengths)
+    plan = make_plan(tiny, (2000, 1500), config, Accelerator("toy", 0, 1e6, 50, ""), assumptions())
+    short, full = 6 * 5 * 16, 4 * 5 * 64
+    assert plan.tokens == short + full
+    weights = 3 * (4 * 8 * 8 + 2 * 8 * 32) + 4 * 8  # all layers, although they share, and the embeddings' layer
+    head = 8 * 4 + 4 * 100  # of a predicted token
+    flops = short * (6 * (weights + head / 4) + 12 * 8 * 3 * 16) + full * (6 * (weights + head / 8) + 12 * 8 * 3 * 64)
+    assert plan.flops == pytest.approx(flops, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "words"),
+    [
+        ("bert", {}, "4 layers, 64 channels, 4 heads, vocabulary of 97"),
+        ("albert", {}, "4 layers with shared parameters, 64 channels, 4 heads, embeddings of 16, vocabulary of 97"),
+        ("albert", {"groups": 2}, "4 layers in 2 groups with shared parameters, 64 channels"),
+        ("albert", {"sharing": "attention"}, "4 layers with shared attention parameters, 64 channels"),
+        ("albert", {"sharing": "none"}, "4 layers, 64 channels, 4 heads, embeddings of 16"),
+    ],
+)
+def test_the_table_of_an_encoder(
+    monkeypatch: pytest.MonkeyPatch, family: str, fields: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr(plan_table, "matrix_ceiling", lambda device, dtype: 2e12)
+    sizes = {"vocab_size": 97, "hidden_size": 64, "num_layers": 4, "num_heads": 4}
+    model = encoder_config(family, **sizes, **({"embedding_size": 16} if family == "albert" else {}), **fields)
+    config = PretrainConfig(steps=10, batch_size=5, sequence_length=64, short_length=16, short_steps=6)
+    rows = {
+        name.strip(): (amount, remark) for name, amount, remark in plan_table.plan_table(model, config, assumptions())
+    }
+    assert rows["model"][0] == family
+    assert rows["model"][1].startswith(words)
+    with torch.device("meta"):
+        built = Encoder(model)
+    assert rows["parameters"][0] == f"{built.parameter_count():,}"
+    assert rows["parameters"][1] == f"{built.parameter_count(embeddings=False):,} without embeddings"
+    assert rows["steps"] == ("10", "5 sequences of 64 tokens each; of 16 tokens in the first 6 steps")
+    assert rows["tokens"][0] == f"at most {6 * 5 * 16 + 4 * 5 * 64:,}"
+    assert ("shared parameters count once" in rows["6ND"][1]) == ("shared" in words)
+    assert {"memory", "activations", "this machine", "time", "energy", "carbon"} <= set(rows)

@@ -10,6 +10,7 @@ from measured_memory import Case, resident_peak, tensor_peak
 
 from neolm.models.config import DecoderConfig, decoder_config
 from neolm.models.decoder import count_parameters
+from neolm.models.encoder_config import EncoderConfig, encoder_config
 from neolm.models.families import preset
 from neolm.training import memory
 from neolm.training.memory import MemoryEstimate, estimate_memory
@@ -19,6 +20,8 @@ from neolm.training.pretrain_config import PretrainConfig
 def case(family: str, precision: str = "float32", model: dict[str, Any] | None = None, **pretrain: Any) -> Case:
     """A small training, since a CPU without bfloat16 units multiplies slowly."""
     sizes = {"hidden_size": 64, "num_layers": 3, "num_heads": 2, "vocab_size": 128, "max_position_embeddings": 96}
+    if family == "albert":
+        sizes["embedding_size"] = 32
     settings = {"sequence_length": 96, "batch_size": 4, "asynchronous_checkpoints": False}
     return Case(family, precision, {**sizes, **(model or {})}, {**settings, **pretrain})
 
@@ -40,6 +43,11 @@ QUICK = {
     ),
     "bfloat16": (case("gpt-neox", "bfloat16", model={"num_layers": 2}, batch_size=2), "the loss"),
     "copies of the state": (case("gpt2", asynchronous_checkpoints=True, batch_size=1), "a checkpoint"),
+    "bert": (case("bert", segments={"task": "nsp"}), "the backward pass"),
+    "albert, recomputed, bfloat16": (
+        case("albert", "bfloat16", segments={"task": "sop"}, model={"num_layers": 6}, activation_checkpointing=True),
+        "the backward pass",
+    ),
 }
 WIDER = {
     "micro-batches": case("gpt2", micro_batch_size=1),
@@ -78,6 +86,31 @@ WIDER = {
     "relu": case("gpt2", model={"activation": "relu"}),
     "quick_gelu": case("gpt-neox", model={"activation": "quick_gelu"}),
     "silu, sequential": case("gpt-neox", model={"activation": "silu", "parallel_residual": False}),
+    "bert, bfloat16, two micro-batches": case("bert", "bfloat16", micro_batch_size=2),
+    "bert, recomputed": case("bert", model={"num_layers": 8}, activation_checkpointing=True),
+    "bert, lamb, weights": case(
+        "bert", model={"hidden_size": 256}, sequence_length=16, batch_size=1, optimiser="lamb", segments={"task": "sop"}
+    ),
+    "bert, muon, bfloat16": case("bert", "bfloat16", model={"hidden_size": 256}, sequence_length=16, optimiser="muon"),
+    "bert, float16": case("bert", "float16", batch_size=2),
+    "bert, no dropout": case("bert", model={"residual_dropout": 0.0, "attention_dropout": 0.0}),
+    "bert, many predictions": case(
+        "bert", model={"vocab_size": 8192, "hidden_size": 32}, masking={"share": 0.9}, batch_size=10
+    ),
+    "bert, a limit of predictions": case(
+        "bert", model={"vocab_size": 8192}, masking={"share": 0.9, "max_predictions": 5}, batch_size=10
+    ),
+    "albert": case("albert", segments={"task": "sop"}, model={"num_layers": 6}),
+    "albert, lamb, weights": case(
+        "albert", model={"hidden_size": 512}, sequence_length=16, batch_size=1, optimiser="lamb"
+    ),
+    "albert, muon, bfloat16": case(
+        "albert", "bfloat16", model={"hidden_size": 512}, sequence_length=16, batch_size=1, optimiser="muon"
+    ),
+    "albert, two groups": case("albert", model={"num_layers": 5, "groups": 2, "blocks_per_group": 2}),
+    "albert, attention shared": case(
+        "albert", model={"num_layers": 5, "sharing": "attention", "hidden_size": 256}, sequence_length=16, batch_size=1
+    ),
 }
 
 
@@ -119,18 +152,69 @@ def test_an_extrapolated_estimate_is_that_of_the_whole_training(name: str, monke
     model = decoder_config("gpt-neo", window_size=64, **sizes)
     config = PretrainConfig(steps=3, **{"batch_size": 40, "sequence_length": 256, **settings})
     runs: list[tuple[int, int]] = []
-    run_step = memory._run_step
+    run_step = memory.run_step
 
     def counted(model: DecoderConfig, **arguments: Any) -> Any:
         runs.append((model.num_layers, arguments["sequences"]))
         return run_step(model, **arguments)
 
-    monkeypatch.setattr(memory, "_run_step", counted)
+    monkeypatch.setattr(memory, "run_step", counted)
     extrapolated = estimate_memory(model, config, precision, device)
     assert runs == [(3, 4), (3, 8), (5, 4), (5, 8), (7, 0)]  # the embedding is larger than all layers together
     monkeypatch.setattr(memory, "_sample", lambda full, low, high: (full,))
     whole = estimate_memory(model, config, precision, device)
     assert vars(extrapolated) == {key: approximate(value) for key, value in vars(whole).items()}
+
+
+SHARED: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any], int]] = {
+    "bert": ("bert", "cuda", "bfloat16", {}, {}, 2),
+    "bert, cpu": ("bert", "cpu", "bfloat16", {"vocab_size": 8192}, {"segments": {"task": "nsp"}}, 2),
+    "albert": ("albert", "cpu", "float32", {}, {"segments": {"task": "sop"}}, 4),
+    "albert, recomputed": ("albert", "cuda", "bfloat16", {}, {"activation_checkpointing": True}, 4),
+    "albert, blocks of a layer": ("albert", "cuda", "bfloat16", {"blocks_per_group": 2}, {"optimiser": "lamb"}, 4),
+    "albert, attention": ("albert", "cpu", "bfloat16", {"sharing": "attention"}, {"micro_batch_size": 30}, 4),
+    "albert, feed-forward": ("albert", "cuda", "float32", {"sharing": "feed-forward"}, {"optimiser": "muon"}, 4),
+    "albert, groups": ("albert", "cuda", "bfloat16", {"groups": 3}, {}, 9),
+    "albert, none": ("albert", "cuda", "bfloat16", {"sharing": "none"}, {}, 2),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_an_extrapolated_estimate_of_an_encoder_is_that_of_the_whole_training(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, device, precision, fields, settings, layers = SHARED[name]
+    sizes = {"hidden_size": 256, "num_layers": 9, "num_heads": 2, "vocab_size": 1024, "embedding_size": 64}
+    if family == "bert":
+        del sizes["embedding_size"]
+    model = encoder_config(family, **{**sizes, **fields})
+    config = PretrainConfig(steps=3, **{"batch_size": 120, "sequence_length": 64, **settings})
+    deepest, run_step = 0, memory.run_step
+
+    def counted(model: EncoderConfig, **arguments: Any) -> Any:
+        nonlocal deepest
+        deepest = max(deepest, model.num_layers * bool(arguments["sequences"]))
+        return run_step(model, **arguments)
+
+    monkeypatch.setattr(memory, "run_step", counted)
+    extrapolated = estimate_memory(model, config, precision, device)
+    assert deepest == layers
+    monkeypatch.setattr(memory, "_sample", lambda full, low, high: (full,))
+    whole = estimate_memory(model, config, precision, device)
+    assert vars(extrapolated) == {key: approximate(value) for key, value in vars(whole).items()}
+
+
+def test_padding_takes_little_more_than_full_sequences() -> None:
+    measured = case("albert", model={"num_layers": 6, "hidden_size": 128}, batch_size=12)
+    full, uneven = tensor_peak(measured), tensor_peak(measured, shorter=1)
+    assert full < uneven < 1.08 * estimated(measured).total
+
+
+def test_the_longer_sequences_of_an_encoder_count() -> None:
+    model = encoder_config(**preset("bert-tiny"))
+    config = PretrainConfig(steps=10, sequence_length=512)
+    shorter_first = PretrainConfig(steps=10, sequence_length=512, short_length=128, short_steps=9)
+    assert estimate_memory(model, shorter_first, "float32", "cpu") == estimate_memory(model, config, "float32", "cpu")
 
 
 DEEP: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
@@ -164,14 +248,14 @@ def test_the_state_of_a_deep_model_is_extrapolated_exactly(name: str, monkeypatc
     sizes = {"hidden_size": hidden, "num_layers": 35, "num_heads": 2, "vocab_size": 512}
     model = decoder_config(family, max_position_embeddings=256, **{**sizes, **fields})
     config = PretrainConfig(steps=3, **{"batch_size": 16, "sequence_length": 256, **settings})
-    deepest, run_step = 0, memory._run_step
+    deepest, run_step = 0, memory.run_step
 
     def counted(model: DecoderConfig, **arguments: Any) -> Any:
         nonlocal deepest
         deepest = max(deepest, model.num_layers)
         return run_step(model, **arguments)
 
-    monkeypatch.setattr(memory, "_run_step", counted)
+    monkeypatch.setattr(memory, "run_step", counted)
     extrapolated = estimate_memory(model, config, precision, device)
     assert deepest < 18
     monkeypatch.setattr(memory, "_sample", lambda full, low, high: (full,))
