@@ -17,7 +17,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "embedding": ("core", "models", "tokenizer"),
     "prediction": ("core", "generation", "models", "tokenizer"),
     "training": ("core", "data", "models", "tokenizer"),
-    "evaluation": ("core", "corpus", "generation", "models", "tokenizer"),
+    "evaluation": ("core", "corpus", "data", "generation", "models", "prediction", "tokenizer"),
     "scaling": ("core", "models", "training"),
     "report": ("core", "models"),
     "serving": ("core", "generation", "kernels", "models", "tokenizer"),

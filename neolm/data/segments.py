@@ -128,6 +128,10 @@ class SegmentExamples:
             bounds.append(bounds[-1] + len(found[0]))
         return Plan(sentences, pieces, np.array(bounds), counts)
 
+    def labelled(self, length: int) -> int:
+        """Number of pairs with a sentence label in the first variant."""
+        return int(self.plan(length, 0).counts[[pairs.IN_ORDER, pairs.SWAPPED, pairs.RANDOM]].sum())
+
     def chunks(self, length: int, variant: int, numbers: NDArray[np.int64]) -> Chunks:
         """The segments of the chunks with these `numbers` (B,)."""
         plan, rule = self.plan(length, variant), self.rule(length)

@@ -23,13 +23,15 @@ def evaluate(
 ) -> None:
     """Measure a model.
 
-    Loss, token and word perplexity and bits per byte, with intervals, next to compressors.
+    A decoder: loss, perplexity and bits per byte, with intervals, next to compressors. An encoder: loss and accuracy of
+    masked tokens, next to the unigram entropy, and accuracy of its sentence task.
     """
     from neolm.core.files import check_output_file, write_json
-    from neolm.evaluation.evaluate import evaluate_model, scores_table
+    from neolm.evaluation.evaluate import evaluate_model
+    from neolm.evaluation.scores_table import scores_table
 
     if output is not None:
-        check_output_file(output, "scores.json", "a file of scores", '"bits_per_byte"')
+        check_output_file(output, "scores.json", "a file of scores", '"protocol"')
     overrides = [*(settings or []), *([f"quantize={quantize}"] if quantize else [])]
     scores = evaluate_model(model, text, overrides)
     print(scores_table(scores))

@@ -13,10 +13,10 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class EvaluateConfig(Config):
-    """Measure a model on held-out documents, and compressors on the same text."""
+    """Measure a model on held-out documents; for a decoder, also compressors on the same text."""
 
     window: Annotated[Positive | None, Unit("tokens")] = None
-    """Tokens that the model reads at a time; null: the model's context."""
+    """Tokens that the model reads at a time, for encoders the longest sequence; null: the model's context."""
     stride: Annotated[Positive | None, Unit("tokens")] = None
     """Tokens by which the window moves. Smaller values give each token more context and take longer; null: half the
     window."""
@@ -46,6 +46,8 @@ class EvaluateConfig(Config):
     """Maximum length of a continuation."""
     temperature: Annotated[float, Field(gt=0)] = 0.8
     """Temperature of the sampled continuations."""
+    pseudo_perplexity_documents: Annotated[int, Field(ge=0), Unit("documents")] = 0
+    """Encoders: measure the pseudo-perplexity of this many documents too, one forward pass for each of their tokens."""
 
 
 class TextEvaluateConfig(EvaluateConfig):

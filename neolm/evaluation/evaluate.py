@@ -1,4 +1,7 @@
-"""Measure a model on documents and compare it with compressors, for `neolm evaluate` and for the stage of a run."""
+"""Measure a model on documents, for `neolm evaluate` and for the stage of a run.
+
+A decoder is compared with compressors; `evaluate_encoder` measures encoders.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,32 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from neolm.core.artifact import Stage
 from neolm.core.config import defaults, load_config
-from neolm.core.device import choose_device, choose_precision
-from neolm.core.errors import InputError, SettingError
+from neolm.core.device import Choice, choose_device, choose_precision
+from neolm.core.errors import InputError
 from neolm.core.files import write_json, write_text
 from neolm.core.manifest import Manifest, chain, input_from
-from neolm.core.progress import say, table
-from neolm.corpus.build import describe_rejected, nothing_kept
-from neolm.corpus.config import CorpusConfig
-from neolm.corpus.documents import read_documents
-from neolm.corpus.records import Record, read_records
-from neolm.corpus.sources import describe_ignored, find_files
-from neolm.evaluation.baselines import spread_sample, train_dictionary, xz_size, xz_sizes, zstd_sizes
+from neolm.core.progress import say
+from neolm.corpus.documents import Document, read_documents
+from neolm.evaluation.baselines import train_dictionary, xz_size, xz_sizes, zstd_sizes
 from neolm.evaluation.bootstrap import Interval
 from neolm.evaluation.config import EvaluateConfig, TextEvaluateConfig
+from neolm.evaluation.documents import RawDocuments, choose_documents
+from neolm.evaluation.evaluate_encoder import MASKED, evaluate_encoder
 from neolm.evaluation.language_model import DecoderLanguageModel
+from neolm.evaluation.masked_examples import masked_examples
 from neolm.evaluation.measurement import Measurement, TextDocument, TextLikelihood, Values, protocol_id
 from neolm.evaluation.perplexity import text_bytes, window_and_stride
 from neolm.evaluation.samples import samples
+from neolm.evaluation.scores_table import scores_table
 from neolm.models.decoder import Decoder
-from neolm.models.hf import load_decoder, model_directory
+from neolm.models.encoder import Encoder
+from neolm.models.hf import load_model, model_directory
 from neolm.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 MAX_SOURCES = 20  # in the scores by source, the largest first
@@ -39,7 +43,9 @@ COMPRESSORS = {
     "xz": "xz -9e, each document alone",
 }
 
-D = TypeVar("D", bound=TextDocument)
+FOR_DECODERS = ("stride", "baselines", "dictionary_bytes", "prompts", "sample_tokens", "temperature")
+FOR_ENCODERS = ("pseudo_perplexity_documents",)
+
 Texts = Callable[[], Iterator[str]]
 
 
@@ -70,56 +76,14 @@ def evaluate_model(
                 say(f"{name} has no effect here, because the text is that of the model's run; --text names another")
     else:
         raise InputError(f"{model}: there is no held-out text of this model. Give a file or folder as text (--text)")
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device.value)
-    decoder = load_decoder(directory, device.value, precision.value, config.quantize)
-    tokenizer = load_tokenizer(directory, lossless=True)
-    scores = evaluate(decoder, tokenizer, documents, config, training_texts(corpus) if corpus else None)
+    loaded, tokenizer, *_ = _load(directory, config)
+    if isinstance(loaded, Encoder):
+        scores = evaluate_encoder(loaded, tokenizer, documents, config, training_shards(directory))
+    else:
+        scores = evaluate(loaded, tokenizer, documents, config, training_texts(corpus) if corpus else None)
     if isinstance(documents, RawDocuments):
         scores["protocols"] = {name: value | documents.left_out() for name, value in scores["protocols"].items()}
     return scores
-
-
-class RawDocuments:
-    """The documents of a file or folder without normalisation or filters; unreadable ones are counted by reason."""
-
-    def __init__(self, path: str | Path, config: TextEvaluateConfig, model: Path) -> None:
-        """List the files. Those of the directory `model` are not text to measure on.
-
-        Raises:
-            InputError: the path does not exist or has no file that can be read.
-        """
-        self._config = CorpusConfig(
-            source="files", path=str(path), text_key=config.text_key, max_document_bytes=config.max_document_bytes
-        )
-        self._rejected: dict[str, dict[str, int]] = {}
-        try:
-            self._raw = find_files(self._config, model)
-        except SettingError as error:
-            raise InputError(f"text: {error.problem}") from None
-
-    def __iter__(self) -> Iterator[Record]:
-        """Read the files. Raises InputError with the reasons if no document is readable."""
-        self._rejected.clear()
-        readable = 0
-        for record in (record for file in self._raw.files for record in read_records(file, self._config)):
-            if record.reason is None:
-                readable += 1
-                yield record
-            else:
-                rejected = self._rejected.setdefault(record.reason, {"documents": 0, "bytes": 0})
-                rejected["documents"] += 1
-                rejected["bytes"] += record.size
-        if not readable:
-            raise InputError(f"text: {self._raw.location}: {nothing_kept(self._raw, self._rejected, section='--set ')}")
-
-    def left_out(self) -> dict[str, Any]:
-        """What is not measured, as the manifest of a corpus has it: `rejected` by reason, `ignored_kinds`, `links`."""
-        return {
-            "rejected": {reason: self._rejected[reason] for reason in sorted(self._rejected)},
-            "ignored_kinds": dict(self._raw.ignored),
-            "links": self._raw.links.describe(),
-        }
 
 
 def evaluate(
@@ -173,32 +137,6 @@ def evaluate(
         "protocols": {identifier: protocol | {"available": available}},
         "per_document": _per_document(chosen, sources, values, sizes),
     }
-
-
-def choose_documents(documents: Iterable[D], max_bytes: int | None, seed: int = 0) -> tuple[list[D], dict[str, int]]:
-    """Return the documents to measure on, in the order of their hash, and the numbers of documents and bytes available.
-
-    Raises:
-        InputError: there is no document, or none with text.
-    """
-    available = {"documents": 0, "bytes": 0}
-
-    def counted() -> Iterator[D]:
-        for document in documents:
-            available["documents"] += 1
-            available["bytes"] += _size(document)
-            yield document
-
-    chosen = spread_sample(counted(), _size, max_bytes, lambda document: text_bytes(document.id), seed)
-    if not available["documents"]:
-        raise InputError("evaluation: there is no document to measure on: none was held out, or none is text")
-    if not available["bytes"]:
-        raise InputError("evaluation: the documents to measure on are all empty")
-    return chosen, available
-
-
-def _size(document: TextDocument) -> int:
-    return len(text_bytes(document.text))
 
 
 def _score(values: Values, config: EvaluateConfig) -> dict[str, float | None]:
@@ -280,7 +218,8 @@ def _per_document(
 def evaluate_stage(output: Path, config: EvaluateConfig, model: Path | None = None) -> Manifest:
     """Build `output/evaluation` from a model (`output/model`) and `output/corpus`, unless it is up to date.
 
-    It has `scores.json` (what `evaluate` returns), `documents.jsonl` (one line per document) and `samples.json`.
+    It has `scores.json`: what `evaluate` or `evaluate_encoder` returns. Of a decoder, it also has `documents.jsonl`
+    (one line per document) and `samples.json`; of a masked language model, `examples.json`.
 
     Raises:
         InputError: nothing to measure on, or settings that do not fit the model or this machine.
@@ -294,21 +233,28 @@ def evaluate_stage(output: Path, config: EvaluateConfig, model: Path | None = No
 
 
 def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig) -> dict[str, Any]:
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device.value)
-    model = load_decoder(source, device.value, precision.value, config.quantize)
-    tokenizer, corpus = load_tokenizer(source, lossless=True), output / "corpus"
-    result = evaluate(model, tokenizer, read_documents(corpus, "validation"), config, training_texts(corpus))
-    rows = result.pop("per_document")
+    model, tokenizer, device, precision = _load(source, config)
+    corpus = output / "corpus"
+
+    def held_out() -> Iterator[Document]:
+        return read_documents(corpus, "validation")
+
+    if isinstance(model, Encoder):
+        result = evaluate_encoder(model, tokenizer, held_out(), config, training_shards(source))
+        if model.config.head in MASKED:
+            write_json(directory / "examples.json", masked_examples(model, tokenizer, held_out(), config.seed))
+    else:
+        result = evaluate(model, tokenizer, held_out(), config, training_texts(corpus))
+        rows = result.pop("per_document")
+        write_text(directory / "documents.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_json(directory / "samples.json", samples(model, tokenizer, config, held_out()))
     write_json(directory / "scores.json", result)
-    write_text(directory / "documents.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    write_json(directory / "samples.json", samples(model, tokenizer, config, read_documents(corpus, "validation")))
     say(scores_table(result))
-    protocol = result["protocols"][result["bits_per_byte"]["protocol"]]
+    protocol = next(iter(result["protocols"].values()))
     ends = ("value", "low", "high")
     return {
         **{name: protocol["data"][name] for name in ("documents", "bytes")},
-        "tokens": sum(row["tokens"] for row in rows),
+        **({"tokens": sum(row["tokens"] for row in rows)} if isinstance(model, Decoder) else {}),
         "available": protocol["available"],
         **{name: {end: score[end] for end in ends} for name, score in result.items() if "value" in score},
         "device": asdict(device),
@@ -316,35 +262,23 @@ def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig) 
     }
 
 
+def _load(directory: Path, config: EvaluateConfig) -> tuple[Decoder | Encoder, Tokenizer, Choice, Choice]:
+    """The model and its tokenizer, and the choices of device and precision."""
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device.value)
+    model = load_model(directory, device.value, precision.value, config.quantize)
+    kind = f"{model.config.family} is {'a decoder' if isinstance(model, Decoder) else 'an encoder'}"
+    for name in FOR_ENCODERS if isinstance(model, Decoder) else FOR_DECODERS:
+        if getattr(config, name) != EvaluateConfig.model_fields[name].default:
+            say(f"evaluate.{name} has no effect here, because {kind}")
+    return model, load_tokenizer(directory, lossless=isinstance(model, Decoder)), device, precision
+
+
+def training_shards(model: Path) -> Path | None:
+    """The shards that a model was trained on, if they are there."""
+    return next((place for place, manifest in chain(model) if manifest.stage == "shards"), None)
+
+
 def training_texts(corpus: Path) -> Texts:
     """A function that returns the texts of the training split of a corpus."""
     return lambda: (document.text for document in read_documents(corpus, "train"))
-
-
-def scores_table(result: Mapping[str, Any]) -> str:
-    """The model and the compressors in bits per byte, for a terminal."""
-    own = result["bits_per_byte"]
-    protocol = result["protocols"][own["protocol"]]
-    rows: list[tuple[Any, ...]] = [("", "bits per byte", f"{protocol['confidence']:.0%} interval")]
-    for found in ({**own, "name": "this model"}, *own["baselines"].values()):
-        size = f" ({found['dictionary_bytes'] / 2**20:.2g} MiB)" if "dictionary_bytes" in found else ""
-        interval = f"{found['low']:.3f} to {found['high']:.3f}" if found["low"] is not None else ""
-        rows.append((found["name"] + size, f"{found['value']:.3f}", interval))
-    data, available = protocol["data"], protocol["available"]
-    of = f"{data['documents']} of {available['documents']} documents, {data['bytes'] / 1000:,.0f} kB"
-    quantized = f", {protocol['quantize']}" if protocol["quantize"] else ""
-    how = f"window {protocol['window']}, stride {protocol['stride']}, {protocol['precision']}{quantized}"
-    loss, perplexity = result["loss"]["value"], result["token_perplexity"]["value"]
-    shown = "beyond a float" if perplexity is None else f"{perplexity:.2f}"
-    left_out = _left_out(protocol)
-    return f"evaluation: {of}; {how}{left_out}\n{table(rows)}\nloss {loss:.4f} nats per token, token perplexity {shown}"
-
-
-def _left_out(protocol: Mapping[str, Any]) -> str:
-    """The records and files that were not measured, for the end of a line, and a line each for links."""
-    found = ""
-    if protocol.get("rejected"):
-        found += f"; rejected: {describe_rejected(protocol['rejected'])}"
-    if protocol.get("ignored_kinds"):
-        found += f"; {describe_ignored(protocol['ignored_kinds'])}"
-    return found + "".join(f"\nevaluation: {sentence}" for sentence in protocol.get("links", ()))

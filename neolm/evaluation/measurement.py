@@ -86,6 +86,17 @@ def group_of(document: TextDocument) -> str:
     return str(getattr(document, "parent", "") or document.id)
 
 
+def data_of(documents: Sequence[TextDocument]) -> dict[str, Any]:
+    """What is measured on: a digest of the texts, the numbers of documents and groups, and the bytes."""
+    raw = [text_bytes(document.text) for document in documents]
+    return {
+        "digest": digest_json(sorted(hashlib.sha256(text).hexdigest() for text in raw)),
+        "documents": len(raw),
+        "groups": len({group_of(document) for document in documents}),
+        "bytes": sum(map(len, raw)),
+    }
+
+
 @dataclass(frozen=True)
 class TextLikelihood:
     """Loss, perplexities and bits per byte of documents under a language model, by a sliding window."""
@@ -97,13 +108,7 @@ class TextLikelihood:
 
     def protocol(self) -> dict[str, Any]:
         """The documents (by a digest of their texts), window and stride."""
-        raw = [text_bytes(document.text) for document in self.documents]
-        data = {
-            "digest": digest_json(sorted(hashlib.sha256(text).hexdigest() for text in raw)),
-            "documents": len(raw),
-            "groups": len({group_of(document) for document in self.documents}),
-            "bytes": sum(map(len, raw)),
-        }
+        data = data_of(self.documents)
         return {"measurement": "likelihood", "data": data, "window": self.window, "stride": self.stride}
 
     def measure(self, subject: DecoderLanguageModel) -> dict[str, Values]:

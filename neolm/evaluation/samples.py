@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from neolm.core.progress import say
 from neolm.evaluation.baselines import spread_sample
 from neolm.evaluation.config import EvaluateConfig
-from neolm.evaluation.measurement import TextDocument, group_of
+from neolm.evaluation.documents import first_parts
+from neolm.evaluation.measurement import TextDocument
 from neolm.generation.generate import generate
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -27,7 +28,9 @@ def samples(
     """
     context = model.config.max_position_embeddings
     if config.prompts is None:
-        chosen = spread_sample(_whole(held_out), lambda _: 1, HELD_OUT_PROMPTS, lambda d: d.id.encode(), config.seed)
+        chosen = spread_sample(
+            first_parts(held_out), lambda _: 1, HELD_OUT_PROMPTS, lambda d: d.id.encode(), config.seed
+        )
         prompts = [_shortened(first_words(document.text), tokenizer, context // 2) for document in chosen]
         rows = [{"prompt": text, "document": document.id} for text, document in zip(prompts, chosen, strict=True)]
     else:
@@ -62,12 +65,3 @@ def _shortened(prompt: str, tokenizer: Tokenizer, tokens: int) -> str:
         words = prompt.rsplit(maxsplit=1)
         prompt = words[0] if len(words) > 1 else prompt[:-1]
     return prompt
-
-
-def _whole(documents: Iterable[TextDocument]) -> Iterator[TextDocument]:
-    """The first part of each document that has text."""
-    seen: set[str] = set()
-    for document in documents:
-        if group_of(document) not in seen and document.text.strip():
-            seen.add(group_of(document))
-            yield document

@@ -42,12 +42,21 @@ class FillMask:
         """The text as the model reads it. Raises `InputError` if it is empty, has no mask, or is too long."""
         return masked_text(self.tokenizer, text, self.model.config.max_position_embeddings)
 
-    @torch.no_grad()
     def predict(self, rows: Sequence[MaskedText]) -> list[dict[str, Any]]:
         """`filled`, the text with the likeliest tokens, and `masks`: for each, `token`, `id` and `probability`.
 
         Raises:
             NonFiniteError: a probability is not finite.
+        """
+        found = (self.alternatives(row) for part in self.log_probabilities(rows) for row in part)
+        return [_result(row, [next(found) for _ in row.masks]) for row in rows]
+
+    @torch.no_grad()
+    def log_probabilities(self, rows: Sequence[MaskedText]) -> Iterator[Tensor]:
+        """Log-probabilities of the vocabulary for the masks of all rows, in parts of some masks, (m, V).
+
+        Raises:
+            NonFiniteError: one is not finite.
         """
         shape = len(rows), max(len(row.ids) for row in rows)
         ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)  # (B, T)
@@ -59,24 +68,18 @@ class FillMask:
         device = self.model.device
         with evaluating(self.model):
             hidden = self.model.hidden_states(ids.to(device), mask.to(device))[owners, places]  # (M, C)
-            found = [
-                alternatives
-                for part in vocabulary_log_probabilities(self.model, hidden)
-                for alternatives in self._alternatives(part)
-            ]
-        following = iter(found)
-        return [_result(row, [next(following) for _ in row.masks]) for row in rows]
+            for part in vocabulary_log_probabilities(self.model, hidden):
+                if not torch.isfinite(part[:, : self._known]).all():
+                    raise NonFiniteError("predict: a probability is not finite; the weights are damaged")
+                yield part
 
-    def _alternatives(self, log_probabilities: Tensor) -> Iterator[list[dict[str, Any]]]:
-        """The likeliest tokens of the vocabulary for each row of (M, V)."""
-        if not torch.isfinite(log_probabilities[:, : self._known]).all():
-            raise NonFiniteError("predict: a probability is not finite; the weights are damaged")
-        best = log_probabilities[:, : self._known].topk(self.top_k)  # (M, k)
-        for values, indices in zip(best.values.exp().tolist(), best.indices.tolist(), strict=True):
-            yield [
-                {"token": self.tokenizer.backend.id_to_token(i) or f"<{i}>", "id": i, "probability": p}
-                for p, i in zip(values, indices, strict=True)
-            ]
+    def alternatives(self, log_probabilities: Tensor) -> list[dict[str, Any]]:
+        """The likeliest tokens by log-probabilities of the vocabulary (V,): `token`, `id` and `probability`."""
+        best = log_probabilities[: self._known].topk(self.top_k)
+        return [
+            {"token": self.tokenizer.backend.id_to_token(i) or f"<{i}>", "id": i, "probability": p}
+            for p, i in zip(best.values.exp().tolist(), best.indices.tolist(), strict=True)
+        ]
 
     @staticmethod
     def describe(result: dict[str, Any]) -> str:

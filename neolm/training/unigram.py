@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from neolm.data.shards import TokenShards
+from neolm.data.token_counts import token_counts
 from neolm.training.config import TrainConfig
 from neolm.training.objective import Objective
 
-MAX_TOKENS = 2**22  # that are counted: the entropy of 30,000 kinds of tokens is then off by about 0.004
-WINDOWS = 64  # in which they lie, evenly spread
 FIRST_STEP = 200  # of the alarm
 RECENT = 50  # steps whose losses are averaged
 MARGIN = 0.02  # of the entropy: a loss this close is at it, and one that falls by more within `RECENT` steps is falling
@@ -28,12 +27,7 @@ MARGIN = 0.02  # of the entropy: a loss this close is at it, and one that falls 
 
 def unigram_entropy(shards: TokenShards, vocab_size: int) -> float:
     """Entropy, in nats, of the frequencies of the tokens of a split; of a sample where the split is large."""
-    total = shards.tokens
-    size = total if total <= MAX_TOKENS else MAX_TOKENS // WINDOWS
-    starts = [0] if size == total else np.linspace(0, total - size, WINDOWS).astype(int).tolist()
-    counts = np.zeros(vocab_size, np.int64)
-    for start in starts:
-        counts += np.bincount(shards.read(start, size), minlength=vocab_size)
+    counts = token_counts(shards, vocab_size)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 

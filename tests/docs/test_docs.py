@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from encoder_runs import wordpiece_vocabulary
 from samples import sample_text
 from test_cli import SMALL
-from tokenizers import BertWordPieceTokenizer
 
 import neolm.cli
 from neolm.core.config import settings
@@ -184,10 +184,8 @@ def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(place)
         assert call(["run", "text", "corpus.path=my-texts", "output=runs/mine", *SMALL], monkeypatch) == 0
-        words = BertWordPieceTokenizer()
-        words.train([str(path) for path in (place / "my-texts").iterdir()], vocab_size=200, show_progress=False)
         (place / "wordpiece").mkdir()
-        words.save_model("wordpiece")
+        wordpiece_vocabulary(place / "wordpiece", place / "my-texts")
         encoder = ["output=runs/encoder", "model.family=bert", "model.window_size=null", "tokenizer={path: wordpiece}"]
         assert call(["run", "text", "corpus.path=my-texts", *SMALL, *encoder, "evaluate=null"], monkeypatch) == 0
     shutil.copytree(place / "runs" / "mine", place / "runs" / "quickstart")

@@ -25,8 +25,8 @@ from neolm.evaluation.evaluate import (
     evaluate,
     evaluate_model,
     evaluate_stage,
-    scores_table,
 )
+from neolm.evaluation.scores_table import scores_table
 from neolm.models.decoder import Decoder
 from neolm.models.hf import load_model, save_model
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -337,6 +337,7 @@ CHANGES: dict[str, Any] = {
     "prompts": ("The sea",),
     "sample_tokens": 5,
     "temperature": 0.1,
+    "pseudo_perplexity_documents": None,  # of encoders, see test_evaluate_encoder.py
 }
 
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from encoder_runs import wordpiece_vocabulary
 from tiny_encoders import tiny_encoder
-from tokenizers import BertWordPieceTokenizer
 
 from neolm.models.hf import save_model
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
@@ -12,11 +12,7 @@ from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory, text_folder: Path) -> Path:
-    directory = tmp_path_factory.mktemp("vocabulary")
-    tokenizer = BertWordPieceTokenizer()
-    tokenizer.train([str(path) for path in text_folder.iterdir()], vocab_size=300, show_progress=False)
-    tokenizer.save_model(str(directory))
-    return directory
+    return wordpiece_vocabulary(tmp_path_factory.mktemp("vocabulary"), text_folder)
 
 
 @pytest.fixture(scope="session")

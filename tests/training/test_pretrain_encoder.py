@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import transformers
+from encoder_runs import encoder_recipe, wordpiece_vocabulary
 from tiny_encoders import padded_batch, tiny_encoder
-from tokenizers import BertWordPieceTokenizer
 
 import neolm
 from neolm.core.errors import InputError
@@ -24,40 +23,14 @@ from neolm.training.passes import weighted_loss
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory, text_folder: Path) -> Path:
     """A WordPiece vocabulary of the sample texts, as BERT publishes it."""
-    directory = tmp_path_factory.mktemp("vocabulary")
-    tokenizer = BertWordPieceTokenizer()
-    tokenizer.train([str(path) for path in text_folder.iterdir()], vocab_size=300, show_progress=False)
-    tokenizer.save_model(str(directory))
-    return directory
-
-
-def recipe(output: Path, texts: Path, vocabulary: Path, family: str, **changes: Any) -> dict[str, Any]:
-    narrow = {"embedding_size": 16} if family == "albert" else {}
-    return {
-        "output": str(output),
-        "seed": 3,
-        "corpus": {"source": "files", "path": str(texts)},
-        "tokenizer": {"path": str(vocabulary)},
-        "model": {"family": family, "hidden_size": 32, "num_layers": 2, "num_heads": 2, **narrow},
-        "pretrain": {
-            "steps": 30,
-            "sequence_length": 48,
-            "batch_size": 8,
-            "learning_rate": 5e-3,
-            "warmup_steps": 5,
-            "validate_every": 10,
-            "validation_sequences": 16,
-            "log_every": 1,
-            "segments": {"task": "sop"},
-            **changes,
-        },
-        "evaluate": None,
-    }
+    return wordpiece_vocabulary(tmp_path_factory.mktemp("vocabulary"), text_folder)
 
 
 @pytest.mark.parametrize("family", ["bert", "albert"])
 def test_an_encoder_is_trained_from_text(tmp_path: Path, text_folder: Path, vocabulary: Path, family: str) -> None:
-    output = neolm.run(recipe(tmp_path / "out", text_folder, vocabulary, family, short_length=24, short_steps=10))
+    output = neolm.run(
+        encoder_recipe(tmp_path / "out", text_folder, vocabulary, family, short_length=24, short_steps=10)
+    )
     rows = read_metrics(output / "pretrain" / "metrics.jsonl")
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == list(range(1, 31))
@@ -83,15 +56,15 @@ def test_an_encoder_is_trained_from_text(tmp_path: Path, text_folder: Path, voca
 
 
 def test_a_pretraining_goes_on_from_a_model(tmp_path: Path, text_folder: Path, vocabulary: Path) -> None:
-    first = neolm.run(recipe(tmp_path / "first", text_folder, vocabulary, "bert"))
-    again = recipe(tmp_path / "again", text_folder, vocabulary, "bert", steps=2, learning_rate=1e-6)
+    first = neolm.run(encoder_recipe(tmp_path / "first", text_folder, vocabulary, "bert"))
+    again = encoder_recipe(tmp_path / "again", text_folder, vocabulary, "bert", steps=2, learning_rate=1e-6)
     del again["model"], again["tokenizer"]
     second = neolm.run({**again, "base": str(first / "model")})
     before, after = (read_metrics(place / "pretrain" / "metrics.jsonl") for place in (first, second))
     ends = [row["validation_loss"] for row in before if "validation_loss" in row]
     assert after[-1]["validation_loss"] == pytest.approx(min(ends), abs=0.05)
     with pytest.raises(InputError, match=r"segments\.task: nsp needs a sentence head"):
-        masked = neolm.run(recipe(tmp_path / "masked", text_folder, vocabulary, "bert", segments={}, steps=2))
+        masked = neolm.run(encoder_recipe(tmp_path / "masked", text_folder, vocabulary, "bert", segments={}, steps=2))
         again["pretrain"]["segments"] = {"task": "nsp"}
         neolm.run({**again, "base": str(masked / "model"), "output": str(tmp_path / "third")})
 
@@ -99,13 +72,13 @@ def test_a_pretraining_goes_on_from_a_model(tmp_path: Path, text_folder: Path, v
 def test_a_decoder_ignores_settings_of_encoders_aloud(
     tmp_path: Path, text_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = recipe(tmp_path / "out", text_folder, Path(), "gpt2", steps=1)
+    settings = encoder_recipe(tmp_path / "out", text_folder, Path(), "gpt2", steps=1)
     neolm.run({**settings, "tokenizer": {"vocab_size": 300}})
     assert "pretrain.segments has no effect here, because gpt2 is a decoder" in capsys.readouterr().err
 
 
 def test_an_encoder_needs_an_encoder_s_tokenizer(tmp_path: Path, text_folder: Path) -> None:
-    settings = recipe(tmp_path / "out", text_folder, Path(), "bert")
+    settings = encoder_recipe(tmp_path / "out", text_folder, Path(), "bert")
     with pytest.raises(InputError, match=r"tokenizer: bert needs a tokenizer with \[CLS\], \[SEP\] and \[MASK\]"):
         neolm.run({**settings, "tokenizer": {"vocab_size": 300}})
 

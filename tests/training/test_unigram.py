@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from small_training import V, training
 
+from neolm.data import token_counts
 from neolm.data.shards import TokenShards
 from neolm.models.model_config import ModelConfig
 from neolm.training import pretrain as stage
-from neolm.training import unigram
 from neolm.training.config import TrainConfig
 from neolm.training.loop import train
 from neolm.training.objective import CausalLanguageModelling, Objective
@@ -42,7 +42,7 @@ def test_the_entropy_of_a_large_split_is_that_of_a_sample_from_all_of_it(
     read: list[int] = []
     split = shards(tmp_path, draws[:25_000].tolist(), draws[25_000:].tolist())
     whole = unigram_entropy(split, 300)
-    monkeypatch.setattr(unigram, "MAX_TOKENS", 20_000)
+    monkeypatch.setattr(token_counts, "MAX_TOKENS", 20_000)
     monkeypatch.setattr(split, "read", lambda start, size: read.append(size) or TokenShards.read(split, start, size))
     assert unigram_entropy(split, 300) == pytest.approx(whole, abs=0.05)
     assert sum(read) <= 20_000
