@@ -299,7 +299,9 @@ def main() -> None:
 
 def soak(arguments: argparse.Namespace, temporary: Path) -> None:
     """Run the clients, and the attack, for the time of the arguments."""
-    models, options, keys = [f"{MODEL}={arguments.model}"], list(arguments.options), ["", ""]
+    models, keys = [f"{MODEL}={arguments.model}"], ["", ""]
+    # The KV cache takes memory as it is filled: a small one is full soon, and no growth of memory is due to it.
+    options = ["--set", "text_memory=0.0625", *arguments.options]
     if arguments.attack:
         models.append(f"{HOSTILE}={hostile_model(arguments.model, temporary / HOSTILE)}")
         options += ["--keys", str(temporary / "keys.json")]

@@ -153,7 +153,7 @@ def test_generate_prints_prompt_and_continuation(finished: Path, neolm_: Run) ->
 def test_evaluate_measures_held_out_text_or_a_file(finished: Path, neolm_: Run, tmp_path: Path) -> None:
     code, printed, stderr = neolm_("evaluate", finished / "model", "--output", tmp_path / "scores.json")
     assert code == 0, stderr
-    assert "zstd -19 with a dictionary from the training text" in printed
+    assert "zstd with a dictionary" in printed
     assert json.loads((tmp_path / "scores.json").read_text())
     assert neolm_("evaluate", finished / "model", "--output", tmp_path / "scores.json")[0] == 0
     (tmp_path / "other.txt").write_text(sample_text(99))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from neolm.core.artifact import Stage
+from neolm.core.compressors import COMPRESSORS
 from neolm.core.config import defaults, load_config
 from neolm.core.device import Choice, choose_device, choose_precision
 from neolm.core.errors import InputError
@@ -38,10 +39,6 @@ from neolm.models.hf import load_model, model_directory
 from neolm.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 MAX_SOURCES = 20  # in the scores by source, the largest first
-COMPRESSORS = {
-    "zstd_dictionary": "zstd -19 with a dictionary from the training text",
-    "xz": "xz -9e, each document alone",
-}
 
 FOR_DECODERS = ("stride", "baselines", "dictionary_bytes", "prompts", "sample_tokens", "temperature")
 FOR_ENCODERS = ("pseudo_perplexity_documents",)
@@ -161,18 +158,18 @@ def _baselines(model: Values, sizes: Mapping[str, Any], config: EvaluateConfig) 
     """Bits per byte of each compressor, the strongest first, and the difference between it and the model."""
     found: dict[str, Any] = {}
     model_bits = model.amounts / np.log(2)
-    for name in (name for name in COMPRESSORS if name in sizes):
+    for name in (name for name in ("zstd_dictionary", "xz") if name in sizes):
         bits = 8.0 * np.array(sizes[name])
         found[name] = {
             **_score(replace(model, amounts=bits, transform=float), config),
-            "name": COMPRESSORS[name],
+            "name": COMPRESSORS[name][0],
             "difference": _score(replace(model, amounts=bits - model_bits, transform=float), config),
         }
     if "zstd_dictionary" in found:
         found["zstd_dictionary"]["dictionary_bytes"] = sizes["dictionary_bytes"]
     if "xz_together" in sizes:
         together = Interval(8 * sizes["xz_together"] / float(model.weights.sum()), None, None)
-        found["xz_together"] = {**together.as_json(), "name": "xz -9e, all documents at once"}
+        found["xz_together"] = {**together.as_json(), "name": COMPRESSORS["xz_together"][0]}
     return found
 
 
@@ -210,7 +207,7 @@ def _per_document(
             "tokens": int(values["loss"].weights[number]),
             "negative_log_likelihood": float(values["loss"].amounts[number]),
         }
-        row |= {f"{name}_bytes": sizes[name][number] for name in COMPRESSORS if name in sizes}
+        row |= {f"{name}_bytes": sizes[name][number] for name in ("zstd_dictionary", "xz") if name in sizes}
         rows.append(row)
     return rows
 

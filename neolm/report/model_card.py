@@ -16,12 +16,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
+from neolm.core.compressors import COMPRESSORS
 from neolm.core.files import write_text
 from neolm.core.manifest import chain, intact_file, recorded_values
 from neolm.core.progress import say
 from neolm.report.pages import render
 from neolm.report.run_files import DIGITS, FAMILIES, Run, optional_json, read_scores
-from neolm.report.scores import COMPRESSORS, labels, with_interval
+from neolm.report.scores import labels, with_interval
 from neolm.report.sizes import Pairs, model_facts, training_facts
 
 CARD = "README.md"

@@ -6,17 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from neolm.core.compressors import COMPRESSORS
 from neolm.core.progress import count
 from neolm.report.chart import Bar, bar_chart
 from neolm.report.pages import Figure
 from neolm.report.run_files import Run
 
-# Compressors by their key in scores.json: name and explanation, the fairest comparison first.
-COMPRESSORS = {
-    "zstd_dictionary": ("zstd with a dictionary", "zstd -19, with a dictionary made from the training text"),
-    "xz": ("xz, each document alone", "xz -9e, without any prior text"),
-    "xz_together": ("xz, all documents at once", "xz -9e on one archive of all documents; not comparable"),
-}
 LABELS = {
     "bits_per_byte": "Bits per byte",
     "loss": "Loss, nats per token",

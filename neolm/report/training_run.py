@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,12 +74,16 @@ class TrainingRun:
         recorded = self.manifest.counts.get("parameters") if self.manifest else None
         if recorded:
             return int(recorded)
+        from neolm.core.config import validate
         from neolm.models.config import DecoderConfig
         from neolm.models.decoder import count_parameters
 
+        architecture = self.settings.get("model")
         try:
-            return count_parameters(DecoderConfig.model_validate_json(json.dumps(self.settings["model"])))
-        except (KeyError, ValueError):  # as another version of NeoLM wrote it
+            return (
+                count_parameters(validate(DecoderConfig, architecture, {})) if isinstance(architecture, dict) else None
+            )
+        except InputError:  # as another version of NeoLM wrote it
             return None
 
     def usual(self, key: str) -> float | None:

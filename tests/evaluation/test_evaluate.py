@@ -193,7 +193,10 @@ def test_the_stage_is_built_and_then_up_to_date(run_directory: Path, capfd: pyte
     config = EvaluateConfig(sample_tokens=6, dictionary_bytes=2048, device="cpu", bootstrap_samples=100)
     manifest = evaluate_stage(run_directory, config)
     shown = capfd.readouterr().err
-    assert all(name in shown for name in ("this model", "zstd -19", "xz -9e", "bits per byte", "window 32, stride 16"))
+    assert all(
+        name in shown
+        for name in ("this model", "zstd with a dictionary", "xz, each", "bits per byte", "window 32, stride 16")
+    )
     place = run_directory / "evaluation"
     assert verify(place) == []
     scores = json.loads((place / "scores.json").read_text(encoding="utf-8"))

@@ -133,6 +133,34 @@ def test_a_killed_worker_is_replaced(workers: Callable[[], list[int]]) -> None:
     assert not workers()
 
 
+def test_close_stops_a_rendering_that_is_under_way(workers: Callable[[], list[int]]) -> None:
+    template, started, caught = Renderer(LOOP, PLACE), time.monotonic(), []
+
+    def render() -> None:
+        with pytest.raises(TemplateLimitError, match="its process ended") as error:
+            template.render(SAID, {})
+        caught.append(error)
+
+    thread = threading.Thread(target=render)
+    thread.start()
+    while thread.is_alive() and not template._lock.locked():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    template.close()
+    thread.join()
+    assert caught
+    assert time.monotonic() - started < renderer_module.MAX_RENDER_SECONDS
+    assert not workers()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the niceness from the system")
+def test_a_worker_gives_way_to_other_processes(workers: Callable[[], list[int]]) -> None:
+    template = Renderer("x", PLACE)
+    [worker] = workers()
+    assert os.getpriority(os.PRIO_PROCESS, worker) == os.getpriority(os.PRIO_PROCESS, 0) + 10
+    template.close()
+
+
 def test_a_slow_template_does_not_delay_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renderer_module, "MAX_RENDER_SECONDS", 3.0)
     slow, quick = Renderer(LOOP, PLACE), Renderer("{{ messages | length }}", PLACE)

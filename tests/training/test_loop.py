@@ -121,6 +121,21 @@ def test_checkpoints_after_the_resumed_step_are_discarded(tmp_path: Path) -> Non
     assert {p.name for p in checkpoints.glob("step-*")} == {"step-00000004", "step-00000008"}
 
 
+def test_without_an_intact_checkpoint_the_training_starts_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(training(tmp_path, steps=4))
+    before = numbers(tmp_path)
+    for record in (tmp_path / "checkpoints").glob("step-*/checkpoint.json"):
+        record.unlink()
+    capsys.readouterr()
+    assert train(training(tmp_path, steps=4)).step == 4
+    said = capsys.readouterr().err
+    assert "there is no intact checkpoint: the training starts again\n" in said
+    assert "resuming at" not in said
+    assert numbers(tmp_path) == before  # the rows of the run before are replaced
+
+
 def test_a_finished_run_does_nothing_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = training(tmp_path)
     train(first)

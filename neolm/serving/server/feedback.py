@@ -146,7 +146,8 @@ class FeedbackStore:
         saving = asyncio.get_running_loop().run_in_executor(self._threads, self.save, feedback, digests, client)
         saving.add_done_callback(self._done)
         try:
-            return await asyncio.wait_for(asyncio.shield(saving), 3 * _TIMEOUT)
+            async with asyncio.timeout(3 * _TIMEOUT):  # `wait_for` can lose a cancellation
+                return await asyncio.shield(saving)
         except TimeoutError:
             raise FeedbackError(f"feedback: {self.place} does not answer") from None
 
