@@ -109,6 +109,7 @@ MODEL_VALUES: dict[str, Any] = {
     "groups": 2,
     "blocks_per_group": 2,
     "sharing": "attention",
+    "initializer_range": 0.05,
 }
 
 

@@ -57,6 +57,8 @@ class EncoderConfig(Config):
     """Dropout on attention weights."""
     classifier_dropout: Probability | None = None
     """Dropout before a head that classifies; null: residual_dropout."""
+    initializer_range: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of new weights, drawn from a normal distribution that is truncated at twice that."""
     pad_token_id: int | None = 0
     """Token that fills up a batch."""
     bos_token_id: int | None = None

@@ -210,8 +210,8 @@ def hf_config(config: DecoderConfig | EncoderConfig) -> dict[str, Any]:
     return {
         "model_type": family.model_type,
         "architectures": [family.architecture + _suffix(config)],
+        "initializer_range": 0.02,  # of a decoder this has no effect here, nor has use_cache; readers expect them
         **{key.names[0]: getattr(config, key.field) for key in family.keys},
-        "initializer_range": 0.02,  # this and use_cache have no effect here; readers expect them
         "use_cache": True,
         **family.write(config),
         **(_labels(config) if isinstance(config, EncoderConfig) else {}),

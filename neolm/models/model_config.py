@@ -41,6 +41,8 @@ class ModelConfig(Config):
     sharing: Sharing | None = None
     """What the layers of a group share (albert): all parameters, only those of attention, only those of the MLP, or
     none; null: all."""
+    initializer_range: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of new weights (bert, albert); null: 0.02, which was chosen for 768 channels and more."""
     vocab_size: Annotated[Positive | None, Unit("tokens")] = None
     """Rows of the embedding; null: the tokenizer's size."""
     max_position_embeddings: Annotated[Positive | None, Unit("tokens")] = None

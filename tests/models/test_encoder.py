@@ -243,7 +243,8 @@ def test_every_setting_of_an_encoder_is_used() -> None:
         "vocab_size": 60, "hidden_size": 64, "embedding_size": 8, "num_layers": 3, "num_heads": 2,
         "intermediate_size": 40, "max_position_embeddings": 64, "type_vocab_size": 3, "groups": 2,
         "blocks_per_group": 2, "sharing": "attention", "activation": "relu", "norm_epsilon": 1e-3,
-        "residual_dropout": 0.3, "attention_dropout": 0.3, "classifier_dropout": 0.3, "pad_token_id": 4,
+        "initializer_range": 0.1, "residual_dropout": 0.3, "attention_dropout": 0.3, "classifier_dropout": 0.3,
+        "pad_token_id": 4,
         "bos_token_id": 5, "eos_token_id": 6, "head": "masked", "sentence_task": "nsp",
     }  # fmt: skip
     with_labels = {"num_labels", "labels", "problem"}  # of classifiers: tests/parity/test_encoder_logits.py

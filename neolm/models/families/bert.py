@@ -21,6 +21,7 @@ ENCODER_KEYS = (
     Key("max_position_embeddings", ("max_position_embeddings",), 512),
     Key("type_vocab_size", ("type_vocab_size",), 2),
     Key("norm_epsilon", ("layer_norm_eps",), 1e-12),
+    Key("initializer_range", ("initializer_range",), 0.02),
     Key("pad_token_id", ("pad_token_id",), 0),
 )
 """Keys that BERT and ALBERT share. The defaults are BERT's."""
@@ -40,8 +41,8 @@ def check_encoder(raw: Mapping[str, Any]) -> None:
 
 
 def initialisation(config: EncoderConfig) -> dict[str, float]:
-    """A normal distribution of 0.02, truncated at two standard deviations (Google's `modeling.py`)."""
-    return {"": 0.02}
+    """One standard deviation for all matrices, as in Google's `modeling.py`, where it is 0.02."""
+    return {"": config.initializer_range}
 
 
 def _read(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
