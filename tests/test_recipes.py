@@ -3,9 +3,11 @@
 import re
 
 import pytest
+import torch
 import yaml
 
 from neolm.models.decoder import count_parameters
+from neolm.models.encoder import Encoder
 from neolm.recipe import builtin_recipes, load_recipe
 from neolm.scaling.plan import assumptions
 from neolm.scaling.plan_table import plan_table
@@ -33,6 +35,44 @@ TABLE = {
     "gpt3-175b": (174_604_259_328, 0.6e-4, 1568, 2048, 0.1),
 }
 GPT3_BATCHES = {"small": 0.5, "medium": 0.5, "large": 0.5, "xl": 1, "2.7b": 1, "6.7b": 2, "13b": 2, "175b": 3.2}
+
+
+# name: parameters, learning rate, batch size, steps, warm-up steps, optimiser, sentence task
+ENCODERS = {
+    "bert-base": (110_106_428, 1e-4, 256, 1_000_000, 10_000, "adamw", "nsp"),
+    "bert-large": (336_226_108, 1e-4, 256, 1_000_000, 10_000, "adamw", "nsp"),
+    "albert-base": (11_813_810, 1.76e-3, 4096, 125_000, 3_125, "lamb", "sop"),
+    "albert-large": (17_847_474, 1.76e-3, 4096, 125_000, 3_125, "lamb", "sop"),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_published_values_of_encoders(name: str) -> None:
+    parameters, learning_rate, sequences, steps, warmup, optimiser, task = ENCODERS[name]
+    recipe = load_recipe(name)
+    config, model = recipe.pretrain, architecture(recipe)
+    with torch.device("meta"):
+        assert Encoder(model).parameter_count() == parameters
+    assert (config.learning_rate, config.batch_size, config.steps) == (learning_rate, sequences, steps)
+    assert (config.warmup_steps, config.optimiser, config.segments.task) == (warmup, optimiser, task)
+    assert (config.beta1, config.beta2, config.epsilon, config.weight_decay) == (0.9, 0.999, 1e-6, 0.01)
+    assert not config.bias_correction
+    assert (config.gradient_clip, config.schedule, config.final_learning_rate) == (1.0, "linear", 0.0)
+    assert config.learning_rate_at(steps) == 0
+    assert set(config.no_decay) == {"norm", "bias"}
+    assert (config.masking.share, config.masking.mask_share, config.masking.random_share) == (0.15, 0.8, 0.1)
+    assert config.segments.short_share == 0.1
+    assert config.sequence_length == model.max_position_embeddings == 512
+    assert recipe.tokenizer.vocab_size == model.vocab_size
+    assert recipe.ignored() == config.ignored() == recipe.model.ignored() == {}
+
+
+def test_settings_of_bert_and_albert() -> None:
+    bert, albert = (load_recipe(name).pretrain for name in ("bert-base", "albert-base"))
+    assert [bert.lengths.at(step) for step in (1, 900_000, 900_001)] == [128, 128, 512]
+    assert albert.lengths.all == (512,)
+    assert (bert.masking.max_ngram, albert.masking.max_ngram) == (1, 3)
+    assert (bert.segments.duplicates, albert.segments.duplicates) == (10, 40)
 
 
 def test_the_table_is_complete() -> None:
@@ -89,10 +129,10 @@ def test_schedules_of_gpt3(size: str) -> None:
     assert 0.1 < rate(250_000_000_000 // 2048) < 0.11
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, *ENCODERS])
 def test_every_key_is_set_and_has_its_source(name: str) -> None:
     text = builtin_recipes()[name].read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if re.match(r" +\w+:", line) and "source: files" not in line]
+    lines = [line for line in text.splitlines() if re.match(r" +\w+: ", line) and "source: files" not in line]
     assert len(lines) > 20
     assert not [line for line in lines if "  # " not in line]
     assert max(map(len, text.splitlines())) <= 120
@@ -100,7 +140,7 @@ def test_every_key_is_set_and_has_its_source(name: str) -> None:
     assert recipe["corpus"] == {"source": "files", "path": None} | recipe["corpus"]  # the user's own data
     stated = re.search(r"# ([\d,]+) parameters", text)
     assert stated is not None
-    assert int(stated[1].replace(",", "")) == TABLE[name][0]
+    assert int(stated[1].replace(",", "")) == {**TABLE, **ENCODERS}[name][0]
 
 
 QUICK = ("gpt-neo-125m", "gpt-neox-20b", "gpt2", "quickstart", "text")
