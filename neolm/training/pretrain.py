@@ -22,6 +22,7 @@ from neolm.core.manifest import Manifest, input_from, require, started_settings
 from neolm.core.progress import count, duration, say
 from neolm.core.resumable import ResumableStage
 from neolm.models.config import DecoderConfig
+from neolm.models.encoder import Encoder
 from neolm.models.encoder_config import EncoderConfig
 from neolm.models.families import ENCODERS
 from neolm.models.hf import load_model, open_model, save_model
@@ -38,6 +39,7 @@ from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.pretrain_task import pretrain_task
 from neolm.training.run import Training
 from neolm.training.state import Progress, load_weights
+from neolm.training.token_similarity import SEQUENCES, similarity_line, token_similarity
 from neolm.training.trackers import open_trackers
 
 
@@ -193,6 +195,8 @@ def _prepare(
     torch.manual_seed(seed)
     if base is None or (not base.is_dir() and last_checkpoint(stage.directory / "checkpoints", "step")):
         model = build(architecture).initialise(seed)  # if the base is gone, the checkpoint has the weights
+        if isinstance(model, Encoder) and not last_checkpoint(stage.directory / "checkpoints", "step"):
+            say(similarity_line(token_similarity(model, task.data.batch(1, slice(0, SEQUENCES))), model))
     else:
         model = load_model(base, "cpu", "float32").train()
     with numerics(config.deterministic, config.tf32):

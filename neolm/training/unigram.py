@@ -75,6 +75,6 @@ class UnigramAlarm:
             f"{f'The warm-up ends at step {warm}; if this lasts, try' if step < warm else 'Try'} "
             f"a lower learning_rate (now {config.learning_rate:g}"
             f"{'; a higher one if the loss falls smoothly but slowly' if above else ''}), a longer warm-up (now {warm} "
-            "steps; post-norm models such as BERT and ALBERT need one), or "
-            f"optimiser={others} (now {config.optimiser})"
+            "steps; post-norm models such as BERT and ALBERT need one), "
+            f"optimiser={others} (now {config.optimiser}), or smaller new weights (model.initializer_range of encoders)"
         )
