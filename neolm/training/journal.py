@@ -54,7 +54,7 @@ class Journal:
         self._bar.advance(1, **self._shown)
         warning = self._alarm.observe(progress.step, outcome.means)
         if warning is not None:
-            say(warning)
+            say(warning + self._training.diagnosis(self._state.weights.working))
         if outcome.skipped is not None:
             progress.skipped += 1
             say(f"step {progress.step} skipped: {outcome.skipped}")

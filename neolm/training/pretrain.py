@@ -218,6 +218,7 @@ def _prepare(
         flops_per_token=task.flops_per_token,
         ceiling=ceiling,
         unigram_entropy=task.unigram_entropy,
+        diagnosis=task.diagnosis,
         trackers=partial(open_trackers, config.track, stage.directory, stage.config),
     )
 

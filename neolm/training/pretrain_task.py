@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from torch import nn
 
 from neolm.core.progress import count, say
 from neolm.data.batch import Batch
@@ -17,6 +20,7 @@ from neolm.tokenizer.tokenizer import Tokenizer
 from neolm.training.objective import CausalLanguageModelling, MaskedLanguageModelling, Objective
 from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.run import IndexedData
+from neolm.training.token_similarity import SEQUENCES, diagnosis
 from neolm.training.unigram import unigram_entropy
 
 
@@ -33,6 +37,8 @@ class PretrainTask:
     """Entropy of the frequencies of the training tokens, in nats."""
     about: str
     """Tokens and epochs of the training."""
+    diagnosis: Callable[[nn.Module], str] = lambda model: ""
+    """See `Training.diagnosis`."""
 
 
 def pretrain_task(
@@ -120,6 +126,7 @@ def _masked_tokens(
         flops / tokens,
         entropy := unigram_entropy(train, tokenizer.size),
         f"at most {count(tokens)} tokens, {epochs:.2f} epochs; unigram entropy {entropy:.2f} nats",
+        partial(diagnosis, batches.batch(1, slice(0, SEQUENCES))),
     )
 
 

@@ -82,6 +82,8 @@ class Training:
     unigram_entropy: float | None = None
     """Entropy in nats of the tokens that the objective's first term predicts: a training that stays there is reported
     (`neolm.training.unigram`). None: not a language model."""
+    diagnosis: Callable[[nn.Module], str] = lambda model: ""
+    """What is said of the working model besides, when the loss stays at the unigram entropy."""
     trackers: Callable[[int], Sequence[Tracker]] = lambda resume_at: ()
     """Opens the trackers, given the last step before the training starts or resumes."""
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from neolm.data.batch import Batch
 from neolm.models.encoder import Encoder
 from neolm.models.encoder_config import encoder_config
-from neolm.training.token_similarity import LIMIT, similarity_line, token_similarity
+from neolm.training.token_similarity import LIMIT, diagnosis, similarity_line, token_similarity
 
 
 def test_it_is_the_mean_over_pairs_of_different_tokens() -> None:
@@ -57,3 +57,9 @@ def test_the_line_says_what_to_change() -> None:
 def test_one_token_has_nothing_to_be_compared_with() -> None:
     assert token_similarity(tiny_encoder("bert"), Batch(padded_batch(97, [1], 1))) == pytest.approx(0, abs=1e-5)
     assert torch.is_grad_enabled()
+
+
+def test_an_alarm_says_whether_the_tokens_look_alike() -> None:
+    batch = Batch(padded_batch(500, [40, 40], 40))
+    assert "similarity of 1.00: they look alike to the model" in diagnosis(batch, new_encoder("albert", 24, 0.2))
+    assert "that is not the reason" in diagnosis(batch, new_encoder("albert", 4, 0.02))
