@@ -24,6 +24,7 @@ from neolm.models.hf import save_model
 from neolm.models.model_config import ModelConfig
 from neolm.recipe import Recipe, load_recipe
 from neolm.serving.server.settings import ServeConfig
+from neolm.study_config import StudyConfig
 from neolm.tokenizer.tokenizer import train_tokenizer
 
 TINY = [
@@ -42,6 +43,8 @@ RUNS = (
 )
 # `ModelConfig.resolve` turns this section into a `DecoderConfig`; both have tests of their own below.
 RESOLVED = {("ModelConfig", name) for name in ModelConfig.model_fields}
+# A study reads its section and runs recipes without it: tests/test_study.py.
+RESOLVED |= {("StudyConfig", name) for name in StudyConfig.model_fields}
 
 Reads = set[tuple[str, str]]
 
