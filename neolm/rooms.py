@@ -20,7 +20,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "evaluation": ("core", "corpus", "data", "generation", "models", "prediction", "tokenizer"),
     "scaling": ("core", "models", "training"),
     "report": ("core", "models"),
-    "serving": ("core", "generation", "kernels", "models", "tokenizer"),
+    "serving": ("core", "embedding", "generation", "kernels", "models", "tokenizer"),
 }
 
 

@@ -146,6 +146,11 @@ class FakeServer:
         async def answer(kind: str, request: Request) -> Response:
             body = await request.json()
             self.asked.append((kind, body))
+            if kind == "embeddings" and not self.replies:  # vectors with the cosine 0.96
+                rows = [[0.6, 0.8], [0.8, 0.6]]
+                data = [{"object": "embedding", "index": n, "embedding": row} for n, row in enumerate(rows)]
+                usage = {"prompt_tokens": 9, "total_tokens": 9, "left_out_tokens": 0}
+                return JSONResponse({"object": "list", "data": data, "model": body["model"], "usage": usage})
             reply = self.replies.pop(0) if self.replies else Reply()
             if reply.status != 200:
                 return self._error(reply.status, reply.message, reply.retry_after, reply.code)

@@ -54,26 +54,14 @@ class Embedder:
         texts = [texts] if isinstance(texts, str) else list(texts)
         if wrong := next((text for text in texts if not isinstance(text, str)), None):
             raise InputError(f"texts: a list of texts is needed; one of its entries is of type {type(wrong).__name__}")
-        inputs = self.encode(texts)
+        inputs = encode_texts(self.tokenizer, self.config, texts)
         if long := sum(len(ids) > self.max_length for ids in inputs):
             say(f"embed: {long} of {len(texts)} texts have more than {self.max_length} tokens; the rest is left out")
-            inputs = [self.truncate(ids) for ids in inputs]
+            inputs = [truncate(ids, self.max_length) for ids in inputs]
         vectors = torch.empty(len(inputs), self.dimensions)
         for rows in batches([len(ids) for ids in inputs]):
             vectors[rows] = self.embed_batch([inputs[row] for row in rows], normalize)
         return vectors
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text with its prompt and special tokens, not truncated."""
-        prompt, lower = self.config.prompt, self.config.lowercase
-        whole = [prompt + text for text in texts]
-        encoded = self.tokenizer.encode_batch([text.lower() for text in whole] if lower else whole)
-        return [self.tokenizer.with_special(ids)[0] for ids in encoded]
-
-    def truncate(self, ids: list[int], length: int | None = None) -> list[int]:
-        """The first `length` (None: `max_length`) of the ids of a text, of which the last is [SEP]."""
-        length = self.max_length if length is None else length
-        return ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
 
     @torch.inference_mode()
     def embed_batch(self, inputs: Sequence[Sequence[int]], normalize: bool | None = None) -> Tensor:
@@ -94,6 +82,18 @@ class Embedder:
         if self.config.normalize if normalize is None else normalize:
             vectors = torch.nn.functional.normalize(vectors, dim=1)
         return vectors.cpu()
+
+
+def encode_texts(tokenizer: Tokenizer, config: SentenceConfig, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text with its prompt and special tokens, not truncated."""
+    whole = [config.prompt + text for text in texts]
+    encoded = tokenizer.encode_batch([text.lower() for text in whole] if config.lowercase else whole)
+    return [tokenizer.with_special(ids)[0] for ids in encoded]
+
+
+def truncate(ids: list[int], length: int) -> list[int]:
+    """The first `length` of the ids of a text, of which the last is [SEP]."""
+    return ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
 
 
 def batches(lengths: Sequence[int], limit: int = BATCH_TOKENS) -> Iterator[list[int]]:

@@ -11,6 +11,7 @@ from tiny_encoders import write_encoder, write_json
 
 import neolm
 from neolm.core.errors import InputError
+from neolm.embedding.embedder import encode_texts, truncate
 from neolm.embedding.sentence_files import read_sentence_config
 
 
@@ -23,7 +24,7 @@ def test_each_file_is_used(tmp_path: Path) -> None:
     write_json(directory / "config_sentence_transformers.json", prompts)
     embedder = neolm.load_embedder(directory, "cpu")
     assert embedder.max_length == 8
-    short = plain.truncate(plain.encode(["query: THE SEA is co"])[0], 8)
+    short = truncate(encode_texts(plain.tokenizer, plain.config, ["query: THE SEA is co"])[0], 8)
     assert len(short) == 8
     torch.testing.assert_close(embedder.embed("THE SEA is co"), plain.embed_batch([short]))
     write_json(directory / "sentence_bert_config.json", {"max_seq_length": 4096})

@@ -13,6 +13,7 @@ import { ConversationsPanel } from "./conversations-panel.js";
 import { askApiKey, showHelp } from "./dialogs.js";
 import { button } from "./dom.js";
 import { Drawer } from "./drawer.js";
+import { EmbeddingView } from "./embedding-view.js";
 import { Feedback } from "./feedback.js";
 import { announce } from "./live-region.js";
 import { showCard } from "./model-card.js";
@@ -89,6 +90,15 @@ class App {
       },
       setMode: (mode) => preferences.set("mode", mode),
     });
+    this.embeddingView = new EmbeddingView(
+      byId("embed"),
+      async (model, texts) => {
+        const vectors = await this.server.embed(model, texts);
+        if (this.#model(model)?.loaded === false) this.#refreshModels();
+        return vectors;
+      },
+      () => this.#askApiKey(this.apiKey.value !== null),
+    );
     this.picker = new ModelPicker(byId("model"), (id) => preferences.set("leftModel", id));
     this.compareBar = new CompareBar(byId("compare"), {
       pickModel: (side, id) => preferences.set(`${SIDES[side]}Model`, id),
@@ -145,7 +155,7 @@ class App {
     }
     const help = () => showHelp(this.info.version);
     const card = () => {
-      const [{ model }] = this.#chosen();
+      const model = this.#encoder()?.id ?? this.#chosen()[0].model;
       if (model) showCard(this.server, model);
     };
     byId("card").addEventListener("click", card);
@@ -178,11 +188,31 @@ class App {
     return this.models.find((model) => model.id === id);
   }
 
+  /** The models that write texts. */
+  get writers() {
+    return this.models.filter(({ kind }) => kind !== "embed");
+  }
+
+  /** The chosen model, if it is an encoder, which cannot write. */
+  #encoder() {
+    const chosen = this.#model(this.preferences.get("leftModel")) ?? this.models[0];
+    return chosen?.kind === "embed" ? chosen : undefined;
+  }
+
+  /** Conversations need a model that writes. @returns {boolean} whether another model is shown now */
+  #leaveEncoder() {
+    const [writer] = this.writers;
+    if (!this.#encoder() || !writer) return false;
+    this.preferences.set("leftModel", writer.id);
+    return true;
+  }
+
   /** Model and settings of both sides, whether they are compared or not. */
   #chosen() {
-    const first = this.#model(this.preferences.get("leftModel"))?.id ?? this.models[0]?.id ?? "";
-    const other = this.models.find(({ id }) => id !== first)?.id ?? first;
-    const second = this.#model(this.preferences.get("rightModel"))?.id ?? other;
+    const { writers } = this;
+    const find = (side) => writers.find(({ id }) => id === this.preferences.get(`${side}Model`))?.id;
+    const first = find("left") ?? writers[0]?.id ?? "";
+    const second = find("right") ?? writers.find(({ id }) => id !== first)?.id ?? first;
     return [first, second].map((model, side) => {
       const context = this.#model(model)?.context;
       const maxTokens = Math.min(this.info.limits?.max_tokens || MAX_TOKENS, context ?? Infinity);
@@ -208,6 +238,7 @@ class App {
 
   /** Starts a new conversation. */
   begin() {
+    this.#leaveEncoder();
     this.session.start(this.mode());
     this.list.closeOverlay();
     this.composer.focus();
@@ -223,7 +254,7 @@ class App {
   }
 
   #send(text) {
-    if (!this.models.length) {
+    if (!this.writers.length) {
       this.connect();
       return false;
     }
@@ -294,6 +325,9 @@ class App {
   render() {
     const { preferences, session, models } = this;
     const { conversation } = session;
+    // Opening a conversation shows it, with a model that writes; setting that renders the page.
+    if (this.rendered && conversation !== this.rendered && this.#leaveEncoder()) return;
+    const encoder = this.#encoder();
     const chosen = this.#chosen();
     const [{ model }] = chosen;
     const started = conversation.messages.size > 0;
@@ -304,9 +338,13 @@ class App {
     document.body.classList.toggle("comparing", compare);
     this.conversationView.render(conversation);
     this.welcome.update(!started, { mode: conversation.mode, model: this.#model(model) });
-    this.picker.update(models, model);
-    byId("model-group").hidden = compare;
-    this.compareBar.update(compare, models, chosen);
+    this.embeddingView.update(encoder);
+    for (const id of ["scroller", "composer", "composer-info"]) byId(id).hidden = Boolean(encoder);
+    byId("skip").href = encoder ? "#embed-text-0" : "#message";
+    byId("skip").textContent = encoder ? "Skip to the texts" : "Skip to the message box";
+    this.picker.update(models, encoder?.id ?? model);
+    byId("model-group").hidden = compare && !encoder;
+    this.compareBar.update(compare && !encoder, this.writers, chosen);
     this.settingsPanel.render(chosen, isCompletion);
     this.composer.update({ busy: session.busy, isCompletion, started, model });
     this.contextGauge.update(conversation, compare ? chosen : [chosen[0]]);

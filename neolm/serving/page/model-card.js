@@ -53,7 +53,7 @@ function renderStage({ stage, directory, created, details }) {
 }
 
 function render(model) {
-  const { id, digest, family, parameters, context, dtype, quantize, config, card, lineage } = model;
+  const { id, kind, digest, family, parameters, context, dimensions, dtype, quantize, config, card, lineage } = model;
   const copy = digest
     ? button("Copy", {
         icon: "copy",
@@ -65,9 +65,11 @@ function render(model) {
   return [
     facts([
       ["Name", id],
+      ["Kind", kind === "embed" ? "encoder: it reads texts and cannot write" : null],
       ["Family", family],
       ["Parameters", sizeText(parameters)],
       ["Context", Number.isFinite(context) ? `${context.toLocaleString("en-GB")} tokens` : null],
+      ["Dimensions", dimensions],
       ["Data type", quantize ? `${dtype}, weights quantised to ${quantize}` : dtype],
       ["Digest", digest ? [element("code", { class: "digest" }, digest), " ", copy] : null],
     ]),

@@ -3,8 +3,8 @@
  *
  * @typedef {{version: string, feedback: boolean, key_required: boolean,
  *   limits: {max_tokens: number, choices: number}}} Info
- * @typedef {{id: string, context: number, family: string, parameters: number, loaded: boolean,
- *   chat_template: "plain"|"own"}} Model
+ * @typedef {{id: string, kind: "generate"|"embed", context: number, family: string, parameters: number,
+ *   loaded: boolean, chat_template: "plain"|"own"|null, dimensions: number|null}} Model
  */
 
 import { events } from "./server-sent-events.js";
@@ -114,6 +114,13 @@ export class Server {
   /** A model's card, lineage and configuration. */
   model(id) {
     return this.#json(`/api/models/${encodeURIComponent(id)}`);
+  }
+
+  /** Vectors of length 1, and the number of tokens that were too many for the model. */
+  async embed(model, input) {
+    const body = { model, input, normalize: true, encoding_format: "float", truncate_prompt_tokens: -1 };
+    const { data, usage } = await this.#json("/v1/embeddings", { body });
+    return { vectors: data.map(({ embedding }) => embedding), leftOut: usage.left_out_tokens ?? 0 };
   }
 
   /** @returns {Promise<{id: number}>} */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastapi import FastAPI
 from jinja2 import Environment
 
 from neolm.serving.server.middleware import PUBLIC_PATHS
+from neolm.serving.server.servable import ServedModel
 from neolm.serving.server.settings import ServeConfig
 
 STATUSES = {
@@ -26,7 +28,7 @@ STATUSES = {
     503: "The server cannot answer now; retry after the seconds in Retry-After.",
     504: "The request takes longer than the server allows.",
 }
-_LIMITS = ("max_tokens", "prompt_tokens", "choices", "scores", "queue", "body_bytes", "request_seconds")
+_LIMITS = ("max_tokens", "prompt_tokens", "choices", "inputs", "scores", "queue", "body_bytes", "request_seconds")
 _BOUNDS = {
     **{"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"},
     **{"minLength": "length ≥", "maxLength": "length ≤", "minItems": "items ≥", "maxItems": "items ≤"},
@@ -35,25 +37,28 @@ _BOUNDS = {
 Json = dict[str, Any]
 
 
-def _examples(model: str) -> dict[str, Json]:
-    """An example body for each path that takes one."""
+def _examples(model: str, encoder: str) -> dict[str, Json]:
+    """An example body for each path that takes one, with the names of a model that writes and one that embeds."""
     messages = [{"role": "user", "content": "What is the sea?"}]
     answers = [{"model": model, "text": "The sea is water.", "settings": {"temperature": 0.7}}]
     return {
         "/v1/completions": {"model": model, "prompt": "The sea", "max_tokens": 8, "temperature": 0.7, "seed": 1},
         "/v1/chat/completions": {"model": model, "messages": messages, "max_tokens": 8},
+        "/v1/embeddings": {"model": encoder, "input": ["What is the sea?", "The sea is water."]},
         "/api/feedback": {"consent": True, "kind": "rating", "rating": "up", "mode": "chat"}
         | {"prompt": messages, "answers": answers},
     }
 
 
-def api_description(app: FastAPI, model: str) -> Json:
-    """The OpenAPI description, after all routes are added; `model` is the name in the examples."""
+def api_description(app: FastAPI, models: Iterable[ServedModel]) -> Json:
+    """The OpenAPI description, after all routes are added; the examples have the first names of `models`."""
+    kinds = {model.kind: model.name for model in reversed([*models])}
+    writer, encoder = kinds.get("generate", "MODEL"), kinds.get("embed", "ENCODER")
     description: Json = app.openapi()
     for name in ("HTTPValidationError", "ValidationError"):
         description["components"]["schemas"].pop(name, None)
     description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    examples = _examples(model)
+    examples = _examples(writer, encoder)
     operations = ((path, one) for path, methods in description["paths"].items() for one in methods.values())
     for path, operation in operations:
         operation["responses"].pop("422", None)
@@ -62,7 +67,7 @@ def api_description(app: FastAPI, model: str) -> Json:
         if path in examples:
             operation["requestBody"]["content"]["application/json"]["example"] = examples[path]
         for parameter in operation.get("parameters", ()):
-            parameter["example"] = model
+            parameter["example"] = writer if "generate" in kinds or not kinds else encoder
     return description
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,15 +19,21 @@ from starlette.staticfiles import StaticFiles
 import neolm
 from neolm.serving.server import response_schema
 from neolm.serving.server.api_docs import STATUSES, api_description, api_page
+from neolm.serving.server.embedding_model import EmbeddingModel
+from neolm.serving.server.embedding_schema import EmbeddingList, EmbeddingRequest
+from neolm.serving.server.embeddings import EmbeddingResponse, EmbeddingRun, embedding_job
 from neolm.serving.server.errors import ApiError, StoppingError
 from neolm.serving.server.feedback import Feedback, FeedbackError, Kept
+from neolm.serving.server.generation_model import GenerationModel
 from neolm.serving.server.job import chat_job, completion_job
 from neolm.serving.server.json_body import JsonRoute
 from neolm.serving.server.middleware import middleware
 from neolm.serving.server.request_schema import ChatRequest, CompletionRequest
 from neolm.serving.server.response_schema import ErrorReply, Info, Limits, ModelCard, ModelEntry, ModelList
-from neolm.serving.server.run import Run, Sender
+from neolm.serving.server.run import Run
+from neolm.serving.server.servable import ServedModel
 from neolm.serving.server.service import Service
+from neolm.serving.server.turn import Sender
 from neolm.serving.server.wire import AnswerResponse, Wire
 
 _PAGE = files("neolm.serving") / "page"
@@ -46,7 +52,7 @@ def create_app(service: Service) -> FastAPI:
             preload.cancel()
         await asyncio.to_thread(service.pool.close)
         for model in service.pool.models.values():
-            await asyncio.to_thread(model.template.close)
+            await asyncio.to_thread(model.end)
         if service.feedback is not None:
             service.feedback.close()
 
@@ -63,7 +69,7 @@ def create_app(service: Service) -> FastAPI:
     _add_operation(app, service)
     _add_api(app, service)
     _add_page(app, service)
-    description = api_description(app, next(iter(service.pool.models), "MODEL"))
+    description = api_description(app, service.pool.models.values())
     html = api_page(description, service.settings)
     app.add_api_route("/openapi.json", lambda: JSONResponse(description), include_in_schema=False)
     app.add_api_route("/docs", lambda: HTMLResponse(html), include_in_schema=False, response_class=HTMLResponse)
@@ -81,7 +87,7 @@ async def _no_route(request: Request, error: HTTPException) -> Response:
     return response
 
 
-_FIELDS = {*CompletionRequest.model_fields, *ChatRequest.model_fields}
+_FIELDS = {*CompletionRequest.model_fields, *ChatRequest.model_fields, *EmbeddingRequest.model_fields}
 _UNSUPPORTED = dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), "these models call no tools")
 
 
@@ -141,7 +147,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions", tags=["answers"], response_model=response_schema.Completion, responses=_STREAM)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue texts."""
-        model = service.pool.find(body.model)
+        model = _find(service, body.model, GenerationModel)
         make = partial(completion_job, body, model, settings)
         return AnswerResponse(Run(model, make, service, await _sender(request), quick=True), Wire(body))
 
@@ -150,9 +156,31 @@ def _add_api(app: FastAPI, service: Service) -> None:
     )
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer the last message of a conversation."""
-        model = service.pool.find(body.model)
+        model = _find(service, body.model, GenerationModel)
         make, quick = partial(chat_job, body, model, settings), model.template.kind == "plain"
         return AnswerResponse(Run(model, make, service, await _sender(request), quick), Wire(body))
+
+    @app.post("/v1/embeddings", tags=["embeddings"], response_model=EmbeddingList)
+    async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
+        """Turn texts into vectors."""
+        model = _find(service, body.model, EmbeddingModel)
+        run = EmbeddingRun(model, partial(embedding_job, body, model, settings), service, await _sender(request), True)
+        return EmbeddingResponse(run, body, model)
+
+
+M = TypeVar("M", bound=ServedModel)
+_OTHER_KIND = {
+    "embed": "is an encoder: it reads texts and writes none; POST /v1/embeddings gives its vectors",
+    "generate": "is a decoder: it writes text and gives no vectors; POST /v1/completions asks it",
+}
+
+
+def _find(service: Service, name: str, kind: type[M]) -> M:
+    """The model of that name. Raises `ApiError`: there is none (404), or it is of another kind (400)."""
+    model = service.pool.find(name)
+    if not isinstance(model, kind):
+        raise ApiError(400, f"{name} {_OTHER_KIND[model.kind]}", "model", "model_not_supported")
+    return model
 
 
 async def _sender(request: Request) -> Sender:

@@ -9,8 +9,8 @@ from functools import cached_property
 from neolm.core.errors import InputError
 from neolm.generation.config import GenerationConfig
 from neolm.serving.server.errors import ApiError
+from neolm.serving.server.generation_model import GenerationModel
 from neolm.serving.server.request_schema import ChatRequest, CompletionRequest, SamplingRequest
-from neolm.serving.server.servable import GenerationModel
 from neolm.serving.server.settings import ServeConfig
 from neolm.tokenizer.chat import Message, TooLongError, without_oldest
 

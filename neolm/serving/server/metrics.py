@@ -9,8 +9,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from neolm.serving.server.generation_model import GenerationModel
 from neolm.serving.server.model_pool import ModelPool
-from neolm.serving.server.servable import GenerationModel
+from neolm.serving.server.servable import ServedModel
 
 _BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)  # seconds
 
@@ -18,7 +19,7 @@ _BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)  # seconds
 class Metrics:
     """Counters and histograms of one server."""
 
-    def __init__(self, pool: ModelPool[GenerationModel]) -> None:
+    def __init__(self, pool: ModelPool[ServedModel]) -> None:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(_Engines(pool))
@@ -38,7 +39,7 @@ class Metrics:
 class _Engines(Collector):
     """Gauges of the models, read when metrics are requested."""
 
-    def __init__(self, pool: ModelPool[GenerationModel]) -> None:
+    def __init__(self, pool: ModelPool[ServedModel]) -> None:
         self._pool = pool
 
     def collect(self) -> Iterator[Metric]:
@@ -52,5 +53,6 @@ class _Engines(Collector):
             if engine is not None:
                 waiting.add_metric([model.name], engine.num_waiting)
                 running.add_metric([model.name], engine.num_running)
-                free.add_metric([model.name], engine.scheduler.block_manager.num_free)
+            if isinstance(model, GenerationModel) and model.engine is not None:
+                free.add_metric([model.name], model.engine.scheduler.block_manager.num_free)
         yield from (loaded, waiting, running, free)

@@ -161,18 +161,22 @@ class SamplingRequest(RequestShape):
 Ids = list[TokenId]
 
 
-def _prompts(value: Any) -> list[str | list[int]]:
-    """Convert the forms of `prompt` to a list of prompts."""
-    if value is None or isinstance(value, str):
-        return [_unicode(value or "")]
+def texts_or_ids(value: Any, limit: int, name: str) -> list[str | list[int]]:
+    """Convert a text, a list of token ids, or a list of either, to a list of texts or lists of token ids."""
+    if isinstance(value, str):
+        return [_unicode(value)]
     if not isinstance(value, list):
         raise ValueError("must be a text, a list of token ids, or a list of either")
-    prompts = value if any(isinstance(one, str | list) for one in value) else [value]
-    if len({type(one) for one in prompts}) > 1:
-        raise ValueError("must have all its prompts as texts, or all as lists of token ids")
-    if len(prompts) > MAX_PROMPTS:
-        raise ValueError(f"has {len(prompts)} prompts, the limit is {MAX_PROMPTS}")
-    return [_unicode(one) if isinstance(one, str) else _token_ids(one) for one in prompts]
+    texts = value if any(isinstance(one, str | list) for one in value) else [value]
+    if len({type(one) for one in texts}) > 1:
+        raise ValueError(f"must have all its {name}s as texts, or all as lists of token ids")
+    if len(texts) > limit:
+        raise ValueError(f"has {len(texts)} {name}s, the limit is {limit}")
+    return [_unicode(one) if isinstance(one, str) else _token_ids(one) for one in texts]
+
+
+def _prompts(value: Any) -> list[str | list[int]]:
+    return texts_or_ids("" if value is None else value, MAX_PROMPTS, "prompt")
 
 
 def _token_ids(value: Any) -> list[int]:

@@ -112,14 +112,18 @@ class ModelEntry(Shape):
     created: int
     """Seconds since 1970 at which the server registered it."""
     owned_by: str = "neolm"
+    kind: Literal["generate", "embed"]
+    """generate: it writes text, for completions and chat; embed: it turns texts into vectors."""
     context: int
-    """Largest number of tokens of prompt and answer together."""
+    """Largest number of tokens of prompt and answer together, or of a text to embed."""
     family: str
     parameters: int
     loaded: bool
     """Whether it is in memory; the first request loads it."""
-    chat_template: Literal["plain", "own"]
-    """own: the chat template of the model directory; plain: NeoLM's default."""
+    chat_template: Literal["plain", "own"] | None = None
+    """own: the chat template of the model directory; plain: NeoLM's default; null: it writes no text."""
+    dimensions: int | None = None
+    """Numbers in a vector of an embedding model."""
 
 
 class ModelList(Shape):
@@ -174,11 +178,15 @@ class ModelCard(Shape):
     """All that is known about a model."""
 
     id: str
+    kind: Literal["generate", "embed"]
+    """generate: it writes text; embed: it turns texts into vectors."""
     digest: str
     family: str
     parameters: int
     context: int
-    """Largest number of tokens of prompt and answer together."""
+    """Largest number of tokens of prompt and answer together, or of a text to embed."""
+    dimensions: int | None = None
+    """Numbers in a vector of an embedding model."""
     dtype: str
     quantize: Literal["int8", "int4"] | None
     config: dict[str, Any]

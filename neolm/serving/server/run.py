@@ -15,16 +15,14 @@ from neolm.core.errors import InputError
 from neolm.generation.text import TextStream
 from neolm.serving.engine import Engine
 from neolm.serving.request import EngineClosedError, Event, Finished, PromptLogprobs, QueueFullError, Request, Token
-from neolm.serving.server.errors import ApiError, StoppingError
+from neolm.serving.server.errors import ApiError
+from neolm.serving.server.generation_model import GenerationModel
 from neolm.serving.server.job import Job
-from neolm.serving.server.keys import Client
-from neolm.serving.server.servable import GenerationModel
 from neolm.serving.server.service import Service
+from neolm.serving.server.turn import CHECK_SECONDS, Sender, Turn
 
 FinishReason = Literal["stop", "length"]
 _FINISH_REASONS: dict[str, FinishReason] = {"end of text": "stop", "length": "length", "context": "length"}
-_QUICK_BYTES = 4096  # of requests whose texts are encoded at once: in a millisecond, less than a thread would take
-_CHECK_SECONDS = 1.0  # between two looks at the deadline while no token arrives
 
 
 @dataclass(frozen=True)
@@ -48,36 +46,17 @@ class Delta:
     finish_reason: FinishReason | None = None
 
 
-@dataclass(frozen=True)
-class Sender:
-    """Where a request comes from, and the size of its body."""
-
-    client: Client
-    address: str
-    num_bytes: int
-
-
-class Run:
+class Run(Turn[Job]):
     """Makes a job and executes it. `deltas` yields what each choice gains; `facts` is for the request log."""
 
     def __init__(
         self, model: GenerationModel, make: Callable[[], Job], service: Service, sender: Sender, quick: bool
     ) -> None:
-        """`make` returns the job; `quick` is whether its time depends on the size of the request only."""
-        self._quick = quick and sender.num_bytes <= _QUICK_BYTES
-        self._model, self._make, self._service, self._sender = model, make, service, sender
-        self._job: Job | None = None
-        self._client = sender.client
+        """See `Turn`."""
+        super().__init__(model, make, service, sender, quick)
         self.completion_tokens = 0
         self._generated = 0  # tokens, those included that nobody has read
         self._texts: defaultdict[int, str] = defaultdict(str)  # by choice, if texts are logged
-        self._deadline = time.monotonic() + service.settings.request_seconds
-
-    @property
-    def job(self) -> Job:
-        """The job, once it is made."""
-        assert self._job is not None
-        return self._job
 
     @property
     def usage(self) -> dict[str, int]:
@@ -89,11 +68,8 @@ class Run:
     @property
     def facts(self) -> dict[str, Any]:
         """Fields of the request log."""
-        job = self._job  # None if the request was refused or cancelled earlier
-        tokens = {"prompt_tokens": job.prompt_tokens if job else 0, "completion_tokens": self.completion_tokens}
-        facts: dict[str, Any] = {"model": self._model.name, **tokens}
+        facts = super().facts | {"completion_tokens": self.completion_tokens}
         if self._service.log.text:
-            facts["prompts"] = [self._model.tokenizer.decode(prompt) for prompt in job.prompts] if job else []
             facts["answers"] = [self._texts[choice] for choice in sorted(self._texts)]
         return facts
 
@@ -105,7 +81,7 @@ class Run:
         Raises:
             ApiError: refused, failed, too long, or stopping.
         """
-        job = self._job = await self._wait_for_job()
+        job = await self.wait_for_job()
         metrics = self._service.metrics
         # The samples of a prompt share it, but `strict` shares only some of it.
         prompt_tokens = job.prompt_tokens * (job.samples if self._service.settings.strict else 1)
@@ -114,7 +90,7 @@ class Run:
         requests: list[Request] = []
         remaining = len(choices)
         async with AsyncExitStack() as stack:
-            engine = await self._load(stack)
+            engine: Engine = await self.load(stack)
             reserved = prompt_tokens + job.max_new_tokens
             self._client.tokens.spend(reserved)
             submitted = time.monotonic()
@@ -125,13 +101,13 @@ class Run:
                     requests.append(choice.request)
                 while remaining:
                     try:
-                        async with asyncio.timeout(_CHECK_SECONDS):  # in Python 3.11 `wait_for` makes a task each time
+                        async with asyncio.timeout(CHECK_SECONDS):  # in Python 3.11 `wait_for` makes a task each time
                             choice, event = await events.get()
                     except TimeoutError:
-                        self._check_deadline()
+                        self.check_deadline()
                         yield None
                         continue
-                    self._check_deadline()
+                    self.check_deadline()
                     if isinstance(event, Token):
                         if self.completion_tokens == 0:
                             metrics.first_token.labels(job.model.name).observe(time.monotonic() - submitted)
@@ -157,34 +133,6 @@ class Run:
         tokens = await asyncio.to_thread(choice.score_prompt, event)
         samples = choices[choice.number : choice.number + self.job.samples]
         return [sample.begin(tokens, choice) for sample in samples]
-
-    async def _wait_for_job(self) -> Job:
-        """Wait for the turn of this request in the model's queue, unless the server stops or it takes too long."""
-        if self._service.stopping:
-            raise StoppingError
-        if self._quick:
-            return self._make()
-        client = self._client.name if self._client.entry else (self._sender.address,)
-        making = asyncio.ensure_future(self._model.jobs.make(client, self._sender.num_bytes, self._make))
-        making.add_done_callback(lambda task: task.cancelled() or task.exception())  # retrieved if nobody waits
-        try:
-            while not making.done():
-                if self._service.stopping:
-                    raise StoppingError
-                self._check_deadline()
-                await asyncio.wait({making}, timeout=_CHECK_SECONDS)
-        finally:
-            making.cancel()
-        return making.result()
-
-    async def _load(self, stack: AsyncExitStack) -> Engine:
-        try:
-            async with asyncio.timeout(self._deadline - time.monotonic()):  # `wait_for` can lose a cancellation
-                model = await stack.enter_async_context(self._service.pool.use(self.job.model.name))
-        except TimeoutError:
-            raise ApiError(504, "the model was not loaded in time", None, "request_timeout") from None
-        assert model.engine is not None  # while the model is in use
-        return model.engine
 
     def _submit(
         self, engine: Engine, choice: _Choice, events: asyncio.Queue[tuple[_Choice, Event]], sibling: Request | None
@@ -212,12 +160,6 @@ class Run:
             raise ApiError(503, str(error), None, "engine_closed", 5) from None
         except QueueFullError as error:
             raise ApiError(429, f"the server is busy: {error}", None, "queue_full", 5) from None
-
-    def _check_deadline(self) -> None:
-        if time.monotonic() >= min(self._deadline, self._service.stop_at):
-            if self._service.stopping:
-                raise StoppingError
-            raise ApiError(504, "the request takes longer than this server allows", None, "request_timeout")
 
     def _account(self, unfinished: int, reserved: int, prompt_tokens: int) -> None:
         metrics, name = self._service.metrics, self.job.model.name

@@ -1,35 +1,30 @@
-"""What the server can serve: a `Servable`, and its first kind, a decoder that generates text."""
+"""What the server can serve: a `Servable`, and what the kinds of models that come from a directory have in common."""
 
 from __future__ import annotations
 
-import math
 import time
 from functools import cached_property
-from typing import Protocol
-
-import torch
+from typing import Any, Literal, Protocol
 
 from neolm.core.files import digest_path
 from neolm.core.manifest import chain, read_manifest
-from neolm.generation.config import generation_config
-from neolm.generation.generate import check_tokenizer
-from neolm.generation.kv_cache import block_bytes, blocks_for, fitting_context
-from neolm.models.hf import load_decoder, open_model
-from neolm.serving.engine import Engine
-from neolm.serving.request import Listener
+from neolm.models.hf import open_model
+from neolm.models.stored_model import StoredModel
 from neolm.serving.server.errors import ApiError
 from neolm.serving.server.job_queue import JobQueue
 from neolm.serving.server.response_schema import Link, ModelCard, ModelEntry
 from neolm.serving.server.settings import ServeConfig
-from neolm.tokenizer.chat import load_chat_template
-from neolm.tokenizer.tokenizer import load_tokenizer
+from neolm.tokenizer.tokenizer import Tokenizer
 
 
 class Servable(Protocol):
     """A model that the model pool can load and unload."""
 
     name: str
-    kind: str
+
+    @property
+    def kind(self) -> str:
+        """What it can do."""
 
     @property
     def size(self) -> int:
@@ -49,77 +44,50 @@ class Servable(Protocol):
         """Free its memory."""
 
 
-class GenerationModel:
-    """A decoder with its tokenizer, chat template and, while it is loaded, its engine."""
+class ServedModel:
+    """A model directory that the server offers, with its tokenizer and, while it is loaded, its engine."""
 
-    kind = "generate"
+    kind: Literal["generate", "embed"]
+    tokenizer: Tokenizer
+    context: int
+    size: int
+    engine: Any = None  # an `Engine` or `EmbeddingEngine`
+    limited_because = ""
+    """Why the context is shorter than the model's, if memory limits it."""
 
-    def __init__(
-        self, name: str, path: str, device: str, settings: ServeConfig, memory: float = math.inf, sharing: int = 1
-    ) -> None:
-        """Read the headers of the files; nothing is loaded. Raises `InputError` if the model is not complete.
-
-        A context that does not fit into `memory` (bytes for all models) is limited to what fits into an equal share
-        of it for each of `sharing` models, so that one does not always evict the others.
-        """
-        self.name, self._settings, self._device = name, settings, device
-        self.facts = open_model(path, device, settings.dtype, settings.quantize)
-        config = self.facts.decoder_config
-        self.tokenizer = load_tokenizer(self.facts.directory, lossless=True)
-        check_tokenizer(config, self.tokenizer)
-        self.end_token_ids = frozenset((self.tokenizer.eos_token_id, *config.end_tokens))
-        self.template = load_chat_template(self.facts.directory, self.tokenizer)
-        # Quantised models have a KV cache of half the size, which is not known before they are loaded.
-        dtype, self.limited_because = torch.float32, ""
-        self.context = min(settings.context or 0, config.max_position_embeddings)
-        if settings.context is None:
-            left = memory - self.facts.size
-            self.context, self.limited_because = fitting_context(config, dtype, left)
-            if self.limited_because:
-                share = memory / sharing - self.facts.size
-                self.context, self.limited_because = fitting_context(config, dtype, share if share > 0 else left)
-        one_text = blocks_for(self.context) * block_bytes(config, dtype)
-        self._kv_cache_bytes = max(int(settings.text_memory * 2**30), one_text)
-        self.size = self.facts.size + self._kv_cache_bytes
+    def __init__(self, name: str, facts: StoredModel, settings: ServeConfig) -> None:
+        self.name, self.facts, self._settings = name, facts, settings
         self.created = int(time.time())
-        self.engine: Engine | None = None
         self.jobs = JobQueue(settings.queue)
         self.reading = JobQueue(settings.queue)  # of files: the digest of a large directory takes a while
 
     @property
     def failed(self) -> bool:
         """Whether the engine stopped because of an error."""
-        return self.engine is not None and self.engine.closed
+        return self.engine is not None and bool(self.engine.closed)
 
     def check(self) -> None:
         """Raise an `InputError` if the directory is no longer a complete model."""
-        GenerationModel(self.name, str(self.facts.directory), self._device, self._settings)
+        settings = self._settings
+        facts = open_model(self.facts.directory, self.facts.device, settings.dtype, settings.quantize)
+        type(self)(self.name, facts, settings)
 
     def start(self) -> None:
-        """Load the weights, start the engine and generate two tokens, which compiles the kernels."""
-        settings = self._settings
-        decoder = load_decoder(self.facts.directory, self._device, settings.dtype, settings.quantize)
-        check_tokenizer(decoder.config, self.tokenizer)
-        engine = Engine(
-            decoder,
-            self.tokenizer.eos_token_id,
-            self.tokenizer.size,
-            memory=self._kv_cache_bytes,
-            max_running=settings.together,
-            max_waiting=settings.queue,
-            strict=settings.strict,
-            context=self.context,
-        ).start()
-        listener = Listener()
-        engine.submit([self.tokenizer.eos_token_id], generation_config(max_new_tokens=2), listener)
-        list(listener)
-        self.engine = engine
+        """Load the weights and start the engine."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Stop the engine; its requests are cancelled."""
         engine, self.engine = self.engine, None
         if engine is not None:
             engine.close()
+
+    def end(self) -> None:
+        """Free what the model holds also while it is not loaded."""
+
+    def own_facts(self) -> dict[str, Any]:
+        """Fields of `ModelEntry` that only models of this kind have."""
+        raise NotImplementedError
 
     @cached_property
     def digest(self) -> str:
@@ -133,12 +101,13 @@ class GenerationModel:
         """The model as one entry of `/v1/models`."""
         return ModelEntry(
             id=self.name,
+            kind=self.kind,
             created=self.created,
             context=self.context,
             family=self.facts.config.family,
             parameters=self.facts.parameters,
             loaded=self.engine is not None,
-            chat_template=self.template.kind,
+            **self.own_facts(),
         )
 
     def card(self) -> ModelCard:
@@ -146,6 +115,8 @@ class GenerationModel:
         facts = self.facts
         return ModelCard(
             id=self.name,
+            kind=self.kind,
+            dimensions=self.own_facts().get("dimensions"),
             digest=self.digest,
             family=facts.config.family,
             parameters=facts.parameters,

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 
 from neolm.core.device import MEMORY_SHARE, choose_device, free_memory
 from neolm.core.progress import say
+from neolm.models.config import DecoderConfig
+from neolm.models.hf import open_model
+from neolm.serving.server.embedding_model import EmbeddingModel
 from neolm.serving.server.event_log import EventLog
 from neolm.serving.server.feedback import FeedbackStore
+from neolm.serving.server.generation_model import GenerationModel
 from neolm.serving.server.keys import KeyRing
 from neolm.serving.server.metrics import Metrics
 from neolm.serving.server.model_pool import ModelPool, model_name
-from neolm.serving.server.servable import GenerationModel
+from neolm.serving.server.servable import ServedModel
 from neolm.serving.server.settings import ServeConfig
 
 
@@ -21,7 +25,7 @@ class Service:
     """The state of one server."""
 
     def __init__(
-        self, settings: ServeConfig, pool: ModelPool[GenerationModel], keys: KeyRing, feedback: FeedbackStore | None
+        self, settings: ServeConfig, pool: ModelPool[ServedModel], keys: KeyRing, feedback: FeedbackStore | None
     ) -> None:
         self.settings, self.pool, self.keys, self.feedback = settings, pool, keys, feedback
         self.metrics, self.log = Metrics(pool), EventLog(settings.log_text)
@@ -37,12 +41,16 @@ class Service:
         self.stop_at = min(self.stop_at, time.monotonic() + self.settings.shutdown_seconds)
 
 
-def open_models(arguments: Sequence[str], settings: ServeConfig) -> ModelPool[GenerationModel]:
+def open_models(arguments: Sequence[str], settings: ServeConfig) -> ModelPool[ServedModel]:
     """The pool of the models that `arguments` name, each a path, a hub id or `NAME=PATH`; none is loaded yet."""
     device = choose_device(settings.device).value
     memory = settings.memory * 2**30 if settings.memory else MEMORY_SHARE * free_memory(device)
     count = len(arguments)
-    models = [GenerationModel(name, path, device, settings, memory, count) for name, path in map(model_name, arguments)]
+    models: list[ServedModel] = []
+    for name, path in map(model_name, arguments):
+        facts = open_model(path, device, settings.dtype, settings.quantize)
+        kind = GenerationModel if isinstance(facts.config, DecoderConfig) else EmbeddingModel
+        models.append(kind(name, facts, settings, memory, count))
     pool = ModelPool(models, int(memory))
     for model in models:
         if model.limited_because:

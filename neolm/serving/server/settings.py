@@ -62,6 +62,8 @@ class ServeConfig(Config):
     """Largest `max_tokens` of a request."""
     choices: Annotated[int, Field(ge=1)] = 16
     """Answers to one request, prompts times `n`; more are allowed if `max_tokens` is 0 or 1."""
+    inputs: Annotated[int, Field(ge=1, le=2048)] = 2048
+    """Texts of one request for embeddings."""
     scores: Positive = 2**19
     """Log-probabilities of prompts in one answer: their tokens times `logprobs` + 1."""
     request_seconds: Annotated[float, Field(gt=0), Unit("s")] = 600.0

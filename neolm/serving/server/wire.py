@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from neolm.serving.server.errors import ApiError
 from neolm.serving.server.request_schema import ChatRequest, CompletionRequest
 from neolm.serving.server.run import Delta, Run, ScoredToken
+from neolm.serving.server.turn import Turn
 
 _STREAM_HEADERS = Headers(
     {
@@ -107,20 +108,20 @@ def _chat_token(text: str, raw: bytes, logprob: float) -> Json:
     return {"token": text, "logprob": logprob, "bytes": list(raw)}
 
 
-class AnswerResponse(Response):
-    """Executes a run and sends its answer; the run is cancelled when the client disconnects.
+class TurnResponse(Response):
+    """Executes a request's turn and sends what comes of it; it is cancelled when the client disconnects."""
 
-    An `ApiError` before the first byte becomes an error response, later an error event of the stream.
-    """
-
-    def __init__(self, run: Run, wire: Wire) -> None:
+    def __init__(self, turn: Turn[Any]) -> None:
         super().__init__()
-        self._run, self._wire = run, wire
-        self._started = False
+        self._turn = turn
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer. An `ApiError` before the first byte becomes an error response."""
+        raise NotImplementedError
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
-        answer = asyncio.create_task(self._stream(send) if self._wire.stream else self._whole(scope, receive, send))
+        """Send the answer, unless the client disconnects."""
+        answer = asyncio.create_task(self.answer(scope, receive, send))
         disconnect = asyncio.create_task(_disconnect(receive))
         try:
             await asyncio.wait({answer, disconnect}, return_when=asyncio.FIRST_COMPLETED)
@@ -130,7 +131,20 @@ class AnswerResponse(Response):
             disconnect.cancel()
             answer.cancel()
             await asyncio.wait({answer})
-            scope["state"]["facts"] = self._run.facts
+            scope["state"]["facts"] = self._turn.facts
+
+
+class AnswerResponse(TurnResponse):
+    """Sends the answer of a run. An `ApiError` after the first byte becomes an error event of the stream."""
+
+    def __init__(self, run: Run, wire: Wire) -> None:
+        super().__init__(run)
+        self._run, self._wire = run, wire
+        self._started = False
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer, whole or in chunks."""
+        await (self._stream(send) if self._wire.stream else self._whole(scope, receive, send))
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._run.deltas()) as deltas:

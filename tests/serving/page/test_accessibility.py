@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from page_driver import PHONE, WIDE, PageDriver
-from page_server import PAGE, Reply
+from page_server import PAGE, Reply, model
 
 pytestmark = pytest.mark.xdist_group("page")
 
@@ -355,6 +355,12 @@ def everywhere(ui: PageDriver, look: Any) -> None:
     ui.page.keyboard.press("Escape")
     ui.page.locator("[data-action=rate-up]:visible").first.click()
     look("consent")
+    ui.server.models.append(model("bert" * 12, kind="embed", dimensions=384, chat_template=None))
+    ui.reload()
+    ui.page.select_option("#model", "bert" * 12)
+    ui.page.click("#embed button")
+    ui.wait("Cosine similarity", "#embed")
+    look("encoder")
 
 
 def test_everything_has_an_accessible_name(ui: PageDriver) -> None:

@@ -1,4 +1,4 @@
-"""A real server in a thread, with a tiny model whose answers vary."""
+"""A real server in a thread, with a tiny model whose answers vary, and a tiny encoder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from served import Running, running, write_model
+from tiny_encoders import write_encoder
 
 from neolm.models.hf import load_model
 from neolm.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -42,5 +43,6 @@ def start() -> Callable[..., contextlib.AbstractContextManager[Running]]:
 @pytest.fixture(scope="module")
 def server(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     place = tmp_path_factory.mktemp("kept") / "deep" / "feedback.sqlite"
-    with running([str(directory)], feedback=f"sqlite:///{place}", max_tokens=512, choices=8) as one:
+    encoder = write_encoder(tmp_path_factory.mktemp("an encoder") / "bert")
+    with running([str(directory), str(encoder)], feedback=f"sqlite:///{place}", max_tokens=512, choices=8) as one:
         yield one

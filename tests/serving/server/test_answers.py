@@ -26,7 +26,7 @@ from neolm.generation.chat import Session
 from neolm.generation.config import GenerationConfig
 from neolm.models.decoder import Decoder
 from neolm.models.hf import load_model
-from neolm.serving.server import servable
+from neolm.serving.server import generation_model
 from neolm.serving.server.response_schema import ChatCompletion
 from neolm.tokenizer.chat import Message, PlainTemplate
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -532,7 +532,7 @@ def test_models_that_fit_are_loaded_at_the_start(
             raise InputError("it is broken")
         return load_model(directory, *how)
 
-    monkeypatch.setattr(servable, "load_model", load)
+    monkeypatch.setattr(generation_model, "load_decoder", load)
     with start(places, memory=0.025, feedback="off", preload=True) as server:
         waiting_for(lambda: server.client.get("/ready").status_code == 200)
         assert [model.engine is not None for model in server.service.pool.models.values()] == [
