@@ -17,6 +17,7 @@ import { EmbeddingView } from "./embedding-view.js";
 import { Feedback } from "./feedback.js";
 import { announce } from "./live-region.js";
 import { showCard } from "./model-card.js";
+import { ModelChoice } from "./model-choice.js";
 import { Notices } from "./notices.js";
 import { Preferences } from "./preferences.js";
 import { requestParameters } from "./sampling.js";
@@ -27,7 +28,6 @@ import { listen } from "./shortcuts.js";
 import { Welcome } from "./welcome.js";
 
 const OPEN_KEY = "open";
-const MAX_TOKENS = 4096; // unless the server's limit is lower
 const SIDES = ["left", "right"];
 
 const byId = (id) => document.getElementById(id);
@@ -42,15 +42,14 @@ class App {
     this.store = new ConversationStore(storage);
     this.notices = new Notices(byId("notices"));
     this.info = { version: "", feedback: false, key_required: false, limits: {} };
-    /** @type {Model[]} */
-    this.models = [];
+    this.models = new ModelChoice(this.preferences);
     this.session = new Session(
       {
         server: this.server,
         store: this.store,
         sides: () => this.#sides(),
         probabilities: () => this.preferences.get("probabilities"),
-        contextOf: (id) => this.#model(id)?.context,
+        contextOf: (id) => this.models.find(id)?.context,
       },
       {
         onChange: () => this.render(),
@@ -74,7 +73,7 @@ class App {
       probabilities: preferences.get("probabilities"),
       feedback: this.info.feedback,
       consent: preferences.get("consent"),
-      waitingText: (id) => (this.#model(id)?.loaded === false ? "Loading the model…" : "Reading the prompt…"),
+      waitingText: (id) => (this.models.find(id)?.loaded === false ? "Loading the model…" : "Reading the prompt…"),
     }));
     this.autoScroll = new AutoScroll(byId("scroller"), byId("jump"));
     this.contextGauge = new ContextGauge(byId("context"));
@@ -94,11 +93,12 @@ class App {
       byId("embed"),
       async (model, texts) => {
         const vectors = await this.server.embed(model, texts);
-        if (this.#model(model)?.loaded === false) this.#refreshModels();
+        if (this.models.find(model)?.loaded === false) this.#refreshModels();
         return vectors;
       },
       () => this.#askApiKey(this.apiKey.value !== null),
     );
+    this.skip = document.querySelector(".skip");
     this.picker = new ModelPicker(byId("model"), (id) => preferences.set("leftModel", id));
     this.compareBar = new CompareBar(byId("compare"), {
       pickModel: (side, id) => preferences.set(`${SIDES[side]}Model`, id),
@@ -155,7 +155,7 @@ class App {
     }
     const help = () => showHelp(this.info.version);
     const card = () => {
-      const model = this.#encoder()?.id ?? this.#chosen()[0].model;
+      const model = this.models.encoder?.id ?? this.#chosen()[0].model;
       if (model) showCard(this.server, model);
     };
     byId("card").addEventListener("click", card);
@@ -184,42 +184,8 @@ class App {
     });
   }
 
-  #model(id) {
-    return this.models.find((model) => model.id === id);
-  }
-
-  /** The models that write texts. */
-  get writers() {
-    return this.models.filter(({ kind }) => kind !== "embed");
-  }
-
-  /** The chosen model, if it is an encoder, which cannot write. */
-  #encoder() {
-    const chosen = this.#model(this.preferences.get("leftModel")) ?? this.models[0];
-    return chosen?.kind === "embed" ? chosen : undefined;
-  }
-
-  /** Conversations need a model that writes. @returns {boolean} whether another model is shown now */
-  #leaveEncoder() {
-    const [writer] = this.writers;
-    if (!this.#encoder() || !writer) return false;
-    this.preferences.set("leftModel", writer.id);
-    return true;
-  }
-
-  /** Model and settings of both sides, whether they are compared or not. */
   #chosen() {
-    const { writers } = this;
-    const find = (side) => writers.find(({ id }) => id === this.preferences.get(`${side}Model`))?.id;
-    const first = find("left") ?? writers[0]?.id ?? "";
-    const second = find("right") ?? writers.find(({ id }) => id !== first)?.id ?? first;
-    return [first, second].map((model, side) => {
-      const context = this.#model(model)?.context;
-      const maxTokens = Math.min(this.info.limits?.max_tokens || MAX_TOKENS, context ?? Infinity);
-      const settings = this.preferences.get(SIDES[side]);
-      const max_tokens = Math.min(settings.max_tokens, maxTokens);
-      return { model, context, maxTokens, settings: { ...settings, max_tokens } };
-    });
+    return this.models.sides(this.info.limits?.max_tokens);
   }
 
   /** The sides that the next request goes to. */
@@ -232,13 +198,13 @@ class App {
   /** The mode of a new conversation: as chosen, or what suits the model. */
   mode() {
     const [{ model }] = this.#chosen();
-    const isBase = this.#model(model)?.chat_template === "plain";
+    const isBase = this.models.find(model)?.chat_template === "plain";
     return this.preferences.get("mode") || (isBase ? "completion" : "chat");
   }
 
   /** Starts a new conversation. */
   begin() {
-    this.#leaveEncoder();
+    this.models.leaveEncoder();
     this.session.start(this.mode());
     this.list.closeOverlay();
     this.composer.focus();
@@ -254,7 +220,7 @@ class App {
   }
 
   #send(text) {
-    if (!this.writers.length) {
+    if (!this.models.writers.length) {
       this.connect();
       return false;
     }
@@ -276,14 +242,14 @@ class App {
     if (spoken.length) announce(spoken.join("\n"));
     // The server has other models than before, or has loaded one.
     const missing = here.some(({ error }) => error?.kind === "not_found");
-    if (missing || messages.some(({ model }) => this.#model(model)?.loaded === false)) this.#refreshModels();
+    if (missing || messages.some(({ model }) => this.models.find(model)?.loaded === false)) this.#refreshModels();
     const locked = here.find(({ error }) => error?.kind === "unauthorized");
     if (locked && (await this.#askApiKey(this.apiKey.value !== null))) this.session.retry(locked);
   }
 
   async #refreshModels() {
     try {
-      this.models = await this.server.models();
+      this.models.all = await this.server.models();
       this.render();
     } catch {
       // The list stays as it was; the next request reports the error.
@@ -308,7 +274,7 @@ class App {
     try {
       this.info = { ...this.info, ...(await this.server.info()) };
       if (this.info.key_required && this.apiKey.value === null) return await this.#askApiKey(false);
-      this.models = await this.server.models();
+      this.models.all = await this.server.models();
     } catch (error) {
       if (error.kind === "unauthorized") return this.#askApiKey(this.apiKey.value !== null);
       const retry = button("Try again", { icon: "refresh", onClick: () => this.connect() });
@@ -317,7 +283,7 @@ class App {
     } finally {
       this.render();
     }
-    if (!this.models.length) this.notices.show("server", "This server has no models.");
+    if (!this.models.all.length) this.notices.show("server", "This server has no models.");
     return true;
   }
 
@@ -326,8 +292,8 @@ class App {
     const { preferences, session, models } = this;
     const { conversation } = session;
     // Opening a conversation shows it, with a model that writes; setting that renders the page.
-    if (this.rendered && conversation !== this.rendered && this.#leaveEncoder()) return;
-    const encoder = this.#encoder();
+    if (this.rendered && conversation !== this.rendered && this.models.leaveEncoder()) return;
+    const encoder = this.models.encoder;
     const chosen = this.#chosen();
     const [{ model }] = chosen;
     const started = conversation.messages.size > 0;
@@ -337,14 +303,14 @@ class App {
     document.body.classList.toggle("is-completion", isCompletion);
     document.body.classList.toggle("comparing", compare);
     this.conversationView.render(conversation);
-    this.welcome.update(!started, { mode: conversation.mode, model: this.#model(model) });
+    this.welcome.update(!started, { mode: conversation.mode, model: this.models.find(model) });
     this.embeddingView.update(encoder);
     for (const id of ["scroller", "composer", "composer-info"]) byId(id).hidden = Boolean(encoder);
-    byId("skip").href = encoder ? "#embed-text-0" : "#message";
-    byId("skip").textContent = encoder ? "Skip to the texts" : "Skip to the message box";
-    this.picker.update(models, encoder?.id ?? model);
+    this.skip.href = encoder ? "#embed-text-0" : "#message";
+    this.skip.textContent = encoder ? "Skip to the texts" : "Skip to the message box";
+    this.picker.update(models.all, encoder?.id ?? model);
     byId("model-group").hidden = compare && !encoder;
-    this.compareBar.update(compare && !encoder, this.writers, chosen);
+    this.compareBar.update(compare && !encoder, this.models.writers, chosen);
     this.settingsPanel.render(chosen, isCompletion);
     this.composer.update({ busy: session.busy, isCompletion, started, model });
     this.contextGauge.update(conversation, compare ? chosen : [chosen[0]]);
