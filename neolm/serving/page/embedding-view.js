@@ -13,7 +13,7 @@ export class EmbeddingView {
    */
   constructor(root, embed, enterKey) {
     Object.assign(this, { root, embed, enterKey });
-    this.note = element("p", { class: "welcome-note" });
+    this.note = element("p", { class: "embed-note" });
     this.texts = ["First text", "Second text"].map((name, side) => {
       const id = `embed-text-${side}`;
       const area = element("textarea", { id, rows: "3", dir: "auto", spellcheck: "false" });
