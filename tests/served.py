@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,3 +105,11 @@ def served(*arguments: object, **environment: str) -> Iterator[tuple[subprocess.
             process.kill()
         process.wait()
         process.stderr.close()
+
+
+def waiting_for(condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds, at most a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

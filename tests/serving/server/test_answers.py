@@ -7,7 +7,6 @@ import json
 import math
 import socket
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ import httpx
 import openai
 import pytest
 import torch
-from served import TEXT
+from served import TEXT, waiting_for
 
 import neolm
 from neolm.core.errors import InputError
@@ -424,13 +423,6 @@ def test_greedy_answers_are_the_same_under_load(server: Any, model: Decoder, tok
 
     with ThreadPoolExecutor(16) as pool:
         assert list(pool.map(one, prompts)) == expected
-
-
-def waiting_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_disconnected_client_cancels_its_requests(
