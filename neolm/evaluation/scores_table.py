@@ -43,7 +43,7 @@ def _encoder_table(result: Mapping[str, Any]) -> str:
         elif name == "sentence_accuracy":
             task, without = protocol["segments"]["task"], protocol["without_label"]
             details += f"\n{task}: {protocol['pairs']:,} pairs" + (
-                f"; {without:,} sequences of one sentence have no label and are left out" if without else ""
+                f"; left out, because they are one sentence and have no label: {without:,}" if without else ""
             )
     length = first.get("sequence_length") or first["window"]
     how = f"at most {length} tokens, {_weights(first)}{_left_out(first)}"

@@ -20,6 +20,7 @@ from neolm.core.compressors import COMPRESSORS
 from neolm.core.files import write_text
 from neolm.core.manifest import chain, intact_file, recorded_values
 from neolm.core.progress import say
+from neolm.models.families import ENCODERS
 from neolm.report.pages import render
 from neolm.report.run_files import DIGITS, FAMILIES, Run, optional_json, read_scores
 from neolm.report.scores import labels, with_interval
@@ -27,6 +28,17 @@ from neolm.report.sizes import Pairs, model_facts, training_facts
 
 CARD = "README.md"
 MAX_LICENCES = 20
+# By the last part of the name of an encoder's architecture: the hub's task, and the class of transformers.
+HEADS = {
+    "PreTraining": ("fill-mask", "AutoModelForMaskedLM"),
+    "MaskedLM": ("fill-mask", "AutoModelForMaskedLM"),
+    "NextSentencePrediction": ("text-classification", "AutoModelForNextSentencePrediction"),
+    "SequenceClassification": ("text-classification", "AutoModelForSequenceClassification"),
+    "TokenClassification": ("token-classification", "AutoModelForTokenClassification"),
+    "MultipleChoice": ("multiple-choice", "AutoModelForMultipleChoice"),
+    "QuestionAnswering": ("question-answering", "AutoModelForQuestionAnswering"),
+    "Model": ("feature-extraction", "AutoModel"),
+}
 MARK = "\n<!-- Written by NeoLM, which replaces this card unless it is edited. "
 
 
@@ -68,10 +80,15 @@ def model_card(directory: Path) -> str:
     transformers = gguf is None and not (isinstance(raw, dict) and "quantization_config" in raw)
     parameters = trained.get("parameters") or run.counts(artefacts[0][1].stage if artefacts else "").get("parameters")
     family = str(next((m.counts["family"] for m in run.manifests.values() if "family" in m.counts), ""))
+    family = family or str(run.model_config.get("family", ""))
     sizes: dict[str, Pairs] = {"Model": model_facts(run), "Training": training_facts(run)} if trained else {}
+    task, auto_class = _head(family, raw)
     return render(
         "model_card.md",
-        metadata=_metadata(name, run, transformers),
+        metadata=_metadata(name, run, transformers, task),
+        encoder=family in ENCODERS,
+        task=task,
+        auto_class=auto_class,
         name=name,
         run=run,
         parameters=parameters,
@@ -86,12 +103,21 @@ def model_card(directory: Path) -> str:
     )
 
 
-def _metadata(name: str, run: Run, transformers: bool) -> str:
+def _head(family: str, config: Any) -> tuple[str, str]:
+    """The hub's name of what the model does, and the class of transformers that loads it."""
+    if family not in ENCODERS:
+        return "text-generation", "AutoModelForCausalLM"
+    named = config.get("architectures") if isinstance(config, Mapping) else None
+    architecture = str(named[0]) if isinstance(named, list) and named else "Model"
+    return next((found for ending, found in HEADS.items() if architecture.endswith(ending)), HEADS["Model"])
+
+
+def _metadata(name: str, run: Run, transformers: bool, task: str) -> str:
     """The YAML block at the top of the card."""
     family = run.model_config.get("family")
     found: dict[str, Any] = {
         "library_name": "transformers" if transformers else "neolm",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": task,
         "tags": ["neolm", *([family] if family else [])],
     }
     metrics = [
@@ -100,7 +126,7 @@ def _metadata(name: str, run: Run, transformers: bool) -> str:
     ]
     if metrics:
         dataset = {"type": "held-out", "name": "held-out text of the training corpus"}
-        result = {"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics}
+        result = {"task": {"type": task}, "dataset": dataset, "metrics": metrics}
         found["model-index"] = [{"name": name, "results": [result]}]
     return str(yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
 

@@ -14,6 +14,7 @@ from neolm.core.metrics import read_metrics
 from neolm.models import families
 
 DIGITS = 12  # of a digest that are shown; the manifest has all of them
+FIRST = ("bits_per_byte", "masked_loss", "sentence_accuracy")
 FAMILIES = {name: family.title for name, family in families.FAMILIES.items()}
 
 
@@ -53,6 +54,11 @@ class Run:
         """The architecture's name as it is written in papers."""
         name = str(self.model_config.get("family", ""))
         return FAMILIES.get(name, name or "language model")
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the run trained an encoder."""
+        return self.model_config.get("family") in families.ENCODERS
 
     @property
     def epochs(self) -> str:
@@ -114,8 +120,8 @@ def read_scores(output: Path) -> Mapping[str, Any]:
 
 
 def score_protocol(scores: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The data and the settings that bits per byte were measured with; empty if they are not known."""
-    score, protocols = scores.get("bits_per_byte"), scores.get("protocols")
+    """The data and the settings of the first measurement of `FIRST` that was made; empty if they are not known."""
+    score, protocols = next((scores[name] for name in FIRST if name in scores), None), scores.get("protocols")
     if not isinstance(score, Mapping) or not isinstance(protocols, Mapping):
         return {}
     return protocols.get(score.get("protocol")) or {}

@@ -15,6 +15,7 @@ from neolm.core.metrics import points
 from neolm.core.progress import duration
 from neolm.report.chart import Bar, bar_chart
 from neolm.report.curves import loss_figure, stability_figures
+from neolm.report.encoder import encoder_report
 from neolm.report.pages import Figure, data_size, render
 from neolm.report.run_files import DIGITS, Run, read_run
 from neolm.report.scores import bits_per_byte, labels, with_interval
@@ -42,6 +43,7 @@ def page(run: Run) -> str:
     return render(
         "report.html",
         run=run,
+        encoder=encoder_report(run),
         score=bits_per_byte(run),
         other_scores=[(label, with_interval(run.scores, name)) for name, label in labels(run.scores).items()][1:],
         loss=loss_figure(run),

@@ -17,7 +17,14 @@ LABELS = {
     "loss": "Loss, nats per token",
     "token_perplexity": "Perplexity per token",
     "word_perplexity": "Perplexity per word",
+    "masked_loss": "Masked loss, nats per token",
+    "masked_accuracy": "Masked accuracy",
+    "unigram_entropy": "Unigram entropy of the same tokens, nats",
+    "masked_gain": "Gain over the unigram entropy, nats",
+    "sentence_accuracy": "Accuracy of the sentence task",
+    "pseudo_perplexity": "Pseudo-perplexity per token",
 }
+PERCENT = ("masked_accuracy", "sentence_accuracy")
 
 
 @dataclass(frozen=True)
@@ -116,12 +123,13 @@ def labels(scores: Mapping[str, Any]) -> dict[str, str]:
 
 
 def with_interval(scores: Any, name: str) -> str:
-    """`2.900 (2.800 to 3.000)`; empty if there is no such score."""
+    """`2.900 (2.800 to 3.000)`, accuracies in percent; empty if there is no such score."""
     score = read_score(scores, name)
     if score is None:
         return ""
-    interval = f" ({shown(score.interval[0])} to {shown(score.interval[1])})" if score.interval else ""
-    return shown(score.value) + interval
+    form = "{:.1%}".format if name in PERCENT else shown
+    interval = f" ({form(score.interval[0])} to {form(score.interval[1])})" if score.interval else ""
+    return form(score.value) + interval
 
 
 def shown(value: float) -> str:

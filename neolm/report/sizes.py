@@ -33,8 +33,10 @@ def model_facts(run: Run) -> Pairs:
         ("Without embeddings", f"{without:,}" if without else ""),
         ("Layers", _number(shape, "num_layers")),
         ("Hidden size", _number(shape, "hidden_size")),
+        ("Embedding size", _number(shape, "embedding_size") if shape.get("embedding_size") else ""),
+        ("Shared by the layers", str(shape["sharing"]) if shape.get("groups") else ""),
         ("Attention heads", _number(shape, "num_heads")),
-        ("Attention", f"alternating {' and '.join(dict.fromkeys(layers))}" if "local" in layers else "global"),
+        ("Attention", _attention(run)),
         ("Local window", f"{_number(shape, 'window_size')} tokens" if "local" in layers else ""),
         ("Context", f"{_number(shape, 'max_position_embeddings')} tokens"),
         ("Vocabulary", f"{_number(shape, 'vocab_size')} tokens"),
@@ -47,6 +49,7 @@ def training_facts(run: Run) -> Pairs:
     counts, config = run.counts("pretrain"), run.config("pretrain").get("pretrain", {})
     text = run.counts("shards").get("train", {})
     batch, length = config.get("batch_size"), config.get("sequence_length")
+    segments = (config.get("segments") or {}) if run.is_encoder else {}
     flops, speed = counts.get("flops"), counts.get("tokens_per_second")
     return [
         ("Steps", f"{counts.get('steps', 0):,}"),
@@ -54,6 +57,7 @@ def training_facts(run: Run) -> Pairs:
         ("Tokens trained on", ", ".join(filter(None, (count(counts.get("tokens", 0)), run.epochs)))),
         ("Training text", f"{count(text['tokens'])} tokens" if text.get("tokens") else ""),
         ("Bytes per token", f"{text['bytes'] / text['tokens']:.2f}" if text.get("tokens") else ""),
+        ("Sentence task", str(segments.get("task", "")).replace("none", "").upper()),
         ("Learning rate", f"{config['learning_rate']:g} at its maximum" if config.get("learning_rate") else ""),
         ("Time", duration(float(counts.get("training_seconds") or 0))),
         ("Speed", f"{speed:,.0f} tokens/s on average" if speed else ""),
@@ -74,6 +78,13 @@ def _machine(run: Run) -> Pairs:
         ("MFU", f"{share:.1%} of that speed, over the whole training" if share and ceiling else ""),
         ("Energy", "; ".join(run.energy()[1])),
     ]
+
+
+def _attention(run: Run) -> str:
+    layers = run.model_config.get("attention_layers") or ()
+    if run.is_encoder:
+        return "of all tokens to all"
+    return f"alternating {' and '.join(dict.fromkeys(layers))}" if "local" in layers else "global"
 
 
 def _number(values: Mapping[str, Any], key: str) -> str:

@@ -18,9 +18,12 @@ from neolm.core.artifact import Stage
 from neolm.core.config import defaults, validate
 from neolm.core.device import choose_compile, choose_device, choose_precision, matrix_ceiling, peak_memory
 from neolm.core.errors import InputError, NeoLMError, SettingError
+from neolm.core.files import write_json
 from neolm.core.manifest import Manifest, input_from, require, started_settings
 from neolm.core.progress import count, duration, say
 from neolm.core.resumable import ResumableStage
+from neolm.data.audit import masked_example
+from neolm.data.segment_batches import SegmentBatches
 from neolm.models.config import DecoderConfig
 from neolm.models.encoder import Encoder
 from neolm.models.encoder_config import EncoderConfig
@@ -41,6 +44,9 @@ from neolm.training.run import Training
 from neolm.training.state import Progress, load_weights
 from neolm.training.token_similarity import SEQUENCES, similarity_line, token_similarity
 from neolm.training.trackers import open_trackers
+
+EXAMPLES_FILE = "examples.json"  # of an encoder's training, with its first examples
+EXAMPLES = 4
 
 
 def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, seed: int) -> Manifest:
@@ -192,6 +198,8 @@ def _prepare(
     began = stage.start(precision=precision.value)["precision"]
     if began != precision.value:
         say(f"this training began in {began} and continues in {precision.value}, so it is not the same bit for bit")
+    if isinstance(task.data, SegmentBatches):
+        write_json(stage.directory / EXAMPLES_FILE, _first_examples(task.data, tokenizer))
     torch.manual_seed(seed)
     if base is None or (not base.is_dir() and last_checkpoint(stage.directory / "checkpoints", "step")):
         model = build(architecture).initialise(seed)  # if the base is gone, the checkpoint has the weights
@@ -221,6 +229,15 @@ def _prepare(
         diagnosis=task.diagnosis,
         trackers=partial(open_trackers, config.track, stage.directory, stage.config),
     )
+
+
+def _first_examples(data: SegmentBatches, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The first examples of the training with their masks, labels and documents, for a person to check."""
+    batch = data.batch(1, slice(EXAMPLES))
+    return [
+        {**masked_example(batch, row, tokenizer.id_to_token), "documents": data.documents([batch.examples[row]])}
+        for row in range(len(batch))
+    ]
 
 
 def _counts(training: Training, progress: Progress) -> dict[str, Any]:
