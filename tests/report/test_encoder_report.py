@@ -52,6 +52,7 @@ def test_the_page_of_an_encoder(whole: Path) -> None:
     scores = json.loads((whole / "evaluation" / "scores.json").read_text())
     for words in (
         f"It predicts {100 * scores['masked_accuracy']['value']:.1f}% of the masked tokens",
+        "tokens are. Its answer to the sentence task",
         f"(SOP) is right for {100 * scores['sentence_accuracy']['value']:.1f}% of the pairs",
         "What it fills in",
         "Unigram entropy, nats",
