@@ -1,10 +1,11 @@
-"""The seams of the loop: two processes that average their gradients train as one process does."""
+"""The seams of the loop: several processes that average their gradients train as one process does."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from small_encoder import write_corpus
 from small_training import losses, numbers
 
 RANK = """
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from small_encoder import encoder_training
 from small_training import training
 
 from neolm.training.loop import train
@@ -21,7 +23,7 @@ from neolm.training.precision import MixedPrecision
 from neolm.training.run import Parallelism
 from neolm.training.world import World
 
-rank, size, place = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+rank, size, place, kind = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
 if size > 1:
     dist.init_process_group("gloo", init_method=f"file://{place / 'store'}", rank=rank, world_size=size)
 
@@ -42,18 +44,38 @@ directory = place / str(rank)
 directory.mkdir()
 (place / "checkpoints").mkdir(exist_ok=True)
 (directory / "checkpoints").symlink_to(place / "checkpoints")  # which all ranks share
-run = training(directory, dropout=0.0, micro_batch_size=3, batch_size=7)
+settings = {"micro_batch_size": 3, "batch_size": 7}
+if kind == "decoder":
+    run = training(directory, dropout=0.0, **settings)
+else:  # ragged rows, of which some have no pair; the ranks' counts of both terms differ
+    settings |= {"segments": {"task": "sop", "one_sentence": "single"}, "optimiser": "lamb", "validate_every": 4}
+    settings |= {"short_length": 16, "short_steps": 6, "checkpoint_every": 4}
+    run = encoder_training(kind, place.parent / "shards", directory, **settings)
+
+class Recorded:
+    # the data, whose examples are written to a file
+
+    def __init__(self, data):
+        self.data, self.documents = data, data.documents
+
+    def batch(self, step, rows):
+        batch = self.data.batch(step, rows)
+        with (directory / "examples.txt").open("a") as file:
+            print(step, *batch.examples, file=file)
+        return batch
+
+run = replace(run, data=Recorded(run.data))
 train(replace(run, parallelism=Parallelism(world, precision=Replicated)))
 if size > 1:
     dist.destroy_process_group()
 """
 
 
-def run(place: Path, size: int) -> Path:
+def run(place: Path, size: int, kind: str) -> Path:
     place.mkdir()
     command = [sys.executable, "-W", "error", "-c", RANK]
     processes = [
-        subprocess.Popen([*command, str(rank), str(size), str(place)], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, str(rank), str(size), str(place), kind], stderr=subprocess.PIPE, text=True)
         for rank in range(size)
     ]
     said = [process.communicate()[1] for process in processes]
@@ -61,12 +83,29 @@ def run(place: Path, size: int) -> Path:
     return place
 
 
-def test_two_ranks_train_as_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def examples(directory: Path) -> list[list[str]]:
+    """Step and examples of each batch that was read."""
+    lines = (directory / "examples.txt").read_text().splitlines()
+    return sorted((line.split() for line in lines), key=lambda row: int(row[0]))
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [("decoder", (2,)), ("bert", (2,)), ("albert", (4,))])
+def test_ranks_train_as_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, sizes: tuple[int, ...]
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=":")
-    one, two = run(tmp_path / "one", 1) / "0", run(tmp_path / "two", 2)
-    for rank in ("0", "1"):
-        assert losses(two / rank) == pytest.approx(losses(one), abs=1e-5)
-        for first, second in zip(numbers(one), numbers(two / rank), strict=True):
-            assert first == pytest.approx(second, abs=1e-4)
-    assert numbers(two / "0") == numbers(two / "1")
-    assert len(list((two / "checkpoints").glob("step-*"))) == 2
+    if kind != "decoder":
+        write_corpus(tmp_path / "shards")
+    one = run(tmp_path / "one", 1, kind) / "0"
+    for size in sizes:
+        many = run(tmp_path / str(size), size, kind)
+        for rank in range(size):
+            place = many / str(rank)
+            assert losses(place) == pytest.approx(losses(one), abs=1e-5)
+            for first, second in zip(numbers(one), numbers(place), strict=True):
+                assert first == pytest.approx(second, abs=1e-4)
+            assert numbers(place) == numbers(many / "0")
+        parts = zip(*(examples(many / str(rank)) for rank in range(size)), strict=True)
+        together = [[rows[0][0], *(example for row in rows for example in row[1:])] for rows in parts]
+        assert together == examples(one)
+        assert len(list((many / "checkpoints").glob("step-*"))) == 2

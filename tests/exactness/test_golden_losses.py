@@ -6,12 +6,13 @@ rounding, which training amplifies; a changed initialisation, schedule, mask or 
 """
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from small_encoder import encoder_training, text_like_tokens, write_corpus
 
 from neolm.core.device import Choice
 from neolm.data.batches import TrainingBatches
@@ -33,6 +34,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt-neox": {"rotary_fraction": 0.5},
     "gpt-neox, sequential": {"rotary_fraction": 0.5, "parallel_residual": False},
 }
+# As published, but for the sizes: BERT's Adam with NSP; ALBERT's LAMB with SOP, n-grams and shared layers.
+ENCODERS: dict[str, dict[str, Any]] = {
+    "bert": {"segments": {"task": "nsp"}, "bias_correction": False},
+    "albert": {
+        "segments": {"task": "sop"},
+        "masking": {"max_ngram": 3},
+        "optimiser": "lamb",
+        "bias_correction": False,
+        "learning_rate": 2e-2,
+        "short_length": 24,
+        "short_steps": 50,
+    },
+}
 
 # Losses at steps 1, 25, 50, 75 and 100.
 GOLDEN: dict[str, list[float]] = {
@@ -41,23 +55,13 @@ GOLDEN: dict[str, list[float]] = {
     "gpt-neo": [4.56736, 3.71167, 3.03628, 2.71168, 2.70881],
     "gpt-neox": [4.716, 3.15244, 2.63687, 2.39594, 2.38937],
     "gpt-neox, sequential": [4.70622, 3.75362, 3.02794, 2.61845, 2.64271],
+    "bert": [5.30547, 5.21284, 5.00217, 5.00904, 5.00953],
+    "albert": [5.31445, 4.93352, 4.87749, 4.98711, 5.2169],
 }
 
 
-def text_like_tokens(count: int) -> np.ndarray:
-    """Tokens with something to learn, the same everywhere: three likely successors each, and echoes of 20 back."""
-    generator = np.random.default_rng(20210321)
-    table = generator.integers(0, VOCABULARY, size=(VOCABULARY, 3))
-    choices, echoes = generator.integers(0, 3, size=count), generator.random(count) < 0.3
-    tokens = [1]
-    for position in range(1, count):
-        echo = echoes[position] and position >= 20
-        tokens.append(tokens[position - 20] if echo else int(table[tokens[-1], choices[position]]))
-    return np.array(tokens, dtype="<u2")
-
-
 def golden_run(name: str, directory: Path) -> list[float]:
-    (directory / "train-00000.bin").write_bytes(text_like_tokens(20_000).tobytes())
+    (directory / "train-00000.bin").write_bytes(text_like_tokens(20_000, VOCABULARY).tobytes())
     family = name.partition(",")[0]
     settings = {
         "vocab_size": VOCABULARY,
@@ -90,13 +94,27 @@ def golden_run(name: str, directory: Path) -> list[float]:
     return [row["loss"] for row in read_metrics(directory / "metrics.jsonl")]
 
 
+def golden_encoder_run(family: str, directory: Path) -> list[float]:
+    write_corpus(directory / "shards")
+    settings = {"steps": 100, "micro_batch_size": 4, "warmup_steps": 10, "log_every": 25, "checkpoint_every": 1000}
+    run = encoder_training(family, directory / "shards", directory, **settings, **ENCODERS[family])
+    train(replace(run, validation=[]))
+    return [row["loss"] for row in read_metrics(directory / "metrics.jsonl")]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_golden_losses(name: str, tmp_path: Path) -> None:
     assert golden_run(name, tmp_path) == pytest.approx(GOLDEN[name], abs=3e-3)
 
 
+@pytest.mark.parametrize("family", ENCODERS)
+def test_golden_losses_of_encoders(family: str, tmp_path: Path) -> None:
+    assert golden_encoder_run(family, tmp_path) == pytest.approx(GOLDEN[family], abs=3e-3)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for family_name in FAMILIES:
+    for family_name in (*FAMILIES, *ENCODERS):
         with tempfile.TemporaryDirectory() as place:
-            print(f'    "{family_name}": {[round(loss, 5) for loss in golden_run(family_name, Path(place))]},')
+            run_of = golden_encoder_run if family_name in ENCODERS else golden_run
+            print(f'    "{family_name}": {[round(loss, 5) for loss in run_of(family_name, Path(place))]},')

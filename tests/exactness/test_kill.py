@@ -12,15 +12,13 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from tiny_encoders import VOCABULARY
 
 RECIPE = """
 output: {output}
 seed: 3
 corpus: {{source: files, path: {texts}}}
-tokenizer: {{vocab_size: 300}}
-model: {{family: gpt-neo, hidden_size: 32, num_layers: 2, num_heads: 2, window_size: 16, residual_dropout: 0.1}}
-pretrain:
-  steps: 60
+{parts}
   sequence_length: 32
   batch_size: 8
   micro_batch_size: 4
@@ -32,6 +30,32 @@ pretrain:
   validation_sequences: 8
   log_every: 1
 """
+DECODER = """
+tokenizer: {vocab_size: 300}
+model: {family: gpt-neo, hidden_size: 32, num_layers: 2, num_heads: 2, window_size: 16, residual_dropout: 0.1}
+pretrain:
+  steps: 60
+"""
+ENCODER = """
+tokenizer: {path: VOCABULARY}
+model:
+  {family: albert, hidden_size: 32, embedding_size: 16, num_layers: 3, num_heads: 2, residual_dropout: 0.1,
+   attention_dropout: 0.1}
+pretrain:
+  steps: 60
+  optimiser: lamb
+  bias_correction: false
+  segments: {task: sop}
+  masking: {max_ngram: 3}
+  short_length: 16
+  short_steps: 30
+"""
+
+
+def write_recipe(place: Path, output: Path, texts: Path, parts: str = DECODER) -> Path:
+    recipe = place / "recipe.yaml"
+    recipe.write_text(RECIPE.format(output=output, texts=texts, parts=parts.strip()))
+    return recipe
 
 
 def command(recipe: Path) -> list[str]:
@@ -67,19 +91,31 @@ def start_and_kill(recipe: Path, output: Path, after_steps: int, delay: float) -
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, text_folder: Path) -> Path:
     place = tmp_path_factory.mktemp("undisturbed run")
-    recipe = place / "recipe.yaml"
-    recipe.write_text(RECIPE.format(output=place / "out", texts=text_folder))
-    finish(recipe)
+    finish(write_recipe(place, place / "out", text_folder))
     return place / "out"
 
 
 def test_a_run_killed_at_random_moments_resumes_bit_for_bit(
     undisturbed: Path, tmp_path: Path, text_folder: Path
 ) -> None:
+    killed_and_resumed(undisturbed, tmp_path, text_folder, DECODER)
+
+
+def test_an_encoder_s_run_killed_at_random_moments_resumes_bit_for_bit(tmp_path: Path, text_folder: Path) -> None:
+    (tmp_path / "vocabulary").mkdir()
+    (tmp_path / "vocabulary" / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    parts = ENCODER.replace("VOCABULARY", str(tmp_path / "vocabulary"))
+    (tmp_path / "undisturbed").mkdir()
+    finish(write_recipe(tmp_path / "undisturbed", tmp_path / "whole", text_folder, parts))
+    killed_and_resumed(tmp_path / "whole", tmp_path, text_folder, parts)
+
+
+def killed_and_resumed(undisturbed: Path, tmp_path: Path, text_folder: Path, parts: str) -> None:
+    """Kill a run at random moments, and compare its end with `undisturbed`."""
     seed = int.from_bytes(os.urandom(4))
     chance = random.Random(seed)
-    recipe, output = tmp_path / "recipe.yaml", tmp_path / "killed run"
-    recipe.write_text(RECIPE.format(output=output, texts=text_folder))
+    output = tmp_path / "killed run"
+    recipe = write_recipe(tmp_path, output, text_folder, parts)
     kills = 0
     for _ in range(4):
         kills += start_and_kill(recipe, output, chance.randint(1, 14), chance.random() * 0.05)
@@ -96,8 +132,8 @@ def test_a_run_killed_at_random_moments_resumes_bit_for_bit(
 
 
 def test_a_run_killed_before_training_starts_again(undisturbed: Path, tmp_path: Path, text_folder: Path) -> None:
-    recipe, output = tmp_path / "recipe.yaml", tmp_path / "out"
-    recipe.write_text(RECIPE.format(output=output, texts=text_folder))
+    output = tmp_path / "out"
+    recipe = write_recipe(tmp_path, output, text_folder)
     process = subprocess.Popen(command(recipe), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while process.poll() is None and not (output / ".lock").exists():
         time.sleep(0.01)
@@ -109,8 +145,8 @@ def test_a_run_killed_before_training_starts_again(undisturbed: Path, tmp_path: 
 
 
 def test_sigterm_saves_and_prints_how_to_resume(undisturbed: Path, tmp_path: Path, text_folder: Path) -> None:
-    recipe, output = tmp_path / "recipe.yaml", tmp_path / "out"
-    recipe.write_text(RECIPE.format(output=output, texts=text_folder))
+    output = tmp_path / "out"
+    recipe = write_recipe(tmp_path, output, text_folder)
     path = output / "pretrain" / "metrics.jsonl"
     process = subprocess.Popen(command(recipe), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     while process.poll() is None and not (path.exists() and len(path.read_bytes().splitlines()) >= 3):

@@ -151,6 +151,50 @@ def test_losses_and_gradients_of_a_padded_batch_equal_those_of_its_texts(family:
     assert sums.sentence_correct == (model.sentence_logits(**batch).argmax(-1) == sentence).sum()
 
 
+@pytest.mark.parametrize("family", ENCODERS)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_the_order_of_texts_in_a_batch_changes_nothing(family: str, data: st.DataObject) -> None:
+    model = tiny_encoder(family)
+    lengths = data.draw(st.lists(st.integers(0, 30), min_size=2, max_size=6).filter(any))
+    order = data.draw(st.permutations(range(len(lengths))))
+    batch = padded_batch(97, lengths, max(lengths), seed=data.draw(st.integers(0, 9)))
+    chance = torch.rand(batch["input_ids"].shape, generator=torch.Generator().manual_seed(1))
+    labels = {
+        "labels": batch["input_ids"].masked_fill((chance > 0.3) | (batch["attention_mask"] == 0), -100),
+        "sentence_labels": torch.arange(len(lengths)) % 2,
+    }
+    moved = {name: value[order] for name, value in batch.items()}
+    with torch.no_grad():
+        assert torch.allclose(model(**moved), model(**batch)[order], rtol=0, atol=1e-5)
+        first, second = model(**batch, **labels), model(**moved, **{name: v[order] for name, v in labels.items()})
+    assert [value.item() for value in second] == pytest.approx([value.item() for value in first], rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("bert", {}),
+        ("albert", {}),
+        ("albert", {"groups": 2}),
+        ("albert", {"blocks_per_group": 2}),
+        ("albert", {"sharing": "attention"}),
+        ("albert", {"sharing": "feed-forward"}),
+        ("albert", {"sharing": "none"}),
+    ],
+)
+def test_every_parameter_gets_a_gradient(family: str, fields: dict[str, Any]) -> None:
+    model = tiny_encoder(family, num_layers=3, **fields)
+    batch = padded_batch(97, [12, 40, 7], 40)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    sums = model(**batch, labels=labels, sentence_labels=torch.tensor([0, 1, 1]))
+    (sums.masked_loss + sums.sentence_loss).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        rows = parameter.grad.flatten(1) if parameter.dim() > 1 else parameter.grad.view(1, -1)
+        assert (rows.abs().amax(dim=1) > 0).all(), name  # each position, token type and output, too
+
+
 def test_nothing_to_predict_gives_a_loss_of_zero() -> None:
     model = tiny_encoder("bert")
     batch = padded_batch(97, [4, 2], 4)
