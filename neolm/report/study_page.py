@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from neolm.core.files import write_text
 from neolm.core.manifest import recorded_values
-from neolm.core.metrics import read_metrics
+from neolm.report.albert_page import albert_page
 from neolm.report.compare import comparison_page
-from neolm.report.run_files import optional_json
-from neolm.report.training_run import read_training_runs
+from neolm.report.study_cells import CellRun, read_cells
 
 
-def write_study_page(target: Path, places: Sequence[tuple[str, int, Path]]) -> None:
+def write_study_page(
+    target: Path, places: Sequence[tuple[str, int, Path]], kind: str, changes: Mapping[str, str]
+) -> None:
     """Write the page of a study whose cells have these names, seeds and directories; any of them may be missing.
 
-    Nothing is written while fewer than two cells have logged a step.
+    `kind` is that of the setting `study.report`, and `changes` has the settings in which each cell differs, in words. A
+    comparison is not written while fewer than two cells have logged a step.
     """
-    started = [place for _, _, place in places if read_metrics(place / "pretrain" / "metrics.jsonl")]
-    if len(started) < 2:
-        return
     with recorded_values(target.parent):
-        write_text(target, comparison_page(read_training_runs(started), list(_remarks(places))))
+        cells = read_cells(places)
+        started = [cell.training for cell in cells if cell.training]
+        if kind == "albert":
+            write_text(target, albert_page(cells, target.resolve().parent.name, changes))
+        elif len(started) > 1:
+            write_text(target, comparison_page(started, list(_remarks(cells))))
 
 
-def failure_of(place: Path) -> str | None:
-    """Why a cell failed; None if it did not."""
-    found = optional_json(place / "failure.json")
-    return str(found.get("reason")) if isinstance(found, dict) else None
-
-
-def _remarks(places: Sequence[tuple[str, int, Path]]) -> Iterator[str]:
-    for name, seed, place in places:
-        if (reason := failure_of(place)) is not None:
-            yield f"{name}, seed {seed}, failed: {reason}"
-    waiting = [f"{name}-seed{seed}" for name, seed, place in places if not (place / "pretrain").is_dir()]
+def _remarks(cells: Sequence[CellRun]) -> Iterator[str]:
+    for cell in cells:
+        if cell.failure is not None:
+            yield f"{cell.name}, seed {cell.seed}, failed: {cell.failure}"
+    waiting = [f"{cell.name}-seed{cell.seed}" for cell in cells if cell.training is None and cell.failure is None]
     if waiting:
         yield f"Not started: {', '.join(waiting)}."

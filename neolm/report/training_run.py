@@ -129,7 +129,7 @@ def read_training_runs(places: Sequence[Path]) -> list[TrainingRun]:
         if directory in directories[:number]:
             raise InputError(f"compare: {places[number]} is given twice")
     names = _short_names([d.parent if d.name == "pretrain" else d for d in directories])
-    return [_read(name, place, d) for name, place, d in zip(names, places, directories, strict=True)]
+    return [read_training_run(name, d, place) for name, place, d in zip(names, places, directories, strict=True)]
 
 
 def _pretrain_directory(place: Path) -> Path:
@@ -142,10 +142,15 @@ def _pretrain_directory(place: Path) -> Path:
     raise InputError(f"compare: {place}: no training was started here. Give the output directory of a run")
 
 
-def _read(name: str, place: Path, directory: Path) -> TrainingRun:
+def read_training_run(name: str, directory: Path, place: Path | None = None) -> TrainingRun:
+    """Read the training in the directory `pretrain/` of a run. Errors name `place`, as it was given.
+
+    Raises:
+        InputError: it has logged nothing, or its settings are broken.
+    """
     metrics = read_metrics(directory / "metrics.jsonl")
     if not metrics:
-        raise InputError(f"compare: {place}: no step has been logged yet (pretrain/metrics.jsonl)")
+        raise InputError(f"compare: {place or directory}: no step has been logged yet (pretrain/metrics.jsonl)")
     try:
         config = read_json(directory / "config.json")
         inputs = {key: str(value["digest"])[:DIGITS] for key, value in config.pop("inputs", {}).items()}
