@@ -2,6 +2,7 @@
 
     output/corpus, tokenizer, shards          built once
     output/cells/NAME-seedN/                  a run like any other; its corpus, tokenizer and shards are links to those
+    output/cells/NAME-seedN/heldout/          scores of an encoder on the same held-out text, for the page albert
     output/cells/NAME-seedN/failure.json      why the cell failed; removed when it is finished
     output/report.html                        the page, written after each cell
 
@@ -14,10 +15,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from neolm.core.config import leaves
 from neolm.core.errors import InputError, InterruptedRun, NeoLMError, StorageError
 from neolm.core.files import remove, storage_errors, write_json
 from neolm.core.manifest import read_manifest
 from neolm.core.progress import duration, say
+from neolm.models.families import ENCODERS
 from neolm.pipeline import build, claimed
 from neolm.recipe import Recipe
 from neolm.stages import REPORT, architecture
@@ -37,13 +40,16 @@ class Cell:
     output: Path
     recipe: Recipe
 
+    is_scored: bool
+    """Whether it is measured on held-out text as an encoder."""
+
     def __str__(self) -> str:
         return f"{self.name}, seed {self.seed}"
 
     @property
     def is_finished(self) -> bool:
         """Whether all of its stages were built, with whichever settings."""
-        return read_manifest(self.output / "model") is not None
+        return read_manifest(self.output / ("heldout" if self.is_scored else "model")) is not None
 
 
 def run_study(settings: Recipe, output: Path, until: str | None = None) -> None:
@@ -62,7 +68,7 @@ def run_study(settings: Recipe, output: Path, until: str | None = None) -> None:
         study = settings.study
         assert study is not None
         cells = [
-            Cell(name, seed, output / cell_directory(name, seed), settings.cell(name, seed))
+            Cell(name, seed, output / cell_directory(name, seed), settings.cell(name, seed), study.report == "albert")
             for name, seed in study.places
         ]
         _check(cells, output)
@@ -82,9 +88,11 @@ def _check(cells: list[Cell], output: Path) -> None:
     """Raise InputError for a cell whose architecture does not fit together, the tokenizer or the sequence length."""
     for cell in cells:
         try:
-            architecture(cell.recipe.model_copy(update={"output": str(output)}))
+            found = architecture(cell.recipe.model_copy(update={"output": str(output)}))
         except InputError as error:
             raise InputError(f"study.cells.{cell.name}: {error}") from None
+        if cell.is_scored and found.family not in ENCODERS:
+            raise InputError(f"study.report: albert is about encoders, and the cell {cell.name} is a {found.family}")
 
 
 def _run_cells(cells: list[Cell], settings: Recipe, output: Path, until: str | None) -> dict[Cell, Exception]:
@@ -98,7 +106,7 @@ def _run_cells(cells: list[Cell], settings: Recipe, output: Path, until: str | N
         eta = f"; {duration(each)} a cell so far, about {duration(each * left)} left" if done and new else ""
         say(f"cell {number} of {len(cells)}: {cell}{eta}")
         try:
-            _run_cell(cell, until)
+            _run_cell(cell, settings, until)
         except (InterruptedRun, StorageError) as error:
             raise type(error)(f"{cell} (cell {number} of {len(cells)}): {error}") from None
         except (NeoLMError, RuntimeError, MemoryError) as error:  # RuntimeError: such as torch's out of memory
@@ -113,7 +121,7 @@ def _run_cells(cells: list[Cell], settings: Recipe, output: Path, until: str | N
     return failures
 
 
-def _run_cell(cell: Cell, until: str | None) -> None:
+def _run_cell(cell: Cell, settings: Recipe, until: str | None) -> None:
     with storage_errors(cell.output):
         cell.output.mkdir(parents=True, exist_ok=True)
         for stage in SHARED:
@@ -122,12 +130,24 @@ def _run_cell(cell: Cell, until: str | None) -> None:
                 link.symlink_to(Path("..", "..", stage), target_is_directory=True)
     with claimed(cell.output):
         build(cell.recipe, cell.output, until)
+        if until is None and cell.is_scored:
+            from neolm.study_scores import build_scores
+
+            assert settings.pretrain is not None
+            assert settings.study is not None
+            assert cell.recipe.pretrain is not None
+            build_scores(cell.output, cell.recipe.pretrain, settings.pretrain.sequence_length, settings.study.max_bytes)
         remove(cell.output / FAILURE)
 
 
 def _write_page(output: Path, settings: Recipe) -> None:
     from neolm.report.study_page import write_study_page
 
-    assert settings.study is not None
-    places = [(name, seed, output / cell_directory(name, seed)) for name, seed in settings.study.places]
-    write_study_page(output / REPORT.name, places)
+    study = settings.study
+    assert study is not None
+    places = [(name, seed, output / cell_directory(name, seed)) for name, seed in study.places]
+    changes = {
+        name: ", ".join(f"{key}: {'none' if value is None else value}" for key, value in leaves(cell))
+        for name, cell in study.cells.items()
+    }
+    write_study_page(output / REPORT.name, places, study.report, changes)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from neolm.core.config import Config
+from neolm.core.config import Config, Unit
 
 CELL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 SHARED_SECTIONS = ("corpus", "tokenizer")
@@ -26,6 +26,12 @@ class StudyConfig(Config):
     recipe itself. Keys may be dotted."""
     seeds: tuple[Seed, ...] = (1, 2, 3)
     """Seeds of each cell. All cells are trained with the first one, then with the next."""
+    report: Literal["comparison", "albert"] = "comparison"
+    """Page about the cells: the numbers and curves of `neolm compare`, or the claims of the ALBERT paper, for encoders
+    with the cells of the recipe reproduce-albert."""
+    max_bytes: Annotated[int, Field(gt=0), Unit("bytes")] = 400_000
+    """Held-out text that encoders are measured on for the page albert: whole documents, chosen by a hash of their
+    id."""
 
     @field_validator("cells")
     @classmethod
@@ -43,6 +49,10 @@ class StudyConfig(Config):
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError("give at least one seed, and none twice")
         return seeds
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that other fields make meaningless, each with the reason."""
+        return {} if self.report == "albert" else {"max_bytes": "report is not albert"}
 
     @property
     def places(self) -> list[tuple[str, int]]:

@@ -10,11 +10,13 @@ asked.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from neolm.core.progress import say
+from neolm.evaluation.evaluate_encoder import unigram
 from neolm.evaluation.held_out_segments import HeldOutSegments, Task
 from neolm.evaluation.masked_tokens import MaskedTokens, SentenceTask
 from neolm.evaluation.measurement import TextDocument, Values, group_of
@@ -25,13 +27,18 @@ TASKS: tuple[Task, ...] = ("none", "nsp", "sop")
 
 
 def crossed_scores(
-    model: Encoder, tokenizer: Tokenizer, documents: Sequence[TextDocument], length: int
+    model: Encoder,
+    tokenizer: Tokenizer,
+    documents: Sequence[TextDocument],
+    length: int,
+    training_shards: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Scores with intervals, each `value`, `low`, `high` and `unit`.
 
-    `masked_loss` and `masked_accuracy` are over the sequences of all kinds together, `masked_accuracy_none` and so on
-    over those of one kind. `nsp_accuracy` and `sop_accuracy` are there if the model has a sentence head. Sequences for
-    nsp are left out, with a line, if the documents are parts of a single one.
+    `masked_loss`, `masked_accuracy` and `masked_gain` (below the unigram entropy, whose frequencies are those of
+    `training_shards` or else of the documents) are over the sequences of all kinds together, `masked_accuracy_none` and
+    so on over those of one kind. `nsp_accuracy` and `sop_accuracy` are there if the model has a sentence head.
+    Sequences for nsp are left out, with a line, if the documents are parts of a single one.
 
     Raises:
         InputError: the documents have no sentence, or the model has no masked language model head.
@@ -45,11 +52,11 @@ def crossed_scores(
         if task == "nsp" and single:
             continue
         segments = HeldOutSegments(documents, tokenizer, length, task)
-        masked.append(MaskedTokens(segments).measure(model))
+        masked.append(MaskedTokens(segments, unigram=unigram(segments, training_shards)).measure(model))
         found[f"masked_accuracy_{task}"] = masked[-1]["masked_accuracy"]
         if task != "none" and model.sentence_head is not None:
             found[f"{task}_accuracy"] = SentenceTask(segments).measure(model)["sentence_accuracy"]
-    found |= {name: _together([values[name] for values in masked]) for name in ("masked_loss", "masked_accuracy")}
+    found |= {name: _together([values[name] for values in masked]) for name in masked[0]}
     return {name: {**values.interval().as_json(), "unit": values.unit} for name, values in found.items()}
 
 

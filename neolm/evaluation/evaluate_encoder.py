@@ -67,7 +67,7 @@ def evaluate_encoder(
     protocols: dict[str, Any] = {}
     measurements: list[Measurement[Encoder]] = []
     if heads[0]:
-        measurements.append(MaskedTokens(segments, config.batch_size, _unigram(segments, training_shards)))
+        measurements.append(MaskedTokens(segments, config.batch_size, unigram(segments, training_shards)))
     if task != "none":
         measurements.append(SentenceTask(segments, config.batch_size))
     if config.pseudo_perplexity_documents and heads[0]:
@@ -87,7 +87,7 @@ def _length(context: int, window: int | None) -> int:
     return length
 
 
-def _unigram(segments: HeldOutSegments, training_shards: Path | None) -> Unigram:
+def unigram(segments: HeldOutSegments, training_shards: Path | None) -> Unigram:
     """The frequencies of the training text, or those of the measured text if it is not known."""
     if training_shards is not None:
         counts = token_counts(TokenShards(training_shards, "train", segments.vocab_size), segments.vocab_size)

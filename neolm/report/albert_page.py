@@ -130,10 +130,7 @@ def _table(table: PaperTable, values: ByCell, errors: ByCell, cells: Cells) -> d
         for name, label, model, score in table.rows
     ]
     axis, unit = ("seconds", "minutes of training") if table.number == 6 else ("step", "step")
-    lines = [
-        Line(label, mean_curve(_curves(cells, name, axis), axis), dots=True)
-        for name, label, _, _ in table.rows
-    ]
+    lines = [Line(label, mean_curve(_curves(cells, name, axis), axis), dots=True) for name, label, _, _ in table.rows]
     figure = Figure(lambda width: line_chart(lines, unit, "masked loss, nats", width, 280, zero_x=True))
     return {
         "number": table.number,
@@ -169,7 +166,7 @@ def _states(cells: Cells, differing: Mapping[str, str]) -> Iterator[list[Any]]:
 
 
 def _has_learnt_little(cell: CellRun) -> bool:
-    return cell.values[LOSS.key] > cell.values["unigram_entropy"] - LITTLE
+    return cell.values["masked_gain"] < LITTLE
 
 
 def _facts(cells: Cells) -> dict[str, Any]:

@@ -19,7 +19,6 @@ COUNTS = {
     "tokens_per_second": "speed",
     "training_seconds": "seconds",
     "tokens": "tokens",
-    "unigram_entropy": "unigram_entropy",
 }
 """Counts of a training, and their names here."""
 

@@ -45,3 +45,5 @@ def plan(
     model = architecture(loaded)
     assert loaded.pretrain is not None
     print(table(plan_table(model, loaded.pretrain, chosen)))
+    if loaded.study is not None:
+        print(f"This is the recipe without its study, which has {len(loaded.study.places)} trainings.")

@@ -45,8 +45,7 @@ def counted(model: Encoder, tokenizer: Tokenizer, task: str) -> tuple[list[float
             nats += F.cross_entropy(logits, batch["labels"][predicted], reduction="none").tolist()
             hits += (logits.argmax(-1) == batch["labels"][predicted]).tolist()
             if task != "none" and int(batch["sentence_labels"]) != IGNORED and model.sentence_head is not None:
-                whole = {**inputs, "input_ids": inputs["input_ids"].where(~predicted, batch["labels"])}
-                right.append(bool(model.sentence_logits(**whole).argmax(-1) == batch["sentence_labels"]))
+                right.append(bool(model.sentence_logits(**inputs).argmax(-1) == batch["sentence_labels"]))
     return nats, hits, right
 
 
@@ -58,6 +57,8 @@ def test_scores_are_those_of_a_count_by_hand(trained_on: str, tokenizer: Tokeniz
     nats = [value for task in TASKS for value in found[task][0]]
     assert scores["masked_loss"]["value"] == pytest.approx(sum(nats) / len(nats), rel=1e-5)
     assert scores["masked_loss"]["low"] < scores["masked_loss"]["value"] < scores["masked_loss"]["high"]
+    gain = scores["unigram_entropy"]["value"] - scores["masked_loss"]["value"]
+    assert scores["masked_gain"]["value"] == pytest.approx(gain)
     hits = [value for task in TASKS for value in found[task][1]]
     assert scores["masked_accuracy"]["value"] == pytest.approx(sum(hits) / len(hits))
     for task in TASKS:

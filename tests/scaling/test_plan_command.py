@@ -146,3 +146,10 @@ def test_the_recipes_are_listed(neolm_: Run) -> None:
         rows["gpt-neox-20b"] == "GPT-NeoX-20B, 20.6B parameters on 472 billion tokens of the Pile (Black et al. 2022)"
     )
     assert "quickstart" in rows
+
+
+def test_the_plan_of_a_study_is_that_of_one_training(neolm_: Run) -> None:
+    options = ("--accelerator", "a100", "study.seeds=[1]")
+    code, printed, said = neolm_("plan", "reproduce-albert", *options)
+    assert code == 0, said
+    assert printed.endswith("This is the recipe without its study, which has 13 trainings.\n")
