@@ -39,7 +39,6 @@ class Cell:
     seed: int
     output: Path
     recipe: Recipe
-
     is_scored: bool
     """Whether it is measured on held-out text as an encoder."""
 
@@ -95,9 +94,9 @@ def _check(cells: list[Cell], output: Path) -> None:
             raise InputError(f"study.report: albert is about encoders, and the cell {cell.name} is a {found.family}")
 
 
-def _run_cells(cells: list[Cell], settings: Recipe, output: Path, until: str | None) -> dict[Cell, Exception]:
-    """Build the cells one after the other; returns those that failed, with the error."""
-    failures: dict[Cell, Exception] = {}
+def _run_cells(cells: list[Cell], settings: Recipe, output: Path, until: str | None) -> dict[str, Exception]:
+    """Build the cells one after the other; returns the error of each that failed."""
+    failures: dict[str, Exception] = {}
     left = sum(not cell.is_finished for cell in cells)
     done, began = 0, time.monotonic()
     for number, cell in enumerate(cells, 1):
@@ -110,7 +109,7 @@ def _run_cells(cells: list[Cell], settings: Recipe, output: Path, until: str | N
         except (InterruptedRun, StorageError) as error:
             raise type(error)(f"{cell} (cell {number} of {len(cells)}): {error}") from None
         except (NeoLMError, RuntimeError, MemoryError) as error:  # RuntimeError: such as torch's out of memory
-            failures[cell] = error
+            failures[str(cell)] = error
             reason = " ".join(str(error).split()) or type(error).__name__
             say(f"{cell} failed: {reason}")
             write_json(cell.output / FAILURE, {"reason": reason})
