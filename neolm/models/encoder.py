@@ -20,12 +20,15 @@ from neolm.models.attention import fused_attention
 from neolm.models.block_attention import full_attention
 from neolm.models.encoder_config import EncoderConfig
 from neolm.models.encoder_heads import HEADS, MaskedHead, PretrainingSums
-from neolm.models.model import MLP, Model
-from neolm.models.token_layout import Span, TokenLayout
+from neolm.models.model import MLP, LayerNorm, Model
+from neolm.models.token_layout import TokenLayout
 
 
 class SelfAttention(nn.Module):
     """Multi-head attention of each token to all tokens of its sequence (Vaswani et al. 2017, section 3.2)."""
+
+    not_compiled = ("attend",)
+    """Methods that torch.compile leaves out: nearly every batch has other buckets, and would be compiled anew."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -33,17 +36,19 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, spans: list[Span]) -> Tensor:
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         """(N, C) to (N, C)."""
-        qkv = self.qkv(x)
+        return self.output(self.attend(self.qkv(x), layout))  # type: ignore[no-any-return]
+
+    def attend(self, qkv: Tensor, layout: TokenLayout) -> Tensor:
+        """Attention of each token to its sequence: queries, keys and values (N, 3 x C) to (N, C)."""
         dropout = self.dropout if self.training else 0.0
         parts = []
-        for span in spans:
+        for span in layout.spans:
             q, k, v = span.pad(qkv).view(*span.shape, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (b, H, t, D)
             y = attend_all(q, k, v, span.mask, dropout)
             parts.append(span.unpad(y.transpose(1, 2).flatten(2)))
-        together = parts[0] if len(parts) == 1 else torch.cat(parts or [x])
-        return self.output(together)  # type: ignore[no-any-return]
+        return parts[0] if len(parts) == 1 else torch.cat(parts or [qkv[:, : qkv.shape[1] // 3]])
 
 
 def attend_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -61,14 +66,14 @@ class EncoderBlock(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.attention = SelfAttention(config)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.attention_norm = LayerNorm(config.hidden_size, eps=config.norm_epsilon)
         self.mlp = MLP(config)
-        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.mlp_norm = LayerNorm(config.hidden_size, eps=config.norm_epsilon)
         self.dropout = config.residual_dropout
 
-    def forward(self, x: Tensor, spans: list[Span]) -> Tensor:
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         """(N, C) to (N, C)."""
-        x = self.attention_norm(x + self._drop(self.attention(x, spans)))
+        x = self.attention_norm(x + self._drop(self.attention(x, layout)))
         return self.mlp_norm(x + self._drop(self.mlp(x)))  # type: ignore[no-any-return]
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -87,7 +92,7 @@ class Encoder(Model):
         self.embedding = nn.Embedding(config.vocab_size, E)
         self.positions = nn.Embedding(config.max_position_embeddings, E)
         self.token_types = nn.Embedding(config.type_vocab_size, E)
-        self.embedding_norm = nn.LayerNorm(E, eps=config.norm_epsilon)
+        self.embedding_norm = LayerNorm(E, eps=config.norm_epsilon)
         self.projection = nn.Linear(E, C) if config.embedding_size else None
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.stored_blocks))
         for block in self.blocks[1:]:  # parts that all layers share, although the blocks differ
@@ -178,7 +183,7 @@ class Encoder(Model):
             x = self.projection(x)  # (N, C)
         for layer in range(self.config.num_layers):
             for number in self.config.blocks_of(layer):
-                x = self.blocks[number](x, layout.spans)
+                x = self.blocks[number](x, layout)
         return x, layout
 
     def _pool(self, hidden: Tensor, layout: TokenLayout) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from neolm.models.cross_entropy import IGNORED, linear_cross_entropy
 from neolm.models.encoder_config import EncoderConfig
-from neolm.models.model import ACTIVATIONS
+from neolm.models.model import ACTIVATIONS, LayerNorm
 
 
 class PretrainingSums(NamedTuple):
@@ -39,7 +39,7 @@ class MaskedHead(nn.Module):
         E = config.embedding_width
         self.transform = nn.Linear(config.hidden_size, E)
         self.activation = ACTIVATIONS[config.activation]
-        self.norm = nn.LayerNorm(E, eps=config.norm_epsilon)
+        self.norm = LayerNorm(E, eps=config.norm_epsilon)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.register_parameter("weight", None)  # the model ties it
 

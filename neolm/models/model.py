@@ -26,6 +26,21 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm`, in float32 where that of float16 overflows.
+
+    On a CPU the kernel keeps 1 / deviation in the input's type. For a constant row that is 1 / sqrt(epsilon), which is
+    1e6 for an encoder's epsilon of 1e-12. float16 does not hold it, and the gradient would be NaN.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C)."""
+        if x.dtype != torch.float16 or x.device.type != "cpu":
+            return super().forward(x)
+        shape, weight, bias = self.normalized_shape, self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), shape, weight, bias, self.eps).to(x.dtype)
+
+
 class MLPConfig(Protocol):
     """The fields of a model's configuration that an MLP needs."""
 

@@ -120,11 +120,10 @@ def _state(training: Training) -> TrainingState:
 def _module(training: Training, state: TrainingState) -> nn.Module:
     """The module that the passes run in."""
     working = state.weights.working
+    if training.compile.value == "on":
+        compile_blocks(working)
     if training.config.activation_checkpointing:
         recompute_blocks(working)
-    if training.compile.value == "on":
-        for block in blocks_of(working):  # they are alike, so one compilation serves all
-            block.compile()
     return working.train()
 
 
@@ -132,6 +131,19 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The blocks of a model: the members of its module list `blocks`."""
     lists = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "blocks"]
     return [block for blocks in lists for block in blocks.children()]
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the forward pass of each block, but for the methods that its modules name in `not_compiled`.
+
+    Blocks are alike, so that one compilation serves all. If they are recomputed too, `recompute_blocks` comes second:
+    torch does not compile through a checkpoint with parts that are not compiled.
+    """
+    for module in model.modules():
+        for name in getattr(module, "not_compiled", ()):
+            setattr(module, name, torch.compiler.disable(getattr(module, name)))  # type: ignore[no-untyped-call]
+    for block in blocks_of(model):
+        block.forward = torch.compile(block.forward)
 
 
 def recompute_blocks(model: nn.Module) -> None:
