@@ -60,6 +60,17 @@ def test_every_preset_states_its_count(name: str) -> None:
     assert model.parameter_count(embeddings=False) == model.parameter_count() - tables
 
 
+def test_the_documentation_has_the_presets() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `((?:al)?bert-[\w-]+)` \| (\d+) \| ([\d,]+) \| (\d+) \| ([\d,]+) \|$", text, re.MULTILINE)
+    expected = [
+        (name, str(size.num_layers), f"{size.hidden_size:,}", str(size.num_heads), f"{size.parameters:,}")
+        for name, (family, size) in PRESETS.items()
+        if family in ENCODERS and not re.fullmatch(r"bert-l\d+-h\d+", name)
+    ]
+    assert rows == expected
+
+
 def test_there_is_a_preset_of_each_published_size() -> None:
     assert len([name for name in ENCODER_PRESETS if re.fullmatch(r"bert-l\d+-h\d+", name)]) == 24
     assert {name.removeprefix("albert-") for name in ENCODER_PRESETS if name.startswith("albert")} == {
