@@ -146,7 +146,7 @@ class Finding:
         """The difference or ratio with its interval."""
         found, claim = self.estimate, self.claim
         if found is None:
-            return "a cell is missing"
+            return "not measured in both"
         sign = -1.0 if claim.turned else 1.0
 
         def words(value: float) -> str:
