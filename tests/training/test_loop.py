@@ -425,7 +425,7 @@ def test_the_z_loss_is_logged_separately(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # torch's compiler uses parts that torch deprecates
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute")  # of torch itself
 def test_compiled_it_learns_the_same(tmp_path: Path) -> None:
     if compiler() is None:
         pytest.skip("torch.compile on a CPU needs a C++ compiler")
