@@ -9,6 +9,7 @@ Shapes: N blocks, H heads, D head size, P the head size padded to 16.
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,7 +60,7 @@ class KVCache:
             self.keys, self.values = (
                 [_zeros(shape, dtype, device) for _ in range(config.num_layers)] for shape in shapes
             )
-        except (RuntimeError, MemoryError):  # torch has no type for memory that a GPU does not have
+        except (RuntimeError, OSError):  # torch has no type for memory that a GPU does not have
             needed = (num_blocks + 1) * block_bytes(config, dtype)
             raise InputError(
                 f"a KV cache for {num_blocks * BLOCK_SIZE:,} tokens takes {gibibytes(needed)} of memory, which are not "
@@ -92,16 +93,15 @@ class KVCache:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros; on a CPU aligned to cache lines, in pages that the system provides when they are first written.
+    """Zeros; on a CPU in pages that the system provides when they are first written.
 
     `torch.zeros` writes them at once: 0.5 to 2 seconds a GiB, measured.
     """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    size = math.prod(shape) * dtype.itemsize
-    memory = torch.from_numpy(np.zeros(size + 64, np.uint8))
-    start = -memory.data_ptr() % 64
-    return memory[start : start + size].view(dtype).view(shape)
+    # A mapping of its own: the heap can hand out pages that were used before, which must then be written.
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def block_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:

@@ -22,7 +22,7 @@ from neolm.models.decoder import Decoder, count_parameters
 from neolm.models.encoder import Encoder
 from neolm.models.encoder_config import EncoderConfig
 from neolm.models.families import FAMILIES
-from neolm.models.families.family import Rule
+from neolm.models.families.family import Copy, Rule
 from neolm.models.hf_config import not_a_decoder, read_bits, read_config
 from neolm.models.hf_files import FLOATS, WeightFiles, listing
 from neolm.models.hf_names import canonical_name, copies, gather, old_spellings, rule_of, wrappers
@@ -200,7 +200,7 @@ def _match(config: DecoderConfig | EncoderConfig, shapes: dict[str, torch.Size],
             found[canonical] = name
     rules = [rule_of(config, ours) for ours in shapes]
     for copy in copies(config):
-        _resolve_copy(copy.name, copy.original, found, files)
+        _resolve_copy(copy, found, files, untied=family.kind == "decoder")
     expected = {theirs: rule.shape(shapes[rule.ours]) for rule in rules for theirs in rule.theirs}
     if family.kind == "encoder":  # programs add heads of their own
         others = [name for name in found if name not in expected and not name.startswith(family.prefix)]
@@ -236,11 +236,15 @@ def _check_shapes(
             )
 
 
-def _resolve_copy(name: str, original: str, found: dict[str, str], files: WeightFiles) -> None:
-    """Remove a copy of another tensor from `found`; if a file has only the copy, it is used as the original."""
-    if name not in found:
+def _resolve_copy(same: Copy, found: dict[str, str], files: WeightFiles, untied: bool) -> None:
+    """Remove a copy of another tensor from `found`; if a file has only the copy, it is used as the original.
+
+    `untied` says whether the family has models in which the two differ.
+    """
+    original = same.original
+    if same.name not in found:
         return
-    copy = found.pop(name)
+    copy = found.pop(same.name)
     if original not in found:
         found[original] = copy
         return
@@ -251,8 +255,7 @@ def _resolve_copy(name: str, original: str, found: dict[str, str], files: Weight
     if not torch.equal(*tensors):
         for one, tensor in zip(names, tensors, strict=True):
             _check_numbers(files, one, tensor, math.inf)
-        tied = original.endswith("embeddings.weight") or "embed" in original
-        advice = "; if they are meant to differ, set tie_word_embeddings to false there" if tied else ""
+        advice = "; if they are meant to differ, set tie_word_embeddings to false there" if untied else ""
         raise InputError(
             f"{files.directory}: {copy} differs from {found[original]}, but {CONFIG_FILE} ties them{advice}"
         )

@@ -93,6 +93,7 @@ def test_a_server_of_encoders_only(new_ui: Any, server: Any) -> None:
 
 
 def test_a_real_encoder(browser: Any, tmp_path: Path) -> None:
+    expect = pytest.importorskip("playwright.sync_api").expect
     directory = write_encoder(tmp_path / "bert")
     first, second = neolm.load_embedder(directory, "cpu").embed(["the sea", "cold water"])
     with running([str(write_model(tmp_path / "tiny")), str(directory)]) as server:
@@ -103,7 +104,7 @@ def test_a_real_encoder(browser: Any, tmp_path: Path) -> None:
             ui.page.fill("#embed-text-1", "cold water")
             ui.page.click("#embed button")
             ui.wait(f"Cosine similarity: {first @ second:.3f}", "#embed")
-            ui.page.wait_for_function("document.querySelector('#model').selectedOptions[0].text === 'bert'")  # loaded
+            expect(ui.page.locator("#model option:checked")).to_have_text("bert")  # it is loaded
             ui.check()
         finally:
             ui.context.close()

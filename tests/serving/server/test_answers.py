@@ -208,8 +208,7 @@ def test_truncate_prompt_tokens(server: Any, model: Decoder, tokenizer: Tokenize
 
 def test_openai_client(server: Any, model: Decoder, tokenizer: Tokenizer) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        [listed] = client.models.list().data
-        assert listed.id == "tiny"
+        assert {"tiny"} <= {listed.id for listed in client.models.list().data}
         done = client.completions.create(model="tiny", prompt="the sea", max_tokens=20, temperature=0, logprobs=2)
         [expected] = neolm.generate(model, tokenizer, "the sea", max_new_tokens=20)
         assert done.choices[0].text == expected
