@@ -6,7 +6,8 @@
 Some clients request completions, streamed or not, and compare each greedy answer with the answer of an idle server.
 Others disconnect early, send invalid bodies, prompts longer than the context or the largest body, request unknown
 models, or read slowly. The server's memory is measured every five seconds. At the end, all blocks of the KV cache
-must be free and no request may be left; memory may grow by at most `--growth` from the first tenth to the end.
+must be free and no request may be left; memory may grow by at most `--growth` from the first tenth to the end, or from
+the end of the first attack to the end of the second.
 
 With `--attack`, another client with a key of its own attacks every second quarter of the time: with chats to a model
 whose chat template loops, texts of 1 MB, bodies in tiny chunks, and 1,500 connections that send nothing, 75 of them new
@@ -19,6 +20,7 @@ import argparse
 import collections
 import http.client
 import json
+import multiprocessing
 import random
 import re
 import resource
@@ -31,6 +33,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,20 @@ PROMPTS = [
     '"""',
     "1 2 3",
 ]
+
+
+def request(
+    port: int, method: str, path: str, body: bytes | None, authorization: str, timeout: float
+) -> tuple[int, bytes]:
+    """Send a request over a new connection and return the status and body of the response."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    headers = {"Authorization": authorization}
+    try:
+        connection.request(method, path, body, headers | {"Content-Type": "application/json"} if body else headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
 
 
 class Server:
@@ -76,18 +93,9 @@ class Server:
                 if event["event"] == "failure":
                     log(line.strip())
 
-    def request(
-        self, method: str, path: str, body: bytes | None = None, authorization: str | None = None, timeout: float = 300
-    ) -> tuple[int, bytes]:
+    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         """Send a request and return the status and body of the response."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        headers = {"Authorization": authorization or self.authorization}
-        try:
-            connection.request(method, path, body, headers | {"Content-Type": "application/json"} if body else headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+        return request(self.port, method, path, body, self.authorization, 300)
 
     def complete(self, **body: Any) -> tuple[int, Any]:
         """Request a completion; return the status, and the JSON or the raw body of an error."""
@@ -120,7 +128,7 @@ class Clients:
         self.done: collections.Counter[str] = collections.Counter()
         self.wrong: list[str] = []
         self.seconds: dict[bool, list[float]] = {False: [], True: []}  # of completions, without and with the attack
-        self.attacked = threading.Event()
+        self.attacked = False  # whether the attack is on
         self._actions: list[tuple[int, Callable[[random.Random], str | None]]] = [
             (10, self._complete),
             (10, self._stream),
@@ -145,11 +153,11 @@ class Clients:
             self.wrong.append(f"{action.__name__}: {error_message}"[:300])
 
     def _complete(self, source: random.Random) -> str | None:
-        prompt, attacked, start = source.choice(PROMPTS), self.attacked.is_set(), time.monotonic()
+        prompt, attacked, start = source.choice(PROMPTS), self.attacked, time.monotonic()
         status, answer = self.server.complete(prompt=prompt, max_tokens=40)
         if status == 429:
             return None
-        if attacked == self.attacked.is_set():
+        if attacked == self.attacked:
             self.seconds[attacked].append(time.monotonic() - start)
         correct = status == 200 and answer["choices"][0]["text"] == self.expected[prompt]
         return None if correct else f"{status} {answer!r}"
@@ -230,10 +238,35 @@ class Clients:
 
 
 class Attack:
-    """A hostile client, while `on` is set."""
+    """A hostile client. It has a process of its own, so that it delays no honest client."""
 
-    def __init__(self, server: Server, key: str, on: threading.Event, over: threading.Event) -> None:
-        self.server, self._key, self._on, self._over = server, f"Bearer {key}", on, over
+    def __init__(self, port: int, key: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._on, self._over, self._counts = context.Event(), context.Event(), context.Queue()
+        arguments = (port, key, self._on, self._over, self._counts)
+        self._process = context.Process(target=_Attackers.run, args=arguments, daemon=True)
+        self._process.start()
+
+    def set(self, on: bool) -> None:
+        """Begin or interrupt the attack."""
+        if on:
+            self._on.set()
+        else:
+            self._on.clear()
+
+    def stop(self) -> collections.Counter[str]:
+        """End the attack and return the number of attempts of each kind."""
+        self._over.set()
+        done: collections.Counter[str] = self._counts.get(timeout=60)
+        self._process.join()
+        return done
+
+
+class _Attackers:
+    """The threads of a hostile client."""
+
+    def __init__(self, port: int, key: str, on: Event, over: Event) -> None:
+        self._port, self._key, self._on, self._over = port, f"Bearer {key}", on, over
         self.done: collections.Counter[str] = collections.Counter()
         chat = {"model": HOSTILE, "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
         text = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=1_000_000))
@@ -248,6 +281,17 @@ class Attack:
         self.threads = [threading.Thread(target=self._repeat, args=(action,)) for action in actions]
         self._idle: collections.deque[socket.socket] = collections.deque()
 
+    @staticmethod
+    def run(port: int, key: str, on: Event, over: Event, counts: Any) -> None:
+        """The main function of the process."""
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+        attackers = _Attackers(port, key, on, over)
+        for thread in attackers.threads:
+            thread.start()
+        for thread in attackers.threads:
+            thread.join()
+        counts.put(attackers.done)
+
     def _repeat(self, action: Callable[[], None]) -> None:
         while not self._over.is_set():
             if self._on.wait(0.2):
@@ -258,12 +302,12 @@ class Attack:
 
     def _post(self, path: str, body: dict[str, Any], timeout: float) -> None:
         self.done["large texts" if "prompt" in body else "chats with a looping template"] += 1
-        self.server.request("POST", path, json.dumps(body).encode(), self._key, timeout)
+        request(self._port, "POST", path, json.dumps(body).encode(), self._key, timeout)
 
     def _chunks(self) -> None:
         head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         self.done["bodies in tiny chunks"] += 1
-        with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=30) as connection:
             connection.sendall(f"{head}Authorization: {self._key}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
             connection.sendall(b"1\r\n \r\n" * 100_000)
             while connection.recv(65536):
@@ -274,7 +318,7 @@ class Attack:
         connection = socket.socket()
         self._idle.append(connection)
         connection.setblocking(False)
-        connection.connect_ex(("127.0.0.1", self.server.port))
+        connection.connect_ex(("127.0.0.1", self._port))
         if len(self._idle) > 1500:
             self._idle.popleft().close()
             self._over.wait(1 / 75)
@@ -310,10 +354,9 @@ def soak(arguments: argparse.Namespace, temporary: Path) -> None:
             subprocess.run([*command, name], check=True, capture_output=True, text=True).stdout.strip()
             for name in ("honest", "attacker")
         ]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     server = Server(models, options, keys[0])
-    over = threading.Event()
-    attack: Attack | None = None
+    attack = Attack(server.port, keys[1]) if arguments.attack else None
+    attempts: collections.Counter[str] = collections.Counter()
     try:
         clients = Clients(server, expected_answers(server))
         blocks = server.metric("neolm_pages_free")
@@ -325,9 +368,6 @@ def soak(arguments: argparse.Namespace, temporary: Path) -> None:
                 clients.act(source)
 
         threads = [threading.Thread(target=client, args=(number,)) for number in range(arguments.clients)]
-        if arguments.attack:
-            attack = Attack(server, keys[1], clients.attacked, over)
-            threads += attack.threads
         begin = time.monotonic()
         for thread in threads:
             thread.start()
@@ -335,16 +375,15 @@ def soak(arguments: argparse.Namespace, temporary: Path) -> None:
         while time.monotonic() < end and server.process.poll() is None:
             memory.append(server.memory())
             time.sleep(min(arguments.every, 15 * arguments.minutes))
-            if int(4 * (time.monotonic() - begin) / (end - begin)) % 2:
-                clients.attacked.set()
-            else:
-                clients.attacked.clear()
-        over.set()
+            clients.attacked = attack is not None and int(4 * (time.monotonic() - begin) / (end - begin)) % 2 == 1
+            if attack is not None:
+                attack.set(clients.attacked)
         for thread in threads:
             thread.join()
         checks = final_checks(server, clients, blocks, memory, arguments)
     finally:
-        over.set()
+        if attack is not None:
+            attempts = attack.stop()
         server.process.send_signal(signal.SIGTERM)
         code = server.process.wait(timeout=60)
     checks.append(("exit code after SIGTERM", str(code), code == 0))
@@ -354,7 +393,7 @@ def soak(arguments: argparse.Namespace, temporary: Path) -> None:
         [
             f"{arguments.minutes:g} minutes, {arguments.clients} clients, "
             f"{clients.done.total():,} requests: {actions}.",
-            *([attack_report(clients, attack)] if attack is not None else []),
+            *([attack_report(clients, attempts)] if attack is not None else []),
             table(("check", "measured", "passed"), rows),
             f"`{command_line('soak')}`",
         ]
@@ -371,9 +410,9 @@ def soak(arguments: argparse.Namespace, temporary: Path) -> None:
     sys.exit(0 if all(good for _, _, good in checks) else 1)
 
 
-def attack_report(clients: Clients, attack: Attack) -> str:
+def attack_report(clients: Clients, attempts: collections.Counter[str]) -> str:
     """The attack, and the time of completions with and without it."""
-    done = ", ".join(f"{count:,} {action}" for action, count in attack.done.most_common())
+    done = ", ".join(f"{count:,} {action}" for action, count in attempts.most_common())
     rows = [
         (name, f"{len(seconds):,}", *(f"{1e3 * value:.0f} ms" for value in (quantiles[9], quantiles[18])))
         for name, seconds in (("alone", clients.seconds[False]), ("under attack", clients.seconds[True]))
@@ -399,8 +438,12 @@ def final_checks(
         time.sleep(0.5)
     left = server.metric("neolm_requests_running") + server.metric("neolm_requests_waiting")
     again = expected_answers(server)
-    first = statistics.median(memory[len(memory) // 20 : max(1, len(memory) // 10) + 1])
-    last = statistics.median(memory[-max(1, len(memory) // 20) :])
+    count = len(memory)
+    if arguments.attack:  # the ends of its two quarters
+        parts = [memory[3 * count // 8 : count // 2], memory[7 * count // 8 :]]
+    else:
+        parts = [memory[count // 20 : max(1, count // 10) + 1], memory[-max(1, count // 20) :]]
+    first, last = map(statistics.median, parts)
     free = server.metric("neolm_pages_free")
     return [
         ("wrong answers", str(len(clients.wrong)), not clients.wrong),
@@ -413,7 +456,7 @@ def final_checks(
         ("requests left", f"{left:.0f}", left == 0),
         ("free blocks, before and after", f"{free_blocks:.0f}, {free:.0f}", free_blocks == free),
         (
-            "memory, first tenth and end",
+            "memory, first and second attack" if arguments.attack else "memory, first tenth and end",
             f"{first / 2**20:.0f}, {last / 2**20:.0f} MiB",
             last < first * (1 + arguments.growth),
         ),

@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 import neolm
 from neolm.serving.server import response_schema
 from neolm.serving.server.api_docs import STATUSES, api_description, api_page
+from neolm.serving.server.connection import ConnectionLimit
 from neolm.serving.server.embedding_model import EmbeddingModel
 from neolm.serving.server.embedding_schema import EmbeddingList, EmbeddingRequest
 from neolm.serving.server.embeddings import EmbeddingResponse, EmbeddingRun, embedding_job
@@ -47,7 +48,7 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         preload = asyncio.create_task(service.pool.preload()) if service.settings.preload else None
-        yield {"max_connections": service.settings.connections}  # for connection.py
+        yield {"connection_limit": ConnectionLimit(service.settings.connections)}  # for connection.py
         if preload is not None:
             preload.cancel()
         await asyncio.to_thread(service.pool.close)

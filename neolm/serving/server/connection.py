@@ -17,11 +17,52 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 20.0
 ANSWERED_BONUS, KEY_BONUS = 5.0, 10.0  # see `Connection.bonus`
+GRACE_SECONDS, SPARE = 1.0, 1024  # see `ConnectionLimit`
 FREE_CHUNKS, BYTES_PER_CHUNK = 1024, 64  # chunks of a body of any size, and the mean size if there are more
 
 
+class ConnectionLimit:
+    """Closes connections while more than `limit` are open: the longest quiet ones of those that wait for their clients.
+
+    A client that has just connected may still send its request. So up to `SPARE` further connections stay open until
+    they have been quiet for `GRACE_SECONDS`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """`limit` is the number of connections."""
+        self.limit = limit
+        self._timer: asyncio.TimerHandle | None = None
+
+    def check(self, connections: set[Connection], loop: asyncio.AbstractEventLoop) -> None:
+        """Close some if there are too many; the event loop reads first what their clients have sent."""
+        if len(connections) > self.limit and (self._timer is None or len(connections) > self.limit + SPARE):
+            self._close_later(0.0, connections, loop)
+
+    def exceeded(self, connections: set[Connection]) -> bool:
+        """Whether more than `limit` have requests in progress."""
+        return len(connections) > self.limit < sum(not one.waits_for_client for one in connections)
+
+    def _close_later(self, seconds: float, connections: set[Connection], loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_later(seconds, self._close_some, connections, loop)
+
+    def _close_some(self, connections: set[Connection], loop: asyncio.AbstractEventLoop) -> None:
+        self._timer, excess = None, len(connections) - self.limit
+        if excess <= 0:
+            return
+        before = loop.time() - GRACE_SECONDS
+        waiting = (one for one in connections if one.waits_for_client)
+        count = max(excess, self.limit // 64)  # several at a time, because looking for them takes a while
+        for one in heapq.nsmallest(count, waiting, key=lambda one: one.quiet_since + one.bonus):
+            if one.quiet_since < before or len(connections) > self.limit + SPARE:
+                one.abort()
+        if len(connections) > self.limit:
+            self._close_later(GRACE_SECONDS / 4, connections, loop)
+
+
 class Connection(H11Protocol):
-    """One connection. The lifespan's state gives `max_connections`; `scope["state"]["connection"]` is this object."""
+    """One connection. The lifespan's state gives `connection_limit`; `scope["state"]["connection"]` is this object."""
 
     bonus = 0.0  # seconds by which it counts as quiet for less than it is
     _timer: asyncio.TimerHandle | None = None
@@ -34,10 +75,11 @@ class Connection(H11Protocol):
         self.app_state = {**self.app_state, "connection": self}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the timeout, and close another connection if there are too many."""
+        """Start the timeout, and close other connections if there are too many."""
         super().connection_made(transport)
         self._start_timer()
-        self.make_room()
+        limit: ConnectionLimit = self.app_state["connection_limit"]
+        limit.check(self.connections, self.loop)  # type: ignore[arg-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timeout."""
@@ -82,21 +124,10 @@ class Connection(H11Protocol):
         """Whether nothing is to be done before the client sends a request, sends the rest of it, or reads."""
         return self.cycle is None or self.cycle.response_complete or self.cycle.more_body or self.flow.write_paused
 
-    def make_room(self, quiet: float = 0.0) -> bool:
-        """Close other connections if too many are open; return whether that was enough.
-
-        Only those that wait for their clients, and have for `quiet` seconds, are closed: the longest quiet ones first.
-        """
-        limit: int = self.app_state["max_connections"]
-        excess = len(self.connections) - limit
-        if excess > 0:
-            before = self.loop.time() - quiet
-            others: set[Connection] = self.connections - {self}  # type: ignore[assignment]
-            waiting = [one for one in others if one.waits_for_client and one._active_at <= before]
-            count = max(excess, limit // 64)  # several at a time, because looking for them takes a while
-            for one in heapq.nsmallest(count, waiting, key=lambda one: one._active_at + one.bonus):
-                one.abort()
-        return len(self.connections) <= limit
+    @property
+    def quiet_since(self) -> float:
+        """When the client last sent or read something."""
+        return self._active_at
 
     def abort(self) -> None:
         """Close the connection at once."""

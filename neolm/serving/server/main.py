@@ -16,7 +16,7 @@ import uvicorn
 from neolm.core.errors import InputError
 from neolm.core.progress import gibibytes, say
 from neolm.serving.server.app import create_app
-from neolm.serving.server.connection import Connection
+from neolm.serving.server.connection import SPARE, Connection
 from neolm.serving.server.event_log import EventLog
 from neolm.serving.server.feedback import FeedbackStore, default_url
 from neolm.serving.server.keys import KeyRing
@@ -38,7 +38,7 @@ def serve(models: Sequence[str], settings: ServeConfig) -> None:
     store = None if settings.feedback == "off" else FeedbackStore(settings.feedback or default_url())
     service = Service(settings, open_models(models, settings), keys, store)
     listening = _listen(settings)
-    _raise_file_limit(settings.connections + _BACKLOG + 256)
+    _raise_file_limit(settings.connections + SPARE + _BACKLOG + 256)
     logger = logging.getLogger("uvicorn.error")
     logger.handlers, logger.propagate = [_ToEventLog(service.log)], False
     logger.setLevel(logging.WARNING)

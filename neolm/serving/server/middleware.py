@@ -182,8 +182,8 @@ class ServiceHandlers:
 
     def connection_limit(self, scope: Scope) -> None:
         """Refuse requests while too many connections have requests in progress; `/health` still answers."""
-        # A client that has just connected has had no time to send its request.
-        if not scope["state"]["connection"].make_room(quiet=1.0) and scope["path"] != "/health":
+        state = scope["state"]
+        if state["connection_limit"].exceeded(state["connection"].connections) and scope["path"] != "/health":
             raise ApiError(503, "too many connections are open", None, "too_many_connections", 5)
 
     def trusted_host(self, scope: Scope) -> None:

@@ -140,6 +140,30 @@ def test_connections_that_wait_for_their_clients_keep_nobody_out(directory: Path
             assert all(map(closed, held[:20]))
 
 
+def test_a_request_that_was_sent_is_answered_though_many_connect_before_it_is_read(
+    directory: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops = []
+    original = connection.Connection.connection_made
+
+    def connection_made(self: connection.Connection, transport: asyncio.Transport) -> None:
+        loops.append(self.loop)
+        original(self, transport)
+
+    monkeypatch.setattr(connection.Connection, "connection_made", connection_made)
+    with start([str(directory)], connections=3, feedback="off") as server, contextlib.ExitStack() as opened:
+        assert server.client.get("/health").status_code == 200
+        server.client.close()
+        busy = threading.Event()
+        loops[0].call_soon_threadsafe(busy.wait)
+        first = opened.enter_context(connect(server))
+        first.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        idle = [opened.enter_context(connect(server)) for _ in range(10)]
+        busy.set()
+        assert first.recv(12) == b"HTTP/1.1 200"
+        assert sum(one.recv(1) == b"" for one in idle[:7]) == 7
+
+
 def test_requests_in_progress_are_not_closed_for_others(tmp_path: Path, start: Start, write: Write) -> None:
     places = [str(write(tmp_path / "long", context=4096))]
     with start(places, connections=3, feedback="off") as server, contextlib.ExitStack() as opened:
