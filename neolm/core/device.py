@@ -223,14 +223,26 @@ def keep_freed_memory(largest: int = 2**30) -> None:
     By default each block is returned to the kernel, and its pages cost a page fault each when they are allocated again.
     Larger blocks are still returned, so that they do not fragment the heap. Without glibc this does nothing.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    for option, value in ((_M_MMAP_THRESHOLD, largest), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
-        libc.mallopt(option, value)
+    _mallopt({_M_MMAP_THRESHOLD: largest, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**26})
 
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
+def share_freed_memory(arenas: int = 2) -> None:
+    """Make glibc's allocator use at most `arenas` heaps for all threads: what one thread frees, others may allocate.
+
+    By default there are up to eight for each core, each of which keeps what it once held. To be called before the first
+    threads start. Without glibc this does nothing.
+    """
+    _mallopt({_M_ARENA_MAX: arenas})
+
+
+def _mallopt(options: dict[int, int]) -> None:
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for option, value in options.items():
+            libc.mallopt(option, value)
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8  # of glibc's malloc.h
 
 
 def matrix_ceiling(device: str, dtype: torch.dtype, size: int = 2048, seconds: float = 0.4) -> float:

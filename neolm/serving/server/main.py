@@ -13,6 +13,7 @@ from types import FrameType
 
 import uvicorn
 
+from neolm.core.device import share_freed_memory
 from neolm.core.errors import InputError
 from neolm.core.progress import gibibytes, say
 from neolm.serving.server.app import create_app
@@ -34,6 +35,7 @@ def serve(models: Sequence[str], settings: ServeConfig) -> None:
             f"serve: {settings.host} can be reached from other machines: give --keys FILE "
             "(`neolm keys new FILE NAME` makes one), or listen on 127.0.0.1"
         )
+    share_freed_memory()  # a text of 1 MB takes 100 MB while it is encoded, and each text has a thread of its own
     keys = KeyRing(Path(settings.keys) if settings.keys else None)
     store = None if settings.feedback == "off" else FeedbackStore(settings.feedback or default_url())
     service = Service(settings, open_models(models, settings), keys, store)
