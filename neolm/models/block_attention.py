@@ -79,21 +79,30 @@ class _BlockAttention(torch.autograd.Function):
         q, k, v, *rest = ctx.saved_tensors
         weights, dropped = rest[: ctx.kept], rest[ctx.kept :]
         grad_q = torch.empty_like(q)
-        # several blocks add to a key, so the sums are in float32
-        grad_k, grad_v = (torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) for x in (k, v))
-        for number, (queries, keys) in enumerate(blocks(q.shape[1], ctx.window, ctx.bias is None)):
+        parts = list(blocks(q.shape[1], ctx.window, ctx.bias is None))
+        single = len(parts) == 1
+        if single:
+            grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
+        else:  # several blocks add to a key, so the sums are in float32
+            dtype = torch.promote_types(q.dtype, torch.float32)
+            grad_k, grad_v = (torch.zeros_like(x, dtype=dtype) for x in (k, v))
+        for number, (queries, keys) in enumerate(parts):
             weight = weights[number] if weights else _weights(q, k, queries, keys, ctx.window, ctx.bias, ctx.scale)
             grad_weight = torch.bmm(grad[:, queries], v[:, keys].transpose(1, 2))  # (N, b, S)
             seen = weight
             if dropped:
                 seen = weight * dropped[number]
                 grad_weight *= dropped[number]
-            grad_v[:, keys] += torch.bmm(seen.transpose(1, 2), grad[:, queries])
             grad_score = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
-            grad_q[:, queries] = torch.bmm(grad_score, k[:, keys])
-            grad_k[:, keys] += torch.bmm(grad_score.transpose(1, 2), q[:, queries])
-        grad_q *= ctx.scale
-        grad_k *= ctx.scale
+            torch.baddbmm(q[:, queries], grad_score, k[:, keys], beta=0, alpha=ctx.scale, out=grad_q[:, queries])
+            if single:
+                torch.bmm(seen.transpose(1, 2), grad, out=grad_v)
+                torch.baddbmm(k, grad_score.transpose(1, 2), q, beta=0, alpha=ctx.scale, out=grad_k)
+            else:
+                grad_v[:, keys] += torch.bmm(seen.transpose(1, 2), grad[:, queries])
+                grad_k[:, keys] += torch.bmm(grad_score.transpose(1, 2), q[:, queries])
+        if not single:
+            grad_k *= ctx.scale
         return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None, None
 
 

@@ -44,8 +44,10 @@ class SelfAttention(nn.Module):
         """Attention of each token to its sequence: queries, keys and values (N, 3 x C) to (N, C)."""
         dropout = self.dropout if self.training else 0.0
         parts = []
-        for span in layout.spans:
-            q, k, v = span.pad(qkv).view(*span.shape, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (b, H, t, D)
+        # not slices: the gradient of each would be as large as the batch
+        rows_of_spans = torch.split(qkv, [span.tokens for span in layout.spans])
+        for span, rows in zip(layout.spans, rows_of_spans, strict=True):
+            q, k, v = span.pad(rows).view(*span.shape, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (b, H, t, D)
             y = attend_all(q, k, v, span.mask, dropout)
             parts.append(span.unpad(y.transpose(1, 2).flatten(2)))
         return parts[0] if len(parts) == 1 else torch.cat(parts or [qkv[:, : qkv.shape[1] // 3]])

@@ -61,7 +61,7 @@ class Span:
     """A bucket with its indices on the model's device: from the flat tensor to padded sequences and back."""
 
     def __init__(self, bucket: Bucket, device: torch.device) -> None:
-        self.rows = slice(bucket.start, bucket.start + bucket.tokens)
+        self.tokens = bucket.tokens
         self.shape = (len(bucket.lengths), bucket.t)
         self.mask: Tensor | None = None
         if not bucket.uniform:
@@ -69,12 +69,11 @@ class Span:
             self.mask = bucket.mask.to(device)[:, None, None, :]  # (b, 1, 1, t)
 
     def pad(self, x: Tensor) -> Tensor:
-        """Rows (N, C) of the flat tensor to (b, t, C)."""
-        x = x[self.rows]
+        """The bucket's rows (tokens, C) of the flat tensor to (b, t, C)."""
         return (x if self.mask is None else x[self._padded]).view(*self.shape, -1)
 
     def unpad(self, x: Tensor) -> Tensor:
-        """(b, t, C) to the bucket's rows of the flat tensor."""
+        """(b, t, C) to the bucket's rows (tokens, C) of the flat tensor."""
         x = x.flatten(0, 1)
         return x if self.mask is None else x[self._flat]
 
