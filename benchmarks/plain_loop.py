@@ -5,7 +5,7 @@ Runs in the peers' environments. Shapes: B batch, T time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,18 @@ def autocast(job: Mapping[str, Any]) -> torch.autocast:
     )
 
 
-def train_with_plain_loop(model: nn.Module, loss: Callable[[Tensor], Tensor], job: Mapping[str, Any]) -> None:
-    """Train `model` until the gate ends the process; `loss` returns the mean loss of a batch (B, T + 1)."""
+def train_with_plain_loop(
+    model: nn.Module, loss: Callable[[Any], Tensor], job: Mapping[str, Any], data: Iterable[Any] | None = None
+) -> None:
+    """Train `model` until the gate ends the process; `loss` returns the mean loss of a batch of `data`.
+
+    Without `data` the batches are windows (B, T + 1) of the job's tokens.
+    """
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True
     )
     model.train()
-    for batch in batches(job):
+    for batch in data or batches(job):
         with autocast(job):
             value = loss(batch)
         value.backward()

@@ -20,7 +20,8 @@ from data import write_random_tokens
 from machine import Machine
 from report import ratio, table
 from shapes import SHAPES
-from train_throughput import TOKENS, contestants
+from train_throughput import contestants
+from training_speed import TOKENS
 from worker_pool import Result, WorkerPool
 from workers import Contestant, Worker, log, stop_on_termination
 

@@ -14,7 +14,7 @@ from neolm.models.hf import save_model
 from neolm.tokenizer.tokenizer import train_tokenizer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("train_throughput", "time_to_quality", "decode", "quantization_cost")
+SCRIPTS = ("train_throughput", "encoders", "time_to_quality", "decode", "quantization_cost")
 # Without this, the PYTHONPATH of coverage or a debugger would affect the processes.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ""}
 
@@ -64,6 +64,37 @@ def test_train_throughput_with_neolm_only(tmp_path: Path) -> None:
     assert "| neolm |" in text
     assert "old" not in text
     assert str(tmp_path) not in text
+
+
+def test_encoders_with_neolm_only(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for first in "bcdfghjk":
+        lines = (f"Then {first}{a}{b}{c} saw the {b}{c}{a}{first}." for a in "aeiou" for b in "lmnrst" for c in "aeioy")
+        (tmp_path / "texts" / f"{first}.txt").write_text("\n".join(lines), encoding="utf-8")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- encoders -->\nold\n<!-- end of encoders -->\nafter\n", encoding="utf-8")
+    options = ["--shapes", "smoke", "--contestants", "neolm", "--rounds", "2", "--threads", "1"]
+    places = ["--environments", tmp_path / "peers", "--output", tmp_path / "out.json", "--docs", page]
+    done = run("encoders", "--text", tmp_path / "texts", *options, *places)
+    assert done.returncode == 0, done.stderr
+    shape = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["shapes"]["smoke"]
+    ours = shape["contestants"]["neolm"]
+    # two steps before the first turn, then two turns of two steps with their real tokens
+    assert len(shape["tokens"]) == 6
+    assert ours["tokens"] == [sum(shape["tokens"][2:4]), sum(shape["tokens"][4:])]
+    assert 0 < shape["padding"] < 0.5
+    assert max(shape["tokens"]) <= 4 * 32
+    # embeddings, projection, one block of four matrices and two more, pooler and both heads
+    tables, block = (300 + 64 + 2) * 16 + 2 * 16, 12 * 32 * 32 + 13 * 32
+    heads = 32 * 16 + 3 * 16 + 300 + 32 * 32 + 32 + 2 * 32 + 2
+    assert ours["parameters"] == tables + 16 * 32 + 32 + block + heads
+    text = page.read_text(encoding="utf-8")
+    assert "| neolm |" in text
+    assert "old" not in text
+    assert str(tmp_path) not in text
+    failed = run("encoders", "--text", tmp_path / "none", *options, *places[:2])
+    assert failed.returncode == 1
+    assert failed.stderr.strip().endswith("smoke: the data could not be made; the messages above say why")
 
 
 def test_time_to_quality_with_neolm_only(tmp_path: Path) -> None:
