@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neolm.models.families import FAMILIES
-from neolm.models.gelu import gelu_tanh
+from neolm.models.gelu import gelu, gelu_tanh
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
+    "gelu": gelu,
     # three published names of one function
     "gelu_new": gelu_tanh,
     "gelu_fast": gelu_tanh,

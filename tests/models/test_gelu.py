@@ -1,5 +1,7 @@
 """Our GELU against torch's, values and gradients."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -34,3 +36,32 @@ def test_extreme_values(value: float) -> None:
 def test_views_and_a_transposed_input() -> None:
     x = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).t().requires_grad_()
     assert torch.autograd.gradcheck(gelu_tanh, (x,))
+
+
+@pytest.mark.parametrize("function", [gelu.gelu, gelu_tanh])
+def test_bfloat16_is_correctly_rounded(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    approximate = "tanh" if function is gelu_tanh else "none"
+    every = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16)
+    numbers = every[every.isfinite()].repeat(5)  # more than one thread's share
+    upstream = torch.randn(numbers.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    exact = numbers.double().requires_grad_()
+    expected = F.gelu(exact, approximate=approximate)
+    expected.backward(upstream.double())
+    found = []
+    for threads in (1, 2, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        x = numbers.clone().requires_grad_()
+        y = function(x)
+        y.backward(upstream)
+        torch.set_num_threads(before)
+        found.append((y.detach(), x.grad))
+    assert torch.equal(found[0][0], expected.detach().bfloat16())
+    # the derivative is rounded to float32 first
+    torch.testing.assert_close(found[0][1].double(), exact.grad, rtol=2**-8, atol=1e-30)
+    assert all(torch.equal(y, found[0][0]) and torch.equal(g, found[0][1]) for y, g in found)
+
+
+def test_bfloat16_of_nan_and_of_views() -> None:
+    x = torch.tensor([[1.0, float("nan")], [float("inf"), 2.0]], dtype=torch.bfloat16).t()
+    torch.testing.assert_close(gelu.gelu(x), F.gelu(x), equal_nan=True)
