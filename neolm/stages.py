@@ -154,7 +154,7 @@ def architecture(recipe: Recipe) -> Any:
         InputError: there is no such model, or its sizes do not fit together, the tokenizer or the sequence length.
     """
     from neolm.tokenizer.tokenizer import load_tokenizer
-    from neolm.training.pretrain import resolve_architecture
+    from neolm.training.pretrain import check_tokenizer_kind, resolve_architecture
 
     if recipe.pretrain is None:
         raise InputError("recipe: the section 'pretrain' is missing")
@@ -165,8 +165,11 @@ def architecture(recipe: Recipe) -> Any:
         source = expanded(chosen) if chosen else None
         if source is None or source.exists() or path is None:  # else it was copied, and is no longer there
             path = source
-    size = load_tokenizer(path).size if path else (recipe.tokenizer or TokenizerConfig()).vocab_size
-    return resolve_architecture(recipe.model or _base(recipe), recipe.pretrain, size, {}, output)
+    trained, stored = recipe.tokenizer or TokenizerConfig(), load_tokenizer(path) if path else None
+    size, kind = (stored.size, stored.kind) if stored else (trained.vocab_size, trained.kind)
+    found = resolve_architecture(recipe.model or _base(recipe), recipe.pretrain, size, {}, output)
+    check_tokenizer_kind(found, kind)
+    return found
 
 
 def _tokenizer_config(recipe: Recipe) -> TokenizerConfig:

@@ -8,10 +8,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from neolm.core.config import validate
 from neolm.core.device import free_memory
 from neolm.core.errors import InputError
 from neolm.core.model_files import CONFIG_FILE
@@ -21,7 +23,7 @@ from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder, count_parameters
 from neolm.models.encoder import Encoder
 from neolm.models.encoder_config import EncoderConfig
-from neolm.models.families import FAMILIES
+from neolm.models.families import ENCODERS, FAMILIES
 from neolm.models.families.family import Copy, Rule
 from neolm.models.hf_config import not_a_decoder, read_bits, read_config
 from neolm.models.hf_files import FLOATS, WeightFiles, listing
@@ -169,6 +171,13 @@ class StoredModel:
         slow = "" if needed < free else f"; {gibibytes(free)} of memory are free, so every token reads the rest again"
         say(f"offload: {gibibytes(needed)} of weights in {disk.folder}{slow}")
         return disk.store
+
+
+def recorded_config(record: Mapping[str, Any]) -> DecoderConfig | EncoderConfig:
+    """The configuration that the manifest of a training holds. Raises `InputError` if another version wrote it."""
+    if record.get("family") in ENCODERS:
+        return validate(EncoderConfig, record, {})
+    return validate(DecoderConfig, record, {})
 
 
 def build(config: DecoderConfig | EncoderConfig) -> Decoder | Encoder:

@@ -26,6 +26,11 @@ from neolm.report.training_run import TrainingRun, read_training_runs
 Runs = Sequence[TrainingRun]
 
 LOSSES = {"loss": "training loss", "validation_loss": "validation loss"}
+MASKED_LOSSES = {
+    "masked_tokens_loss": "training loss of masked tokens",
+    "validation_masked_tokens_loss": "validation loss of masked tokens",
+}
+"""Of encoders, whose loss is the sum of this one and that of the sentence task."""
 NONE = "\u2013"
 MINUTES, HOURS = 60.0, 3600.0  # in seconds
 
@@ -69,7 +74,8 @@ def _side_by_side(rows: Sequence[tuple[str, ...]]) -> str:
 
 def comparison_page(runs: Runs, remarks: Sequence[str] = ()) -> str:
     """The whole page. `remarks` stand at its top."""
-    logged = {key: name for key, name in LOSSES.items() if any(points(run.metrics, key) for run in runs)}
+    losses = MASKED_LOSSES if all(points(run.metrics, "masked_tokens_loss") for run in runs) else LOSSES
+    logged = {key: name for key, name in losses.items() if any(points(run.metrics, key) for run in runs)}
     return render(
         "compare.html",
         names=[run.name for run in runs],
@@ -124,7 +130,7 @@ def _small(runs: Runs, key: str, name: str, axis: str, label: str, unit: float) 
 
 def _line(run: TrainingRun, key: str, found: Sequence[Point]) -> Line:
     """The line of a run: the moving average of training losses, dots for validation losses."""
-    few = key == "validation_loss"
+    few = key.startswith("validation_")
     return Line(run.name, found, smooth=not few, dots=few, raw=False)
 
 
@@ -151,6 +157,8 @@ class Measure:
     name: str
     value: Callable[[TrainingRun], str]
     remark: Callable[[TrainingRun], str] = lambda run: ""
+    optional: bool = False
+    """Left out if no run has it."""
 
 
 def _optional(value: float | None, words: Callable[[float], str] = "{:.4f}".format) -> str:
@@ -175,6 +183,11 @@ def _energy_known(run: TrainingRun) -> str:
     return "estimate" if known.startswith("an estimate") else known.partition(",")[0]
 
 
+def _accuracy(run: TrainingRun, term: str) -> str:
+    share = run.last(f"validation_{term}_accuracy")
+    return "" if share is None else f"{share:.1%} right"
+
+
 def _interval(run: TrainingRun) -> str:
     score = run.bits_per_byte
     return f"({score.interval[0]:.3f} to {score.interval[1]:.3f})" if score and score.interval else ""
@@ -192,6 +205,18 @@ MEASURES = (
     ),
     Measure("Final validation loss", lambda run: _optional(run.validation[-1][1] if run.validation else None)),
     Measure("Training loss", lambda run: _optional(run.training_loss)),
+    Measure(
+        "Final loss of masked tokens",
+        lambda run: _optional(run.last("validation_masked_tokens_loss")),
+        lambda run: _accuracy(run, "masked_tokens"),
+        optional=True,
+    ),
+    Measure(
+        "Final loss of the sentence task",
+        lambda run: _optional(run.last("validation_sentence_loss")),
+        lambda run: _accuracy(run, "sentence"),
+        optional=True,
+    ),
     BITS_PER_BYTE,
     Measure("Tokens", lambda run: _optional(run.tokens, count)),
     Measure("Tokens per second", lambda run: _optional(run.usual("tokens_per_second"), count)),
@@ -205,7 +230,12 @@ MEASURES = (
 def measured(runs: Runs) -> list[tuple[str, list[tuple[str, str]]]]:
     """The name of each measure with the (value, remark) of each run. Bits per byte only if they are comparable."""
     measures = [measure for measure in MEASURES if measure is not BITS_PER_BYTE or comparable_scores(runs)]
-    return [(measure.name, [(measure.value(run), measure.remark(run)) for run in runs]) for measure in measures]
+    rows = [(measure, [(measure.value(run), measure.remark(run)) for run in runs]) for measure in measures]
+    return [
+        (measure.name, cells)
+        for measure, cells in rows
+        if not measure.optional or any(value != NONE for value, _ in cells)
+    ]
 
 
 def differing_settings(runs: Runs) -> list[tuple[str, list[str]]]:

@@ -43,8 +43,7 @@ class TrainingRun:
     @property
     def tokens(self) -> float | None:
         """Tokens trained on, by the last row."""
-        found = points(self.metrics, "tokens")
-        return found[-1][1] if found else None
+        return self.last("tokens")
 
     @property
     def training_loss(self) -> float | None:
@@ -74,17 +73,18 @@ class TrainingRun:
         recorded = self.manifest.counts.get("parameters") if self.manifest else None
         if recorded:
             return int(recorded)
-        from neolm.core.config import validate
-        from neolm.models.config import DecoderConfig
-        from neolm.models.decoder import count_parameters
+        from neolm.models.stored_model import parameter_count, recorded_config
 
         architecture = self.settings.get("model")
         try:
-            return (
-                count_parameters(validate(DecoderConfig, architecture, {})) if isinstance(architecture, dict) else None
-            )
+            return parameter_count(recorded_config(architecture)) if isinstance(architecture, dict) else None
         except InputError:  # as another version of NeoLM wrote it
             return None
+
+    def last(self, key: str) -> float | None:
+        """The last value of a key in the rows."""
+        found = points(self.metrics, key)
+        return found[-1][1] if found else None
 
     def usual(self, key: str) -> float | None:
         """The median of a key over the rows."""

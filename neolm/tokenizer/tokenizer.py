@@ -61,13 +61,17 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
         special_tokens=[AddedToken(END_OF_TEXT, special=True, normalized=False)],
     )
     backend.train_from_iterator(texts, trainer=trainer)
-    reached = backend.get_vocab_size()
+    check_reached_size(backend.get_vocab_size(), vocab_size)
+    return Tokenizer(backend)
+
+
+def check_reached_size(reached: int, vocab_size: int) -> None:
+    """Raise a `SettingError` if a training on too little text has `reached` fewer tokens than it was to have."""
     if reached < vocab_size:
         raise SettingError(
             "vocab_size",
             f"the corpus is too small for {vocab_size} tokens; set tokenizer.vocab_size={reached} or less, or add text",
         )
-    return Tokenizer(backend)
 
 
 def load_tokenizer(path: str | Path, lossless: bool = False) -> Tokenizer:

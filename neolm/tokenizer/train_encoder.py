@@ -16,7 +16,6 @@ from typing import Any, Literal
 import tokenizers
 from tokenizers import AddedToken, Regex, models, pre_tokenizers, trainers
 
-from neolm.core.errors import SettingError
 from neolm.tokenizer.byte_level_tokenizer import library_errors
 from neolm.tokenizer.encoder_pipeline import (
     ALBERT_SPLITS,
@@ -28,6 +27,7 @@ from neolm.tokenizer.encoder_pipeline import (
     decoder_of,
 )
 from neolm.tokenizer.encoder_tokenizer import EncoderTokenizer, pair_template
+from neolm.tokenizer.tokenizer import check_reached_size
 
 MIN_FREQUENCY = 2  # of a pair of WordPiece, as of a pair of BPE
 _SCORE_DIGITS = 9
@@ -117,7 +117,7 @@ def _wordpiece(
     trained.pre_tokenizer = backend.pre_tokenizer
     trained.train_from_iterator(texts, trainer)
     vocab = trained.get_vocab()
-    _check_size(len(vocab), vocab_size)
+    check_reached_size(len(vocab), vocab_size)
     return models.WordPiece(
         vocab, unk_token=first[1], max_input_chars_per_word=MAX_WORD_CHARACTERS, continuing_subword_prefix=PREFIX
     )
@@ -135,15 +135,7 @@ def _unigram(
     trained.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, splits])
     trained.train_from_iterator(texts, trainer)
     found = json.loads(trained.to_str())["model"]["vocab"][len(special) :]
-    _check_size(len(found) + vocab_size - size + len(special), vocab_size)
+    check_reached_size(len(found) + vocab_size - size + len(special), vocab_size)
     scores = sorted(((text, round(score, _SCORE_DIGITS)) for text, score in found), key=lambda one: (-one[1], one[0]))
     bytes_ = [(f"<0x{byte:02X}>", scores[-1][1]) for byte in range(256)] if byte_fallback else []
     return models.Unigram([*((token, 0.0) for token in special), *bytes_, *scores], 1, byte_fallback)
-
-
-def _check_size(reached: int, vocab_size: int) -> None:
-    if reached < vocab_size:
-        raise SettingError(
-            "vocab_size",
-            f"the corpus is too small for {vocab_size} tokens; set tokenizer.vocab_size={reached} or less, or add text",
-        )

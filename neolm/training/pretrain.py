@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from neolm.core.artifact import Stage
-from neolm.core.config import defaults, validate
+from neolm.core.config import defaults
 from neolm.core.device import choose_compile, choose_device, choose_precision, matrix_ceiling, peak_memory
 from neolm.core.errors import InputError, NeoLMError, SettingError
 from neolm.core.files import write_json
@@ -27,12 +27,12 @@ from neolm.data.segment_batches import SegmentBatches
 from neolm.models.config import DecoderConfig
 from neolm.models.encoder import Encoder
 from neolm.models.encoder_config import EncoderConfig
-from neolm.models.families import ENCODERS
 from neolm.models.hf import load_model, open_model, save_model
 from neolm.models.hf_config import hf_config, read_config
 from neolm.models.model import Model
 from neolm.models.model_config import ModelConfig
-from neolm.models.stored_model import build
+from neolm.models.stored_model import build, recorded_config
+from neolm.tokenizer.encoder_tokenizer import LOSSY
 from neolm.tokenizer.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
 from neolm.training.checkpoint import Checkpoint, last_checkpoint
 from neolm.training.loop import train
@@ -56,13 +56,7 @@ def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, se
     """
     tokenizer = load_tokenizer(output / "tokenizer")
     architecture = resolve_architecture(model, config, tokenizer.size, special_tokens(tokenizer), output)
-    if isinstance(architecture, DecoderConfig):
-        tokenizer = load_tokenizer(output / "tokenizer", lossless=True)
-    elif tokenizer.kind == "bpe":
-        raise InputError(
-            f"tokenizer: {architecture.family} needs a tokenizer with [CLS], [SEP] and [MASK]; "
-            "set tokenizer.kind to wordpiece (BERT) or unigram (ALBERT)"
-        )
+    check_tokenizer_kind(architecture, tokenizer.kind)
     settings = {"model": architecture.model_dump(), "pretrain": config.model_dump(), "seed": seed}
     changeable = frozenset(f"pretrain.{name}" for name in config.changeable())
     base = model if isinstance(model, Path) else None
@@ -117,6 +111,17 @@ def resolve_architecture(
     return architecture
 
 
+def check_tokenizer_kind(model: DecoderConfig | EncoderConfig, kind: str) -> None:
+    """Raise an `InputError` unless a tokenizer of this kind fits the model: bpe a decoder, the others an encoder."""
+    if isinstance(model, DecoderConfig) and kind in LOSSY:
+        raise InputError(f"tokenizer: {model.family} is a decoder; {LOSSY[kind]}")
+    if isinstance(model, EncoderConfig) and kind not in LOSSY:
+        raise InputError(
+            f"tokenizer: {model.family} needs a tokenizer with [CLS], [SEP] and [MASK]; "
+            "set tokenizer.kind to wordpiece (BERT) or unigram (ALBERT)"
+        )
+
+
 def _continued(architecture: EncoderConfig, model: Path, task: str) -> EncoderConfig:
     """The configuration of the encoder in `model` for a training that goes on with the sentence task `task`."""
     if model.is_dir():
@@ -137,13 +142,6 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, int | None]:
     if tokenizer.kind == "bpe":
         return {"bos": tokenizer.eos_token_id, "eos": tokenizer.eos_token_id}
     return {"bos": tokenizer.cls_token_id, "eos": tokenizer.sep_token_id, "pad": tokenizer.pad_token_id}
-
-
-def recorded_config(record: Mapping[str, Any]) -> DecoderConfig | EncoderConfig:
-    """The configuration that a manifest holds."""
-    if record["family"] in ENCODERS:
-        return validate(EncoderConfig, record, {})
-    return validate(DecoderConfig, record, {})
 
 
 def build_model(output: Path, config: PretrainConfig) -> Manifest:

@@ -20,6 +20,7 @@ import neolm
 from neolm.core.manifest import read_manifest
 from neolm.exchange import import_directory
 from neolm.models.hf import save_model
+from neolm.report.compare import compare_runs
 from neolm.report.encoder import MARGIN, EncoderReport
 from neolm.report.run_files import Run, read_run
 from neolm.report.run_report import build_report
@@ -62,6 +63,7 @@ def test_the_page_of_an_encoder(whole: Path) -> None:
         "What it was trained on",
         "Label 1 means that the segments are swapped",
         "neolm predict",
+        "neolm serve",
     ):
         assert words in page.text, words
     assert "neolm generate" not in page.text
@@ -188,3 +190,22 @@ def test_the_card_of_an_imported_encoder(tmp_path: Path, vocabulary: Path, head:
     assert "An ALBERT encoder" in card.text
     assert f"{loader}.from_pretrained" in card.text
     assert ("neolm predict" in card.text) == (head == "masked")
+
+
+def test_encoders_are_compared_by_the_loss_of_masked_tokens(whole: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(whole / "pretrain", other / "pretrain")
+    (other / "pretrain" / "manifest.json").unlink()  # not finished: parameters are counted from the settings
+    text = compare_runs([whole, other], tmp_path / "compare.html")
+    rows = [json.loads(line) for line in (whole / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    last = next(row for row in reversed(rows) if "validation_masked_tokens_loss" in row)
+    for term, name in (("masked_tokens", "loss of masked tokens"), ("sentence", "loss of the sentence task")):
+        loss, share = last[f"validation_{term}_loss"], last[f"validation_{term}_accuracy"]
+        assert re.search(rf"Final {name} +({loss:.4f} {share:.1%} right *){{2}}", text), text
+    count = read_manifest(whole / "pretrain")
+    assert count is not None
+    (parameters,) = re.findall(r"^Parameters +(\S+) +(\S+)", text, re.MULTILINE)
+    assert parameters[0] == parameters[1] != "\u2013"
+    page = Page((tmp_path / "compare.html").read_text(encoding="utf-8"))
+    assert "validation loss of masked tokens, nats per token" in page.html
+    assert "training loss, nats per token" not in page.html

@@ -12,8 +12,9 @@ import pytest
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from neolm.core.errors import InputError, SettingError
+from neolm.core.errors import SettingError
 from neolm.corpus.build import build_corpus
 from neolm.corpus.config import CorpusConfig
 from neolm.tokenizer.build import build_tokenizer
@@ -225,6 +226,23 @@ def test_a_decoder_is_not_trained_with_the_tokenizer_of_an_encoder(
         *("tokenizer.kind=wordpiece", "tokenizer.vocab_size=300", "pretrain.sequence_length=16"),
     )
     assert code == 2
-    assert "a WordPiece tokenizer, as encoders have, does not keep a text as it is" in said
-    with pytest.raises(InputError, match="does not keep a text"):
-        load_tokenizer(tmp_path / "run", lossless=True)
+    assert "gpt-neo is a decoder; a WordPiece tokenizer, as encoders have, does not keep a text as it is" in said
+    assert not (tmp_path / "run").exists()  # refused before the corpus is built
+    code, _, said = neolm_(
+        *("pretrain", "text", f"corpus.path={PAGES[0]}", f"output={tmp_path / 'run'}", *sizes),
+        *("model.family=bert", "tokenizer.vocab_size=300", "pretrain.sequence_length=16"),
+    )
+    assert code == 2
+    assert "bert needs a tokenizer with [CLS], [SEP] and [MASK]" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_smallest_vocabularies() -> None:
+    for kind in KINDS:
+        assert train_encoder_tokenizer(lambda: iter(TEXTS), kind, 10).size == 10
+    for kind, byte_fallback, least in (("bpe", False, 257), ("unigram", True, 266), ("wordpiece", False, 10)):
+        settings: dict[str, Any] = {"kind": kind, "byte_fallback": byte_fallback}
+        TokenizerConfig(**settings, vocab_size=least)
+        with pytest.raises(ValidationError, match="vocab_size"):
+            TokenizerConfig(**settings, vocab_size=least - 1)
+    TokenizerConfig(path="x", vocab_size=100)
