@@ -41,16 +41,18 @@ class SelfAttention(nn.Module):
         return self.output(self.attend(self.qkv(x), layout))  # type: ignore[no-any-return]
 
     def attend(self, qkv: Tensor, layout: TokenLayout) -> Tensor:
-        """Attention of each token to its sequence: queries, keys and values (N, 3 x C) to (N, C)."""
+        """Attention of each token to its sequence: queries, keys and values (N, 3 x C) to (N, C); 0 in filling rows."""
         dropout = self.dropout if self.training else 0.0
         parts = []
         # not slices: the gradient of each would be as large as the batch
-        rows_of_spans = torch.split(qkv, [span.tokens for span in layout.spans])
-        for span, rows in zip(layout.spans, rows_of_spans, strict=True):
+        rows_of_spans = torch.split(qkv, [*(span.tokens for span in layout.spans), layout.filling])
+        for span, rows in zip(layout.spans, rows_of_spans[:-1], strict=True):
             q, k, v = span.pad(rows).view(*span.shape, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (b, H, t, D)
             y = attend_all(q, k, v, span.mask, dropout)
             parts.append(span.unpad(y.transpose(1, 2).flatten(2)))
-        return parts[0] if len(parts) == 1 else torch.cat(parts or [qkv[:, : qkv.shape[1] // 3]])
+        if layout.filling or not parts:
+            parts.append(qkv.new_zeros(layout.filling, qkv.shape[1] // 3))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def attend_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -181,12 +183,13 @@ class Encoder(Model):
         )
         x = self.embedding_norm(x + types + self.positions(layout.positions()))
         x = F.dropout(x, self.config.residual_dropout, self.training)
+        x = F.pad(x, (0, 0, 0, layout.filling)) if layout.filling else x
         if self.projection is not None:
             x = self.projection(x)  # (N, C)
         for layer in range(self.config.num_layers):
             for number in self.config.blocks_of(layer):
                 x = self.blocks[number](x, layout)
-        return x, layout
+        return x[: len(x) - layout.filling] if layout.filling else x, layout
 
     def _pool(self, hidden: Tensor, layout: TokenLayout) -> Tensor:
         if self.pooler is None:

@@ -102,6 +102,8 @@ class TokenLayout:
             firsts[row] = starts[place] if lengths[row] else starts[-1]
         self._firsts = torch.tensor(firsts).to(device)
         self._has_empty = B > 0 and min(lengths) == 0
+        self.filling = _filling(starts[-1]) if self.index is not None and device.type == "cpu" else 0
+        """Rows to add to the N tokens in the layers, so that few numbers of rows occur."""
         self.spans = [Span(bucket, device) for bucket in _buckets(sorted_lengths)]
 
     def flatten(self, x: Tensor) -> Tensor:
@@ -127,6 +129,15 @@ class TokenLayout:
         T = self.shape[1]
         index = torch.arange(self.shape[0] * T, device=self._firsts.device) if self.index is None else self.index
         return index % T
+
+
+def _filling(tokens: int) -> int:
+    """Rows from `tokens` to the next of 32 to 64 evenly spaced numbers: less than 1/32 of `tokens`.
+
+    On a CPU, oneDNN compiles a kernel for each product of a new shape, and keeps the last ones. Nearly every batch has
+    another number of tokens.
+    """
+    return -tokens % (1 << max(0, tokens.bit_length() - 6))
 
 
 def _buckets(lengths: list[int]) -> list[Bucket]:

@@ -17,6 +17,7 @@ from neolm.models.encoder import Encoder
 from neolm.models.encoder_config import EncoderConfig, encoder_config
 from neolm.models.families import ENCODERS, PRESETS, preset
 from neolm.models.hf import load_decoder, load_model, save_model
+from neolm.models.token_layout import TokenLayout
 
 # Counts of transformers' classes: the bare model with its pooler, both pretraining heads, the masked language model.
 PUBLISHED = {
@@ -134,11 +135,16 @@ def dense_sums(model: Encoder, batch: dict[str, torch.Tensor], labels: torch.Ten
     return torch.stack(losses).sum(), torch.stack(pairs).sum()
 
 
+@pytest.mark.parametrize(("lengths", "filling"), [((12, 3, 7, 12, 5, 11), 0), ((30, 39, 17, 25, 38, 32), 3)])
 @pytest.mark.parametrize("family", ENCODERS)
-def test_losses_and_gradients_of_a_padded_batch_equal_those_of_its_texts(family: str) -> None:
+def test_losses_and_gradients_of_a_padded_batch_equal_those_of_its_texts(
+    family: str, lengths: tuple[int, ...], filling: int
+) -> None:
     model = tiny_encoder(family)
-    batch = padded_batch(97, [12, 3, 7, 12, 5, 11], 14)
-    labels = torch.where(torch.rand(6, 14, generator=torch.Generator().manual_seed(2)) < 0.4, batch["input_ids"], -100)
+    batch = padded_batch(97, [*lengths], max(lengths) + 1)
+    assert TokenLayout((6, max(lengths) + 1), batch["attention_mask"], model.device).filling == filling
+    chosen = torch.rand(batch["input_ids"].shape, generator=torch.Generator().manual_seed(2)) < 0.4
+    labels = torch.where(chosen, batch["input_ids"], -100)
     labels[batch["attention_mask"] == 0] = -100
     labels[1] = -100  # a text without a predicted token
     sentence = torch.tensor([0, 1, 1, 0, 1, 0])
@@ -160,6 +166,14 @@ def test_losses_and_gradients_of_a_padded_batch_equal_those_of_its_texts(family:
         logits = model(**batch)
     assert sums.masked_correct == ((logits.argmax(-1) == labels) & (labels >= 0)).sum()
     assert sums.sentence_correct == (model.sentence_logits(**batch).argmax(-1) == sentence).sum()
+
+
+def test_few_numbers_of_rows_occur() -> None:
+    masks = [(torch.arange(4096) < tokens)[None] for tokens in range(2048, 4096)]
+    layouts = [TokenLayout((1, 4096), mask, torch.device("cpu")) for mask in masks[::31]]
+    rows = {layout.spans[0].tokens + layout.filling for layout in layouts}
+    assert len(rows) == 33
+    assert all(layout.filling < layout.spans[0].tokens / 32 for layout in layouts)
 
 
 @pytest.mark.parametrize("family", ENCODERS)
