@@ -23,8 +23,13 @@ REQUIREMENTS = {
     "transformers serve": ("transformers[serving]>=5,<6", "accelerate>=1.10"),
     "litgpt": ("litgpt>=0.5.11,<0.6",),
     "llama.cpp": ("llama-cpp-python>=0.3.16,<0.4",),  # built from source: needs a C++ compiler and minutes
+    "sentence-transformers": ("sentence-transformers>=5.1,<7",),
+    "sentence-transformers onnx": ("sentence-transformers[onnx]>=5.1,<7", "onnxruntime"),
+    "sentence-transformers openvino": ("sentence-transformers[openvino]>=5.1,<7", "openvino"),
     "ctranslate2": ("ctranslate2>=4.6,<5", "transformers>=4.50,<5"),  # later versions fail to convert GPT-NeoX
 }
+REMOVED = {"sentence-transformers openvino": ("torchvision",)}
+"""Packages that are required but not used: a torchvision from the package index does not fit every build of torch."""
 
 
 def environment(name: str | None, root: Path) -> Path:
@@ -55,6 +60,9 @@ def environment(name: str | None, root: Path) -> Path:
         raise BenchmarkError(
             f"pip cannot install {', '.join(REQUIREMENTS[name])}: {lines[-1] if lines else 'no message'}"
         )
+    if name in REMOVED:
+        command = [python, "-m", "pip", "uninstall", "--quiet", "--disable-pip-version-check", "--yes", *REMOVED[name]]
+        subprocess.run(command, check=True, capture_output=True)
     stamp.write_text(recipe, encoding="utf-8")
     return python
 

@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_PATH_OPTIONS = ("--nanogpt", "--environments", "--model", "--models", "--directory", "--output", "--docs", "--text")
+_PATH_OPTIONS = (
+    "--nanogpt",
+    "--environments",
+    "--model",
+    "--models",
+    "--directory",
+    "--output",
+    "--docs",
+    "--text",
+    "--data",
+)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -56,10 +56,13 @@ class SelfAttention(nn.Module):
 
 
 def attend_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Attention of all tokens to all, (b, H, t, D), or to those where `mask` (b, 1, 1, t) is true."""
+    """Attention of all tokens to all, (b, H, t, D), or to those where `mask` (b, 1, 1, t) is true.
+
+    In bfloat16 on a CPU, the fused kernel is faster without a gradient, the block products with it (docs/log.md).
+    """
     if q.is_meta:
         return fused_attention(q, k, v, False, q.shape[-1] ** -0.5, dropout)
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
         return full_attention(q, k, v, mask, q.shape[-1] ** -0.5, dropout)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 

@@ -16,7 +16,11 @@ import torch
 from torch import Tensor
 
 MAX_PADDING = 1.2
-"""A bucket's longest sequence may be this many times as long as its shortest."""
+"""A bucket's longest sequence may be this many times as long as its shortest.
+
+Without a gradient on a CPU, all sequences of a bucket have the same length: a call for each length costs less there
+than the copies into padded sequences and a mask.
+"""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ class TokenLayout:
         self._has_empty = B > 0 and min(lengths) == 0
         self.filling = _filling(starts[-1]) if self.index is not None and device.type == "cpu" else 0
         """Rows to add to the N tokens in the layers, so that few numbers of rows occur."""
-        self.spans = [Span(bucket, device) for bucket in _buckets(sorted_lengths)]
+        padding = 1.0 if device.type == "cpu" and not torch.is_grad_enabled() else MAX_PADDING
+        self.spans = [Span(bucket, device) for bucket in _buckets(sorted_lengths, padding)]
 
     def flatten(self, x: Tensor) -> Tensor:
         """(B, T, ...) to (N, ...)."""
@@ -140,12 +145,12 @@ def _filling(tokens: int) -> int:
     return -tokens % (1 << max(0, tokens.bit_length() - 6))
 
 
-def _buckets(lengths: list[int]) -> list[Bucket]:
+def _buckets(lengths: list[int], max_padding: float = MAX_PADDING) -> list[Bucket]:
     """Buckets of sequences with descending lengths; empty sequences are in none."""
     found: list[Bucket] = []
     start = begin = 0
     for place, length in enumerate([*lengths, 0]):
-        if place > begin and (length == 0 or length * MAX_PADDING < lengths[begin]):
+        if place > begin and (length == 0 or length * max_padding < lengths[begin]):
             found.append(Bucket(start, tuple(lengths[begin:place])))
             start, begin = start + found[-1].tokens, place
         if length == 0:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import zstandard
+from tiny_encoders import write_encoder
 
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
@@ -14,7 +16,7 @@ from neolm.models.hf import save_model
 from neolm.tokenizer.tokenizer import train_tokenizer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("train_throughput", "encoders", "time_to_quality", "decode", "quantization_cost")
+SCRIPTS = ("train_throughput", "encoders", "time_to_quality", "decode", "quantization_cost", "encoder_inference")
 # Without this, the PYTHONPATH of coverage or a debugger would affect the processes.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ""}
 
@@ -145,6 +147,39 @@ def test_decode_with_neolm_only(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert "writing a model" in done.stderr
     assert "writing a model" not in again.stderr
+
+
+def test_encoder_inference_with_neolm_only(tmp_path: Path) -> None:
+    model = write_encoder(tmp_path / "a model")
+    (model / "sentence_bert_config.json").write_text('{"max_seq_length": 40}', encoding="utf-8")
+    rows = [f"{'the ' * n}sea\tthe {'water ' * (20 - n)}is cold\t{n % 5}.0" for n in range(20)]
+    pairs = ["header", *("\t" * 7 + row for row in rows)]
+    texts = [json.dumps({"text": f"A title\n{'the clock and the water ' * (5 + n)}"}) for n in range(20)]
+    for name, lines in (("glue/STS-B/dev.tsv", pairs), ("minipile/wikipedia_en.jsonl", texts)):
+        path = tmp_path / "data" / f"{name}.zst"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(zstandard.compress("\n".join(lines).encode()))
+    ours = ["neolm-float32", "neolm-int8"]
+    options = ["--contestants", *ours, "--rounds", "2", "--texts", "16", "--threads", "1"]
+    places = ["--data", tmp_path / "data", "--environments", tmp_path / "peers", "--output", tmp_path / "out.json"]
+    done = run("encoder_inference", "--model", model, *options, *places)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert results["texts"] == {"mixed": 16, "sentences": 16, "alone": 2, "calibration": 8, "pairs": 40}
+    for name in ours:
+        one = results["contestants"][name]
+        assert {work: len(times) for work, times in one["seconds"].items()} == {"mixed": 2, "sentences": 2, "alone": 2}
+        assert -1 <= one["spearman"] <= 1
+    assert done.stdout.count("| neolm-int8 |") == 3
+    assert str(tmp_path) not in done.stdout
+
+
+def test_ranks_of_equal_values_are_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from encoder_inference import spearman  # type: ignore[import-not-found]
+
+    assert spearman([1, 2, 2, 4], [10, 20, 30, 40]) == pytest.approx(0.9487, abs=1e-4)  # scipy.stats.spearmanr
+    assert spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
 
 
 def test_flops_and_weights_per_token(monkeypatch: pytest.MonkeyPatch) -> None:

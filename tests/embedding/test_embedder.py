@@ -16,6 +16,7 @@ from tiny_encoders import VOCABULARY, tiny_encoder, write_encoder
 from tiny_models import tiny_decoder
 
 import neolm
+from neolm.core.device import choose_precision
 from neolm.core.errors import InputError
 from neolm.embedding.embedder import Embedder, batches
 from neolm.exchange import import_directory
@@ -66,6 +67,14 @@ def test_rounded_models_give_nearly_the_same_vectors(directory: Path, dtype: str
     exact = neolm.load_embedder(directory, "cpu").embed(TEXTS)
     rounded = neolm.load_embedder(directory, "cpu", dtype, quantize).embed(TEXTS)
     assert (exact * rounded).sum(1).min() > 0.999
+
+
+def test_int8_computes_in_bfloat16_where_that_is_fast(directory: Path) -> None:
+    fast = choose_precision("auto", "cpu").value
+    assert str(neolm.load_embedder(directory, "cpu", quantize="int8").model.dtype) == f"torch.{fast}"
+    exact = neolm.load_embedder(directory, "cpu", "float32", "int8")
+    assert exact.model.dtype == torch.float32
+    assert neolm.load_embedder(directory, "cpu").model.dtype == torch.float32
 
 
 def test_long_texts_are_truncated_and_counted(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
