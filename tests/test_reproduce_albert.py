@@ -95,8 +95,12 @@ def test_a_finished_study_is_not_measured_again(
 
 def test_a_study_of_decoders_has_no_such_page(tmp_path: Path, text_folder: Path, vocabulary: Path) -> None:
     other = {"gpt": {"model": {"family": "gpt2", "embedding_size": None}, "pretrain.segments.task": "none"}}
-    with pytest.raises(InputError, match="albert is about encoders, and the cell gpt is a gpt2"):
+    with pytest.raises(InputError, match=r"^study\.cells\.gpt: tokenizer: gpt2 is a decoder; a WordPiece tokenizer"):
         neolm.run(recipe(tmp_path / "out", text_folder, vocabulary, {"albert": {}, **other}))
+    decoders = recipe(tmp_path / "out", text_folder, vocabulary, other)
+    decoders["tokenizer"] = {"vocab_size": 300}
+    with pytest.raises(InputError, match="albert is about encoders, and the cell gpt is a gpt2"):
+        neolm.run(decoders)
     assert not (tmp_path / "out" / "cells").exists()
 
 
