@@ -27,7 +27,6 @@ than the copies into padded sequences and a mask.
 class Bucket:
     """Sequences of nearly equal length, consecutive in the flat tensor."""
 
-    start: int
     lengths: tuple[int, ...]
 
     @property
@@ -148,11 +147,11 @@ def _filling(tokens: int) -> int:
 def _buckets(lengths: list[int], max_padding: float = MAX_PADDING) -> list[Bucket]:
     """Buckets of sequences with descending lengths; empty sequences are in none."""
     found: list[Bucket] = []
-    start = begin = 0
+    begin = 0
     for place, length in enumerate([*lengths, 0]):
         if place > begin and (length == 0 or length * max_padding < lengths[begin]):
-            found.append(Bucket(start, tuple(lengths[begin:place])))
-            start, begin = start + found[-1].tokens, place
+            found.append(Bucket(tuple(lengths[begin:place])))
+            begin = place
         if length == 0:
             break
     return found

@@ -31,7 +31,7 @@ class TokenizerConfig(Config):
 
     @model_validator(mode="after")
     def _room_for_bytes(self) -> Self:
-        least = 257 if self.kind == "bpe" else 266 if self.kind == "unigram" and self.byte_fallback else 10
+        least = 257 if self.kind == "bpe" else 266 if self.kind == "unigram" and self.byte_fallback else 0
         if self.path is None and self.vocab_size < least:
             raise ValueError(f"vocab_size: {self.vocab_size} tokens have no room for 256 bytes; {least} or more do")
         return self

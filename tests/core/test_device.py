@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,40 @@ def test_compiling_bfloat16_on_a_cpu_is_refused() -> None:
     assert device.choose_compile(True, "cuda", "bfloat16").value == "on"
     with pytest.raises(InputError, match=r"torch\.compile corrupts memory .*=float32"):
         device.choose_compile(True, "cpu", "bfloat16")
+
+
+HEAPS = """
+import ctypes, re, sys, tempfile, threading
+from neolm.core.device import share_freed_memory
+
+if sys.argv[1] == "shared":
+    share_freed_memory()
+together = threading.Barrier(8)
+
+def allocate():
+    together.wait()
+    blocks = [bytearray(10_000) for _ in range(2000)]
+    together.wait()
+
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+with tempfile.NamedTemporaryFile() as file:
+    stream = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    print(len(re.findall("<heap nr=", open(file.name).read())))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heaps are glibc's")
+def test_all_threads_share_two_heaps() -> None:
+    def heaps(kind: str) -> int:
+        done = subprocess.run([sys.executable, "-c", HEAPS, kind], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert heaps("shared") <= 2 < heaps("apart")

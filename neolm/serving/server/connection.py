@@ -35,7 +35,8 @@ class ConnectionLimit:
 
     def check(self, connections: set[Connection], loop: asyncio.AbstractEventLoop) -> None:
         """Close some if there are too many; the event loop reads first what their clients have sent."""
-        if len(connections) > self.limit and (self._timer is None or len(connections) > self.limit + SPARE):
+        due = self._timer is not None and self._timer.when() <= loop.time()  # not to be put off by each further client
+        if len(connections) > self.limit and (self._timer is None or len(connections) > self.limit + SPARE) and not due:
             self._close_later(0.0, connections, loop)
 
     def exceeded(self, connections: set[Connection]) -> bool:

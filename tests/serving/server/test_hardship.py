@@ -164,6 +164,31 @@ def test_a_request_that_was_sent_is_answered_though_many_connect_before_it_is_re
         assert sum(one.recv(1) == b"" for one in idle[:7]) == 7
 
 
+def test_a_flood_does_not_put_off_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "SPARE", 5)
+    connections: set[Any] = set()
+
+    class Idle:
+        waits_for_client, bonus = True, 0.0
+
+        def __init__(self) -> None:
+            self.quiet_since = asyncio.get_running_loop().time()
+
+        def abort(self) -> None:
+            connections.discard(self)
+
+    async def flood() -> int:
+        limit, most = connection.ConnectionLimit(3), 0
+        for _ in range(200):  # one in each iteration of the event loop
+            connections.add(Idle())
+            limit.check(connections, asyncio.get_running_loop())
+            most = max(most, len(connections))
+            await asyncio.sleep(0)
+        return most
+
+    assert asyncio.run(flood()) <= 3 + 5 + 3
+
+
 def test_requests_in_progress_are_not_closed_for_others(tmp_path: Path, start: Start, write: Write) -> None:
     places = [str(write(tmp_path / "long", context=4096))]
     with start(places, connections=3, feedback="off") as server, contextlib.ExitStack() as opened:
