@@ -48,7 +48,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def perplexity_increase(scores: dict[str, Any], reference: dict[str, Any]) -> dict[str, float | None]:
     """Return the increase of the perplexity over the reference in percent, with its interval."""
-    from neolm.evaluation.bootstrap import bootstrap_ratio
+    from neolm.metrics.intervals import bootstrap_ratio
 
     pairs = [*zip(scores["per_document"], reference["per_document"], strict=True)]
     key = "negative_log_likelihood"

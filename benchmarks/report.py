@@ -20,6 +20,7 @@ _PATH_OPTIONS = (
     "--docs",
     "--text",
     "--data",
+    "--glue",
 )
 
 

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from neolm.generation.generate import generate, stream
     from neolm.models.hf import load_model, save_model
     from neolm.pipeline import run
+    from neolm.prediction.decide import decide
     from neolm.prediction.predict import predict
     from neolm.tokenizer.tokenizer import load_tokenizer
     from neolm.training.loop import train
 
 _EXPORTS = {
+    "decide": "neolm.prediction.decide:decide",
     "evaluate": "neolm.evaluation.evaluate:evaluate_model",
     "generate": "neolm.generation.generate:generate",
     "load_embedder": "neolm.embedding.embedder:load_embedder",
@@ -49,6 +51,7 @@ _EXPORTS = {
 }
 __all__ = [
     "__version__",
+    "decide",
     "evaluate",
     "generate",
     "load_embedder",

@@ -16,8 +16,10 @@ import typer
 from neolm import commands
 from neolm.core.errors import NeoLMError
 from neolm.evaluation.commands import evaluate
+from neolm.finetuning.commands import finetune
 from neolm.generation.commands import chat, generate
-from neolm.prediction.commands import predict
+from neolm.moderation.commands import moderate
+from neolm.prediction.commands import decide, predict
 from neolm.report.commands import compare
 from neolm.scaling.commands import plan
 from neolm.serving.commands import feedback_export, keys_list, keys_new, keys_remove, serve
@@ -32,10 +34,13 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": commands.run,
     "pretrain": commands.pretrain,
+    "finetune": finetune,
     "plan": plan,
     "evaluate": evaluate,
     "compare": compare,
     "predict": predict,
+    "moderate": moderate,
+    "decide": decide,
     "generate": generate,
     "chat": chat,
     "serve": serve,

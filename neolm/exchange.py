@@ -12,14 +12,14 @@ from neolm.core.artifact import Stage
 from neolm.core.errors import InputError
 from neolm.core.files import read_json, storage_errors, write_json
 from neolm.core.manifest import input_from
-from neolm.core.model_files import GENERATION_FILE, SENTENCE_FILES
+from neolm.core.model_files import DECISION_FILE, GENERATION_FILE, PREDICTION_FILE, SENTENCE_FILES
 from neolm.core.output import refuse_foreign
 from neolm.core.progress import count, say
 from neolm.models.gguf import GGUF_FILE, export_gguf
 from neolm.models.hf import convert, model_directory
 from neolm.models.stored_model import StoredModel
 from neolm.report.model_card import write_model_card
-from neolm.tokenizer.chat import chat_templates
+from neolm.tokenizer.chat_files import chat_templates
 from neolm.tokenizer.directory import NoTokenizerError
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 
@@ -40,7 +40,8 @@ def _write_hf(source: Path, directory: Path, dtype: str | None, quantize: str | 
     generation = source / GENERATION_FILE
     if generation.is_file():  # its settings of sampling have no effect here, but in other programs
         write_json(directory / GENERATION_FILE, read_json(generation))
-    for path in (path for pattern in SENTENCE_FILES for path in source.glob(pattern) if path.is_file()):
+    patterns = (*SENTENCE_FILES, PREDICTION_FILE, DECISION_FILE)
+    for path in (path for pattern in patterns for path in source.glob(pattern) if path.is_file()):
         copy = directory / path.relative_to(source)
         with storage_errors(copy):
             copy.parent.mkdir(exist_ok=True)

@@ -66,7 +66,7 @@ def build(settings: Recipe, output: Path, until: str | None = None) -> None:
         adopt_recipe(output)
     finally:
         remove(output / PENDING_RECIPE)
-    if until is None and (settings.pretrain or settings.evaluate):
+    if until is None and (settings.pretrain or settings.finetune or settings.evaluate):
         REPORT.build(output, None, settings)
 
 

@@ -17,6 +17,7 @@ from neolm.core.files import write_text
 from neolm.core.yaml_file import read_yaml, to_yaml
 from neolm.corpus.config import CorpusConfig
 from neolm.evaluation.config import EvaluateConfig
+from neolm.finetuning.config import FinetuneConfig
 from neolm.models.model_config import ModelConfig
 from neolm.study_config import CELL_SECTIONS, SHARED_SECTIONS, StudyConfig, cell_directory
 from neolm.tokenizer.config import TokenizerConfig
@@ -41,6 +42,8 @@ class Recipe(Config):
     """Architecture of a new model."""
     pretrain: PretrainConfig | None = None
     """Train the model on the documents."""
+    finetune: FinetuneConfig | None = None
+    """Train the base to do a task, from tables of examples."""
     evaluate: EvaluateConfig | None = None
     """Measure the model. A recipe that trains a model measures it with the default settings if this section is missing,
     and not at all if it is null."""
@@ -53,6 +56,10 @@ class Recipe(Config):
             raise ValueError("base brings its own architecture and tokenizer: set model=null tokenizer=null")
         if self.pretrain is not None and self.base is None and self.model is None:
             raise ValueError("pretrain needs a model: model.preset, model.family with its sizes, or base=MODEL")
+        if self.finetune is not None and (self.base is None or self.pretrain is not None):
+            raise ValueError(
+                "finetune needs base=MODEL, and no section pretrain: fine-tune the result of a pretraining"
+            )
         if self.study is not None and (self.pretrain is None or self.base is not None):
             raise ValueError("study needs the sections model and pretrain, and no base")
         return self

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.device import choose_compile, choose_device, choose_precision
-from neolm.core.errors import InputError
+from neolm.core.errors import InputError, SettingError
 from neolm.core.files import expanded
 from neolm.core.manifest import read_manifest, require
 from neolm.core.progress import say
+from neolm.corpus.config import CorpusConfig
 from neolm.recipe import Recipe
 from neolm.tokenizer.config import TokenizerConfig
 
@@ -63,9 +64,21 @@ def _tokenizer(output: Path, config: Any, recipe: Recipe) -> None:
 
 
 def _shards(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.corpus.build import build_corpus
     from neolm.data.build import build_shards
 
     build_shards(output)
+    if config.replay.path is not None:
+        say(f"shards: the text that is replayed, {config.replay.path}")
+        build_corpus(output / "replay", _replay_corpus(recipe))
+        build_shards(output / "replay", output / "tokenizer")
+
+
+def _replay_corpus(recipe: Recipe) -> CorpusConfig:
+    """The settings of the corpus that is replayed: those of the recipe's corpus, with other text."""
+    assert recipe.pretrain is not None
+    corpus = recipe.corpus or CorpusConfig()
+    return corpus.model_copy(update={"source": "files", "path": recipe.pretrain.replay.path})
 
 
 def _check_pretrain(output: Path, config: Any, recipe: Recipe) -> None:
@@ -74,6 +87,11 @@ def _check_pretrain(output: Path, config: Any, recipe: Recipe) -> None:
 
     for key, reason in unused_settings(architecture(recipe), config):
         say(f"pretrain.{key} has no effect here, because {reason}")
+    if config.replay.path is not None:
+        try:
+            _check_corpus(output / "replay", _replay_corpus(recipe), recipe)
+        except SettingError as error:
+            raise error.within("replay") from None
     device = choose_device(config.device).value
     choose_compile(config.compile, device, choose_precision(config.precision, device).value)
     require_packages(config.track)
@@ -91,6 +109,28 @@ def _model(output: Path, config: Any, recipe: Recipe) -> None:
 
     build_model(output, config)
     write_model_card(output / "model")
+
+
+def _finetune(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.finetuning.finetune import finetune
+
+    finetune(output, _base(recipe), config, recipe.seed)
+
+
+def _finetuned_model(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.finetuning.finetune import build_finetuned_model
+    from neolm.report.model_card import write_model_card
+
+    build_finetuned_model(output, _base(recipe), config)
+    write_model_card(output / "model")
+
+
+def _check_finetune(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.training.trackers import require_packages
+
+    device = choose_device(config.device).value
+    choose_compile(config.compile, device, choose_precision(config.precision, device).value)
+    require_packages(config.track)
 
 
 def _evaluation(output: Path, config: Any, recipe: Recipe) -> None:
@@ -142,6 +182,8 @@ STAGES = (
     ),
     StageRow("pretrain", "pretrain", _pretrain, ("shards", "tokenizer"), resumable=True, check=_check_pretrain),
     StageRow("model", "pretrain", _model, ("pretrain", "tokenizer"), counts={"step": "step of the weights"}),
+    StageRow("finetune", "finetune", _finetune, resumable=True, check=_check_finetune),
+    StageRow("model", "finetune", _finetuned_model, ("finetune",)),
     StageRow("evaluation", "evaluate", _evaluation, ("corpus", "model")),
 )
 REPORT = StageRow("report.html", "", _report)

@@ -151,12 +151,23 @@ class FakeServer:
                 data = [{"object": "embedding", "index": n, "embedding": row} for n, row in enumerate(rows)]
                 usage = {"prompt_tokens": 9, "total_tokens": 9, "left_out_tokens": 0}
                 return JSONResponse({"object": "list", "data": data, "model": body["model"], "usage": usage})
+            if kind == "classify" and not self.replies:
+                return JSONResponse(self._classified(body))
             reply = self.replies.pop(0) if self.replies else Reply()
             if reply.status != 200:
                 return self._error(reply.status, reply.message, reply.retry_after, reply.code)
             return StreamingResponse(self._stream(kind, body, reply), media_type="text/event-stream")
 
         return app
+
+    def _classified(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Labels of which the first is a number, which JavaScript puts first, and each word's effect."""
+        found: dict[str, Any] = {"index": 0, "label": "weather", "probability": 0.75}
+        found["probabilities"] = {"weather": 0.75, "7": 0.25}
+        if body["explain"]:
+            words = body["input"][0]["text"].split()
+            found["words"] = [{"text": word, "effect": 0.3 - 0.4 * number} for number, word in enumerate(words)]
+        return {"object": "list", "data": [found], "model": body["model"], "usage": {}}
 
     def _error(self, status: int, message: str, retry_after: int | None = None, code: str | None = None) -> Response:
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}

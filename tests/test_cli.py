@@ -207,7 +207,7 @@ def test_config_prints_every_key_with_its_description(neolm_: Run) -> None:
         assert f"\n{key} " in printed
     code, printed, _ = neolm_("config", "pretrain")
     assert "Sequences of one optimiser step" in " ".join(printed.split())
-    assert "corpus.path" not in printed
+    assert "\ncorpus.path " not in printed
     assert "125,198,592" in neolm_("config", "presets")[1]
     assert json.loads(neolm_("config", "--schema")[1])["title"] == "Recipe"
     assert_rejected(neolm_("config", "pretran"), "did you mean 'pretrain'")

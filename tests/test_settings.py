@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from samples import sample_text
+from tiny_encoders import write_encoder
 from tiny_models import tiny_decoder
+from topic_tables import write_csv
 
 import neolm
 from neolm.core.config import Config
@@ -41,6 +43,16 @@ RUNS = (
         *("pretrain.optimiser=muon", "pretrain.precision=float16"),
     ],
 )
+FINETUNINGS: tuple[dict[str, Any], ...] = (
+    {"optimiser": "muon", "precision": "float16", "schedule": "warmup-stable-decay", "abstain_error": 0.4},
+    {"label_column": ("label", "second"), "steps": None, "epochs": 1.0, "ema_decay": 0.5, "final": "average"},
+    {"method": "lora"},
+)
+TOKEN_FINETUNINGS = (
+    ("span", [{"question": "is cold ?", "context": f"the {n} was cold .", "answer": n} for n in "abcdefghijklmnop"]),
+    ("tokens", [{"tokens": ["the", n], "tags": ["O", "B-LETTER"]} for n in "abcdefghijklmnop"]),
+)
+WORDS = (("sea", "cold", 0), ("day", "water", 1))
 # `ModelConfig.resolve` turns this section into a `DecoderConfig`; both have tests of their own below.
 RESOLVED = {("ModelConfig", name) for name in ModelConfig.model_fields}
 # A study reads its section and runs recipes without it: tests/test_study.py.
@@ -87,6 +99,17 @@ def test_every_setting_of_a_recipe_is_read(tmp_path: Path, reads: Reads, monkeyp
     monkeypatch.setattr("neolm.pipeline.load_recipe", load)
     for number, changes in enumerate(RUNS):
         neolm.run("text", [f"corpus.path={texts}", f"output={tmp_path / str(number)}", *TINY, *changes])
+    base = write_encoder(tmp_path / "base")
+    rows = [(f"the {word} {n}", other, label, 1 - label) for n in "abcdefghij" for word, other, label in WORDS]
+    train = write_csv(tmp_path / "train.csv", ("text", "other", "label", "second"), rows)
+    for number, changes in enumerate(FINETUNINGS):
+        section = {"task": "classification", "train": str(train), "batch_size": 4, "steps": 4, **changes}
+        neolm.run({"output": str(tmp_path / f"tuned {number}"), "base": str(base), "finetune": section})
+    for task, examples in TOKEN_FINETUNINGS:
+        (tmp_path / f"{task}.jsonl").write_text("\n".join(map(json.dumps, examples)), encoding="utf-8")
+        section = {"task": task, "train": str(tmp_path / f"{task}.jsonl"), "batch_size": 4, "steps": 2}
+        section |= {"max_question_tokens": 8} if task == "span" else {}
+        neolm.run({"output": str(tmp_path / task), "base": str(base), "finetune": section})
     wanted = {(section.__name__, name) for section in (*sections(), Recipe) for name in section.model_fields}
     assert wanted - reads - RESOLVED == set()
 
@@ -113,6 +136,7 @@ MODEL_VALUES: dict[str, Any] = {
     "blocks_per_group": 2,
     "sharing": "attention",
     "initializer_range": 0.05,
+    "initialisation": "informed",
 }
 
 
@@ -137,6 +161,7 @@ def test_every_setting_of_a_decoder_is_read(reads: Reads, tmp_path: Path) -> Non
         model = tiny_decoder(family, 16, num_heads=2)
         save_model(model, tmp_path / family)
         Decoder(model.config).initialise(1)
+        save_model(tiny_decoder(family, 16, num_heads=2, head="sequence"), tmp_path / f"{family}-classifier")
     unread = {name for name in DecoderConfig.model_fields if ("DecoderConfig", name) not in reads}
     assert unread == set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ def write_encoder(directory: Path, seed: int = 0, pooling: str | None = "mean", 
         name = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}[pooling]
         flags = {f"pooling_mode_{other}": other == name for other in ("cls_token", "mean_tokens", "max_tokens")}
         write_json(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, **flags})
+    return directory
+
+
+def write_classifier(directory: Path, prediction: Mapping[str, Any] | None = None, **fields: Any) -> Path:
+    """A tiny BERT with the head of a classifier of texts, and its `prediction.json` if there are settings."""
+    head = {"head": "sequence", "num_labels": 3, "pooling": "mean", "pooler": False, **fields}
+    save_model(tiny_encoder("bert", vocab_size=len(VOCABULARY), spread=0.4, **head), directory)
+    (directory / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    if prediction is not None:
+        write_json(directory / "prediction.json", {"task": "classification", **prediction})
     return directory
 
 

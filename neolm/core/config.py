@@ -181,6 +181,15 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
+def _configs(annotation: Any) -> Iterator[type[Config]]:
+    """The classes of settings in `annotation`, also those of the items of a list or mapping."""
+    for kind in _alternatives(annotation):
+        if isinstance(kind, type) and issubclass(kind, Config):
+            yield kind
+        for argument in typing.get_args(kind):
+            yield from _configs(argument)
+
+
 def _is_text(kind: Any) -> bool:
     literal = typing.get_origin(kind) is typing.Literal
     return kind is str or (literal and all(isinstance(value, str) for value in typing.get_args(kind)))
@@ -263,7 +272,10 @@ def _explain(model: type[Config], error: ValidationError, place: Mapping[str, st
     problems = []
     for item in error.errors():
         location = [part for part in item["loc"] if isinstance(part, str)]
-        dotted = ".".join(location)
+        # The number of an item of a list is part of the key if the item has keys.
+        dotted = ".".join(
+            str(part) for place, part in enumerate(item["loc"]) if isinstance(part, str) or item["loc"][place + 1 :]
+        )
         where = next(
             (place[key] for key in (".".join(location[:n]) for n in range(len(location), 0, -1)) if key in place),
             f"{source}: " if source else "",
@@ -276,7 +288,8 @@ def _explain(model: type[Config], error: ValidationError, place: Mapping[str, st
 def _problem(model: type[Config], location: list[str], item: Any) -> str:
     if item["type"] == "extra_forbidden":
         for part in location[:-1]:
-            model = sections(model).get(part, Config)
+            if part in model.model_fields:  # otherwise it is a key of a mapping
+                model = next(_configs(model.model_fields[part].annotation), Config)
         valid = list(model.model_fields)
         near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
         return "unknown key; " + (f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(valid)}")

@@ -24,8 +24,14 @@ OTHER_TOKENIZERS = {
 """Files of tokenizers that are not read; they are known so that a message can name them."""
 SENTENCE_MODULES_FILE, SENTENCE_CONFIG_FILE = "modules.json", "sentence_bert_config.json"
 POOLING_FILE, PROMPTS_FILE = "1_Pooling/config.json", "config_sentence_transformers.json"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
 SENTENCE_FILES = (SENTENCE_MODULES_FILE, SENTENCE_CONFIG_FILE, "*_Pooling/config.json", PROMPTS_FILE)
 """Files of sentence-transformers, which say how an encoder turns a text into a vector."""
+
+PREDICTION_FILE = "prediction.json"
+"""How a model that was fine-tuned by NeoLM predicts."""
+DECISION_FILE = "decision.json"
+"""How a model makes decisions: temperatures that were fitted."""
 
 TEMPLATE_FILES = (TEMPLATE_FILE, LEGACY_TEMPLATE_FILE, NAMED_TEMPLATES)
 SMALL_FILES = (
@@ -40,6 +46,8 @@ SMALL_FILES = (
     WORDPIECE_FILE,
     *TEMPLATE_FILES,
     *SENTENCE_FILES,
+    PREDICTION_FILE,
+    DECISION_FILE,
     *OTHER_TOKENIZERS,
 )
 """Names, and patterns of names, that are downloaded from a hub repository besides the weights."""

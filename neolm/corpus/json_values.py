@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from neolm.corpus.chunks import DamageError
+from neolm.core.chunks import DamageError
 from neolm.corpus.text import storable
 
 MAX_VALUES = 2**23  # values in one record; about 600 MB as Python objects

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neolm.corpus.chunks import DamageError
+from neolm.core.chunks import DamageError
 from neolm.corpus.parquet_pages import RowGroup, read_pages, read_row_groups
 from neolm.corpus.parquet_values import as_text, column_values, is_binary, is_text, stored_type
 

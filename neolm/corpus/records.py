@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neolm.corpus.chunks import DamageError, Expansion, Line, find_damage, read_chunks, read_lines
+from neolm.core.chunks import DamageError, Expansion, Line, find_damage, read_chunks, read_lines
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.json_values import json_text, parse_json
 from neolm.corpus.parquet import first_line, read_rows

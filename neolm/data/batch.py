@@ -37,9 +37,9 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens: ones of `attention_mask` if there is one, else elements of the first tensor."""
+        """Number of tokens: those that `attention_mask` does not mask, or else elements of the first tensor."""
         mask = self.tensors.get("attention_mask")
-        return self._first.numel() if mask is None else int(mask.sum())
+        return self._first.numel() if mask is None else int(mask.count_nonzero())
 
     @property
     def _first(self) -> Tensor:

@@ -14,9 +14,12 @@ from neolm.data.shards import has_sentences, write_shards
 from neolm.tokenizer.tokenizer import load_tokenizer
 
 
-def build_shards(output: Path) -> Manifest:
-    """Encode `output/corpus` with `output/tokenizer` into `output/shards`, unless it is up to date."""
-    corpus, tokenizer_directory = output / "corpus", output / "tokenizer"
+def build_shards(output: Path, tokenizer_directory: Path | None = None) -> Manifest:
+    """Encode `output/corpus` with a tokenizer, by default `output/tokenizer`, into `output/shards`.
+
+    Nothing is done if they are up to date.
+    """
+    corpus, tokenizer_directory = output / "corpus", tokenizer_directory or output / "tokenizer"
     documents = require(corpus, "corpus", "corpus build RECIPE").counts
     tokenizer = load_tokenizer(tokenizer_directory)
     config = {"vocab_size": tokenizer.size, "eos_token_id": tokenizer.eos_token_id}

@@ -11,7 +11,7 @@ Shapes: N texts, B texts of a batch, T tokens, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from neolm.core.progress import say
 from neolm.embedding.sentence_files import SentenceConfig, read_sentence_config
 from neolm.models.encoder import Encoder
 from neolm.models.hf import load_encoder, model_directory
+from neolm.models.token_batches import token_batches
 from neolm.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 BATCH_TOKENS = 2048
@@ -59,8 +60,12 @@ class Embedder:
         if long := sum(len(ids) > self.max_length for ids in inputs):
             say(f"embed: {long} of {len(texts)} texts have more than {self.max_length} tokens; the rest is left out")
             inputs = [truncate(ids, self.max_length) for ids in inputs]
+        return self.embed_ids(inputs, normalize)
+
+    def embed_ids(self, inputs: Sequence[Sequence[int]], normalize: bool | None = None) -> Tensor:
+        """Vectors (N, C) of token ids, special ones included, in batches of nearly equal lengths."""
         vectors = torch.empty(len(inputs), self.dimensions)
-        for rows in batches([len(ids) for ids in inputs]):
+        for rows in token_batches([len(ids) for ids in inputs], BATCH_TOKENS):
             vectors[rows] = self.embed_batch([inputs[row] for row in rows], normalize)
         return vectors
 
@@ -95,20 +100,6 @@ def encode_texts(tokenizer: Tokenizer, config: SentenceConfig, texts: Sequence[s
 def truncate(ids: list[int], length: int) -> list[int]:
     """The first `length` of the ids of a text, of which the last is [SEP]."""
     return ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
-
-
-def batches(lengths: Sequence[int], limit: int = BATCH_TOKENS) -> Iterator[list[int]]:
-    """Rows of each batch, longest first: at most `limit` tokens, or one row."""
-    batch: list[int] = []
-    tokens = 0
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if batch and tokens + lengths[row] > limit:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(row)
-        tokens += lengths[row]
-    if batch:
-        yield batch
 
 
 def check_encoder_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> None:

@@ -15,6 +15,14 @@ def evaluate(
     text: Annotated[
         str | None, typer.Option(help="A file or folder to measure on; default: the held-out text of the model's run.")
     ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--input", help="A table of labelled examples, for a classifier of texts.")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    second_column: Annotated[str | None, typer.Option(help="Column of the second text of a pair.")] = None,
+    label_column: Annotated[
+        list[str] | None, typer.Option(help="Column of the label; several are several labels. Default: label.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Settings of `neolm config evaluate`.")
     ] = None,
@@ -24,7 +32,8 @@ def evaluate(
     """Measure a model.
 
     A decoder: loss, perplexity and bits per byte, with intervals, next to compressors. An encoder: loss and accuracy of
-    masked tokens, next to the unigram entropy, and accuracy of its sentence task.
+    masked tokens, next to the unigram entropy, and accuracy of its sentence task. A classifier: accuracy, F1 and other
+    scores on a table of labelled examples.
     """
     from neolm.core.files import check_output_file, write_json
     from neolm.evaluation.evaluate import evaluate_model
@@ -32,6 +41,18 @@ def evaluate(
 
     if output is not None:
         check_output_file(output, "scores.json", "a file of scores", '"protocol"')
+    if source is not None:
+        from neolm.core.errors import InputError
+        from neolm.evaluation.classifier import classifier_table, evaluate_classifier
+
+        if text is not None or settings:
+            raise InputError("evaluate: --text and --set are for language models; --input is for classifiers of texts")
+        labels = label_column or ["label"]
+        scores = evaluate_classifier(model, source, text_column, labels, second_column, quantize)
+        print(classifier_table(scores))
+        if output is not None:
+            write_json(output, scores)
+        return
     overrides = [*(settings or []), *([f"quantize={quantize}"] if quantize else [])]
     scores = evaluate_model(model, text, overrides)
     print(scores_table(scores))

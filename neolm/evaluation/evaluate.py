@@ -23,7 +23,6 @@ from neolm.core.manifest import Manifest, chain, input_from
 from neolm.core.progress import say
 from neolm.corpus.documents import Document, read_documents
 from neolm.evaluation.baselines import train_dictionary, xz_size, xz_sizes, zstd_sizes
-from neolm.evaluation.bootstrap import Interval
 from neolm.evaluation.config import EvaluateConfig, TextEvaluateConfig
 from neolm.evaluation.documents import RawDocuments, choose_documents
 from neolm.evaluation.evaluate_encoder import MASKED, evaluate_encoder
@@ -33,9 +32,12 @@ from neolm.evaluation.measurement import Measurement, TextDocument, TextLikeliho
 from neolm.evaluation.perplexity import text_bytes, window_and_stride
 from neolm.evaluation.samples import samples
 from neolm.evaluation.scores_table import scores_table
+from neolm.metrics.intervals import Interval
+from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
 from neolm.models.encoder import Encoder
-from neolm.models.hf import load_model, model_directory
+from neolm.models.hf import model_directory, open_model
+from neolm.models.hf_config import require_language_model
 from neolm.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 MAX_SOURCES = 20  # in the scores by source, the largest first
@@ -263,7 +265,10 @@ def _load(directory: Path, config: EvaluateConfig) -> tuple[Decoder | Encoder, T
     """The model and its tokenizer, and the choices of device and precision."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)
-    model = load_model(directory, device.value, precision.value, config.quantize)
+    stored = open_model(directory, device.value, precision.value, config.quantize)
+    if isinstance(stored.config, DecoderConfig):
+        require_language_model(stored.config, str(directory))
+    model = stored.load()
     kind = f"{model.config.family} is {'a decoder' if isinstance(model, Decoder) else 'an encoder'}"
     for name in FOR_ENCODERS if isinstance(model, Decoder) else FOR_DECODERS:
         if getattr(config, name) != EvaluateConfig.model_fields[name].default:

@@ -22,6 +22,7 @@ from neolm.generation.batch import batches
 from neolm.generation.config import GenerationConfig, generation_config
 from neolm.generation.generate import check_tokenizer, text_deltas
 from neolm.models.decoder import Decoder
+from neolm.models.hf_config import require_language_model
 from neolm.tokenizer.tokenizer import Tokenizer
 
 Request = tuple[str, Mapping[str, Any]]
@@ -44,7 +45,7 @@ class DecoderLanguageModel(LanguageModel):
     """A `Decoder` with its tokenizer as a `LanguageModel`. Scores do not depend on `batch_size` (in windows)."""
 
     def __init__(self, model: Decoder, tokenizer: Tokenizer, batch_size: int = 16) -> None:
-        check_tokenizer(model.config, tokenizer)
+        check_tokenizer(require_language_model(model.config, "evaluation"), tokenizer)
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.context = model.config.max_position_embeddings
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from neolm.core.errors import InputError
 from neolm.core.files import digest_json
-from neolm.evaluation.bootstrap import Interval, bootstrap_ratio
 from neolm.evaluation.language_model import DecoderLanguageModel
 from neolm.evaluation.perplexity import DocumentScore, document_scores, text_bytes
+from neolm.metrics.intervals import Interval, bootstrap_ratio
 
 Subject_contra = TypeVar("Subject_contra", contravariant=True)
 

@@ -81,7 +81,7 @@ def chat(
     from neolm.generation.config import generation_config
     from neolm.generation.kv_cache import fitting_context, kv_cache_dtype
     from neolm.models.hf import model_directory
-    from neolm.tokenizer.chat import load_chat_template
+    from neolm.tokenizer.chat_files import load_chat_template
 
     settings = generation_config(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     loaded, tokenizer = _load(model, device, dtype, quantize, offload)

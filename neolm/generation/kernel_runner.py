@@ -25,6 +25,7 @@ from neolm.kernels.attention import padded
 from neolm.kernels.mathematics import ACTIVATIONS
 from neolm.kernels.simd import FEATURES
 from neolm.kernels.thread_pool import thread_pool
+from neolm.models.adapters import LoraLinear
 from neolm.models.attention import rotary_table
 from neolm.models.config import DecoderConfig
 from neolm.models.decoder import Decoder
@@ -43,6 +44,8 @@ def why_not(model: Decoder) -> str | None:
     if model.device.type != "cpu":
         return f"it is on {model.device}"
     for name, module in model.named_modules():
+        if isinstance(module, LoraLinear) and not module.merged:
+            return f"{name} has a LoRA adapter"
         weight = getattr(module, "weight", None)
         if isinstance(module, nn.Linear | nn.Embedding) and weight is not None:
             if weight.dtype not in _FORMATS:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from neolm.generation.kv_cache import BatchCache, KVCache, Span, blocks_for
 from neolm.kernels.attention import BLOCK_SIZE
 from neolm.models.decoder import Decoder
+from neolm.models.hf_config import require_language_model
 
 MAX_DECODE_TOKENS = 32
 
@@ -40,10 +41,15 @@ class ModelRunner(Protocol):
 
 
 def model_runner_for(model: Decoder) -> ModelRunner:
-    """Return the fastest runner of `model`; it is valid as long as weights change only in place."""
+    """Return the fastest runner of `model`; it is valid as long as weights change only in place.
+
+    Raises:
+        InputError: the model is a classifier.
+    """
     from neolm.generation.cuda_graph_runner import cuda_graph_runner_of
     from neolm.generation.kernel_runner import KernelRunner, why_not
 
+    require_language_model(model.config, "generation")
     if model.device.type == "cuda":
         return cuda_graph_runner_of(model)
     return TorchRunner(model) if why_not(model) else KernelRunner(model)

@@ -12,50 +12,43 @@ from typing import Any
 
 import numpy as np
 import torch
+from numba import carray
 from torch import Tensor
 
+from neolm.kernels.elementwise import run_elementwise
 from neolm.kernels.jit import cached_jit
 from neolm.kernels.mathematics import as_float, to_bf16
-from neolm.kernels.thread_pool import thread_pool
-
-MIN_ELEMENTS_PER_THREAD = 2**15  # fewer take less time than waking a thread
+from neolm.kernels.simd import as_pointer
 
 
 def lookup(x: Tensor, values: Tensor) -> Tensor:
     """The bfloat16 `values` (65,536) at the bits of `x`, contiguous bfloat16 on the CPU of any shape."""
     result = torch.empty_like(x)
-    _run(_lookup, x, result, values)
+    run_elementwise(_lookup, x.numel(), x.data_ptr(), result.data_ptr(), values.data_ptr())
     return result
 
 
 def lookup_product(grad: Tensor, x: Tensor, slopes: Tensor) -> Tensor:
     """`grad` times the float32 `slopes` (65,536) at the bits of `x`; both contiguous bfloat16 on the CPU."""
     result = torch.empty_like(x)
-    _run(_lookup_product, grad, x, result, slopes)
+    addresses = grad.data_ptr(), x.data_ptr(), result.data_ptr(), slopes.data_ptr()
+    run_elementwise(_lookup_product, x.numel(), *addresses)
     return result
 
 
-def _run(kernel: Any, *tensors: Tensor) -> None:
-    arrays = [_array(tensor) for tensor in tensors]
-    threads = min(torch.get_num_threads(), arrays[0].size // MIN_ELEMENTS_PER_THREAD)
-    if threads > 1:
-        thread_pool().run(kernel, *arrays)
-    else:
-        kernel(0, 1, None, *arrays)
-
-
-def _array(x: Tensor) -> Any:
-    flat = x.detach().view(-1)
-    return (flat.view(torch.uint16) if x.dtype == torch.bfloat16 else flat).numpy()
+@cached_jit
+def _lookup(rank: int, size: int, shared: Any, elements: int, x: int, result: int, values: int) -> None:
+    bits, stored = carray(as_pointer(x), elements, np.uint16), carray(as_pointer(result), elements, np.uint16)
+    table = carray(as_pointer(values), 2**16, np.uint16)
+    for i in range(elements * rank // size, elements * (rank + 1) // size):
+        stored[i] = table[bits[i]]
 
 
 @cached_jit
-def _lookup(rank: int, size: int, shared: Any, x: Any, result: Any, values: Any) -> None:
-    for i in range(x.size * rank // size, x.size * (rank + 1) // size):
-        result[i] = values[x[i]]
-
-
-@cached_jit
-def _lookup_product(rank: int, size: int, shared: Any, grad: Any, x: Any, result: Any, slopes: Any) -> None:
-    for i in range(x.size * rank // size, x.size * (rank + 1) // size):
-        result[i] = to_bf16(as_float(np.int32(grad[i]) << np.int32(16)) * slopes[x[i]])
+def _lookup_product(
+    rank: int, size: int, shared: Any, elements: int, grad: int, x: int, result: int, slopes: int
+) -> None:
+    upstream, bits = carray(as_pointer(grad), elements, np.uint16), carray(as_pointer(x), elements, np.uint16)
+    stored, table = carray(as_pointer(result), elements, np.uint16), carray(as_pointer(slopes), 2**16, np.float32)
+    for i in range(elements * rank // size, elements * (rank + 1) // size):
+        stored[i] = to_bf16(as_float(np.int32(upstream[i]) << np.int32(16)) * table[bits[i]])

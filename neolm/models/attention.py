@@ -2,8 +2,8 @@
 
 Global: softmax(scale * Q K^T) V under a causal mask (Vaswani et al. 2017, equation 1). Local (GPT-Neo): query i attends
 to keys i-window+1 ... i, so the work is proportional to the window. Local layers are computed by `block_attention`, as
-are all layers in bfloat16 on a CPU, or by FlexAttention with a block mask (Dong et al. 2024) in models compiled for
-a GPU.
+are all layers on a CPU where it is faster, or by FlexAttention with a block mask (Dong et al. 2024) in models compiled
+for a GPU.
 
 Shapes: B batch, T time (queries), S keys, H heads, D head size, C channels.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from neolm.models.block_attention import block_attention
+from neolm.models.block_attention import block_attention, products_are_faster
 from neolm.models.config import DecoderConfig
 
 Masks = Mapping[int | None, Tensor]
@@ -49,7 +49,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float, dr
         return fused_attention(q, k, v, T > 1, scale, dropout)
     if window is not None and _flex_pays(q) and not dropout:
         return _attend_by_flex(q, k, v, window, scale)
-    if window is not None or (T > 1 and q.dtype == torch.bfloat16 and q.device.type == "cpu"):
+    if window is not None or (T > 1 and products_are_faster(q, dropout)):
         return block_attention(q, k, v, window, scale, dropout)
     return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, scale=scale, dropout_p=dropout)
 
@@ -76,9 +76,10 @@ def _attend_by_flex(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) 
 
 
 def causal_mask(attention_mask: Tensor, window: int | None) -> Tensor:
-    """Mask of a padded batch, (B, 1, T, T): true where the query attends to the key.
+    """Mask of a batch, (B, 1, T, T): true where the query attends to the key.
 
-    `attention_mask` (B, T) is true or 1 for real tokens, false or 0 for padding on either side.
+    `attention_mask` (B, T) is true or 1 for real tokens, false or 0 for padding on either side. Where several texts are
+    packed into a sequence, it has another number for each of them, and tokens attend to those of their own text.
     """
     T = attention_mask.shape[1]
     position = torch.arange(T, device=attention_mask.device)
@@ -86,8 +87,8 @@ def causal_mask(attention_mask: Tensor, window: int | None) -> Tensor:
     visible = distance >= 0
     if window is not None:
         visible &= distance < window
-    # A padding query attends to itself, so that no row of the softmax is empty.
-    return (visible & attention_mask.bool()[:, None, None, :]) | (distance == 0)
+    # A padding query attends to padding, itself included, so that no row of the softmax is empty.
+    return visible & (attention_mask[:, None, :, None] == attention_mask[:, None, None, :])
 
 
 def rotary_table(positions: Tensor, size: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

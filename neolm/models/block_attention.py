@@ -2,8 +2,7 @@
 
 A block of queries is multiplied with the keys that at least one of its queries attends to: in causal attention those up
 to the end of the block, in a sliding window those from the window's start. So few masked scores are computed, and the
-work of a local layer is proportional to its window. In bfloat16 on a CPU this is faster than the fused kernel, which
-does not use the matrix units there (docs/log.md).
+work of a local layer is proportional to its window.
 
 Shapes: B batch, H heads, N = B x H, T time, D head size, b queries of a block, S keys of a block.
 """
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from neolm.models.dropout import draw_mask, masked
 
 # Up to this number of keys, attention weights are saved for the backward pass; beyond it, they are recomputed.
 MAX_SAVED_KEYS = 1024
@@ -33,6 +34,14 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: 
     if mask is not None:
         bias = bias.expand(B, 1, T).masked_fill(~mask.view(B, 1, T), float("-inf")).repeat_interleave(H, dim=0)
     return _attention(q, k, v, None, bias, scale, dropout)
+
+
+def products_are_faster(q: Tensor, dropout: float) -> bool:
+    """Whether batched products are faster than torch's `scaled_dot_product_attention`: on a CPU (docs/log.md).
+
+    Its fused kernel does not use the matrix units in bfloat16 there, and has no dropout.
+    """
+    return q.device.type == "cpu" and (q.dtype == torch.bfloat16 or (dropout > 0 and q.dtype == torch.float32))
 
 
 def _attention(
@@ -65,12 +74,12 @@ class _BlockAttention(torch.autograd.Function):
             if keep:
                 weights.append(weight)
             if dropout:
-                dropped.append(torch.empty_like(weight).bernoulli_(1 - dropout).div_(1 - dropout))
-                weight = weight * dropped[-1]
+                dropped.append(draw_mask(weight, dropout))
+                weight = masked(weight, dropped[-1], dropout)
             output[:, queries] = torch.bmm(weight, v[:, keys])
         ctx.save_for_backward(q, k, v, *weights, *dropped)
         ctx.bias = bias
-        ctx.kept, ctx.window, ctx.scale = len(weights), window, scale
+        ctx.kept, ctx.window, ctx.scale, ctx.dropout = len(weights), window, scale, dropout
         return output
 
     @staticmethod
@@ -91,8 +100,8 @@ class _BlockAttention(torch.autograd.Function):
             grad_weight = torch.bmm(grad[:, queries], v[:, keys].transpose(1, 2))  # (N, b, S)
             seen = weight
             if dropped:
-                seen = weight * dropped[number]
-                grad_weight *= dropped[number]
+                seen = masked(weight, dropped[number], ctx.dropout)
+                grad_weight = masked(grad_weight, dropped[number], ctx.dropout, in_place=True)
             grad_score = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
             torch.baddbmm(q[:, queries], grad_score, k[:, keys], beta=0, alpha=ctx.scale, out=grad_q[:, queries])
             if single:

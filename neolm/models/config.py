@@ -7,22 +7,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from neolm.core.config import Config, Unit
+from neolm.core.config import Unit
 from neolm.core.errors import SettingError
 from neolm.models.families import FAMILIES
 from neolm.models.families.family import MAX_LAYERS
+from neolm.models.label_config import LabelConfig, Positive
 
 Activation = Literal[
     "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh"
 ]
 # The limits keep products of sizes within 64 bits, and loops over blocks and heads short.
-Positive = Annotated[int, Field(gt=0, le=2**24)]
 Width = Annotated[int, Field(gt=0, le=2**20)]
 Layers = Annotated[int, Field(gt=0, le=MAX_LAYERS)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+DecoderHead = Literal["language-model", "sequence"]
 
 
-class DecoderConfig(Config):
+class DecoderConfig(LabelConfig):
     """Everything that determines a decoder's computation. `decoder_config` fills in a family's defaults."""
 
     family: Literal["gpt2", "gpt-neo", "gpt-neox"]
@@ -77,6 +78,10 @@ class DecoderConfig(Config):
     """Token that ends a text, or several."""
     end_token_ids: tuple[int, ...] | None = None
     """Tokens that end a generated text, if they are not those of eos_token_id (`generation_config.json`)."""
+    pad_token_id: int | None = None
+    """Token that fills up a batch in other programs, which find the end of a text by it; here attention masks do."""
+    head: DecoderHead = "language-model"
+    """What reads the hidden states: a language model, or a classifier of sequences, at the last token of a text."""
 
     @model_serializer(mode="wrap")
     def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -127,6 +132,11 @@ class DecoderConfig(Config):
         return {self.window(layer) for layer in range(self.num_layers)}
 
     @property
+    def ties_head(self) -> bool:
+        """Whether the head's weight is the embedding."""
+        return self.tie_embeddings and self.head == "language-model"
+
+    @property
     def has_standard_scale(self) -> bool:
         """Whether query-key products are multiplied by 1/sqrt(head size)."""
         return self.attention_scale is None or math.isclose(self.attention_scale, self.head_size**-0.5)
@@ -148,7 +158,8 @@ class DecoderConfig(Config):
         window count for a local layer; the embedding look-up does not count.
         """
         h, L = self.hidden_size, self.num_layers
-        weights = L * (4 * h * h + 2 * h * self.mlp_size) + h * self.vocab_size
+        outputs = self.vocab_size if self.head == "language-model" else 0  # a classifier computes one token a text
+        weights = L * (4 * h * h + 2 * h * self.mlp_size) + h * outputs
         keys = sum(min(self.window(layer) or sequence_length, sequence_length) for layer in range(L))
         return 6.0 * weights + 12.0 * h * keys
 

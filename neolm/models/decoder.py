@@ -1,9 +1,12 @@
-"""The decoder: a causal trunk and a language model head (GPT-2, Radford et al. 2019, section 2.3).
+"""The decoder: a causal trunk and a head (GPT-2, Radford et al. 2019, section 2.3).
+
+The head is a language model, or a classifier of sequences, which reads the hidden state of a text's last token
+(Radford et al. 2018, section 3.2).
 
 The families differ by `DecoderConfig` only. The module does not depend on the training loop, the kind of cache, the
 device or other processes.
 
-Shapes: B batch, T time, C channels, V vocabulary.
+Shapes: B batch, T time, C channels, V vocabulary, K labels.
 """
 
 from __future__ import annotations
@@ -29,17 +32,23 @@ class LanguageModelHead(nn.Linear):
         return linear_cross_entropy(hidden.flatten(0, -2), self.weight, labels.flatten(), z_loss)[:2]
 
 
+class SequenceClassifier(nn.Linear):
+    """Logits of the labels of a text; a type of its own, because quantisation leaves it as it is."""
+
+
 class Decoder(Trunk):
-    """A GPT: token ids in, next-token logits out."""
+    """A GPT: token ids in, next-token logits out, or the logits of a classifier of texts."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
-        self.head = LanguageModelHead(config.hidden_size, config.vocab_size, bias=False)
+        writes = config.head == "language-model"
+        kind, outputs = (LanguageModelHead, config.vocab_size) if writes else (SequenceClassifier, config.num_labels)
+        self.head: nn.Linear = kind(config.hidden_size, outputs, bias=False)
         self.tie()
 
     def tie(self) -> None:
         """Use the embedding as the head's weight, if the configuration says so."""
-        if self.config.tie_embeddings and not self.quantized:
+        if self.config.ties_head and not self.quantized:
             self.head.weight = self.embedding.weight
 
     def forward(
@@ -54,10 +63,14 @@ class Decoder(Trunk):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, T, V) of the token after each of `input_ids` (B, T), or the loss of predicting `labels`.
 
+        With the head "sequence", logits (B, K) of each text's labels: see `pooled`. It takes no `positions`, `cache`
+        and `labels`, unless `logits` is False.
+
         Args:
             input_ids: Token ids.
             attention_mask: (B, T), 1 for real tokens, 0 for padding; None: no padding. Padding to the right of a text
-                needs none, since attention is causal.
+                needs none, since attention is causal. Texts that are packed into a sequence have numbers from 1 on, and
+                `positions` that begin again with each of them.
             positions: (T) or (B, T), each token's position; None: 0, 1, ... from the left.
             cache: Keys and values of earlier tokens. `positions` must then be given, and `attention_mask` must not be.
             logits: False returns the final hidden states (B, T, C), before the head.
@@ -70,21 +83,59 @@ class Decoder(Trunk):
                 "cache: give the positions of the new tokens and no attention_mask; the cache determines which tokens "
                 "are visible"
             )
+        if self.config.head == "sequence" and logits:
+            if positions is not None or cache is not None or labels is not None:
+                raise ValueError("a classifier of sequences takes input_ids and attention_mask only")
+            return self.head(self.pooled(input_ids, attention_mask))  # type: ignore[no-any-return]
         masks: Masks = {}
         if attention_mask is not None:
             masks = {window: causal_mask(attention_mask, window) for window in self.config.windows}
         hidden = self.hidden_states(input_ids, masks, positions, cache)
         return self.head(hidden, labels, z_loss) if logits else hidden
 
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Final hidden state of each text's last token, (B, C), of `input_ids` (B, T).
+
+        The result does not depend on padding, wherever it is: `attention_mask` (B, T) is 1 for real tokens; None: all
+        are real. A text without tokens has zeros.
+
+        Raises:
+            ValueError: a text has more tokens than the model's context.
+        """
+        lengths = None
+        if attention_mask is not None:
+            input_ids, lengths = without_gaps(input_ids, attention_mask)
+        T, context = input_ids.shape[1], self.config.max_position_embeddings
+        if T > context:
+            raise ValueError(f"{T} tokens are more than the {context} positions of the model")
+        hidden = self.hidden_states(input_ids, {}, None, None)  # (B, T, C)
+        if lengths is None:
+            return hidden[:, -1]
+        last = hidden[torch.arange(len(hidden), device=hidden.device), lengths.clamp(min=1) - 1]
+        return last.masked_fill((lengths == 0).unsqueeze(1), 0.0)
+
     def __repr__(self) -> str:
-        """One line: family, sizes, parameters, type and device."""
+        """One line: family, sizes, head, parameters, type and device."""
         config = self.config
         dtype = f"int{self.quantized}" if self.quantized else str(self.dtype).removeprefix("torch.")
         return (
             f"{type(self).__name__}({config.family}, {config.num_layers} layers, {config.hidden_size} channels, "
             f"{config.num_heads} heads, vocabulary {config.vocab_size:,}, context "
-            f"{config.max_position_embeddings:,}, {count_parameters(config):,} parameters, {dtype}, {self.device})"
+            f"{config.max_position_embeddings:,}, {'' if config.head == 'language-model' else f'head {config.head}, '}"
+            f"{count_parameters(config):,} parameters, {dtype}, {self.device})"
         )
+
+
+def without_gaps(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The real tokens of each text at the left of (B, T), T the longest of their lengths (B), which are returned too.
+
+    Causal attention does not look at what follows them, so it needs no mask.
+    """
+    real = attention_mask.bool()
+    lengths = real.sum(dim=1)
+    order = (~real).to(torch.uint8).argsort(dim=1, stable=True)
+    longest = max(1, int(lengths.max())) if len(lengths) else 0
+    return input_ids.gather(1, order[:, :longest]), lengths
 
 
 def count_parameters(config: DecoderConfig, embeddings: bool = True) -> int:

@@ -12,15 +12,19 @@ K labels of a classifier.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neolm.models.attention import fused_attention
-from neolm.models.block_attention import full_attention
+from neolm.models.block_attention import full_attention, products_are_faster
+from neolm.models.dropout import dropout
 from neolm.models.encoder_config import EncoderConfig
 from neolm.models.encoder_heads import HEADS, MaskedHead, PretrainingSums
 from neolm.models.model import MLP, LayerNorm, Model
+from neolm.models.neighbour_heads import aim_at_neighbours
 from neolm.models.token_layout import TokenLayout
 
 
@@ -62,7 +66,7 @@ def attend_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: fl
     """
     if q.is_meta:
         return fused_attention(q, k, v, False, q.shape[-1] ** -0.5, dropout)
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
+    if torch.is_grad_enabled() and products_are_faster(q, dropout):
         return full_attention(q, k, v, mask, q.shape[-1] ** -0.5, dropout)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
@@ -84,7 +88,7 @@ class EncoderBlock(nn.Module):
         return self.mlp_norm(x + self._drop(self.mlp(x)))  # type: ignore[no-any-return]
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+        return dropout(x, self.dropout, self.training)
 
 
 class Encoder(Model):
@@ -112,6 +116,13 @@ class Encoder(Model):
         self.sentence_head = nn.Linear(C, 2) if config.head in ("pretraining", "sentence") else None
         self.tie()
 
+    def initialise(self, seed: int) -> Self:
+        """See `Model.initialise`; `config.initialisation` says which."""
+        super().initialise(seed)
+        if self.config.initialisation == "informed":
+            aim_at_neighbours(self, torch.Generator().manual_seed(seed))
+        return self
+
     def tie(self) -> None:
         """Use the embedding as the output layer of the masked language model head."""
         if isinstance(self.head, MaskedHead):
@@ -124,6 +135,8 @@ class Encoder(Model):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         sentence_labels: Tensor | None = None,
+        hidden: Tensor | None = None,
+        first_layer: int = 0,
     ) -> Tensor | PretrainingSums:
         """Logits of the head, or the sums of the pretraining losses.
 
@@ -133,6 +146,9 @@ class Encoder(Model):
             token_type_ids: (B, T), 0 for the first segment, 1 for the second; None: zeros.
             labels: (B, T), the original token at the positions to predict, -100 elsewhere. Gives the sums.
             sentence_labels: (B), label of the sentence task, -100 where there is none. Needs `labels`.
+            hidden: (B, T, C), the hidden states before layer `first_layer`, which are then not computed: of `input_ids`
+                only the shape counts.
+            first_layer: See `hidden`.
 
         Returns:
             (B, T, V) for `pretraining` and `masked` heads (`sentence_logits` gives the other head's), (B, T, K) for
@@ -140,7 +156,8 @@ class Encoder(Model):
             choices, (B, 2) for a sentence head alone, and the hidden states (B, T, C) without a head. Logits at
             padding are those of a zero vector.
         """
-        hidden, layout = self._encode(input_ids, attention_mask, token_type_ids)
+        layers = range(first_layer, self.config.num_layers)
+        hidden, layout = self._encode(input_ids, attention_mask, token_type_ids, layers, hidden)
         if labels is not None:
             return self._pretraining_sums(hidden, layout, labels, sentence_labels)
         if self.config.head == "sentence":
@@ -156,6 +173,11 @@ class Encoder(Model):
         hidden, layout = self._encode(input_ids, attention_mask, token_type_ids)
         return layout.unflatten(hidden)
 
+    def lower_states(self, layers: int, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Hidden states (B, T, C) after the first `layers`, zero at padding, which `forward` takes as `hidden`."""
+        hidden, layout = self._encode(input_ids, attention_mask, token_type_ids, range(layers))
+        return layout.unflatten(hidden)
+
     def sentence_logits(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
@@ -167,39 +189,58 @@ class Encoder(Model):
     def pooled(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """Tanh of the pooler at the first token, (B, C); raises `ValueError` if the model has no pooler."""
+        """What a head of sequences reads, (B, C): tanh of the pooler at the first token, or the mean of hidden states.
+
+        Raises:
+            ValueError: the model has no pooler, and the pooling is not the mean.
+        """
         return self._pool(*self._encode(input_ids, attention_mask, token_type_ids))
 
     def _encode(
-        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        layers: range | None = None,
+        hidden: Tensor | None = None,
     ) -> tuple[Tensor, TokenLayout]:
-        """Hidden states of the real tokens, (N, C), and where they are."""
+        """Hidden states of the real tokens after `layers` (None: all), (N, C), and where the tokens are.
+
+        `hidden` (B, T, C) is what the first of the layers reads; None: the embeddings.
+        """
         B, T = input_ids.shape
         if T > self.config.max_position_embeddings:
             raise ValueError(
                 f"{T} tokens are more than the {self.config.max_position_embeddings} positions of the model"
             )
         layout = TokenLayout((B, T), attention_mask, input_ids.device)
+        x = self._embed(input_ids, token_type_ids, layout) if hidden is None else layout.flatten(hidden)
+        x = F.pad(x, (0, 0, 0, layout.filling)) if layout.filling else x
+        if self.projection is not None and hidden is None:
+            x = self.projection(x)  # (N, C)
+        for layer in range(self.config.num_layers) if layers is None else layers:
+            for number in self.config.blocks_of(layer):
+                x = self.blocks[number](x, layout)
+        return x[: len(x) - layout.filling] if layout.filling else x, layout
+
+    def _embed(self, input_ids: Tensor, token_type_ids: Tensor | None, layout: TokenLayout) -> Tensor:
+        """The embeddings of the real tokens, (N, E)."""
         x = self.embedding(layout.flatten(input_ids))  # (N, E)
         types = (
             self.token_types.weight[0] if token_type_ids is None else self.token_types(layout.flatten(token_type_ids))
         )
         x = self.embedding_norm(x + types + self.positions(layout.positions()))
-        x = F.dropout(x, self.config.residual_dropout, self.training)
-        x = F.pad(x, (0, 0, 0, layout.filling)) if layout.filling else x
-        if self.projection is not None:
-            x = self.projection(x)  # (N, C)
-        for layer in range(self.config.num_layers):
-            for number in self.config.blocks_of(layer):
-                x = self.blocks[number](x, layout)
-        return x[: len(x) - layout.filling] if layout.filling else x, layout
+        return dropout(x, self.config.residual_dropout, self.training)
 
     def _pool(self, hidden: Tensor, layout: TokenLayout) -> Tensor:
-        if self.pooler is None:
+        if self.config.pooling == "mean":
+            pooled = layout.mean(hidden)  # (B, C)
+        elif self.pooler is not None:
+            pooled = torch.tanh(self.pooler(layout.first_tokens(hidden)))  # (B, C)
+        else:
             raise ValueError("the model has no pooler")
-        pooled = torch.tanh(self.pooler(layout.first_tokens(hidden)))  # (B, C)
-        dropout = self.config.classifier_dropout
-        return F.dropout(pooled, self.config.residual_dropout if dropout is None else dropout, self.training)
+        given = self.config.classifier_dropout
+        return dropout(pooled, self.config.residual_dropout if given is None else given, self.training)
 
     def _pretraining_sums(
         self, hidden: Tensor, layout: TokenLayout, labels: Tensor, sentence_labels: Tensor | None

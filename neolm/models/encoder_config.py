@@ -6,20 +6,29 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from neolm.core.config import Config, Unit
+from neolm.core.config import Unit
 from neolm.core.errors import SettingError
-from neolm.models.config import Activation, Layers, Positive, Probability, Width
+from neolm.models.config import Activation, Layers, Probability, Width
 from neolm.models.families import FAMILIES
+from neolm.models.label_config import LabelConfig, Positive
 
 Head = Literal["none", "pretraining", "masked", "sentence", "sequence", "token", "choice", "span"]
+Initialisation = Literal["published", "informed"]
 Sharing = Literal["all", "attention", "feed-forward", "none"]
-Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
+Pooling = Literal["first", "mean"]
 
 POOLED = ("pretraining", "sentence", "sequence", "choice")
-"""Heads that read the pooled first token."""
+"""Heads that read one vector a sequence."""
+MEAN_POOLED = ("sequence", "choice")
+"""Heads that can read the mean of the hidden states."""
 
 
-class EncoderConfig(Config):
+def needs_pooler(head: Head, pooling: Pooling) -> bool:
+    """Whether a head reads the pooler."""
+    return head in POOLED and pooling == "first"
+
+
+class EncoderConfig(LabelConfig):
     """Everything that determines an encoder's computation. `encoder_config` fills in a family's defaults."""
 
     family: Literal["bert", "albert"]
@@ -59,6 +68,9 @@ class EncoderConfig(Config):
     """Dropout before a head that classifies; null: residual_dropout."""
     initializer_range: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of new weights, drawn from a normal distribution that is truncated at twice that."""
+    initialisation: Initialisation = "published"
+    """New weights: random, as published; or informed, where half of the attention heads look at a neighbouring token
+    and a pretraining sets the output biases to the frequencies of the tokens."""
     pad_token_id: int | None = 0
     """Token that fills up a batch."""
     bos_token_id: int | None = None
@@ -70,15 +82,12 @@ class EncoderConfig(Config):
     sequences, of tokens or of choices, or of the begin and end of a span."""
     pooler: bool = True
     """A linear layer with tanh on the first token."""
+    pooling: Pooling = "first"
+    """What a classifier of sequences or of choices reads: the pooler at the first token, or the mean of the hidden
+    states of all tokens, [CLS] and [SEP] included, without a pooler. A sentence encoder's pooler was never trained."""
     sentence_task: Literal["nsp", "sop"] | None = None
     """Meaning of the sentence head's label 1: the second segment is from another document (nsp, next sentence
     prediction) or the segments are swapped (sop, sentence order prediction); null: there is no such head."""
-    num_labels: Positive = 2
-    """Outputs of a classifier."""
-    labels: tuple[str, ...] | None = None
-    """Names of the outputs."""
-    problem: Problem | None = None
-    """What a classifier of sequences computes; null: regression for one output, else one label of several."""
 
     @model_validator(mode="after")
     def _consistent(self) -> EncoderConfig:
@@ -93,10 +102,14 @@ class EncoderConfig(Config):
             raise ValueError(f"groups: {self.groups} is more than num_layers {self.num_layers}")
         if self.sharing in ("attention", "feed-forward") and (self.groups != 1 or self.blocks_per_group != 1):
             raise ValueError(f"sharing: '{self.sharing}' needs groups 1 and blocks_per_group 1")
-        if self.head in POOLED and not self.pooler:
+        if self.initialisation == "informed" and min(self.head_size, self.embedding_width) < 2:
+            raise ValueError("initialisation: 'informed' needs heads and embeddings of at least 2 channels")
+        if self.pooling == "mean" and self.head not in MEAN_POOLED:
+            raise ValueError(f"pooling: 'mean' is for the heads {' and '.join(MEAN_POOLED)}, not for '{self.head}'")
+        if needs_pooler(self.head, self.pooling) and not self.pooler:
             raise ValueError(f"pooler: the head '{self.head}' needs it")
-        if self.labels is not None and len(self.labels) != self.num_labels:
-            raise ValueError(f"labels: there are {len(self.labels)} names for {self.num_labels} outputs")
+        if self.pooling == "mean" and self.pooler:
+            raise ValueError("pooler: the pooling 'mean' has none; set it to false")
         return self
 
     @property
@@ -130,11 +143,6 @@ class EncoderConfig(Config):
         groups = self.groups if self.groups is not None and self.sharing == "all" else self.num_layers
         first = int(layer / (self.num_layers / groups)) * self.blocks_per_group
         return range(first, first + self.blocks_per_group)
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Names of a classifier's outputs, `LABEL_0` and so on if they have none."""
-        return self.labels or tuple(f"LABEL_{number}" for number in range(self.num_labels))
 
     def flops_per_token(self, sequence_length: int, predictions: float = 0.15) -> float:
         """Training FLOPs per token: 6 per matrix weight that is computed, and 12 x channels x keys (PaLM, appendix B).

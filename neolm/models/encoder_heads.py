@@ -10,10 +10,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from neolm.models.cross_entropy import IGNORED, linear_cross_entropy
+from neolm.models.dropout import dropout
 from neolm.models.encoder_config import EncoderConfig
 from neolm.models.model import ACTIVATIONS, LayerNorm
+from neolm.models.token_layout import filling_rows
 
 
 class PretrainingSums(NamedTuple):
@@ -46,11 +49,19 @@ class MaskedHead(nn.Module):
     def forward(self, hidden: Tensor, labels: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """(N, C) to logits (N, V); with `labels` (N), the summed loss over those that are not -100, and the hits."""
         if labels is None:
-            return nn.functional.linear(self._transformed(hidden), self.weight, self.bias)
+            return F.linear(self._transformed(hidden), self.weight, self.bias)
         predicted = self.predicted(labels)
-        states = self._transformed(hidden[predicted])  # (M, E)
-        loss, _, correct = linear_cross_entropy(states, self.weight, labels[predicted], bias=self.bias)
+        filling = filling_rows(len(predicted), labels.device)  # they repeat a row, without a label
+        states = self._transformed(hidden[F.pad(predicted, (0, filling))])  # (M, E)
+        targets = F.pad(labels[predicted], (0, filling), value=IGNORED)
+        loss, _, correct = linear_cross_entropy(states, self.weight, targets, bias=self.bias)
         return loss, correct
+
+    @torch.no_grad()
+    def set_frequencies(self, counts: Tensor) -> None:
+        """Set the biases to the logarithm of the share of each token in `counts` (V), each of which gets one more."""
+        counts = counts.double() + 1
+        self.bias.copy_((counts / counts.sum()).log())
 
     def predicted(self, labels: Tensor) -> Tensor:
         """(M), the rows of `labels` (N) that are not -100."""
@@ -61,16 +72,16 @@ class MaskedHead(nn.Module):
 
 
 class Classifier(nn.Linear):
-    """A linear layer on pooled sequences, or on tokens, where dropout comes first."""
+    """A linear layer on pooled sequences, which had their dropout, or on tokens, where dropout comes first."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config.hidden_size, {"choice": 1, "span": 2}.get(config.head, config.num_labels))
         given = config.residual_dropout if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = given if config.head == "token" else 0.0  # pooled states had their dropout; spans have none
+        self.dropout = given if config.head == "token" else 0.0  # spans have none
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) to (..., K)."""
-        return super().forward(nn.functional.dropout(x, self.dropout, self.training))
+        return super().forward(dropout(x, self.dropout, self.training))
 
 
 HEADS: Mapping[str, Callable[[EncoderConfig], nn.Module]] = {

@@ -20,6 +20,7 @@ from neolm.core.device import choose_device
 from neolm.core.errors import InputError
 from neolm.core.files import expanded, storage_errors, write_json
 from neolm.core.model_files import CONFIG_FILE, GENERATION_FILE, SMALL_FILES
+from neolm.models.adapters import plain_parameters
 from neolm.models.decoder import Decoder
 from neolm.models.encoder import Encoder
 from neolm.models.hf_config import hf_config, hint, quantization_config, read_decoder_config
@@ -36,7 +37,7 @@ def load_model(
     quantize: str | None = None,
     offload: str | None = None,
 ) -> Decoder | Encoder:
-    """Load a model; called on token ids (B, T), a decoder or a masked language model returns logits (B, T, V).
+    """Load a model; called on token ids (B, T), a language model or a masked one returns logits (B, T, V).
 
     Args:
         path: A model directory, the output directory of a run, or a hub id such as `EleutherAI/pythia-14m`.
@@ -60,7 +61,7 @@ def load_decoder(
     quantize: str | None = None,
     offload: str | None = None,
 ) -> Decoder:
-    """`load_model` of a model that writes text. Raises `InputError` also for an encoder."""
+    """`load_model` of a model that writes text. Raises `InputError` also for an encoder or a classifier."""
     directory = model_directory(path)
     read_decoder_config(directory)
     model = load_model(directory, device, dtype, quantize, offload)
@@ -105,7 +106,8 @@ def save_model(
     A quantised model is written with NeoLM's own tensor names, which only `load_model` reads. `dtype` None: as it is.
 
     Raises:
-        InputError: the family's published format cannot express the model, or the directory cannot be written.
+        InputError: the family's published format cannot express the model, it has adapters that are not merged, or the
+            directory cannot be written.
         StorageError: the disk is full.
     """
     target = Path(directory)
@@ -118,7 +120,7 @@ def save_model(
         target.mkdir(parents=True, exist_ok=True)
     write_weights(target, state_tensors(model, stored_dtype), max_shard_bytes)
     write_json(target / CONFIG_FILE, raw)
-    if isinstance(model, Encoder):
+    if isinstance(model, Encoder) or model.config.head != "language-model":
         return
     ends = model.config.end_token_ids
     tokens = {
@@ -143,7 +145,7 @@ def convert(
 
 def state_tensors(model: Decoder | Encoder, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """Published names and tensors of `model`, one at a time, on the CPU; a tied head once, as the embedding."""
-    published = published_tensors(model.config, dict(model.named_parameters()))
+    published = published_tensors(model.config, plain_parameters(model))
     for name, tensor in own_tensors(model) if model.quantized else published:
         yield name, tensor.to("cpu", tensor.dtype if is_packed(name) else dtype or tensor.dtype)
 

@@ -20,7 +20,7 @@ from neolm.core.model_files import CONFIG_FILE, listed_end_tokens, token_ids
 from neolm.core.progress import say
 from neolm.kernels.packing import GROUP
 from neolm.models.config import DecoderConfig
-from neolm.models.encoder_config import POOLED, EncoderConfig, Head
+from neolm.models.encoder_config import EncoderConfig, Head, Pooling, needs_pooler
 from neolm.models.families import FAMILIES
 from neolm.models.families.albert import ALBERT
 from neolm.models.families.bert import BERT
@@ -51,19 +51,23 @@ def read_config(directory: str | Path) -> DecoderConfig | EncoderConfig:
 
 
 def read_decoder_config(directory: str | Path) -> DecoderConfig:
-    """`read_config` of a decoder. Raises `InputError` also for an encoder, which cannot write text."""
-    config = read_config(directory)
+    """`read_config` of a decoder that writes text. Raises `InputError` also for an encoder or a classifier."""
+    return require_language_model(read_config(directory), str(directory))
+
+
+def require_language_model(config: DecoderConfig | EncoderConfig, name: str) -> DecoderConfig:
+    """`config`, if the model `name` writes text. Raises `InputError` for an encoder or a classifier."""
+    title = FAMILIES[config.family].title
     if isinstance(config, EncoderConfig):
-        raise not_a_decoder(directory, config)
+        raise InputError(
+            f"{name}: this {title} is an encoder: it reads text and cannot write it. Give a decoder, such as a GPT-Neo"
+        )
+    if config.head != "language-model":
+        raise InputError(
+            f"{name}: this {title} is a classifier: it reads text and cannot write it. Give a model with a language "
+            "model head, such as the one that it was trained from"
+        )
     return config
-
-
-def not_a_decoder(directory: str | Path, config: EncoderConfig) -> InputError:
-    """The error for an encoder where a decoder is needed."""
-    return InputError(
-        f"{directory}: this {FAMILIES[config.family].title} is an encoder: it reads text and cannot write it. "
-        "Give a decoder, such as a GPT-Neo"
-    )
 
 
 def _family(directory: Path, raw: Mapping[str, Any]) -> Family:
@@ -111,20 +115,26 @@ def _decoder(directory: Path, raw: Mapping[str, Any], family: Family) -> Decoder
     fields["eos_token_id"] = (listed or None) if isinstance(fields["eos_token_id"], list) else fields["eos_token_id"]
     ends = listed_end_tokens(directory)
     fields["end_token_ids"] = None if ends == listed else ends
+    fields["pad_token_id"] = raw.get("pad_token_id")
+    if raw.get("architectures") == [family.architecture + _SEQUENCE]:
+        fields |= {"head": "sequence", **_label_fields(path, raw)}
     return _validated(DecoderConfig, path, fields, names)
 
 
-_HEADS: dict[str, Head] = {
-    "Model": "none",
-    "ForPreTraining": "pretraining",
-    "ForMaskedLM": "masked",
-    "ForNextSentencePrediction": "sentence",
-    "ForSequenceClassification": "sequence",
-    "ForTokenClassification": "token",
-    "ForMultipleChoice": "choice",
-    "ForQuestionAnswering": "span",
+_SEQUENCE = "ForSequenceClassification"
+_HEADS: dict[str, tuple[Head, Pooling]] = {
+    "Model": ("none", "first"),
+    "ForPreTraining": ("pretraining", "first"),
+    "ForMaskedLM": ("masked", "first"),
+    "ForNextSentencePrediction": ("sentence", "first"),
+    _SEQUENCE: ("sequence", "first"),
+    "ForTokenClassification": ("token", "first"),
+    "ForMultipleChoice": ("choice", "first"),
+    "ForQuestionAnswering": ("span", "first"),
+    "ForMeanPooledSequenceClassification": ("sequence", "mean"),
+    "ForMeanPooledMultipleChoice": ("choice", "mean"),
 }
-"""Ends of the published class names of encoders."""
+"""Ends of the class names of encoders: those that are published, and two that transformers does not have."""
 
 
 def _encoder(path: Path, raw: Mapping[str, Any], family: Family) -> EncoderConfig:
@@ -132,24 +142,28 @@ def _encoder(path: Path, raw: Mapping[str, Any], family: Family) -> EncoderConfi
     architectures = raw.get("architectures") or [f"{family.architecture}Model"]
     if not isinstance(architectures, list) or not isinstance(architectures[0], str):
         raise InputError(f"{path}: architectures: expected a list of class names, not {shortened(architectures)}")
-    head = _HEADS.get(architectures[0].removeprefix(family.architecture))
-    if head is None:
+    named = _HEADS.get(architectures[0].removeprefix(family.architecture))
+    if named is None:
         say(f"{path}: architectures: {shortened(architectures[0])} is not known; the head is that of the weights")
-        head = "none"
+    head, pooling = named or _HEADS["Model"]
+    fields |= {
+        "head": head,
+        "pooling": pooling,
+        "pooler": head == "none" or needs_pooler(head, pooling),
+        **_label_fields(path, raw),
+        "sentence_task": raw.get("sentence_task", family.defaults["sentence_task"]),
+    }
+    return _validated(EncoderConfig, path, fields, names)
+
+
+def _label_fields(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `LabelConfig`."""
     labels = _label_names(path, raw)
     number = raw.get("num_labels", len(labels) or 2)
     if labels and len(labels) != number:
         say(f"{path}: num_labels is {shortened(number)}, but id2label has {len(labels)} names; they are not used")
         labels = []
-    fields |= {
-        "head": head,
-        "pooler": head in ("none", *POOLED),
-        "num_labels": number,
-        "labels": labels or None,
-        "problem": raw.get("problem_type"),
-        "sentence_task": raw.get("sentence_task", family.defaults["sentence_task"]),
-    }
-    return _validated(EncoderConfig, path, fields, names)
+    return {"num_labels": number, "labels": labels or None, "problem": raw.get("problem_type")}
 
 
 def _label_names(path: Path, raw: Mapping[str, Any]) -> list[str]:
@@ -209,30 +223,34 @@ def hf_config(config: DecoderConfig | EncoderConfig) -> dict[str, Any]:
         raise SettingError(field, f"{shown} has no place in the published format of {family.name}; {reason}")
     return {
         "model_type": family.model_type,
-        "architectures": [family.architecture + _suffix(config)],
+        "architectures": [family.architecture + _suffix(config, family)],
         "initializer_range": 0.02,  # of a decoder this has no effect here, nor has use_cache; readers expect them
         **{key.names[0]: getattr(config, key.field) for key in family.keys},
         "use_cache": True,
         **family.write(config),
-        **(_labels(config) if isinstance(config, EncoderConfig) else {}),
+        **_head_entries(config),
     }
 
 
-def _suffix(config: DecoderConfig | EncoderConfig) -> str:
-    """End of the class name of an encoder."""
+def _suffix(config: DecoderConfig | EncoderConfig, family: Family) -> str:
+    """End of the class name, which names the head."""
     if isinstance(config, DecoderConfig):
-        return ""
-    return next(end for end, head in _HEADS.items() if head == config.head)
+        return _SEQUENCE if config.head == "sequence" else family.language_model
+    return next(end for end, named in _HEADS.items() if named == (config.head, config.pooling))
 
 
-def _labels(config: EncoderConfig) -> dict[str, Any]:
-    """Entries of `config.json` about an encoder's head."""
+def _head_entries(config: DecoderConfig | EncoderConfig) -> dict[str, Any]:
+    """Entries of `config.json` about the head."""
     entries: dict[str, Any] = {}
-    if config.head in ("pretraining", "sentence"):
+    if isinstance(config, EncoderConfig) and config.head in ("pretraining", "sentence"):
         entries["sentence_task"] = config.sentence_task
     if config.head in ("sequence", "token"):
         entries["id2label"] = {str(number): name for number, name in enumerate(config.label_names)}
         entries["label2id"] = {name: number for number, name in enumerate(config.label_names)}
+    if isinstance(config, DecoderConfig) and config.pad_token_id is not None:
+        entries["pad_token_id"] = config.pad_token_id
+    if isinstance(config, EncoderConfig) and config.pooling == "mean":
+        entries["classifier_pooling"] = "mean"  # ModernBERT's key
     if config.problem is not None:
         entries["problem_type"] = config.problem
     return entries

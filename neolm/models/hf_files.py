@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from neolm.core.errors import InputError, shortened
 from neolm.core.files import read_json, storage_errors, sync_directory, write_json, write_tensors
+from neolm.core.model_files import ADAPTER_CONFIG_FILE
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
@@ -45,13 +46,14 @@ DTYPES = {**FLOATS, "U8": torch.uint8}
 class WeightFiles:
     """Tensors of a model directory by name; shapes and dtypes are known at once, values when they are read."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str | None = None) -> None:
+        """`name`: one safetensors file of the directory, instead of the model's files."""
         self.directory = directory
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, torch.dtype | None] = {}  # None: not one of DTYPES
         self._files: dict[str, Path] = {}
         self._pickles: dict[Path, dict[str, Tensor]] = {}  # opened when the first tensor is read
-        for path, names in _weight_files(directory):
+        for path, names in [(directory / name, [])] if name else _weight_files(directory):
             (self._open_safetensors if path.suffix == ".safetensors" else self._open_pickle)(path)
             missing = sorted(name for name in names if self._files.get(name) != path)
             if missing:
@@ -167,6 +169,8 @@ def _weight_files(directory: Path) -> list[tuple[Path, list[str]]]:
             return _shards(index, Path(whole).suffix)
     others = [p.name for p in sorted(directory.iterdir()) if p.suffix in (".pt", ".pth", ".ckpt", ".h5", ".msgpack")]
     unsupported = f"; {', '.join(others[:3])} cannot be read" if others else ""
+    if (directory / ADAPTER_CONFIG_FILE).is_file():
+        unsupported = "; this is an adapter, which is loaded into the model that it was trained with"
     raise InputError(f"{directory}: no weights here ({SAFETENSORS} or {PICKLE}, single or with index){unsupported}")
 
 

@@ -73,8 +73,10 @@ def rule_of(config: DecoderConfig | EncoderConfig, ours: str) -> Rule:
 def _head_rules(config: DecoderConfig | EncoderConfig, family: Family) -> tuple[Rule, ...]:
     """Rules of the modules whose published names have no prefix."""
     if isinstance(config, DecoderConfig):
-        return (Rule("head", (family.head,)),)
+        return (Rule("head", (family.head,)),) if config.head == "language-model" else family.head_rules["classifier"]
     rules = family.head_rules
+    if config.pooling == "mean":  # not a name that transformers would read as its own classifier
+        return rules["mean_classifier"]
     return {
         "none": (),
         "pretraining": (*rules["masked"], *rules["sentence"]),
@@ -90,7 +92,7 @@ def copies(config: DecoderConfig | EncoderConfig) -> list[Copy]:
     if isinstance(config, EncoderConfig):
         return list(family.copies(config))
     head, embedding = (rule_of(config, f"{module}.weight").theirs[0] for module in ("head", "embedding"))
-    return [Copy(head, embedding)] if config.tie_embeddings else []
+    return [Copy(head, embedding)] if config.ties_head else []
 
 
 def old_spellings(found: str) -> bool:

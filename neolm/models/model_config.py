@@ -9,9 +9,10 @@ from pydantic import Field
 
 from neolm.core.config import Config, Supersedes, Unit
 from neolm.core.errors import SettingError
-from neolm.models.config import Activation, DecoderConfig, Layers, Positive, Probability, Width, decoder_config
-from neolm.models.encoder_config import EncoderConfig, Sharing, encoder_config
+from neolm.models.config import Activation, DecoderConfig, Layers, Probability, Width, decoder_config
+from neolm.models.encoder_config import EncoderConfig, Initialisation, Sharing, encoder_config
 from neolm.models.families import ENCODERS, FAMILIES, PRESETS, preset
+from neolm.models.label_config import Positive
 
 SentenceTask = Literal["none", "nsp", "sop"]
 
@@ -43,6 +44,10 @@ class ModelConfig(Config):
     none; null: all."""
     initializer_range: Annotated[float, Field(gt=0)] | None = None
     """Standard deviation of new weights (bert, albert); null: 0.02, which was chosen for 768 channels and more."""
+    initialisation: Initialisation | None = None
+    """New weights (bert, albert): published, random ones; or informed, where half of the attention heads look at a
+    neighbouring token and the output biases are the frequencies of the tokens, which spares a small encoder millions of
+    tokens; null: published."""
     vocab_size: Annotated[Positive | None, Unit("tokens")] = None
     """Rows of the embedding; null: the tokenizer's size."""
     max_position_embeddings: Annotated[Positive | None, Unit("tokens")] = None

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from neolm.core.device import choose_precision
+from neolm.core.device import choose_precision, cpu_flags
 from neolm.core.errors import InputError
 from neolm.kernels.matmul import INT4, INT8, linear
 from neolm.kernels.packing import PANEL, Packed, pack, packed_shapes, unpack_rows, widen
@@ -25,7 +25,9 @@ from neolm.models.decoder import Decoder, LanguageModelHead
 from neolm.models.model import Model
 
 BITS = {"int8": 8, "int4": 4}
-MAX_KERNEL_ROWS = 4  # rows of activations up to which the kernels are faster than widening the weights
+MAX_KERNEL_ROWS = 4 if "amx_bf16" in cpu_flags() else 32
+"""Rows of activations up to which the kernels are faster than widening the weights (docs/log.md); products of widened
+weights are quick with AMX."""
 MAX_WIDENED_WEIGHTS = 2**20  # weights that are widened together: they stay in the processor's cache
 
 
@@ -143,7 +145,7 @@ def own_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def prepare_quantized(model: Model, bits: int) -> None:
     """Replace linear layers by quantised ones without weights, and a decoder's embedding if the head is tied.
 
-    An encoder's embedding and classifier keep their type: they compute little.
+    An encoder's embedding and every classifier keep their type: they compute little.
     """
     for name, layer in [*model.named_modules()]:
         if type(layer) in (nn.Linear, LanguageModelHead):
@@ -151,7 +153,7 @@ def prepare_quantized(model: Model, bits: int) -> None:
             layer_type = QuantizedHead if isinstance(layer, LanguageModelHead) else QuantizedLinear
             empty = layer_type(bits, layer.out_features, layer.in_features, layer.bias)
             setattr(model.get_submodule(parent), kind, empty)
-    if isinstance(model, Decoder) and model.config.tie_embeddings:
+    if isinstance(model, Decoder) and model.config.ties_head:
         model.embedding = QuantizedEmbedding(model)  # type: ignore[assignment]
 
 

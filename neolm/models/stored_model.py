@@ -25,7 +25,7 @@ from neolm.models.encoder import Encoder
 from neolm.models.encoder_config import EncoderConfig
 from neolm.models.families import ENCODERS, FAMILIES
 from neolm.models.families.family import Copy, Rule
-from neolm.models.hf_config import not_a_decoder, read_bits, read_config
+from neolm.models.hf_config import read_bits, read_config, require_language_model
 from neolm.models.hf_files import FLOATS, WeightFiles, listing
 from neolm.models.hf_names import canonical_name, copies, gather, old_spellings, rule_of, wrappers
 from neolm.models.quantized import PACKED_MODULES, is_packed, own_tensors, prepare_quantized, set_tensor
@@ -52,7 +52,7 @@ class StoredModel:
     ) -> None:
         self.directory, self.device = directory, device or torch.device("cpu")
         config, self.bits, self.files = read_config(directory), read_bits(directory), WeightFiles(directory)
-        self.config = config if isinstance(config, DecoderConfig) else with_stored_head(config, self.files)
+        self.config = with_stored_head(config, self.files)
         if bits and self.bits and bits != self.bits:
             raise InputError(f"{directory}: the weights are quantised to {self.bits} bits, not {bits}")
         if self.config.num_layers > len(self.files.shapes):  # before the layers are built
@@ -86,18 +86,16 @@ class StoredModel:
 
     @property
     def decoder_config(self) -> DecoderConfig:
-        """The configuration of a model that writes text. Raises `InputError` for an encoder."""
-        if isinstance(self.config, EncoderConfig):
-            raise not_a_decoder(self.directory, self.config)
-        return self.config
+        """The configuration of a model that writes text. Raises `InputError` for an encoder or a classifier."""
+        return require_language_model(self.config, str(self.directory))
 
     @property
     def encoder_config(self) -> EncoderConfig:
         """The configuration of a model that reads text. Raises `InputError` for a decoder."""
         if isinstance(self.config, DecoderConfig):
             raise InputError(
-                f"{self.directory}: this {FAMILIES[self.config.family].title} is a decoder: it writes text and has no "
-                "embeddings of texts. Give an encoder, such as a BERT"
+                f"{self.directory}: this {FAMILIES[self.config.family].title} is a decoder and has no embeddings of "
+                "texts. Give an encoder, such as a BERT"
             )
         return self.config
 

@@ -1,84 +1,49 @@
 """Where the real tokens of a padded batch are, so that padding costs nothing.
 
 Linear layers, norms and embeddings compute the real tokens only, as rows of one flat tensor. Attention needs them as
-sequences again: sequences of nearly equal length form a bucket, and the shorter ones of a bucket are padded.
+sequences again: sequences of nearly equal length form a bucket, and are padded to the same length there.
 
-Shapes: B batch, T time, N real tokens of the batch, b sequences of a bucket, t its longest sequence, H heads,
+On a CPU, oneDNN compiles a kernel for each product of a new shape. So few lengths and few numbers of rows occur.
+
+Shapes: B batch, T time, N real tokens of the batch, b sequences of a bucket, t length of its padded sequences, H heads,
 D head size, C channels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-MAX_PADDING = 1.2
-"""A bucket's longest sequence may be this many times as long as its shortest.
-
-Without a gradient on a CPU, all sequences of a bucket have the same length: a call for each length costs less there
-than the copies into padded sequences and a mask.
-"""
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Sequences of nearly equal length, consecutive in the flat tensor."""
-
-    lengths: tuple[int, ...]
-
-    @property
-    def t(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(self.lengths)
-
-    @property
-    def tokens(self) -> int:
-        """Number of real tokens."""
-        return sum(self.lengths)
-
-    @property
-    def uniform(self) -> bool:
-        """Whether all sequences have the same length."""
-        return min(self.lengths) == self.t
-
-    @cached_property
-    def mask(self) -> Tensor:
-        """(b, t), true for real tokens, on the CPU."""
-        return torch.arange(self.t) < torch.tensor(self.lengths).unsqueeze(1)
-
-    def padded_index(self, device: torch.device) -> Tensor:
-        """(b * t), the row in the bucket's part of the flat tensor; padding gets row 0."""
-        index = torch.zeros(self.mask.shape, dtype=torch.int64)
-        index[self.mask] = torch.arange(self.tokens)
-        return index.flatten().to(device)
-
-    def flat_index(self, device: torch.device) -> Tensor:
-        """(tokens of the bucket), the place in the padded (b * t) of each real token."""
-        return self.mask.flatten().nonzero().flatten().to(device)
-
 
 class Span:
-    """A bucket with its indices on the model's device: from the flat tensor to padded sequences and back."""
+    """A bucket: sequences that are padded to the same length and whose tokens are consecutive in the flat tensor."""
 
-    def __init__(self, bucket: Bucket, device: torch.device) -> None:
-        self.tokens = bucket.tokens
-        self.shape = (len(bucket.lengths), bucket.t)
+    def __init__(self, lengths: Sequence[int], t: int, device: torch.device) -> None:
+        self.tokens = sum(lengths)
+        self.shape = (len(lengths), t)
         self.mask: Tensor | None = None
-        if not bucket.uniform:
-            self._padded, self._flat = bucket.padded_index(device), bucket.flat_index(device)
-            self.mask = bucket.mask.to(device)[:, None, None, :]  # (b, 1, 1, t)
+        """(b, 1, 1, t), true for real tokens; None: there is no padding."""
+        if self.tokens < len(lengths) * t:
+            mask = torch.arange(t) < torch.tensor(lengths).unsqueeze(1)  # (b, t)
+            places = mask.flatten().nonzero().flatten()
+            sources = torch.zeros(mask.numel(), dtype=torch.int64)
+            sources[places] = torch.arange(self.tokens)
+            self._places, self._sources = places.to(device), sources.to(device)
+            self.mask = mask[:, None, None, :].to(device)
 
     def pad(self, x: Tensor) -> Tensor:
-        """The bucket's rows (tokens, C) of the flat tensor to (b, t, C)."""
-        return (x if self.mask is None else x[self._padded]).view(*self.shape, -1)
+        """The bucket's rows (tokens, C) of the flat tensor to (b, t, C), with the first row at the padding."""
+        if self.mask is not None:
+            x = x.index_select(0, self._sources)  # unlike index_copy, it does not keep x for its gradient
+        return x.view(*self.shape, -1)
 
     def unpad(self, x: Tensor) -> Tensor:
         """(b, t, C) to the bucket's rows (tokens, C) of the flat tensor."""
         x = x.flatten(0, 1)
-        return x if self.mask is None else x[self._flat]
+        return x if self.mask is None else x[self._places]
 
 
 class TokenLayout:
@@ -104,11 +69,14 @@ class TokenLayout:
         for place, row in enumerate(order):
             firsts[row] = starts[place] if lengths[row] else starts[-1]
         self._firsts = torch.tensor(firsts).to(device)
+        self._lengths = lengths
         self._has_empty = B > 0 and min(lengths) == 0
-        self.filling = _filling(starts[-1]) if self.index is not None and device.type == "cpu" else 0
+        self.filling = filling_rows(starts[-1], device) if self.index is not None else 0
         """Rows to add to the N tokens in the layers, so that few numbers of rows occur."""
-        padding = 1.0 if device.type == "cpu" and not torch.is_grad_enabled() else MAX_PADDING
-        self.spans = [Span(bucket, device) for bucket in _buckets(sorted_lengths, padding)]
+        # Without a gradient on a CPU, a call for each length costs less than copies into padded sequences and a mask.
+        exact = self.index is None or (device.type == "cpu" and not torch.is_grad_enabled())
+        buckets = groupby(filter(None, sorted_lengths), key=int if exact else lambda n: min(padded_length(n), T))
+        self.spans = [Span([*lengths], t, device) for t, lengths in buckets]
 
     def flatten(self, x: Tensor) -> Tensor:
         """(B, T, ...) to (N, ...)."""
@@ -128,30 +96,31 @@ class TokenLayout:
             x = torch.cat([x, x.new_zeros(1, x.shape[1])])
         return x[self._firsts]
 
+    def mean(self, x: Tensor) -> Tensor:
+        """(N, C) to the mean of each sequence, (B, C), computed in float32; zeros for an empty one."""
+        B, T = self.shape
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        # Each sum has the order of its tokens, so that it does not depend on the batch.
+        sums = wide.new_zeros(B, x.shape[1]).index_add(0, self._places() // T, wide)
+        lengths = torch.tensor(self._lengths, device=x.device).clamp(min=1)
+        return (sums / lengths.unsqueeze(1)).to(x.dtype)
+
     def positions(self) -> Tensor:
         """(N), the place of each real token in its sequence, padding included, as the published code counts it."""
-        T = self.shape[1]
-        index = torch.arange(self.shape[0] * T, device=self._firsts.device) if self.index is None else self.index
-        return index % T
+        return self._places() % self.shape[1]
+
+    def _places(self) -> Tensor:
+        """(N), the place in the padded (B * T) of each real token."""
+        B, T = self.shape
+        return torch.arange(B * T, device=self._firsts.device) if self.index is None else self.index
 
 
-def _filling(tokens: int) -> int:
-    """Rows from `tokens` to the next of 32 to 64 evenly spaced numbers: less than 1/32 of `tokens`.
-
-    On a CPU, oneDNN compiles a kernel for each product of a new shape, and keeps the last ones. Nearly every batch has
-    another number of tokens.
-    """
-    return -tokens % (1 << max(0, tokens.bit_length() - 6))
+def filling_rows(rows: int, device: torch.device) -> int:
+    """On a CPU, rows from `rows` to the next of 32 to 64 evenly spaced numbers: less than 1/32 of `rows`."""
+    return -rows % (1 << max(0, rows.bit_length() - 6)) if device.type == "cpu" else 0
 
 
-def _buckets(lengths: list[int], max_padding: float = MAX_PADDING) -> list[Bucket]:
-    """Buckets of sequences with descending lengths; empty sequences are in none."""
-    found: list[Bucket] = []
-    begin = 0
-    for place, length in enumerate([*lengths, 0]):
-        if place > begin and (length == 0 or length * max_padding < lengths[begin]):
-            found.append(Bucket(tuple(lengths[begin:place])))
-            begin = place
-        if length == 0:
-            break
-    return found
+def padded_length(length: int) -> int:
+    """Length that a sequence is padded to: the next multiple of 16, or one of 8 to 16 evenly spaced numbers beyond."""
+    step = 1 << max(4, length.bit_length() - 4)
+    return -(-length // step) * step

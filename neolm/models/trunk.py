@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from neolm.models.attention import Attention, KeyValueCache, Masks, rotary_table
 from neolm.models.config import DecoderConfig
+from neolm.models.dropout import dropout
 from neolm.models.model import MLP, Model
 
 
@@ -39,7 +39,7 @@ class Block(nn.Module):
         return x + self._drop(self.mlp(self.mlp_norm(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+        return dropout(x, self.dropout, self.training)
 
 
 class Trunk(Model):
@@ -68,7 +68,7 @@ class Trunk(Model):
             x = x + self.positions(positions)
         else:
             angles = rotary_table(positions, self.config.rotary_size, self.config.rotary_base, x.dtype)
-        x = F.dropout(x, self.config.embedding_dropout, self.training)
+        x = dropout(x, self.config.embedding_dropout, self.training)
         for block in self.blocks:
             x = block(x, angles, masks, cache)
         return self.norm(x)  # type: ignore[no-any-return]

@@ -18,6 +18,7 @@ from neolm.generation.generate import check_tokenizer
 from neolm.generation.model_runner import evaluating
 from neolm.models.encoder import Encoder
 from neolm.models.encoder_heads import MaskedHead
+from neolm.models.token_batches import padded
 from neolm.prediction.masked_text import MASK, MaskedText, masked_text
 from neolm.tokenizer.tokenizer import Tokenizer
 
@@ -26,6 +27,9 @@ MAX_LOGITS = 2**23  # float32 logits in memory at a time: 32 MiB
 
 class FillMask:
     """The likeliest tokens for each [MASK] of a text, with their probabilities. Results do not depend on the batch."""
+
+    inputs: Sequence[str] = ("text",)
+    columns: Sequence[str] = ("filled", "masks")
 
     def __init__(self, model: Encoder, tokenizer: Tokenizer, top_k: int = 5) -> None:
         """Raises InputError: no masked language model head, the tokenizer of another model, or a wrong `top_k`."""
@@ -58,16 +62,13 @@ class FillMask:
         Raises:
             NonFiniteError: one is not finite.
         """
-        shape = len(rows), max(len(row.ids) for row in rows)
-        ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)  # (B, T)
-        for number, row in enumerate(rows):
-            ids[number, : len(row.ids)] = torch.tensor(row.ids)
-            mask[number, : len(row.ids)] = 1
+        inputs = padded([(row.ids, [0] * len(row.ids)) for row in rows])  # (B, T)
         owners = [number for number, row in enumerate(rows) for _ in row.masks]
         places = [place for row in rows for place in row.masks]
         device = self.model.device
         with evaluating(self.model):
-            hidden = self.model.hidden_states(ids.to(device), mask.to(device))[owners, places]  # (M, C)
+            states = self.model.hidden_states(**{name: tensor.to(device) for name, tensor in inputs.items()})
+            hidden = states[owners, places]  # (M, C)
             for part in vocabulary_log_probabilities(self.model, hidden):
                 if not torch.isfinite(part[:, : self._known]).all():
                     raise NonFiniteError("predict: a probability is not finite; the weights are damaged")

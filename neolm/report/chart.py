@@ -70,7 +70,7 @@ def line_chart(
     x_ticks, to_x = _x_axis([0.0, *xs] if zero_x and xs else xs, frame)
     to_y = scale(y_ticks[0], y_ticks[-1], frame[3], frame[1])
 
-    parts = [names, *_grid(x_ticks, y_ticks, to_x, to_y, frame), text(frame[2], height - 8, x_label, "end", "muted")]
+    parts = [names, *axes(x_ticks, y_ticks, to_x, to_y, frame), text(frame[2], height - 8, x_label, "end", "muted")]
     if places:
         columns = sorted({round(to_x(place)) for place in places})  # one stroke per column of pixels
         path = "".join(f"M{x}.0 {frame[1]:.1f}V{frame[3]:.1f}" for x in columns)
@@ -131,7 +131,8 @@ def _x_axis(xs: Sequence[float], frame: Frame) -> tuple[list[float], Scale]:
     return ticks or [low, high], scale(low, high, frame[0], frame[2])
 
 
-def _grid(x_ticks: Sequence[float], y_ticks: Sequence[float], to_x: Scale, to_y: Scale, frame: Frame) -> list[str]:
+def axes(x_ticks: Sequence[float], y_ticks: Sequence[float], to_x: Scale, to_y: Scale, frame: Frame) -> list[str]:
+    """Horizontal lines and labels at the ticks of the y axis, and small marks and labels at those of the x axis."""
     (left, _, right, bottom), parts = frame, []
     for tick in y_ticks:
         y = to_y(tick)

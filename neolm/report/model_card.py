@@ -21,6 +21,8 @@ from neolm.core.files import write_text
 from neolm.core.manifest import chain, intact_file, recorded_values
 from neolm.core.progress import say
 from neolm.models.families import ENCODERS
+from neolm.report.finetune_results import FinetuneResults, read_results
+from neolm.report.finetuned_card import finetuned_card
 from neolm.report.pages import render
 from neolm.report.run_files import DIGITS, FAMILIES, Run, optional_json, read_scores
 from neolm.report.scores import labels, with_interval
@@ -28,8 +30,10 @@ from neolm.report.sizes import Pairs, model_facts, training_facts
 
 CARD = "README.md"
 MAX_LICENCES = 20
-# By the last part of the name of an encoder's architecture: the hub's task, and the class of transformers.
+# By the last part of the architecture's name: the hub's task, and the class of transformers that loads the model.
 HEADS = {
+    "MeanPooledSequenceClassification": ("text-classification", "AutoModel"),  # without the head
+    "MeanPooledMultipleChoice": ("multiple-choice", "AutoModel"),
     "PreTraining": ("fill-mask", "AutoModelForMaskedLM"),
     "MaskedLM": ("fill-mask", "AutoModelForMaskedLM"),
     "NextSentencePrediction": ("text-classification", "AutoModelForNextSentencePrediction"),
@@ -68,14 +72,18 @@ def _digest(card: str) -> str:
 def model_card(directory: Path) -> str:
     """The card of the model in `directory`."""
     artefacts = chain(directory)
-    places = {manifest.stage: place for place, manifest in artefacts}
-    is_run = "model" in places
-    scores = read_scores(places["model"].parent) if is_run else {}
-    run = Run(directory, {manifest.stage: manifest for _, manifest in artefacts}, [], scores, [])
+    places = {manifest.stage: place for place, manifest in reversed(artefacts)}  # a base can have the same stages
     raw = optional_json(directory / "config.json")
-    trained = run.counts("pretrain")
+    is_run = "model" in places
     name = directory.resolve().name
     name = directory.resolve().parent.name if name == "model" and is_run else name
+    finetuned = finetuned_card(name, raw, artefacts)
+    if finetuned is not None:
+        return finetuned.render()
+    scores = read_scores(places["model"].parent) if is_run else {}
+    tuned = read_results(places["finetune"]) if "finetune" in places else FinetuneResults({})
+    run = Run(directory, {manifest.stage: manifest for _, manifest in artefacts}, [], scores, [])
+    trained = run.counts("pretrain")
     gguf = next((path.name for path in sorted(directory.glob("*.gguf"))), None)
     transformers = gguf is None and not (isinstance(raw, dict) and "quantization_config" in raw)
     parameters = trained.get("parameters") or run.counts(artefacts[0][1].stage if artefacts else "").get("parameters")
@@ -83,10 +91,12 @@ def model_card(directory: Path) -> str:
     family = family or str(run.model_config.get("family", ""))
     sizes: dict[str, Pairs] = {"Model": model_facts(run), "Training": training_facts(run)} if trained else {}
     task, auto_class = _head(family, raw)
+    kind = "encoder" if family in ENCODERS else "language model" if task == "text-generation" else "classifier"
     return render(
         "model_card.md",
         metadata=_metadata(name, run, transformers, task),
-        encoder=family in ENCODERS,
+        kind=kind,
+        reads=kind != "language model",
         task=task,
         auto_class=auto_class,
         name=name,
@@ -97,6 +107,8 @@ def model_card(directory: Path) -> str:
         licences=_licences(places["corpus"]) if "corpus" in places else [],
         sizes=sizes,
         scores=_scores(scores),
+        tuned=[(row[0], row[1 + tuned.candidates.index(tuned.model)]) for row in tuned.score_table()],
+        instruct=tuned.problem == "instruct",
         gguf=gguf,
         transformers=transformers,
         lineage=[(manifest.stage, manifest.digest[:DIGITS]) for _, manifest in artefacts],
@@ -105,10 +117,10 @@ def model_card(directory: Path) -> str:
 
 def _head(family: str, config: Any) -> tuple[str, str]:
     """The hub's name of what the model does, and the class of transformers that loads it."""
-    if family not in ENCODERS:
-        return "text-generation", "AutoModelForCausalLM"
     named = config.get("architectures") if isinstance(config, Mapping) else None
     architecture = str(named[0]) if isinstance(named, list) and named else "Model"
+    if family not in ENCODERS and not architecture.endswith("ForSequenceClassification"):
+        return "text-generation", "AutoModelForCausalLM"
     return next((found for ending, found in HEADS.items() if architecture.endswith(ending)), HEADS["Model"])
 
 

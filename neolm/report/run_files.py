@@ -103,10 +103,24 @@ def read_run(output: Path) -> Run:
     return Run(
         output=output,
         manifests={stage: found for stage, found in manifests.items() if found and found.stage == stage},
-        metrics=read_metrics(output / "pretrain" / "metrics.jsonl"),
+        metrics=read_metrics(_training_directory(output) / "metrics.jsonl"),
         scores=read_scores(output),
         samples=[{"document": None, "greedy": None, **sample} for sample in samples if _is_sample(sample)],
     )
+
+
+def is_finetuning(output: Path) -> bool:
+    """Whether the run in `output` is a fine-tuning, finished or not."""
+    return (output / "finetune").is_dir()
+
+
+def _training_directory(output: Path) -> Path:
+    """The directory of the training; of a fine-tuning with several seeds, of the one that was kept."""
+    if not is_finetuning(output):
+        return output / "pretrain"
+    found = optional_json(output / "finetune" / "results.json")
+    kept = found.get("directory") if isinstance(found, dict) else None
+    return output / "finetune" / Path(kept if isinstance(kept, str) else "").name
 
 
 def read_scores(output: Path) -> Mapping[str, Any]:

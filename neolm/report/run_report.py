@@ -16,8 +16,10 @@ from neolm.core.progress import duration
 from neolm.report.chart import Bar, bar_chart
 from neolm.report.curves import loss_figure, stability_figures
 from neolm.report.encoder import encoder_report
+from neolm.report.finetune_figures import FinetuneFigures
+from neolm.report.finetuning import finetune_report
 from neolm.report.pages import Figure, data_size, render
-from neolm.report.run_files import DIGITS, Run, read_run
+from neolm.report.run_files import DIGITS, Run, is_finetuning, read_run
 from neolm.report.scores import bits_per_byte, labels, with_interval
 from neolm.report.sizes import Pairs, sizes
 
@@ -39,6 +41,11 @@ def build_report(output: Path) -> Path:
 
 def page(run: Run) -> str:
     """The whole page."""
+    if is_finetuning(run.output):
+        report = finetune_report(run)
+        figures = FinetuneFigures(run, report.results)
+        lineage = {"lineage": lineage_rows(run), "software": software(run)}
+        return render("finetuning.html", run=run, report=report, figures=figures, **lineage)
     lines = [line.strip() for sample in run.samples for line in sample["prompt"].splitlines()]
     return render(
         "report.html",

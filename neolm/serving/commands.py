@@ -25,6 +25,7 @@ def serve(
     quantize: Quantize = None,
     dtype: Dtype = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
+    moderation: Annotated[str | None, typer.Option(help="File of a moderation policy for prompts and answers.")] = None,
     feedback: Annotated[str | None, typer.Option(help="Database URL for feedback; off collects none.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings: see `neolm config serve`.")] = None,
     settings: Annotated[

@@ -114,6 +114,7 @@ class Engine:
         prompt_logprobs: bool = False,
         cache_salt: str = "",
         sibling: Request | None = None,
+        scored_from: int = 0,
     ) -> Request:
         """Add a request. `deliver` gets each `Token`, and last `Finished`, in the engine's thread.
 
@@ -125,7 +126,10 @@ class Engine:
             logprobs: Number of alternatives to deliver with each token's log-probability; None: neither.
             prompt_logprobs: Also deliver the log-probabilities of the prompt, as one `PromptLogprobs` event.
             cache_salt: Cached prefixes are shared only among requests with the same salt.
-            sibling: An earlier request with the same prompt; this one waits until that is computed, and shares it.
+            sibling: An earlier request with the same prompt, or the same beginning; this one waits until that is
+                computed, and shares it.
+            scored_from: With `prompt_logprobs`, the first token whose log-probability is needed: what is cached of the
+                tokens before it is shared, and has no log-probabilities.
 
         Raises:
             InputError: see `check_prompts` and `check_logit_bias` in `neolm.generation.batch`.
@@ -141,7 +145,7 @@ class Engine:
         reason: FinishReason = "length" if length <= limit else "context"
         scored: list[Token] | None = [] if prompt_logprobs else None
         request = Request(prompt, config, generator, min(length, limit), reason, deliver, logprobs, scored)
-        request.cache_salt, request.sibling = cache_salt, sibling
+        request.cache_salt, request.sibling, request.scored_from = cache_salt, sibling, scored_from
         with self._changed:
             if self._closed_because is not None:
                 raise EngineClosedError(self._closed_because)

@@ -66,8 +66,9 @@ class Request:
     deliver: Callable[[Event], None]
     logprobs: int | None = None  # number of alternatives with each token; None: no log-probabilities
     prompt_logprobs: list[Token] | None = None  # collected during prefill; None: not requested
+    scored_from: int = 0  # first prompt token whose log-probability is needed
     cache_salt: str = ""  # prefixes are shared with requests that have the same one
-    sibling: Request | None = None  # a request with the same prompt, which is computed first and then shared
+    sibling: Request | None = None  # a request with the same beginning, which is computed first and then shared
     num_prompt_tokens: int = field(init=False)
     num_computed_tokens: int = 0  # tokens whose keys and values are in the KV cache
     num_cached_blocks: int = 0  # of its blocks, those that other requests can share

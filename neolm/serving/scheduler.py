@@ -63,9 +63,11 @@ class Scheduler:
         """Reserve all blocks that `request` may need, except those of its prefix that are cached."""
         blocks: list[int] = []
         prefix_id: PrefixId = request.cache_salt
-        if request.prompt_logprobs is None:  # otherwise every token has to be computed
+        scored = request.prompt_logprobs is not None  # tokens with a log-probability have to be computed
+        if not (scored and self.strict):
             multiple = self.chunk_size if self.strict else BLOCK_SIZE
-            blocks, prefix_id = self.block_manager.match_prefix(request.token_ids, multiple, request.cache_salt)
+            cacheable = request.token_ids[: request.scored_from] if scored else request.token_ids
+            blocks, prefix_id = self.block_manager.match_prefix(cacheable, multiple, request.cache_salt)
         total = blocks_for(max(request.max_length - 1, request.num_prompt_tokens))  # the last token is not computed
         if total - len(blocks) > self.block_manager.num_free:
             self.block_manager.free(blocks)

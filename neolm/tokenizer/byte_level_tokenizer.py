@@ -199,13 +199,27 @@ class Tokenizer:
 
         Thread-safe; threads do not wait for each other.
         """
-        clean = [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in texts]
-        backend = self._special_backend if special else self._text_backend
-        if not special and not backend.encode_special_tokens:  # set by a caller
-            backend.encode_special_tokens = True
+        backend = self._special_backend if special else self._plain_backend()
         with library_errors("text", "the tokenizer cannot encode it"):
-            encodings = backend.encode_batch_fast(clean, add_special_tokens=False)
+            encodings = backend.encode_batch_fast(list(map(without_surrogates, texts)), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of `text`, as `encode` gives them, and for each the characters of `text` that it stands for.
+
+        The characters are the index of the first and of the one after the last. They may include white space. Several
+        tokens may stand for one character, and a token for none.
+        """
+        with library_errors("text", "the tokenizer cannot encode it"):
+            encoding = self._plain_backend().encode(without_surrogates(text), add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def _plain_backend(self) -> tokenizers.Tokenizer:
+        """The backend for plain text, also if a caller made it read special tokens."""
+        backend = self._text_backend
+        if not backend.encode_special_tokens:
+            backend.encode_special_tokens = True
+        return backend
 
     def min_tokens(self, text: str) -> int:
         """A lower bound of the number of tokens of `text`, from its size, without encoding it."""
@@ -276,6 +290,11 @@ class Tokenizer:
     def _class_keys(self) -> dict[str, Any]:
         """Keys of `tokenizer_config.json` that say which class of `transformers` reads `tokenizer.json`."""
         return {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def without_surrogates(text: str) -> str:
+    """`text` with `?` for each lone surrogate, which UTF-8 cannot hold; of the same length."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 @contextlib.contextmanager

@@ -9,27 +9,51 @@ A model directory can have its own template, as in Hugging Face models (Jinja, i
     User:
 
 Each turn is encoded separately, so that earlier turns keep their ids when the conversation continues.
+
+A model that is fine-tuned to conversations has a template of its own, if need be `DEFAULT_TEMPLATE`, which ends each
+answer by the end of text. `OwnTemplate.encode_answers` tells which tokens of a conversation are answers.
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
+import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from neolm.core.errors import InputError
-from neolm.core.files import read_json
-from neolm.core.model_files import LEGACY_TEMPLATE_FILE, NAMED_TEMPLATES, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
-from neolm.core.progress import say
-from neolm.tokenizer.directory import read_text
-from neolm.tokenizer.renderer import MAX_TEMPLATE_BYTES, Renderer
+from neolm.tokenizer.renderer import Renderer
 from neolm.tokenizer.tokenizer import Tokenizer
 
 STOP = ("\nUser:",)  # the answer ends where the model starts to write the user's next turn
+
+DEFAULT_TEMPLATE = """\
+{{- eos_token }}
+{%- for message in messages %}
+    {%- if message.role not in ("system", "user", "assistant") %}
+        {{- raise_exception("there is no role " ~ message.role) }}
+    {%- endif %}
+    {{- message.role | capitalize ~ ":\\n" }}
+    {%- if message.role == "assistant" %}
+        {%- generation %}
+            {{- message.content | trim ~ eos_token }}
+        {%- endgeneration %}
+    {%- else %}
+        {{- message.content | trim ~ "\\n" }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- "Assistant:\\n" }}
+{%- endif %}
+"""
+"""The template of a model that was fine-tuned to conversations and whose base had none. It needs no new token, but
+a value of `eos_token`: see `default_template`."""
+_GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
 
 
 @dataclass(frozen=True)
@@ -38,6 +62,23 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     text: str
+
+
+@dataclass(frozen=True)
+class EncodedConversation:
+    """The token ids of a conversation, and of each whether it belongs to an answer, which a training learns."""
+
+    ids: list[int]
+    is_answer: list[bool]
+    consistent: bool = True
+    """Whether the text as a whole has the same ids: in a chat, that is how answers are read in later turns."""
+
+
+def default_template(tokenizer: Tokenizer) -> str:
+    """`DEFAULT_TEMPLATE`, with the end of text in it if the tokenizer's files do not name it as `eos_token`."""
+    if "eos_token" in tokenizer.special_tokens:
+        return DEFAULT_TEMPLATE
+    return f"{{%- set eos_token = {json.dumps(tokenizer.eos_token)} %}}\n{DEFAULT_TEMPLATE}"
 
 
 class TooLongError(InputError):
@@ -76,24 +117,33 @@ def without_oldest(
 ) -> tuple[list[Message], list[int]]:
     """Drop the oldest turns until at most `max_tokens` tokens are left, and return the messages and their ids.
 
-    Messages before the first user turn (the system message) and the last turn are kept, even if they are longer.
+    See `drop_oldest`.
 
     Raises:
         InputError: the template does not accept the messages.
+    """
+
+    def fits(left: Sequence[Message]) -> bool:
+        try:
+            return len(template.encode(left, max_tokens)) <= max_tokens
+        except TooLongError:
+            return False
+
+    left = drop_oldest(messages, fits)
+    return left, template.encode(left)
+
+
+def drop_oldest(messages: Sequence[Message], fits: Callable[[Sequence[Message]], bool]) -> list[Message]:
+    """The messages without as many of the oldest turns as must go until they fit.
+
+    Messages before the first user turn (the system message) and the last turn are kept, even if they do not fit.
     """
     starts = [number for number, message in enumerate(messages) if message.role == "user"] or [len(messages)]
 
     def left(dropped: int) -> list[Message]:
         return [*messages[: starts[0]], *messages[starts[dropped] :]]
 
-    def fits(dropped: int) -> bool:
-        try:
-            return len(template.encode(left(dropped), max_tokens)) <= max_tokens
-        except TooLongError:
-            return False
-
-    dropped = bisect.bisect_left(range(len(starts) - 1), True, key=fits)
-    return left(dropped), template.encode(left(dropped))
+    return left(bisect.bisect_left(range(len(starts) - 1), True, key=lambda dropped: fits(left(dropped))))
 
 
 class PlainTemplate:
@@ -132,26 +182,70 @@ class OwnTemplate:
 
     def __init__(self, source: str, tokenizer: Tokenizer, place: Path) -> None:
         """Compile `source`, which was read at `place`. Raises `InputError` if it is not a template."""
-        self._renderer = Renderer(source, place)
+        self._renderer, self._source = Renderer(source, place), source
         self._tokenizer = tokenizer
         self._marks = tuple(token.content for token in tokenizer.backend.get_added_tokens_decoder().values())
 
     def render(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
         """See `ChatTemplate`. Only the template can add special tokens; in a message they are plain text."""
-        replaced: dict[str, str] = {}  # messages that spell a special token, by the placeholder that is rendered
+        turns, replaced = self._turns(messages)
+        return _parts(self._rendered(turns), replaced)
+
+    def _turns(self, messages: Sequence[Message]) -> tuple[list[dict[str, str]], dict[str, str]]:
+        """The variables of the messages; and the texts that spell a special token, by what is rendered for them."""
+        replaced: dict[str, str] = {}
         turns = []
         for message in messages:
             text = message.text
             if any(mark in text for mark in self._marks):
-                placeholder = f"\ue000{secrets.token_hex(8)}\ue001"
-                replaced[placeholder] = text
-                text = placeholder
+                text = _placeholder()
+                replaced[text] = message.text
             turns.append({"role": message.role, "content": text})
-        rendered = self._renderer.render(turns, self._tokenizer.special_tokens)
-        if not replaced:
-            return [(rendered, True)]
-        parts = re.split(f"({'|'.join(map(re.escape, replaced))})", rendered)
-        return [(replaced.get(part, part), part not in replaced) for part in parts]
+        return turns, replaced
+
+    def _rendered(self, turns: Sequence[Mapping[str, str]], **variables: Any) -> str:
+        return self._renderer.render(turns, {**self._tokenizer.special_tokens, **variables})
+
+    def encode_answers(self, messages: Sequence[Message]) -> EncodedConversation:
+        """A conversation that ends with an answer, and which of its tokens are to be learnt.
+
+        These are what the template marks by `{% generation %}`. If it has no such mark: what it adds to the start of
+        the assistant's turn when it renders the turn as a whole, with the token that ends it.
+
+        Raises:
+            InputError: the template refuses the messages, or renders earlier turns differently when others follow, so
+                that the answers cannot be found.
+        """
+        turns, replaced = self._turns(messages)
+        if _GENERATION.search(self._source):
+            begin, end = _placeholder(), _placeholder()
+            marks = {"generation_begin": begin, "generation_end": end}
+            texts = re.split(f"{begin}|{end}", self._rendered(turns, add_generation_prompt=False, **marks))
+        else:
+            texts = self._by_difference(turns)
+        parts = [_parts(text, replaced) for text in [*texts, "".join(texts)]]
+        encoded = iter(_encode_parts(self._tokenizer, [part for each in parts for part in each]))
+        *segments, whole = [[token for _ in each for token in next(encoded)] for each in parts]
+        ids = [token for segment in segments for token in segment]  # each second segment is an answer
+        answers = [number % 2 == 1 for number, segment in enumerate(segments) for _ in segment]
+        return EncodedConversation(ids, answers, ids == whole)
+
+    def _by_difference(self, turns: Sequence[Mapping[str, str]]) -> list[str]:
+        """Texts of a conversation in turn: what is given, an answer, what is given, and so on."""
+        whole = self._rendered(turns, add_generation_prompt=False)
+        ends = [0]
+        for number, turn in enumerate(turns):
+            if turn["role"] != "assistant":
+                continue
+            before = self._rendered(turns[:number])
+            after = self._rendered(turns[: number + 1], add_generation_prompt=False)
+            if not (after.startswith(before) and whole.startswith(after)):
+                raise InputError(
+                    "messages: the chat template of the model renders earlier turns differently when others follow, so "
+                    "that the answers cannot be told from the rest; mark them with {% generation %} in the template"
+                )
+            ends += [len(before), len(after)]
+        return [whole[start:end] for start, end in itertools.pairwise([*ends, len(whole)])]
 
     def encode(self, messages: Sequence[Message], max_tokens: int | None = None) -> list[int]:
         """See `ChatTemplate`."""
@@ -162,52 +256,26 @@ class OwnTemplate:
         self._renderer.close()
 
 
+def _placeholder() -> str:
+    return f"\ue000{secrets.token_hex(8)}\ue001"
+
+
+def _parts(rendered: str, replaced: Mapping[str, str]) -> list[tuple[str, bool]]:
+    """A rendered text in parts: the texts behind placeholders are plain, in the others special tokens are tokens."""
+    if not replaced:
+        return [(rendered, True)]
+    parts = re.split(f"({'|'.join(map(re.escape, replaced))})", rendered)
+    return [(replaced.get(part, part), part not in replaced) for part in parts]
+
+
 def _encode(tokenizer: Tokenizer, parts: Sequence[tuple[str, bool]], max_tokens: int | None) -> list[int]:
     if max_tokens is not None and sum(tokenizer.min_tokens(text) for text, _ in parts) > max_tokens:
         raise TooLongError(f"messages: the conversation has more than {max_tokens} tokens")
+    return [token for ids in _encode_parts(tokenizer, parts) for token in ids]
+
+
+def _encode_parts(tokenizer: Tokenizer, parts: Sequence[tuple[str, bool]]) -> list[list[int]]:
+    """Token ids of each part."""
     texts = {kind: [text for text, special in parts if special is kind] for kind in (False, True)}
     encoded = {kind: iter(tokenizer.encode_batch(texts[kind], kind)) for kind in texts if texts[kind]}
-    return [token for _, special in parts for token in next(encoded[special])]
-
-
-def load_chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate:
-    """The template of a model directory, or the plain one if it has none. Raises `InputError` if it is broken.
-
-    The places are, in this order, `chat_template.jinja`, `chat_template` in `tokenizer_config.json` and in
-    `chat_template.json`, and `additional_chat_templates/default.jinja`. Of several templates by name, it is `default`.
-    """
-    found = chat_templates(directory)
-    if "default" in found:
-        source, place = found["default"]
-        return OwnTemplate(source, tokenizer, place)
-    if found:
-        say(f"{directory}: it has the chat templates {', '.join(sorted(found))}, but none named default; not used")
-    return PlainTemplate(tokenizer)
-
-
-def chat_templates(directory: Path) -> dict[str, tuple[str, Path]]:
-    """The templates of a model directory by name, each with its file. Raises `InputError` if a file is broken."""
-    found: dict[str, tuple[str, Path]] = {}
-    for path in sorted(directory.glob(NAMED_TEMPLATES)):
-        found[path.name.removesuffix(".jinja")] = (read_text(path, MAX_TEMPLATE_BYTES), path)
-    for path in (directory / LEGACY_TEMPLATE_FILE, directory / TOKENIZER_CONFIG_FILE):
-        if path.exists():
-            named = _named(read_json(path).get("chat_template"), path)
-            found |= {name: (source, path) for name, source in named.items()}
-    path = directory / TEMPLATE_FILE
-    if path.exists():
-        found["default"] = (read_text(path, MAX_TEMPLATE_BYTES), path)
-    return found
-
-
-def _named(value: Any, path: Path) -> dict[str, str]:
-    """The templates in a `chat_template`, which is one, or a list or an object of several by name."""
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        return {"default": value}
-    if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
-        value = {entry.get("name"): entry.get("template") for entry in value}
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in (*value, *value.values())):
-        raise InputError(f"{path}: chat_template must be a text, or a list of objects with a name and a template")
-    return dict(value)
+    return [next(encoded[special]) for _, special in parts]

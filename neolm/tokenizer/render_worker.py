@@ -62,14 +62,20 @@ def write_message(stream: IO[bytes], message: Any) -> None:
 
 
 class _GenerationBlock(Extension):
-    """`{% generation %}`, which marks the assistant's text for training; here its content is rendered as it is."""
+    """`{% generation %}`, which marks the assistant's text for training.
+
+    The variables `generation_begin` and `generation_end` are written around its content; they are empty by default.
+    """
 
     tags = {"generation"}  # noqa: RUF012 - as in Jinja
 
     def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
+        begin, end = (
+            nodes.Output([nodes.Name(f"generation_{name}", "load")], lineno=line) for name in ("begin", "end")
+        )
+        return nodes.Scope([begin, *body, end], lineno=line)
 
 
 class _TemplateNamespace(Namespace):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neolm.core.errors import InputError
+from neolm.core.errors import InputError, NeoLMError
 from neolm.core.files import digest_file, digest_json, jsonable, read_json, remove, write_json
 from neolm.core.progress import say
 from neolm.training.tensor_files import read_shards, read_tensors
@@ -140,3 +140,16 @@ def restore_random_state(state: Mapping[str, Tensor]) -> None:
     cuda = [value for name, value in state.items() if name.startswith("cuda.")]
     if cuda and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(cuda)
+
+
+def final_checkpoint(checkpoints: Path, final: str, best_step: int | None) -> Checkpoint:
+    """The checkpoint that becomes the model."""
+    best = last_checkpoint(checkpoints, "best") if final == "best" else None
+    chosen = best or last_checkpoint(checkpoints, "step")
+    if chosen is None:
+        raise NeoLMError(f"{checkpoints}: there is no intact checkpoint to build a model from")
+    if final == "best" and chosen.step != best_step:
+        lost = f"the best checkpoint, of step {best_step}, is missing or damaged"
+        reason = "no validation loss was measured" if best_step is None else lost
+        say(f"model: {reason}: the weights of step {chosen.step} are used")
+    return chosen

@@ -29,8 +29,9 @@ class TrainConfig(Config):
     """Sequences that a device computes at once; null: the whole batch. Smaller values take less memory and change no
     number beyond rounding (and the random numbers of dropout)."""
     optimiser: Annotated[Literal["adamw", "lamb", "muon"], Alias("optimizer")] = "adamw"
-    """AdamW or LAMB for all parameters, or Muon for the matrices of the blocks and AdamW for the rest. LAMB scales the
-    step of each layer to the norm of its weights, except for the kinds in no_decay, as ALBERT did."""
+    """AdamW or LAMB for all parameters, or Muon for the matrices between embeddings and outputs and AdamW for the
+    rest. LAMB scales the step of each layer to the norm of its weights, except for the kinds in no_decay, as ALBERT
+    did."""
     learning_rate: Annotated[float, Field(gt=0), Alias("lr")] = 6e-4
     """Peak learning rate, reached after the warm-up."""
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -44,6 +45,9 @@ class TrainConfig(Config):
     """Steps of the decay; null: from the warm-up to the end, or the last fifth for warmup-stable-decay."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Decoupled weight decay, multiplied by the learning rate."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate of each layer compared with the one above it; the embeddings are below the first
+    layer, and the head is above the last."""
     no_decay: tuple[Literal["norm", "bias", "embedding"], ...] = ("norm", "bias", "embedding")
     """Kinds of parameters without weight decay; a tied head is an embedding."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -93,6 +97,9 @@ class TrainConfig(Config):
     """Write checkpoints in the background; takes the memory of one more copy of the state."""
     validate_every: Annotated[Count, Unit("steps")] = 500
     """Steps between validations; one more at the end."""
+    patience: Count | None = None
+    """Stop after this many validations in a row that are no better than the best one; null: never. The weights of the
+    best one are kept (final)."""
     log_every: Annotated[Count, Unit("steps"), Changeable()] = 10
     """Steps between the rows of metrics.jsonl; the first step and the last are always logged."""
     track: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Changeable()] = ()
@@ -105,6 +112,8 @@ class TrainConfig(Config):
         self._check_length()
         if self.final == "average" and self.ema_decay is None:
             raise ValueError("final is 'average', so ema_decay must be given")
+        if self.layer_decay < 1 and self.optimiser == "muon":
+            raise ValueError("layer_decay is below 1, but muon has one learning rate for all layers; choose adamw")
         return self
 
     def without_effect(self) -> dict[str, str]:

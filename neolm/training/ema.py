@@ -19,14 +19,18 @@ class ExponentialMovingAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self._parameters = dict(model.named_parameters())
-        self.tensors: dict[str, Tensor] = {name: p.detach().clone() for name, p in model.named_parameters()}
-        """The averaged weights by parameter name."""
+        self.tensors: dict[str, Tensor] = {
+            name: p.detach().clone() if p.requires_grad else p.detach() for name, p in model.named_parameters()
+        }
+        """The averaged weights by parameter name; a frozen one is its own average."""
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Update the average with the weights after `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.tensors.values()), list(self._parameters.values()), 1 - decay)
+        trained = [name for name, parameter in self._parameters.items() if parameter.requires_grad]
+        averages, weights = ([found[name] for name in trained] for found in (self.tensors, self._parameters))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

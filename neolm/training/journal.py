@@ -64,14 +64,19 @@ class Journal:
         self._log.write(**progress.last)
         self._tokens, self._seconds = 0, 0.0
 
-    def validation(self, means: dict[str, float], average: dict[str, float] | None) -> None:
-        """Record a validation after the last step, of the weights and of their EMA if there is one."""
+    def validation(self, means: dict[str, float], average: dict[str, float] | None, others: dict[str, float]) -> None:
+        """Record a validation after the last step, of the weights and of their EMA if there is one.
+
+        `others` are losses of further validations by name.
+        """
         progress = self._state.progress
         row = {f"validation_{name}": value for name, value in means.items()}
         row |= {f"average_validation_{name}": value for name, value in (average or {}).items()}
+        row |= {f"{name}_validation_loss": loss for name, loss in others.items()}
         self._log.write(step=progress.step, **row)
         averaged = "" if average is None else f", of the average {average['loss']:.4f}"
-        say(f"step {progress.step}: validation loss {means['loss']:.4f}{averaged}")
+        further = "".join(f", {name} {loss:.4f}" for name, loss in others.items())
+        say(f"step {progress.step}: validation loss {means['loss']:.4f}{averaged}{further}")
 
     def _row(self, outcome: Outcome, learning_rate: float, speed: float, mfu: float | None) -> dict[str, Any]:
         config, progress, scale = self._training.config, self._state.progress, self._state.scale

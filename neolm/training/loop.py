@@ -8,10 +8,11 @@ in every checkpoint.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
-from neolm.core.device import keep_freed_memory, reset_peak_memory
+from neolm.core.device import keep_few_kernels, keep_freed_memory, reset_peak_memory
 from neolm.core.errors import InterruptedRun
 from neolm.core.progress import say, task
 from neolm.data.batch import Batch
@@ -49,6 +50,7 @@ def train(training: Training) -> Progress:
     if device == "cpu":
         # recomputed blocks would leave holes in the heap, which glibc does not fill
         keep_freed_memory(2**20 if config.activation_checkpointing else 2**30)
+        keep_few_kernels()
     reset_peak_memory(device)
     with ExitStack() as stack:
         stack.enter_context(numerics(config.deterministic, config.tf32))
@@ -66,11 +68,16 @@ def train(training: Training) -> Progress:
                 asynchronous=config.asynchronous_checkpoints,
             )
         )
+        if not progress.step:
+            for name, loss in _measure_others(training, module, state).items():
+                say(f"before the training: {name} validation loss {loss:.4f}")
         bar = stack.enter_context(task("Training", total, "steps", start=progress.step))
         interrupted = stack.enter_context(_interruptible())
         journal = Journal(training, state, bar, log)
         optimiser_step = OptimiserStep(training, state, module)
         for step in range(progress.step + 1, total + 1):
+            if _has_lost_patience(training, progress):  # a resumed run, which was killed after its last checkpoint
+                break
             began = time.perf_counter()
             batch = batch_of(step)
             progress.data_seconds += time.perf_counter() - began
@@ -79,15 +86,19 @@ def train(training: Training) -> Progress:
             stop = world.agree(interrupted.is_set())
             validates = step % config.validate_every == 0 or step == total
             saves = step % config.checkpoint_every == 0 or step == total or stop
+            ends = step == total
             if validates or saves or journal.due(step):
                 optimiser_step.read(result)
             journal.step(result, learning_rate, time.perf_counter() - began)
             if validates:
                 _validate(training, module, state, journal, writer)
-            if saves:
+                ends = ends or _has_lost_patience(training, progress)
+            if saves or ends:
                 writer.save("step", state.parts(), state.record())
             writer.poll()
-            if stop and step < total:
+            if ends:
+                break
+            if stop:
                 writer.wait()
                 raise InterruptedRun(f"stopped and saved at step {step} of {total}; the same command resumes there")
     return progress
@@ -111,7 +122,8 @@ def _state(training: Training) -> TrainingState:
     best = state.progress.best_step
     if best is not None and not checkpoint_path(training.checkpoints, "best", best).is_dir():
         say(f"the best checkpoint, of step {best}, is missing; the best of the next validations is kept")
-        state.progress.best_loss = state.progress.best_step = None
+        state.progress.best_score = state.progress.best_loss = state.progress.best_step = None
+        state.progress.validations_since_best = 0
     if step < training.config.total_steps:
         say(f"resuming at step {step} of {training.config.total_steps}, from {checkpoint.directory}")
     return state
@@ -198,23 +210,43 @@ def _validate(
     """Measure the validation loss, also of the EMA weights if there are any, and save the best weights so far."""
     if not training.validation:
         return
-    means, average = _measure(training, module, state), None
+    means, average = _measure(training, module, state, training.validation), None
+    others = _measure_others(training, module, state)
     if state.average is not None:
         with state.average.in_place():
-            average = _measure(training, module, state)
-    journal.validation(means, average)
+            average = _measure(training, module, state, training.validation)
+    journal.validation(means, average, others)
     progress = state.progress
-    if progress.best_loss is None or means["loss"] < progress.best_loss:
-        progress.best_loss, progress.best_step = means["loss"], progress.step
+    score = training.criterion(means)
+    best = progress.best_loss if progress.best_score is None else progress.best_score  # older checkpoints: the loss
+    progress.validations_since_best += 1
+    if math.isfinite(score) and (best is None or score < best):
+        progress.best_score, progress.best_loss, progress.best_step = score, means["loss"], progress.step
+        progress.validations_since_best = 0
         writer.save("best", {"weights": weights_of(training.model)}, state.record())
 
 
-def _measure(training: Training, module: nn.Module, state: TrainingState) -> dict[str, float]:
-    """Loss and metrics on the validation batches, with the current weights."""
+def _has_lost_patience(training: Training, progress: Progress) -> bool:
+    patience = training.config.patience
+    if patience is None or progress.validations_since_best < patience:
+        return False
+    what = f"no better than that of step {progress.best_step}" if progress.best_step else "without a finite score"
+    say(f"stopped at step {progress.step}: {patience} validations in a row were {what}")
+    return True
+
+
+def _measure_others(training: Training, module: nn.Module, state: TrainingState) -> dict[str, float]:
+    """The loss of each of the other validations."""
+    others = training.other_validation
+    return {name: _measure(training, module, state, batches)["loss"] for name, batches in others.items() if batches}
+
+
+def _measure(training: Training, module: nn.Module, state: TrainingState, batches: Sequence[Batch]) -> dict[str, float]:
+    """Loss and metrics on validation batches, with the current weights."""
     objective, world = training.objective, training.parallelism.world
     sums, counts = Sums(), dict.fromkeys(objective.weights, 0.0)
     with _evaluation(module, state):
-        for batch in training.validation:
+        for batch in batches:
             sums.add(objective(module, batch.to(training.device.value)))
             for term, targets in objective.targets(batch).items():
                 counts[term] += targets

@@ -34,8 +34,8 @@ class Objective(Protocol):
     def weights(self) -> Mapping[str, float]:
         """Weight of each term's mean in the loss."""
 
-    def targets(self, batch: Batch) -> Mapping[str, int]:
-        """Number of targets of each term in `batch`, which is in host memory."""
+    def targets(self, batch: Batch) -> Mapping[str, float]:
+        """Number of targets of each term in `batch`, which is in host memory, or the sum of their weights."""
 
     def __call__(self, model: Any, batch: Batch) -> Mapping[str, Term]:
         """Sums of each term over `batch`, which is on the device."""
@@ -58,7 +58,7 @@ class CausalLanguageModelling:
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Term]:
         """The summed loss, and the z-loss apart."""
-        total, entropy = model(batch["input_ids"], labels=batch["labels"], z_loss=self.z_loss)
+        total, entropy = model(**batch, z_loss=self.z_loss)
         metrics = {"loss": entropy, "z_loss": total.detach() - entropy} if self.z_loss else {}
         return {"next_token": Term(total, metrics)}
 
@@ -67,16 +67,17 @@ class CausalLanguageModelling:
 class MaskedLanguageModelling:
     """Mean -log p(original token) over the predicted tokens, plus that of the sentence task (Devlin et al. 2019).
 
-    The two means are added as in the papers' code. Each is over the whole step: a micro-batch with fewer pairs or
-    predicted tokens than another counts for less.
+    The papers' code adds the two means. Each is over the whole step: a micro-batch with fewer pairs or predicted tokens
+    than another counts for less.
     """
 
-    sentence_task: bool = True
+    sentence_weight: float | None = 1.0
+    """Weight of the sentence task's mean; None: there is no such task."""
 
     @property
     def weights(self) -> dict[str, float]:
-        """1 for `masked_tokens` and, if there is a sentence task, for `sentence`."""
-        return {"masked_tokens": 1.0, **({"sentence": 1.0} if self.sentence_task else {})}
+        """1 for `masked_tokens` and, if there is a sentence task, its weight for `sentence`."""
+        return {"masked_tokens": 1.0, **({"sentence": self.sentence_weight} if self.sentence_weight else {})}
 
     def targets(self, batch: Batch) -> dict[str, int]:
         """Number of labels that are not ignored."""
@@ -85,10 +86,10 @@ class MaskedLanguageModelling:
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Term]:
         """The summed losses, each with the number of right predictions as `accuracy`."""
-        tensors = {name: batch[name] for name in batch if name != "sentence_labels" or self.sentence_task}
+        tensors = {name: batch[name] for name in batch if name != "sentence_labels" or self.sentence_weight}
         sums = model(**tensors)
         terms = {"masked_tokens": Term(sums.masked_loss, {"accuracy": sums.masked_correct})}
-        if self.sentence_task:
+        if self.sentence_weight:
             terms["sentence"] = Term(sums.sentence_loss, {"accuracy": sums.sentence_correct})
         return terms
 

@@ -3,6 +3,8 @@
 The copy is refreshed once a step, so no weight is cast at its use (Micikevicius et al. 2018, section 3.1). Gradients
 are accumulated in float32 over the micro-batches, so that k small batches add up to one large one. The master weights
 get their gradients one bucket at a time: with one micro-batch, there never are float32 gradients of all parameters.
+
+A frozen parameter has no master weight and no gradient, and no copy either if it has the type of the passes.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from neolm.core.errors import InputError
 from neolm.training.numerics import sum_dtype
 
 MAX_BUCKET_ELEMENTS = 2**26  # of a gradient bucket; a larger parameter is a bucket by itself
@@ -48,12 +51,17 @@ class MixedPrecision:
     """`Precision` on one device: `working` is `model` itself in float32, or else a copy in `dtype`."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        """Raises `InputError` if a parameter to train is not float32."""
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and parameter.dtype != torch.float32:
+                raise InputError(f"{name} is {parameter.dtype}; what is trained must be float32 (dtype='float32')")
         self.model = self.working = model
         if dtype != torch.float32:  # cast before the copy, so that there is no second one in float32
             cast = {id(p): nn.Parameter(p.detach().to(dtype), p.requires_grad) for p in model.parameters()}
             self.working = copy.deepcopy(model, cast)
-        self._masters: list[Tensor] = list(model.parameters())
-        self._copies: list[Tensor] = list(self.working.parameters())
+        self._masters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+        self._copies: list[Tensor] = [p for p in self.working.parameters() if p.requires_grad]
+        self._frozen_are_stale = self.working is not model
         self._grads: list[Tensor] = []
         self._factor = torch.ones(())
 
@@ -62,9 +70,17 @@ class MixedPrecision:
         """See `Precision`."""
         if self.working is not self.model:
             torch._foreach_copy_(self._copies, self._masters)
+            if self._frozen_are_stale:  # the first time: a checkpoint may have been restored since the copy was made
+                self._copy_frozen()
         for parameter in (*self._masters, *self._copies):
             parameter.grad = None
         self._grads = []
+
+    def _copy_frozen(self) -> None:
+        for original, duplicate in zip(self.model.parameters(), self.working.parameters(), strict=True):
+            if not original.requires_grad and original.data_ptr() != duplicate.data_ptr():
+                duplicate.copy_(original)
+        self._frozen_are_stale = False
 
     @torch.no_grad()
     def gather(self) -> None:

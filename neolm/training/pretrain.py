@@ -16,32 +16,42 @@ import torch
 
 from neolm.core.artifact import Stage
 from neolm.core.config import defaults
-from neolm.core.device import choose_compile, choose_device, choose_precision, matrix_ceiling, peak_memory
-from neolm.core.errors import InputError, NeoLMError, SettingError
+from neolm.core.device import (
+    choose_compile,
+    choose_device,
+    choose_precision,
+    keep_few_kernels,
+    matrix_ceiling,
+    peak_memory,
+)
+from neolm.core.errors import InputError, SettingError
 from neolm.core.files import write_json
 from neolm.core.manifest import Manifest, input_from, require, started_settings
 from neolm.core.progress import count, duration, say
 from neolm.core.resumable import ResumableStage
 from neolm.data.audit import masked_example
 from neolm.data.segment_batches import SegmentBatches
+from neolm.data.shards import TokenShards
+from neolm.data.token_counts import token_counts
 from neolm.models.config import DecoderConfig
 from neolm.models.encoder import Encoder
 from neolm.models.encoder_config import EncoderConfig
+from neolm.models.encoder_heads import MaskedHead
 from neolm.models.hf import load_model, open_model, save_model
-from neolm.models.hf_config import hf_config, read_config
+from neolm.models.hf_config import hf_config, read_config, require_language_model
 from neolm.models.model import Model
 from neolm.models.model_config import ModelConfig
 from neolm.models.stored_model import build, recorded_config
 from neolm.tokenizer.encoder_tokenizer import LOSSY
 from neolm.tokenizer.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
-from neolm.training.checkpoint import Checkpoint, last_checkpoint
+from neolm.training.checkpoint import final_checkpoint, last_checkpoint
 from neolm.training.loop import train
 from neolm.training.memory_check import require_fit
 from neolm.training.numerics import numerics
 from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.pretrain_task import pretrain_task
 from neolm.training.run import Training
-from neolm.training.state import Progress, load_weights
+from neolm.training.state import Progress, load_final
 from neolm.training.token_similarity import SEQUENCES, similarity_line, token_similarity
 from neolm.training.trackers import open_trackers
 
@@ -61,6 +71,7 @@ def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, se
     changeable = frozenset(f"pretrain.{name}" for name in config.changeable())
     base = model if isinstance(model, Path) else None
     places = {"shards": output / "shards", "tokenizer": output / "tokenizer"} | ({"base": base} if base else {})
+    places |= {"replay": output / "replay" / "shards"} if config.replay.path is not None else {}
     inputs = {name: input_from(place, output) for name, place in places.items()}
     known = {"model": defaults(architecture), "pretrain": defaults(config)}
     stage = ResumableStage("pretrain", "training", output / "pretrain", inputs, settings, changeable, defaults=known)
@@ -101,6 +112,8 @@ def resolve_architecture(
         architecture = recorded_config(started["model"]) if started else read_config(model)
         if isinstance(architecture, EncoderConfig):
             architecture = _continued(architecture, model, config.segments.task)
+        else:
+            require_language_model(architecture, str(model))
     context = architecture.max_position_embeddings
     if config.sequence_length > context:
         source = "model.max_position_embeddings" if isinstance(model, ModelConfig) else str(model)
@@ -153,9 +166,9 @@ def build_model(output: Path, config: PretrainConfig) -> Manifest:
     )
 
     def make(directory: Path) -> Mapping[str, Any]:
-        chosen = _final_checkpoint(source / "checkpoints", config.final, trained.counts["best_step"])
+        chosen = final_checkpoint(source / "checkpoints", config.final, trained.counts["best_step"])
         model = build(recorded_config(trained.config["model"]))
-        load_weights(model, chosen, "average" if config.final == "average" else "weights")
+        load_final(model, chosen, config.final)
         save_model(model, directory)
         copy_tokenizer(output / "tokenizer", directory)
         return {"parameters": model.parameter_count(), "step": chosen.step}
@@ -163,19 +176,6 @@ def build_model(output: Path, config: PretrainConfig) -> Manifest:
     return stage.ensure(
         make, lambda counts: f"{count(counts['parameters'])} parameters in {stage.directory}", config_file=False
     )
-
-
-def _final_checkpoint(checkpoints: Path, final: str, best_step: int | None) -> Checkpoint:
-    """The checkpoint that becomes the model."""
-    best = last_checkpoint(checkpoints, "best") if final == "best" else None
-    chosen = best or last_checkpoint(checkpoints, "step")
-    if chosen is None:
-        raise NeoLMError(f"{checkpoints}: there is no intact checkpoint to build a model from")
-    if final == "best" and chosen.step != best_step:
-        lost = f"the best checkpoint, of step {best_step}, is missing or damaged"
-        reason = "no validation loss was measured" if best_step is None else lost
-        say(f"model: {reason}: the weights of step {chosen.step} are used")
-    return chosen
 
 
 def _prepare(
@@ -187,6 +187,8 @@ def _prepare(
     seed: int,
 ) -> Training:
     device = choose_device(config.device)
+    if device.value == "cpu":
+        keep_few_kernels()  # before the first product, which measures the ceiling
     precision = choose_precision(config.precision, device.value)
     compiled = choose_compile(config.compile, device.value, precision.value)
     source = stage.directory.with_name("shards")
@@ -202,6 +204,9 @@ def _prepare(
     if base is None or (not base.is_dir() and last_checkpoint(stage.directory / "checkpoints", "step")):
         model = build(architecture).initialise(seed)  # if the base is gone, the checkpoint has the weights
         if isinstance(model, Encoder) and not last_checkpoint(stage.directory / "checkpoints", "step"):
+            if isinstance(model.head, MaskedHead) and model.config.initialisation == "informed":
+                counts = token_counts(TokenShards(source, "train", tokenizer.size), architecture.vocab_size)
+                model.head.set_frequencies(torch.from_numpy(counts))
             say(similarity_line(token_similarity(model, task.data.batch(1, slice(0, SEQUENCES))), model))
     else:
         model = load_model(base, "cpu", "float32").train()
@@ -216,6 +221,7 @@ def _prepare(
         objective=task.objective,
         data=task.data,
         validation=task.validation,
+        other_validation=task.other_validation,
         config=config,
         directory=stage.directory,
         device=device,

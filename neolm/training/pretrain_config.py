@@ -7,11 +7,24 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from neolm.core.config import Supersedes, Unit
+from neolm.core.config import Config, Supersedes, Unit
 from neolm.data.batch_sizes import BatchSizes
 from neolm.data.segments_config import MaskingConfig, SegmentsConfig
 from neolm.data.sequence_lengths import SequenceLengths
 from neolm.training.config import Count, TrainConfig
+
+
+class ReplayConfig(Config):
+    """Other text that is trained on besides, so that a model that goes on training on a domain keeps what it could."""
+
+    path: str | None = None
+    """Raw text: a file or a folder, as for corpus.path; null: nothing is replayed."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training sequences that is from there."""
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that other fields make meaningless, each with the reason."""
+        return {"share": "replay.path is not given"} if self.path is None else {}
 
 
 class PretrainConfig(TrainConfig):
@@ -39,10 +52,14 @@ class PretrainConfig(TrainConfig):
     """Length of an encoder's first sequences, which are cheaper; BERT began with 128. Given with short_steps."""
     short_steps: Annotated[Count | None, Unit("steps")] = None
     """Steps with sequences of short_length; then sequence_length. BERT's were 90 percent of all."""
+    replay: ReplayConfig = ReplayConfig()
+    """Other text that is trained on besides."""
     masking: MaskingConfig = MaskingConfig()
     """Tokens that an encoder predicts."""
     segments: SegmentsConfig = SegmentsConfig()
     """Segments of an encoder's sequences, and the sentence task."""
+    sentence_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the sentence task's loss beside that of the masked tokens, which has 1; BERT and ALBERT add the two."""
 
     @model_validator(mode="after")
     def _consistent_lengths(self) -> Self:
@@ -64,8 +81,12 @@ class PretrainConfig(TrainConfig):
 
     def without_effect(self) -> dict[str, str]:
         """Fields that other fields make meaningless, each with the reason."""
-        superseded = {"warmup_steps": "warmup_tokens is given"} if self.warmup_tokens else {}
-        return super().without_effect() | superseded
+        found = super().without_effect()
+        if self.warmup_tokens:
+            found["warmup_steps"] = "warmup_tokens is given"
+        if self.segments.task == "none":
+            found["sentence_weight"] = "segments.task is none"
+        return found
 
     def _check_length(self) -> None:
         if (self.steps is None) == (self.tokens is None):

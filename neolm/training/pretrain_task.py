@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,9 @@ from torch import nn
 
 from neolm.core.progress import count, say
 from neolm.data.batch import Batch
+from neolm.data.batch_sizes import BatchSizes
 from neolm.data.batches import TrainingBatches, validation_batches
+from neolm.data.replay import ReplayBatches, part_sizes
 from neolm.data.segment_batches import SegmentBatches, segment_validation_batches
 from neolm.data.shards import TokenShards
 from neolm.models.config import DecoderConfig
@@ -39,6 +41,8 @@ class PretrainTask:
     """Tokens and epochs of the training."""
     diagnosis: Callable[[nn.Module], str] = lambda model: ""
     """See `Training.diagnosis`."""
+    other_validation: Mapping[str, Sequence[Batch]] = field(default_factory=dict)
+    """See `Training.other_validation`."""
 
 
 def pretrain_task(
@@ -49,9 +53,25 @@ def pretrain_task(
     Raises:
         InputError: the corpus is too small, or the tokenizer is not one of an encoder.
     """
-    train, held_out = (TokenShards(shards, split, tokenizer.size) for split in ("train", "validation"))
     build = _masked_tokens if isinstance(model, EncoderConfig) else _next_token
-    task = build(train, held_out, tokenizer, model, config, seed)  # type: ignore[arg-type]
+
+    def built(directory: Path, sizes: BatchSizes) -> PretrainTask:
+        train, held_out = (TokenShards(directory, split, tokenizer.size) for split in ("train", "validation"))
+        return build(train, held_out, tokenizer, model, config, seed, sizes)  # type: ignore[arg-type]
+
+    if config.replay.path is None:
+        task = built(shards, config.batch_sizes)
+    else:
+        sizes = part_sizes(config.batch_sizes, config.replay.share)
+        task, replayed = built(shards, sizes[0]), built(shards.parent / "replay" / "shards", sizes[1])
+        if not replayed.validation:
+            say("no validation of the replayed text: too little of it is held out")
+        task = replace(
+            task,
+            data=ReplayBatches((task.data, replayed.data), sizes),
+            about=f"{task.about}; {config.replay.share:.0%} of the sequences are replayed",
+            other_validation={"replay": replayed.validation},
+        )
     if not task.validation:
         say(f"no validation: the held-out text is shorter than one sequence of {config.sequence_length} tokens")
     return task
@@ -60,7 +80,7 @@ def pretrain_task(
 def objective(model: DecoderConfig | EncoderConfig, config: PretrainConfig) -> Objective:
     """The loss that `model` is pretrained with."""
     if isinstance(model, EncoderConfig):
-        return MaskedLanguageModelling(config.segments.task != "none")
+        return MaskedLanguageModelling(config.sentence_weight if config.segments.task != "none" else None)
     return CausalLanguageModelling(config.z_loss)
 
 
@@ -86,11 +106,12 @@ def _next_token(
     model: DecoderConfig,
     config: PretrainConfig,
     seed: int,
+    sizes: BatchSizes,
 ) -> PretrainTask:
     length = config.sequence_length
-    batches = TrainingBatches(train, length, config.batch_sizes, seed)
+    batches = TrainingBatches(train, length, sizes, seed)
     size = config.micro_batch_size or config.batch_size
-    epochs = config.total_examples / batches.examples
+    epochs = sizes.examples(config.total_steps).stop / batches.examples
     return PretrainTask(
         objective(model, config),
         batches,
@@ -108,9 +129,10 @@ def _masked_tokens(
     model: EncoderConfig,
     config: PretrainConfig,
     seed: int,
+    sizes: BatchSizes,
 ) -> PretrainTask:
     length, lengths = config.sequence_length, config.lengths
-    batches = SegmentBatches(train, tokenizer, lengths, config.batch_sizes, seed, config.masking, config.segments)
+    batches = SegmentBatches(train, tokenizer, lengths, sizes, seed, config.masking, config.segments)
     for line in batches.summary():
         say(line)
     size = config.micro_batch_size or config.batch_size
@@ -135,7 +157,7 @@ def unused_settings(model: DecoderConfig | EncoderConfig, config: PretrainConfig
     names: tuple[str, ...] = ("z_loss",)
     reason = f"{model.family} is an encoder"
     if isinstance(model, DecoderConfig):
-        names = ("masking", "segments", "short_length", "short_steps")
+        names = ("masking", "segments", "sentence_weight", "short_length", "short_steps")
         reason = f"{model.family} is a decoder, which is trained on all tokens of packed documents"
     for name in names:
         if getattr(config, name) != type(config).model_fields[name].get_default(call_default_factory=True):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -72,6 +73,8 @@ class Training:
     device: Choice
     precision: Choice
     compile: Choice = NOT_COMPILED
+    other_validation: Mapping[str, Sequence[Batch]] = field(default_factory=dict)
+    """Further validation batches by name, such as those of replayed text: their loss is logged, and decides nothing."""
     frozen: Sequence[nn.Module] = ()
     """Models that the objective uses, such as a reference model: moved to the device, not trained and not saved."""
     parallelism: Parallelism = field(default_factory=Parallelism)
@@ -84,6 +87,8 @@ class Training:
     (`neolm.training.unigram`). None: not a language model."""
     diagnosis: Callable[[nn.Module], str] = lambda model: ""
     """What is said of the working model besides, when the loss stays at the unigram entropy."""
+    criterion: Callable[[Mapping[str, float]], float] = itemgetter("loss")
+    """The score of a validation, from its loss and metrics; the lowest one is the best."""
     trackers: Callable[[int], Sequence[Tracker]] = lambda resume_at: ()
     """Opens the trackers, given the last step before the training starts or resumes."""
 

@@ -34,6 +34,9 @@ class Progress:
     energy: dict[str, Any] = field(default_factory=lambda: {"kwh": 0.0, "method": ""})
     best_loss: float | None = None
     best_step: int | None = None
+    best_score: float | None = None
+    """What `Training.criterion` gave for the best validation."""
+    validations_since_best: int = 0
     last: dict[str, Any] = field(default_factory=dict)
     """Last row of the metrics."""
 
@@ -98,6 +101,11 @@ class TrainingState:
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters by name, a tied one once."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def load_final(model: nn.Module, checkpoint: Checkpoint, final: str) -> None:
+    """Load what the setting `final` names from the checkpoint that `final_checkpoint` has chosen."""
+    load_weights(model, checkpoint, "average" if final == "average" else "weights")
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, part: str = "weights") -> None:

@@ -155,7 +155,7 @@ class OptimiserStep:
         state = self._state
         for optimiser in state.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group.get("learning_rate_factor", 1.0)
         for _ in state.weights.hand_over():
             for optimiser in state.optimisers:
                 optimiser.step()

@@ -76,5 +76,5 @@ class UnigramAlarm:
             f"a lower learning_rate (now {config.learning_rate:g}"
             f"{'; a higher one if the loss falls smoothly but slowly' if above else ''}), a longer warm-up (now {warm} "
             "steps; post-norm models such as BERT and ALBERT need one), "
-            f"optimiser={others} (now {config.optimiser}), or smaller new weights (model.initializer_range of encoders)"
+            f"optimiser={others} (now {config.optimiser}), or, for an encoder, model.initialisation=informed"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 from tiny_encoders import write_encoder
+from topic_tables import write_csv
 
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
@@ -16,7 +17,10 @@ from neolm.models.hf import save_model
 from neolm.tokenizer.tokenizer import train_tokenizer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("train_throughput", "encoders", "time_to_quality", "decode", "quantization_cost", "encoder_inference")
+SCRIPTS = (
+    *("train_throughput", "encoders", "finetune", "finetune_scores", "time_to_quality", "decode"),
+    *("quantization_cost", "encoder_inference"),
+)
 # Without this, the PYTHONPATH of coverage or a debugger would affect the processes.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ""}
 
@@ -97,6 +101,59 @@ def test_encoders_with_neolm_only(tmp_path: Path) -> None:
     failed = run("encoders", "--text", tmp_path / "none", *options, *places[:2])
     assert failed.returncode == 1
     assert failed.stderr.strip().endswith("smoke: the data could not be made; the messages above say why")
+
+
+def test_finetune_with_neolm_only(tmp_path: Path) -> None:
+    write_encoder(tmp_path / "model")
+    rows = [("water", "coast"), ("the day and the clock", "time"), ("the sea " * 40, "coast")] * 4
+    table = write_csv(tmp_path / "topics.csv", ("question", "topic"), rows)
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- finetune -->\nold\n<!-- end of finetune -->\nafter\n", encoding="utf-8")
+    columns = ["--text-column", "question", "--label-column", "topic", "--max-length", "16", "--batch-size", "4"]
+    names = ("neolm", "neolm-frozen-embeddings")
+    options = [*columns, "--contestants", *names, "--rounds", "2", "--steps", "3", "--threads", "1"]
+    places = ["--environments", tmp_path / "peers", "--output", tmp_path / "out.json", "--docs", page]
+    done = run("finetune", "--model", tmp_path / "model", "--data", f"short={table}", *options, *places)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["tables"]["short"]
+    assert (found["examples"], found["labels"], found["longest"]) == (12, 2, 16)
+    assert 0 < found["padding"] < 1
+    for name in names:
+        assert found["contestants"][name]["tokens"] == [12, 12]  # examples of two turns
+        assert len(found["contestants"][name]["seconds"]) == 2
+    everything, frozen = (found["contestants"][name]["parameters"] for name in names)
+    assert everything - frozen > 1000  # the vocabulary, positions and token types
+    text = page.read_text(encoding="utf-8")
+    assert "| neolm-frozen-embeddings |" in text
+    assert "old" not in text
+    assert str(tmp_path) not in text
+    missing = run("finetune", "--model", tmp_path / "model", "--data", f"short={tmp_path / 'none.csv'}", *options)
+    assert missing.returncode == 1
+    assert missing.stderr.strip().endswith("short: the data could not be made; the messages above say why")
+
+
+@pytest.mark.slow
+def test_finetune_scores_with_neolm_only(tmp_path: Path) -> None:
+    write_encoder(tmp_path / "model")
+    (tmp_path / "glue" / "CoLA").mkdir(parents=True)
+    for part in ("train", "dev"):
+        rows = [f"gj04\t{n % 2}\t\tthe {('sea', 'day')[n % 2]} is cold {'a ' * (n % 5)}" for n in range(40)]
+        (tmp_path / "glue" / "CoLA" / f"{part}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    options = ["--tasks", "cola", "--contestants", "neolm", "--seeds", "1", "--threads", "1"]
+    places = ["--glue", tmp_path / "glue", "--directory", tmp_path / "cells", "--environments", tmp_path / "peers"]
+    command = ("finetune_scores", "--model", tmp_path / "model", *options, *places)
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    assert "cola-neolm-1: " in done.stderr
+    cell = json.loads((tmp_path / "cells" / "cola-neolm-1.json").read_text(encoding="utf-8"))
+    assert set(cell) == {"neolm", "neolm-probe", "neolm-kept"}
+    assert cell["neolm-probe"]["matthews"] > 0.9
+    assert f"| cola | matthews | neolm-probe | {cell['neolm-probe']['matthews']:.4f} |" in done.stdout
+    cell["neolm"]["matthews"] = 0.1234
+    (tmp_path / "cells" / "cola-neolm-1.json").write_text(json.dumps(cell), encoding="utf-8")
+    again = run(*command)  # what is done is not done again
+    assert "cola-neolm-1: " not in again.stderr
+    assert "| cola | matthews | neolm | 0.1234 |" in again.stdout
 
 
 def test_time_to_quality_with_neolm_only(tmp_path: Path) -> None:

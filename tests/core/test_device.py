@@ -1,3 +1,4 @@
+import os
 import platform
 import subprocess
 import sys
@@ -91,6 +92,42 @@ def test_compiling_bfloat16_on_a_cpu_is_refused() -> None:
     assert device.choose_compile(True, "cuda", "bfloat16").value == "on"
     with pytest.raises(InputError, match=r"torch\.compile corrupts memory .*=float32"):
         device.choose_compile(True, "cpu", "bfloat16")
+
+
+KERNELS = """
+import ctypes, sys, torch
+from neolm.core.device import keep_few_kernels
+
+class Info(ctypes.Structure):  # of glibc's mallinfo2
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks used".split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+libc.mallopt(-3, 2**30)  # all in the heap, which mallinfo2 counts
+if sys.argv[1] == "few":
+    keep_few_kernels(8)
+def multiply(length):
+    torch.bmm(torch.ones(4, length, 64).bfloat16(), torch.ones(4, 64, length).bfloat16())
+multiply(31)
+before = libc.mallinfo2().used
+for length in range(32, 132):
+    multiply(length)
+print(libc.mallinfo2().used - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="counts in glibc's heap")
+@pytest.mark.skipif("avx512bw" not in device.cpu_flags(), reason="bfloat16 products without AVX-512 have no kernels")
+def test_only_the_last_kernels_are_kept() -> None:
+    kept = {}
+    limits = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of an earlier training in this process
+    environment = {name: value for name, value in os.environ.items() if name not in limits}
+    for kind in ("few", "all"):
+        done = subprocess.run(
+            [sys.executable, "-c", KERNELS, kind], capture_output=True, text=True, check=True, env=environment
+        )
+        kept[kind] = int(done.stdout)
+    assert kept["few"] < 10 * 2**20 < kept["all"]
 
 
 HEAPS = """

@@ -24,8 +24,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neolm.core.chunks import DamageError, read_chunks
 from neolm.core.errors import InputError
-from neolm.corpus.chunks import DamageError, read_chunks
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.records import Record, read_records
 from neolm.corpus.sources import find_files

@@ -18,7 +18,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neolm.corpus.chunks import Expansion, read_lines
+from neolm.core.chunks import Expansion, read_lines
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.filters import has_longer_line, text_fraction
 from neolm.corpus.ingest import ingest

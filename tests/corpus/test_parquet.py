@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neolm.corpus.chunks import DamageError
+from neolm.core.chunks import DamageError
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.parquet_pages import read_pages, read_row_groups
 from neolm.corpus.parquet_values import column_values

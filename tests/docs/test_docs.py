@@ -1,8 +1,11 @@
 """The documentation does what it says: links lead somewhere, settings exist, commands and Python blocks run.
 
 Commands run in this process, in a directory with a space in its name that holds `my-texts`, `my.jsonl`, `masked.txt`,
-two finished small runs, `runs/mine` and `runs/quickstart`, and a small encoder, `runs/encoder`. Commands that make a
-run start without its output, and are made small by SMALL.
+`story.txt`, tables (`comments.csv`, `questions.csv`, `intents.csv`, `all-intents.csv`, `more-intents.csv`,
+`requests.csv`), `labels.txt`, `decisions.json`, `decided.jsonl`, two moderation policies (`policy.yaml`,
+`strict.yaml`), two finished small runs, `runs/mine` and `runs/quickstart`, a small encoder, `runs/encoder`, and the
+tiny models `runs/questions`, `runs/entities` and `runs/intents`.
+Commands that make a run start without its output, and are made small by SMALL.
 """
 
 import importlib
@@ -12,6 +15,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,19 +23,25 @@ import typer.main
 from encoder_runs import wordpiece_vocabulary
 from samples import sample_text
 from test_cli import SMALL
+from tiny_encoders import tiny_encoder
+from tiny_models import tiny_decoder
+from topic_tables import QUICK, write_csv
+from word_classifier import CATEGORY, write_policy
 
 import neolm.cli
 from neolm.core.config import settings
 from neolm.describe import section_settings
+from neolm.models.hf import save_model
 from neolm.serving.server.settings import ServeConfig
+from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
     (ROOT / "docs").glob("*.md")
 )
 SETTINGS = {setting.key: setting for command in ("run", "evaluate") for setting in section_settings(command)}
-SECTIONS = "corpus|tokenizer|model|pretrain|evaluate"
-PIPELINE = ("run", "pretrain", "corpus build", "tokenizer train")
+SECTIONS = "corpus|tokenizer|model|pretrain|finetune|evaluate"
+PIPELINE = ("run", "pretrain", "corpus build", "tokenizer train", "finetune")
 
 # Lines of the sh blocks that this test does not run, and why; one that is no longer in the docs must go.
 NOT_RUN = {
@@ -42,6 +52,8 @@ NOT_RUN = {
     ".venv/bin/neolm serve runs/quickstart/model": "the same, after `make demo`",
     "neolm import EleutherAI/gpt-neo-125m models/gpt-neo-125m": "fetches from a hub",
 }
+
+ANSWERS = [[{"text": "in town", "answer_start": len(f"Number {n} is ")}] for n in range(12)]
 
 # Commands share one worker, and so one small run.
 pytestmark = pytest.mark.xdist_group("docs")
@@ -120,7 +132,9 @@ def test_named_tests_and_options_exist(page: Path) -> None:
         *group.commands.values(),
         *(sub for c in group.commands.values() for sub in vars(c).get("commands", {}).values()),
     ]
-    known = {option for command in commands for parameter in command.params for option in parameter.opts}
+
+    parameters = [parameter for command in commands for parameter in command.params]
+    known = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     assert not [span for span in spans if re.fullmatch(r"--[\w-]+", span) and span not in known]
 
 
@@ -174,12 +188,13 @@ def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture(scope="session")
 def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with `my-texts`, `my.jsonl`, `masked.txt` and the finished runs that the documentation speaks of."""
+    """A directory with the texts, tables and finished runs that the documentation speaks of."""
     place = tmp_path_factory.mktemp("as documented")
     (place / "my-texts").mkdir()
     for number in range(40):
         (place / "my-texts" / f"story {number:02d}.txt").write_text(sample_text(number), encoding="utf-8")
     (place / "masked.txt").write_text("The boat [MASK] down to town.\n", encoding="utf-8")
+    (place / "comments.csv").write_text("id,comment\n1,The boat [MASK] down to town.\n", encoding="utf-8")
     (place / "my.jsonl").write_text(json.dumps({"content": sample_text(1)}), encoding="utf-8")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(place)
@@ -189,7 +204,66 @@ def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         encoder = ["output=runs/encoder", "model.family=bert", "model.window_size=null", "tokenizer={path: wordpiece}"]
         assert call(["run", "text", "corpus.path=my-texts", *SMALL, *encoder, "evaluate=null"], monkeypatch) == 0
     shutil.copytree(place / "runs" / "mine", place / "runs" / "quickstart")
+    (place / "story.txt").write_text(sample_text(1), encoding="utf-8")
+    (place / "questions.csv").write_text(f'question,context\nWhere?,"{sample_text(2)}"\n', encoding="utf-8")
+    _save_tiny_model(place, "questions", head="span", pooler=False)
+    tags = ("O", "B-PER", "I-PER")
+    _save_tiny_model(place, "entities", head="token", pooler=False, num_labels=len(tags), labels=tags)
+    rows = [(f"Where is my {thing} {number}?", thing) for number in range(20) for thing in ("card", "money")]
+    write_csv(place / "intents.csv", ("text", "label"), rows)
+    write_csv(place / "all-intents.csv", ("text", "label"), [*rows, *((f"Rain in {n}?", "other") for n in range(9))])
+    write_csv(place / "more-intents.csv", ("text", "label"), [(f"So, {text}", label) for text, label in rows[:20]])
+    paragraphs = [
+        {"context": f"Number {n} is in town.", "qas": [{"id": str(n), "question": "Where?", "answers": ANSWERS[n]}]}
+        for n in range(12)
+    ]
+    data = [{"title": str(n), "paragraphs": [paragraph]} for n, paragraph in enumerate(paragraphs)]
+    (place / "questions.json").write_text(json.dumps({"data": data}), encoding="utf-8")
+    entities = [{"tokens": ["To", name], "tags": ["O", "B-PER"]} for name in map(str, range(12))]
+    (place / "entities.jsonl").write_text("\n".join(map(json.dumps, entities)), encoding="utf-8")
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    rows = [{"messages": [{"role": "system", "content": str(number)}, *said]} for number in range(12)]
+    (place / "conversations.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    texts = [(str(number), "a", "b") for number in range(12)]
+    write_csv(place / "summaries.csv", ("id", "article", "summary"), [(n, f"{n}{a}", b) for n, a, b in texts])
+    write_csv(place / "articles.csv", ("id", "article"), [text[:2] for text in texts])
+    write_csv(place / "requests.csv", ("id", "text"), [(1, "Where is my card?"), (2, "Money?")])
+    (place / "labels.txt").write_text("card arrival\nexchange rate\n", encoding="utf-8")
+    questions = {
+        "refund": {"type": "noul", "instructions": "The customer wants a refund."},
+        "topic": {"type": "choice", "criteria": {"billing": None, "delivery": None}},
+    }
+    (place / "decisions.json").write_text(json.dumps(questions), encoding="utf-8")
+    decided = [{"state": state, "questions": questions} for state in ("Money?", "Where is it?", "A boat", "Old men")]
+    for number, one in enumerate(decided):
+        one["answers"] = {"refund": number < 2, "topic": ("billing", "delivery")[number % 2]}
+    (place / "decided.jsonl").write_text("\n".join(map(json.dumps, decided)), encoding="utf-8")
+    _save_tiny_model(place, "intents", head="sequence", num_labels=2, labels=("card", "money"))
+    money = {"money": {**CATEGORY, "labels": ["money"]}}
+    for name in ("policy", "strict"):
+        write_policy(place / f"{name}.yaml", Path("runs/intents"), categories=money, canaries=None)
+    options = [(f"Where is {n}?", "in town", "at sea", "AB"[n % 2]) for n in range(12)]
+    write_csv(place / "choices.csv", ("question", "A", "B", "label"), options)
+    _save_tiny_model(place, "choices", head="choice")
+    read = {"task": "choice", "text_column": "question", "option_columns": ["A", "B"]}
+    (place / "runs" / "choices" / "prediction.json").write_text(json.dumps(read), encoding="utf-8")
+    (place / "glue" / "RTE").mkdir(parents=True)
+    pairs = [f"{n}\tThe boat {n}.\tThe {n}.\t{'not_' * (n % 2)}entailment\n" for n in range(24)]
+    for part in ("train", "dev"):
+        header = "index\tsentence1\tsentence2\tlabel\n"
+        (place / "glue" / "RTE" / f"{part}.tsv").write_text(header + "".join(pairs), encoding="utf-8")
+    for name in ("assistant", "summaries"):
+        save_model(tiny_decoder("gpt-neo", 128), place / "runs" / name)
+        copy_tokenizer(place / "runs" / "mine", place / "runs" / name)
+        (place / "runs" / name / "prediction.json").write_text('{"task": "instruct"}', encoding="utf-8")
     return place
+
+
+def _save_tiny_model(place: Path, name: str, **fields: object) -> None:
+    """A tiny BERT that was never trained, with the tokenizer of `runs/encoder`."""
+    size = load_tokenizer(place / "runs" / "encoder").size
+    save_model(tiny_encoder("bert", vocab_size=size, max_position_embeddings=128, **fields), place / "runs" / name)
+    copy_tokenizer(place / "runs" / "encoder", place / "runs" / name)
 
 
 @pytest.fixture
@@ -208,11 +282,15 @@ def test_commands(
     arguments = shlex.split(line)[1:]
     if " ".join(arguments).startswith(PIPELINE):
         output = next((word.partition("=")[2] for word in arguments if word.startswith("output=")), None)
+        small: Sequence[str] = SMALL
         if "quickstart" in arguments:
             output = output or "runs/quickstart"
+        if "finetune" in arguments:
+            output, small = arguments[arguments.index("--output") + 1], QUICK
         if output:
             shutil.rmtree(workplace / output, ignore_errors=True)
-        arguments += SMALL
+        of_encoder = ["model.embedding_size=16", "tokenizer.vocab_size=140"]  # WordPiece finds few in these texts
+        arguments += [*small, *(of_encoder if "albert-desk" in arguments else [])]
     assert call(arguments, monkeypatch) == 0, capsys.readouterr().err
 
 

@@ -18,9 +18,10 @@ from tiny_models import tiny_decoder
 import neolm
 from neolm.core.device import choose_precision
 from neolm.core.errors import InputError
-from neolm.embedding.embedder import Embedder, batches
+from neolm.embedding.embedder import Embedder
 from neolm.exchange import import_directory
 from neolm.models.hf import save_model
+from neolm.models.token_batches import token_batches
 from neolm.tokenizer.tokenizer import load_tokenizer, train_tokenizer
 
 TEXTS = ["", "The sea.", "the clock is cold, and the water was", "?", "sea " * 37, "a unicorn in the sea", "Ünïcode 海"]
@@ -88,12 +89,12 @@ def test_long_texts_are_truncated_and_counted(directory: Path, capsys: pytest.Ca
 
 def test_batches_hold_each_row_once_and_few_tokens() -> None:
     lengths = [random.Random(n).randrange(1, 600) for n in range(500)]
-    found = list(batches(lengths, 512))
+    found = list(token_batches(lengths, 512))
     assert sorted(row for batch in found for row in batch) == list(range(500))
     assert all(len(batch) == 1 or sum(lengths[row] for row in batch) <= 512 for batch in found)
     sorted_lengths = [lengths[row] for batch in found for row in batch]
     assert sorted_lengths == sorted(lengths, reverse=True)
-    assert list(batches([])) == []
+    assert list(token_batches([], 512)) == []
 
 
 def test_no_text_gives_no_vector(directory: Path) -> None:
@@ -115,7 +116,7 @@ def test_an_imported_model_keeps_its_pooling(tmp_path: Path) -> None:
 
 def test_models_and_tokenizers_that_do_not_fit_are_refused(directory: Path, tmp_path: Path) -> None:
     save_model(tiny_decoder("gpt-neo", 32), tmp_path / "decoder")
-    with pytest.raises(InputError, match="this GPT-Neo is a decoder: it writes text and has no embeddings of texts"):
+    with pytest.raises(InputError, match="this GPT-Neo is a decoder and has no embeddings of texts"):
         neolm.load_embedder(tmp_path / "decoder")
     few = tiny_encoder("bert", vocab_size=20)
     with pytest.raises(InputError, match="the tokenizer has 73 tokens and the model 20: they do not belong together"):

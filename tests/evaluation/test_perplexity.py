@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neolm.core.errors import InputError, NonFiniteError
-from neolm.evaluation.bootstrap import Interval
 from neolm.evaluation.measurement import likelihood_values
 from neolm.evaluation.perplexity import (
     DocumentScore,
@@ -21,6 +20,7 @@ from neolm.evaluation.perplexity import (
     window_and_stride,
     word_count,
 )
+from neolm.metrics.intervals import Interval
 from neolm.models.decoder import Decoder
 from neolm.tokenizer.tokenizer import Tokenizer
 

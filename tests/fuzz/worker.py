@@ -32,7 +32,8 @@ from neolm.recipe import load_recipe
 from neolm.report.compare import compare_runs
 from neolm.report.run_report import build_report
 from neolm.show import show
-from neolm.tokenizer.chat import Message, load_chat_template
+from neolm.tokenizer.chat import Message
+from neolm.tokenizer.chat_files import load_chat_template
 from neolm.tokenizer.tokenizer import load_tokenizer
 from neolm.training.checkpoint import last_checkpoint
 

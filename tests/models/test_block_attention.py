@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from neolm.models import block_attention as module
 from neolm.models.attention import attend, causal_mask
-from neolm.models.block_attention import block_attention, blocks, full_attention
+from neolm.models.block_attention import block_attention, blocks, full_attention, products_are_faster
+from neolm.models.dropout import draw_mask, masked
 
 
 def inputs(T: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
@@ -60,6 +61,45 @@ def test_gradients_with_dropout(monkeypatch: pytest.MonkeyPatch, saved_keys: int
         return block_attention(*tensors, 4, 0.25, 0.4)
 
     assert torch.autograd.gradcheck(dropped, (q, k, v))
+
+
+@pytest.mark.parametrize("saved_keys", [0, 1024])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("T", [7, 300])
+def test_values_and_gradients_with_the_mask_of_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, T: int, causal: bool, saved_keys: int
+) -> None:
+    monkeypatch.setattr(module, "MAX_SAVED_KEYS", saved_keys)
+    q, k, v, upstream = inputs(T, torch.float32)
+    torch.manual_seed(1)
+    kept = torch.zeros(6, T, T)
+    for queries, keys in blocks(T, None, causal):
+        ones = torch.ones_like(kept[:, queries, keys])
+        kept[:, queries, keys] = masked(ones, draw_mask(ones, 0.4), 0.4)
+    scores = q @ k.transpose(-1, -2) * 0.25
+    if causal:
+        scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), float("-inf"))
+    expected = scores.softmax(-1) * kept.view(2, 3, T, T) @ v
+    torch.manual_seed(1)
+    got = block_attention(q, k, v, None, 0.25, 0.4) if causal else full_attention(q, k, v, None, 0.25, 0.4)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    found, wanted = (torch.autograd.grad((y * upstream.detach()).sum(), (q, k, v)) for y in (got, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_everything_can_be_dropped(dtype: torch.dtype) -> None:
+    q, k, v, _ = inputs(20, dtype)
+    y = block_attention(q, k, v, None, 0.25, 1.0)
+    y.sum().backward()
+    assert all(x is not None and not x.count_nonzero() for x in (y, q.grad, k.grad, v.grad))
+
+
+def test_products_are_chosen_on_a_cpu_in_bfloat16_or_with_dropout() -> None:
+    q = torch.zeros(1, 1, 2, 4)
+    chosen = {(d, p): products_are_faster(q.to(d), p) for d in (torch.float32, torch.bfloat16) for p in (0.0, 0.1)}
+    assert [key for key, value in chosen.items() if not value] == [(torch.float32, 0.0)]
+    assert not products_are_faster(q.to("meta"), 0.1)
 
 
 def test_dropout_keeps_the_mean() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from neolm.core.errors import InputError
-from neolm.models import decoder
+from neolm.models import decoder, trunk
 from neolm.models.attention import attend, causal_mask
 from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder, count_parameters
@@ -103,7 +103,7 @@ def test_each_dropout_has_an_effect_in_training_only(family, padded, kind):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_residual_dropout_applies_to_attention_and_mlp(family, monkeypatch):
     model, ids = make(family, residual_dropout=0.5).train(), ids_of(2, 24)
-    monkeypatch.setattr(F, "dropout", lambda x, p, training: x * 0 if p else x)
+    monkeypatch.setattr(trunk, "dropout", lambda x, p, training: x * 0 if p else x)
     embedded = model.embedding(ids) + (model.positions.weight if model.positions else 0)
     assert torch.equal(model(ids), model.head(model.norm(embedded)))
 

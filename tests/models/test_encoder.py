@@ -15,6 +15,7 @@ from tiny_encoders import padded_batch, tiny_encoder
 from neolm.core.errors import InputError, SettingError
 from neolm.models.encoder import Encoder
 from neolm.models.encoder_config import EncoderConfig, encoder_config
+from neolm.models.encoder_heads import MaskedHead
 from neolm.models.families import ENCODERS, PRESETS, preset
 from neolm.models.hf import load_decoder, load_model, save_model
 from neolm.models.token_layout import TokenLayout
@@ -176,6 +177,32 @@ def test_few_numbers_of_rows_occur() -> None:
     assert all(layout.filling < layout.spans[0].tokens / 32 for layout in layouts)
 
 
+def test_few_lengths_occur_in_a_padded_batch_with_a_gradient() -> None:
+    lengths = torch.arange(512, 0, -1)
+    mask = torch.arange(512) < lengths.unsqueeze(1)
+    layout = TokenLayout((512, 512), mask, torch.device("cpu"))
+    assert [span.shape[1] for span in layout.spans] == [*range(512, 256, -32), *range(256, 0, -16)]
+    assert sum(span.shape[0] * span.shape[1] for span in layout.spans) < 1.06 * mask.sum()
+    most = TokenLayout((2, 100), torch.arange(100) < torch.tensor([[99], [1]]), torch.device("cpu"))
+    assert [span.shape for span in most.spans] == [(1, 100), (1, 16)]  # not longer than the batch
+    with torch.no_grad():  # no padding
+        layout = TokenLayout((512, 512), mask, torch.device("cpu"))
+    assert [span.shape for span in layout.spans] == [(1, length) for length in lengths]
+
+
+def test_few_numbers_of_predictions_occur(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, hidden, rows = tiny_encoder("bert").head, torch.randn(300, 32), set()
+    logits, transformed = head(hidden), MaskedHead._transformed
+    monkeypatch.setattr(MaskedHead, "_transformed", lambda head, x: rows.add(len(x)) or transformed(head, x))
+    for predicted in range(129, 257):
+        labels = torch.where(torch.arange(300) < predicted, 7, -100)
+        loss, correct = head(hidden, labels)
+        expected = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert correct == (logits[:predicted].argmax(-1) == 7).sum()
+    assert rows == set(range(132, 257, 4))
+
+
 @pytest.mark.parametrize("family", ENCODERS)
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
@@ -317,7 +344,9 @@ def test_every_setting_of_an_encoder_is_used() -> None:
         "bos_token_id": 5, "eos_token_id": 6, "head": "masked", "sentence_task": "nsp",
     }  # fmt: skip
     with_labels = {"num_labels", "labels", "problem"}  # of classifiers: tests/parity/test_encoder_logits.py
-    assert {*values, *with_labels, "pooler", "family"} == {*EncoderConfig.model_fields}
+    with_labels |= {"pooling"}  # tests/models/test_mean_pooling.py
+    of_new_weights = {"initialisation"}  # tests/models/test_neighbour_heads.py
+    assert {*values, *with_labels, *of_new_weights, "pooler", "family"} == {*EncoderConfig.model_fields}
     written = hf_config(encoder_config("albert", **base))
     for name, value in values.items():
         assert hf_config(encoder_config("albert", **{**base, name: value})) != written, name

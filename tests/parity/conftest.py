@@ -20,6 +20,11 @@ CLASSES = {
     "gpt-neo": (transformers.GPTNeoConfig, transformers.GPTNeoForCausalLM),
     "gpt-neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM),
 }
+CLASSIFIERS = {
+    "gpt2": transformers.GPT2ForSequenceClassification,
+    "gpt-neo": transformers.GPTNeoForSequenceClassification,
+    "gpt-neox": transformers.GPTNeoXForSequenceClassification,
+}
 TINY: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32},
     "gpt-neo": {
@@ -51,9 +56,10 @@ def quiet_and_few_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def build_oracle(family: str, seed: int = 0, **keys: Any) -> Any:
+def build_oracle(family: str, seed: int = 0, classifier: bool = False, **keys: Any) -> Any:
     """A `transformers` model in eval mode with eager attention and realistic random weights."""
     config_class, model_class = CLASSES[family]
+    model_class = CLASSIFIERS[family] if classifier else model_class
     fields = {"vocab_size": 61, "bos_token_id": 0, "eos_token_id": 0, **TINY[family], **keys}
     config = config_class(**fields, attn_implementation="eager")
     model = model_class(config).eval()

@@ -26,7 +26,8 @@ from neolm.exchange import import_directory
 from neolm.generation.batch import end_token_ids, generate_ids
 from neolm.generation.config import GenerationConfig
 from neolm.models.hf import load_model
-from neolm.tokenizer.chat import Message, load_chat_template
+from neolm.tokenizer.chat import Message
+from neolm.tokenizer.chat_files import load_chat_template
 from neolm.tokenizer.tokenizer import load_tokenizer, train_tokenizer
 
 ODD_TEXTS = (

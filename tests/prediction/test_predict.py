@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
-import tracemalloc
+import shutil
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import neolm
 from neolm.core.errors import InputError, NonFiniteError
 from neolm.models.encoder import Encoder
 from neolm.models.hf import save_model
-from neolm.prediction.lines import MAX_LINE_BYTES, SHOWN, predict_lines
+from neolm.prediction.fill_mask import FillMask
 from neolm.prediction.masked_text import MaskedText, masked_text
-from neolm.prediction.predict import load_predictor
+from neolm.tables.journal import SHOWN
+from neolm.tables.table import open_table
 from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 
 Call = Callable[..., tuple[int, str, str]]
@@ -134,13 +135,13 @@ def test_a_refused_text_among_several_is_named(masked_model: Path) -> None:
         neolm.predict(masked_model, [TEXTS[0], "none"])
 
 
-@pytest.mark.parametrize("head", ["sequence", "none", "sentence"])
+@pytest.mark.parametrize("head", ["none", "sentence"])
 def test_another_head_is_one_line(neolm_: Call, tmp_path: Path, vocabulary: Path, head: str) -> None:
     save_model(tiny_encoder("bert", vocab_size=300, head=head), tmp_path)
     copy_tokenizer(vocabulary, tmp_path)
     code, _, err = neolm_("predict", tmp_path, TEXTS[0])
     assert code == 2
-    assert f"the encoder has the head '{head}'; a [MASK] is filled by a masked language model" in err
+    assert f"the encoder has the head '{head}', which predicts nothing; heads that do are pretraining" in err
 
 
 def test_a_decoder_is_one_line(neolm_: Call, tmp_path: Path) -> None:
@@ -157,8 +158,13 @@ def test_a_decoder_is_one_line(neolm_: Call, tmp_path: Path) -> None:
         (["a [MASK]", "--input", "in.txt"], "give texts such as"),
         (["a [MASK]", "--output", "out.jsonl"], "--output is for --input"),
         (["--input", "missing.txt"], "missing.txt: there is no such file"),
-        (["--input", "in.csv"], "in.csv: only .jsonl and .txt are read"),
-        (["--input", "in.txt", "--output", "in.txt"], "in.txt: this is not a file of predictions"),
+        (["--input", "in.md"], "in.md: tables are .csv, .tsv, .jsonl, .json, .parquet and .txt files"),
+        (["--input", "in.txt", "--output", "in.txt"], "in.txt: tables are written to .csv, .tsv, .jsonl and .parquet"),
+        (["--input", "in.csv", "--output", "in.csv"], "in.csv: input and output are the same file"),
+        (
+            ["--input", "in.txt", "--output", "in.csv"],
+            "in.csv: this file has no column 'filled', so it",
+        ),
         (["a [MASK]", "--top-k", "0"], "top_k: 0 is not between 1 and the"),
         (["a [MASK]", "--top-k", "1000"], "top_k: 1000 is not between 1 and the"),
     ],
@@ -172,12 +178,12 @@ def test_wrong_arguments_are_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("in.txt", "in.csv"):
-        (tmp_path / name).write_text("the [MASK]\n")
+    for name in ("in.txt", "in.md", "in.csv"):
+        (tmp_path / name).write_text("text\nthe [MASK]\n")
     code, out, err = neolm_("predict", masked_model, *arguments)
     assert (code, out) == (2, "")
     assert message in err
-    assert (tmp_path / "in.txt").read_text() == "the [MASK]\n"
+    assert (tmp_path / "in.csv").read_text() == "text\nthe [MASK]\n"
 
 
 def test_the_terminal_shows_alternatives_and_json_has_all(neolm_: Call, masked_model: Path) -> None:
@@ -192,53 +198,81 @@ def test_the_terminal_shows_alternatives_and_json_has_all(neolm_: Call, masked_m
     assert rows == neolm.predict(masked_model, TEXTS, top_k=2)
 
 
-def test_a_file_has_a_line_for_each_line(neolm_: Call, masked_model: Path, tmp_path: Path) -> None:
-    given = [json.dumps({"content": text}).encode() for text in TEXTS]
+def test_a_table_keeps_its_rows_and_names_the_bad_ones(neolm_: Call, masked_model: Path, tmp_path: Path) -> None:
+    given = [json.dumps({"content": text, "n": 1}).encode() for text in TEXTS]
     given[1:1] = [b'{"content": "none"}', b"{", b'"text"', b'{"content": 1}', b"\xff", b"", b'{"content": ""}']
     (tmp_path / "in.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\n".join(given))  # with a byte order mark
     arguments = ["--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl", "--text-column", "content"]
     code, out, err = neolm_("predict", masked_model, *arguments, "--batch-size", 3)
-    assert (code, out) == (2, "")  # the bad lines
+    assert (code, out) == (2, "")  # the bad rows
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["line"] for row in rows] == list(range(1, 12))
     good = [row for row in rows if "error" not in row]
-    assert [(row["text"], row["filled"]) for row in good] == [
-        (row["text"], row["filled"]) for row in neolm.predict(masked_model, TEXTS)
+    assert [(row["content"], row["n"], row["filled"]) for row in good] == [
+        (row["text"], 1, row["filled"]) for row in neolm.predict(masked_model, TEXTS)
     ]
-    assert {row["line"]: row["error"] for row in rows if "error" in row} == {
-        2: "there is no [MASK] in 'none'; write it in place of a word",
-        3: "not a JSON object",
-        4: "not a JSON object",
-        5: "there is no text under the key 'content'",
-        6: "not UTF-8",
-        7: "not a JSON object",
-        8: "the text is empty",
-    }
-    assert "4 of 11 lines predicted; line 2: there is no [MASK]" in err
-    assert f"and {7 - SHOWN} more" in err
+    assert [list(row) for row in good] == [["content", "n", "filled", "masks"]] * 4
+    assert [row for row in rows if "error" in row] == [
+        {"content": "none", "error": "there is no [MASK] in 'none'; write it in place of a word"},
+        {"error": "not a JSON object"},
+        {"error": "not a JSON object"},
+        {"content": 1, "error": "the value under 'content' is not text (int)"},
+        {"error": "not UTF-8"},
+        {"content": "", "error": "the text is empty"},
+    ]
+    assert "4 of 10 rows done; line 2: there is no [MASK]" in err
+    assert f"and {6 - SHOWN} more" in err
     (tmp_path / "in.txt").write_text(TEXTS[0] + "\n")
     code, out, _ = neolm_("predict", masked_model, "--input", tmp_path / "in.txt")
     assert code == 0
-    assert json.loads(out)["filled"] == neolm.predict(masked_model, TEXTS[0])[0]["filled"]
+    assert json.loads(out) == neolm.predict(masked_model, TEXTS[0])[0]
 
 
-def test_a_long_file_does_not_stay_in_memory(masked_model: Path, tmp_path: Path) -> None:
-    source = tmp_path / "in.txt"
-    with source.open("wb") as file:
-        for _ in range(40):
-            file.write(b"x" * (2 * MAX_LINE_BYTES) + b"\n")
-        file.write(b"the [MASK] went")
-    predictor, target = load_predictor(masked_model), BytesIO()
-    tracemalloc.start()
-    summary = predict_lines(predictor, source, target, batch_size=2)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert (summary.lines, summary.failed) == (41, 40)
-    assert peak < 12 * MAX_LINE_BYTES
-    rows: list[dict[str, Any]] = [json.loads(line) for line in target.getvalue().splitlines()]
-    assert rows[0] == {"line": 1, "error": f"more than {MAX_LINE_BYTES:,} bytes"}
-    assert rows[-1]["line"] == 41
-    assert "filled" in rows[-1]
+def test_a_csv_becomes_a_csv_and_a_parquet_file(neolm_: Call, masked_model: Path, tmp_path: Path) -> None:
+    with (tmp_path / "in.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([(text, number) for number, text in enumerate(TEXTS)])
+    for suffix in ("csv", "parquet"):
+        arguments = ["--input", tmp_path / "in.csv", "--output", tmp_path / f"out.{suffix}", "--text-column", 1]
+        code, _, err = neolm_("predict", masked_model, *arguments)
+        assert code == 0
+        assert "in.csv: 2 columns, comma-separated, no header: column 1, 2" in err
+        rows = [row.values for row in open_table(tmp_path / f"out.{suffix}").rows()]
+        for number, (row, expected) in enumerate(zip(rows, neolm.predict(masked_model, TEXTS), strict=True)):
+            assert (row["column_1"], row["column_2"]) == (TEXTS[number], str(number))
+            assert row["filled"] == expected["filled"]
+            assert json.loads(row["masks"]) == expected["masks"]
+            assert not row["error"]
+    code, _, err = neolm_("predict", masked_model, *arguments[:-1], "text")
+    assert code == 2
+    assert "there is no column 'text'; the file has no header, and its columns are numbered 1 to 2" in err
+
+
+def test_other_weights_start_a_killed_prediction_anew(
+    neolm_: Call, masked_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(masked_model, model)
+    (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in TEXTS))
+    arguments = ["--input", tmp_path / "in.txt", "--output", tmp_path / "out.jsonl", "--batch-size", 1]
+
+    def interrupted() -> None:
+        predict, calls = FillMask.predict, []
+
+        def stopping(self: FillMask, rows: Any) -> Any:
+            calls.append(rows)
+            if len(calls) == 3:
+                raise RuntimeError("stopped")
+            return predict(self, rows)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FillMask, "predict", stopping)
+            with pytest.raises(RuntimeError, match="stopped"):
+                neolm_("predict", model, *arguments)
+
+    interrupted()
+    assert "2 rows were done before; resuming at row 3" in neolm_("predict", model, *arguments)[2]
+    interrupted()
+    (model / "model.safetensors").touch()
+    assert "a setting has changed since it was begun; starting anew" in neolm_("predict", model, *arguments)[2]
 
 
 def test_damaged_weights_are_named(masked_model: Path) -> None:

@@ -178,11 +178,13 @@ def test_the_card_of_an_encoder(whole: Path) -> None:
         ("sequence", "text-classification", "AutoModelForSequenceClassification"),
         ("token", "token-classification", "AutoModelForTokenClassification"),
         ("none", "feature-extraction", "AutoModel"),
+        ("mean", "text-classification", "AutoModel"),  # transformers has no such head
         ("masked", "fill-mask", "AutoModelForMaskedLM"),
     ],
 )
 def test_the_card_of_an_imported_encoder(tmp_path: Path, vocabulary: Path, head: str, task: str, loader: str) -> None:
-    save_model(tiny_encoder("albert", vocab_size=300, head=head), tmp_path / "source")
+    fields = {"head": "sequence", "pooling": "mean", "pooler": False} if head == "mean" else {"head": head}
+    save_model(tiny_encoder("albert", vocab_size=300, **fields), tmp_path / "source")
     copy_tokenizer(vocabulary, tmp_path / "source")
     import_directory(str(tmp_path / "source"), tmp_path / "copy", None)
     card = ModelCard.load(tmp_path / "copy" / "README.md")

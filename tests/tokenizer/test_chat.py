@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from neolm.core.errors import InputError
-from neolm.tokenizer.chat import Message, OwnTemplate, PlainTemplate, load_chat_template, without_oldest
+from neolm.tokenizer.chat import Message, OwnTemplate, PlainTemplate, without_oldest
+from neolm.tokenizer.chat_files import load_chat_template
 from neolm.tokenizer.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
 
 TEXT = "User: What is the sea? Assistant: The sea is water. System: be brief, and say the day and the water of April."

@@ -17,7 +17,7 @@ from tokenizers import AddedToken
 
 from neolm.core.errors import InputError
 from neolm.tokenizer import directory as directory_module
-from neolm.tokenizer.chat import load_chat_template
+from neolm.tokenizer.chat_files import load_chat_template
 from neolm.tokenizer.directory import NoTokenizerError
 from neolm.tokenizer.encoder_pipeline import bert_normalizer
 from neolm.tokenizer.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer, train_tokenizer

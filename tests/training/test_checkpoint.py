@@ -347,7 +347,9 @@ def test_an_exception_waits_for_the_write_and_is_not_masked(
     assert names(tmp_path) == ["step-00000005"]
 
 
-def test_ctrl_c_while_waiting_loses_nothing(tmp_path: Path, gate: Gate) -> None:
+def test_ctrl_c_while_waiting_loses_nothing(tmp_path: Path, gate: Gate, request: pytest.FixtureRequest) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for jobs in the background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     writer = CheckpointWriter(tmp_path, keep=2)
     writer.save("step", parts_of(5), {"step": 5})
     gate.reached.wait()

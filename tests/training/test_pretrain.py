@@ -1,5 +1,6 @@
 """The stages `pretrain` and `model`."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -38,3 +39,19 @@ def test_without_a_validation_the_last_step_is_the_best(
     assert stage.pretrain(run_directory, MODEL, config(), seed=1).counts["best_step"] is None
     stage.build_model(run_directory, config())
     assert "no validation loss was measured: the weights of step 4 are used" in capsys.readouterr().err
+
+
+def test_kept_kernels_are_limited_before_the_first_product(
+    run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.delenv(limit, raising=False)
+    found = []
+
+    def measure(*arguments: object) -> float:
+        found.append(os.environ.get(limit))
+        return 1e9
+
+    monkeypatch.setattr(stage, "matrix_ceiling", measure)
+    stage.pretrain(run_directory, MODEL, config(), seed=1)
+    assert found == ["64"]

@@ -77,7 +77,7 @@ def test_a_loss_at_the_entropy_is_reported_at_step_200(loss: float) -> None:
     assert line.startswith(f"step 200: the loss of {loss:.1f}"[:-1])
     assert "is at the unigram entropy of the text, 6.93 nats: so far, the model has only learnt how frequent" in line
     assert "Try a lower learning_rate (now 0.00176), a longer warm-up (now 100 steps; post-norm models" in line
-    assert "optimiser=adamw or muon (now lamb), or smaller new weights (model.initializer_range" in line
+    assert "optimiser=adamw or muon (now lamb), or, for an encoder, model.initialisation=informed" in line
     assert "\n" not in line
 
 

@@ -155,6 +155,7 @@ ALBERT = Family(
         ),
         "sentence": (Rule("sentence_head", ("sop_classifier.classifier",)),),
         "classifier": (Rule("head", ("classifier",)),),
+        "mean_classifier": (Rule("head", ("mean_classifier",)),),
         "span": (Rule("head", ("qa_outputs",)),),
     },
     copies=_copies,

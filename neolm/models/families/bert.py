@@ -136,6 +136,7 @@ BERT = Family(
         ),
         "sentence": (Rule("sentence_head", ("cls.seq_relationship",)),),
         "classifier": (Rule("head", ("classifier",)),),
+        "mean_classifier": (Rule("head", ("mean_classifier",)),),
         "span": (Rule("head", ("qa_outputs",)),),
     },
     copies=_copies,

@@ -75,7 +75,7 @@ class Family:
     model_type: str
     """`model_type` in `config.json`."""
     architecture: str
-    """Class name in `architectures` in `config.json`; for an encoder, the part before `For` or `Model`."""
+    """Class name in `architectures` in `config.json`, without its end, which names the head."""
     keys: tuple[Key, ...]
     fixed: Mapping[str, Any]
     """Fields of the configuration that the published format cannot change."""
@@ -95,14 +95,18 @@ class Family:
     gguf: str | None = None
     """Name of the architecture in llama.cpp; None: there is none."""
     kind: Literal["decoder", "encoder"] = "decoder"
+    language_model: str = "ForCausalLM"
+    """End of a decoder's class name with a language model head."""
     truncated: bool = False
     """New weights are drawn from a normal distribution that is truncated at two standard deviations."""
     head_rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
-    """An encoder's heads: `masked`, `sentence`, `classifier` and `span`, without `prefix`."""
+    """Heads without `prefix`: `classifier`; an encoder's also `masked`, `sentence`, `mean_classifier` and `span`."""
     copies: Callable[[Any], Iterable[Copy]] = lambda config: ()
     """Published tensors of an encoder that are the same as others."""
     place: Callable[[Any, int], str] = lambda config, block: str(block)
     """What `#` stands for in the published names of a block, counted from 0."""
 
+
+DECODER_HEADS = {"classifier": (Rule("head", ("score",)),)}
 
 TOKEN_KEYS = tuple(Key(name, (name,), 50256) for name in ("bos_token_id", "eos_token_id"))  # of GPT-2's tokenizer

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from neolm.models.families.family import TOKEN_KEYS, Family, Key, Preset, Rule
+from neolm.models.families.family import DECODER_HEADS, TOKEN_KEYS, Family, Key, Preset, Rule
 
 if TYPE_CHECKING:
     from neolm.models.config import DecoderConfig
@@ -53,7 +53,8 @@ GPT2 = Family(
     ),
     initialisation=_initialisation,
     model_type="gpt2",
-    architecture="GPT2LMHeadModel",
+    architecture="GPT2",
+    language_model="LMHeadModel",
     keys=(
         Key("vocab_size", ("vocab_size",), 50257),
         Key("max_position_embeddings", ("n_positions", "max_position_embeddings", "n_ctx"), 1024),
@@ -87,5 +88,6 @@ GPT2 = Family(
         Rule("blocks.#.mlp.contract", ("h.#.mlp.c_proj",), "transposed"),
         Rule("norm", ("ln_f",)),
     ),
+    head_rules=DECODER_HEADS,
     gguf="gpt2",
 )

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from neolm.core.errors import InputError, shortened
-from neolm.models.families.family import MAX_LAYERS, TOKEN_KEYS, Family, Key, Preset, Rule
+from neolm.models.families.family import DECODER_HEADS, MAX_LAYERS, TOKEN_KEYS, Family, Key, Preset, Rule
 
 if TYPE_CHECKING:
     from neolm.models.config import DecoderConfig
@@ -81,7 +81,7 @@ GPT_NEO = Family(
     ),
     initialisation=_initialisation,
     model_type="gpt_neo",
-    architecture="GPTNeoForCausalLM",
+    architecture="GPTNeo",
     keys=(
         Key("vocab_size", ("vocab_size",), 50257),
         Key("max_position_embeddings", ("max_position_embeddings",), 2048),
@@ -122,4 +122,5 @@ GPT_NEO = Family(
         Rule("blocks.#.mlp.contract", ("h.#.mlp.c_proj",)),
         Rule("norm", ("ln_f",)),
     ),
+    head_rules=DECODER_HEADS,
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from neolm.core.errors import InputError, shortened
-from neolm.models.families.family import Family, Key, Preset, Rule
+from neolm.models.families.family import DECODER_HEADS, Family, Key, Preset, Rule
 
 if TYPE_CHECKING:
     from neolm.models.config import DecoderConfig
@@ -80,7 +80,7 @@ GPT_NEOX = Family(
     ),
     initialisation=_initialisation,
     model_type="gpt_neox",
-    architecture="GPTNeoXForCausalLM",
+    architecture="GPTNeoX",
     keys=(
         Key("vocab_size", ("vocab_size",), 50432),
         Key("max_position_embeddings", ("max_position_embeddings",), 2048),
@@ -116,5 +116,6 @@ GPT_NEOX = Family(
         Rule("blocks.#.mlp.contract", ("layers.#.mlp.dense_4h_to_h",)),
         Rule("norm", ("final_layer_norm",)),
     ),
+    head_rules=DECODER_HEADS,
     gguf="gptneox",
 )

@@ -24,6 +24,7 @@ function statsText({ stats = {}, state, finishReason, settings, tokens, edited }
   if (state === "stopped") parts.push("Stopped");
   if (finishReason === "length" && state === "done")
     parts.push(settings?.max_tokens === count ? "Reached max tokens" : "Reached the end of the context");
+  if (finishReason === "content_filter") parts.push("Ended by the moderation policy of this server");
   if (firstToken !== undefined) parts.push(`${(firstToken / 1000).toFixed(2)} s to first token`);
   if (speed !== undefined) parts.push(`${speed.toFixed(speed < 100 ? 1 : 0)} tokens/s`);
   if (count !== undefined) parts.push(`${count} ${count === 1 ? "token" : "tokens"}`);

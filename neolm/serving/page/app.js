@@ -3,6 +3,7 @@
 import { ApiKey } from "./api-key.js";
 import { AutoScroll } from "./auto-scroll.js";
 import { BrowserStorage } from "./browser-storage.js";
+import { ClassifyView } from "./classify-view.js";
 import { CompareBar, ModelPicker } from "./compare.js";
 import { Composer } from "./composer.js";
 import { ContextGauge } from "./context-gauge.js";
@@ -89,15 +90,14 @@ class App {
       },
       setMode: (mode) => preferences.set("mode", mode),
     });
-    this.embeddingView = new EmbeddingView(
-      byId("embed"),
-      async (model, texts) => {
-        const vectors = await this.server.embed(model, texts);
-        if (this.models.find(model)?.loaded === false) this.#refreshModels();
-        return vectors;
-      },
-      () => this.#askApiKey(this.apiKey.value !== null),
-    );
+    const asking = (name) => async (model, input) => {
+      const answer = await this.server[name](model, input);
+      if (this.models.find(model)?.loaded === false) this.#refreshModels();
+      return answer;
+    };
+    const enterKey = () => this.#askApiKey(this.apiKey.value !== null);
+    this.embeddingView = new EmbeddingView(byId("embed"), asking("embed"), enterKey);
+    this.classifyView = new ClassifyView(byId("classify"), asking("classify"), enterKey);
     this.skip = document.querySelector(".skip");
     this.picker = new ModelPicker(byId("model"), (id) => preferences.set("leftModel", id));
     this.compareBar = new CompareBar(byId("compare"), {
@@ -155,7 +155,7 @@ class App {
     }
     const help = () => showHelp(this.info.version);
     const card = () => {
-      const model = this.models.encoder?.id ?? this.#chosen()[0].model;
+      const model = this.models.reader?.id ?? this.#chosen()[0].model;
       if (model) showCard(this.server, model);
     };
     byId("card").addEventListener("click", card);
@@ -204,7 +204,7 @@ class App {
 
   /** Starts a new conversation. */
   begin() {
-    this.models.leaveEncoder();
+    this.models.leaveReader();
     this.session.start(this.mode());
     this.list.closeOverlay();
     this.composer.focus();
@@ -292,8 +292,8 @@ class App {
     const { preferences, session, models } = this;
     const { conversation } = session;
     // Opening a conversation shows it, with a model that writes; setting that renders the page.
-    if (this.rendered && conversation !== this.rendered && this.models.leaveEncoder()) return;
-    const encoder = this.models.encoder;
+    if (this.rendered && conversation !== this.rendered && this.models.leaveReader()) return;
+    const { reader } = this.models;
     const chosen = this.#chosen();
     const [{ model }] = chosen;
     const started = conversation.messages.size > 0;
@@ -304,13 +304,15 @@ class App {
     document.body.classList.toggle("comparing", compare);
     this.conversationView.render(conversation);
     this.welcome.update(!started, { mode: conversation.mode, model: this.models.find(model) });
-    this.embeddingView.update(encoder);
-    for (const id of ["scroller", "composer", "composer-info"]) byId(id).hidden = Boolean(encoder);
-    this.skip.href = encoder ? "#embed-text-0" : "#message";
-    this.skip.textContent = encoder ? "Skip to the texts" : "Skip to the message box";
-    this.picker.update(models.all, encoder?.id ?? model);
-    byId("model-group").hidden = compare && !encoder;
-    this.compareBar.update(compare && !encoder, this.models.writers, chosen);
+    const ofKind = (kind) => (reader?.kind === kind ? reader : undefined);
+    this.embeddingView.update(ofKind("embed"));
+    this.classifyView.update(ofKind("classify"));
+    for (const id of ["scroller", "composer", "composer-info"]) byId(id).hidden = Boolean(reader);
+    this.skip.href = reader ? `#${reader.kind}-text-0` : "#message";
+    this.skip.textContent = reader ? "Skip to the texts" : "Skip to the message box";
+    this.picker.update(models.all, reader?.id ?? model);
+    byId("model-group").hidden = compare && !reader;
+    this.compareBar.update(compare && !reader, this.models.writers, chosen);
     this.settingsPanel.render(chosen, isCompletion);
     this.composer.update({ busy: session.busy, isCompletion, started, model });
     this.contextGauge.update(conversation, compare ? chosen : [chosen[0]]);

@@ -17,7 +17,7 @@
  * @property {string} [model]
  * @property {Object} [settings] sampling parameters as they were sent
  * @property {State} [state]
- * @property {"stop"|"length"|null} [finishReason]
+ * @property {"stop"|"length"|"content_filter"|null} [finishReason]
  * @property {{kind: string, message: string, retryAfter?: number}|null} [error]
  * @property {Stats} [stats]
  * @property {Token[]} [tokens]

@@ -122,7 +122,8 @@ export class Generation {
     const tokens = isChat ? chatTokens(choice.logprobs) : completionTokens(choice.logprobs);
     message.text += text;
     if (tokens.length) (message.tokens ??= []).push(...tokens);
-    if (choice.finish_reason) message.finishReason = choice.finish_reason === "length" ? "length" : "stop";
+    const reason = choice.finish_reason;
+    if (reason) message.finishReason = ["length", "content_filter"].includes(reason) ? reason : "stop";
     return text !== "" || tokens.length > 0;
   }
 

@@ -50,7 +50,7 @@ function parseAnswer(data) {
     model: isString(data.model, 512) ? data.model : "",
     settings: parseParameters(data.settings),
     state: interrupted ? "failed" : (oneOf(data.state, "done", "stopped", "failed") ?? "done"),
-    finishReason: oneOf(data.finishReason, "stop", "length"),
+    finishReason: oneOf(data.finishReason, "stop", "length", "content_filter"),
     error: interrupted
       ? { kind: "page_closed", message: "" }
       : isObject(error) && isString(error.kind, 32) && isString(error.message, 4096)

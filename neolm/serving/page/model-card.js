@@ -6,6 +6,11 @@ import { openDialog } from "./dialogs.js";
 import { renderMarkdown } from "./markdown.js";
 import { errorText } from "./server.js";
 
+const KINDS = {
+  embed: "encoder: it reads texts and cannot write",
+  classify: "classifier: it gives texts labels and cannot write",
+};
+
 function sizeText(parameters) {
   if (!Number.isFinite(parameters)) return "";
   const [unit, name] = [
@@ -53,7 +58,8 @@ function renderStage({ stage, directory, created, details }) {
 }
 
 function render(model) {
-  const { id, kind, digest, family, parameters, context, dimensions, dtype, quantize, config, card, lineage } = model;
+  const { id, kind, digest, family, parameters, context, dimensions, labels } = model;
+  const { dtype, quantize, config, card, lineage } = model;
   const copy = digest
     ? button("Copy", {
         icon: "copy",
@@ -65,11 +71,12 @@ function render(model) {
   return [
     facts([
       ["Name", id],
-      ["Kind", kind === "embed" ? "encoder: it reads texts and cannot write" : null],
+      ["Kind", KINDS[kind]],
       ["Family", family],
       ["Parameters", sizeText(parameters)],
       ["Context", Number.isFinite(context) ? `${context.toLocaleString("en-GB")} tokens` : null],
       ["Dimensions", dimensions],
+      ["Labels", labels?.join(", ")],
       ["Data type", quantize ? `${dtype}, weights quantised to ${quantize}` : dtype],
       ["Digest", digest ? [element("code", { class: "digest" }, digest), " ", copy] : null],
     ]),

@@ -1,6 +1,7 @@
 /** The models of the server, and which of them the user chose. */
 
 const MAX_TOKENS = 4096; // unless the server's limit is lower
+const READERS = ["embed", "classify"]; // kinds of models that cannot write
 const SIDES = ["left", "right"];
 
 export class ModelChoice {
@@ -17,19 +18,19 @@ export class ModelChoice {
 
   /** The models that write texts. */
   get writers() {
-    return this.all.filter(({ kind }) => kind !== "embed");
+    return this.all.filter(({ kind }) => !READERS.includes(kind));
   }
 
-  /** The chosen model, if it is an encoder, which cannot write. @returns {Model|undefined} */
-  get encoder() {
+  /** The chosen model, if it reads texts and cannot write. @returns {Model|undefined} */
+  get reader() {
     const chosen = this.find(this.preferences.get("leftModel")) ?? this.all[0];
-    return chosen?.kind === "embed" ? chosen : undefined;
+    return READERS.includes(chosen?.kind) ? chosen : undefined;
   }
 
   /** Conversations need a model that writes. @returns {boolean} whether another model is chosen now */
-  leaveEncoder() {
+  leaveReader() {
     const [writer] = this.writers;
-    if (!this.encoder || !writer) return false;
+    if (!this.reader || !writer) return false;
     this.preferences.set("leftModel", writer.id);
     return true;
   }

@@ -3,8 +3,9 @@
  *
  * @typedef {{version: string, feedback: boolean, key_required: boolean,
  *   limits: {max_tokens: number, choices: number}}} Info
- * @typedef {{id: string, kind: "generate"|"embed", context: number, family: string, parameters: number,
- *   loaded: boolean, chat_template: "plain"|"own"|null, dimensions: number|null}} Model
+ * @typedef {{id: string, kind: "generate"|"embed"|"classify", context: number, family: string, parameters: number,
+ *   loaded: boolean, chat_template: "plain"|"own"|null, dimensions: number|null,
+ *   labels: string[]|null, pair: boolean|null}} Model
  */
 
 import { events } from "./server-sent-events.js";
@@ -59,6 +60,7 @@ async function errorFrom(response) {
   try {
     const body = await response.json();
     if (body?.error?.code === "context_length_exceeded") kind = "context_length";
+    if (body?.error?.code === "too_many_words") kind = "too_many_words";
     if (typeof body?.error?.message === "string") message = body.error.message.slice(0, 1000);
   } catch {
     // Not JSON (a proxy's error page, for example): the status is enough.
@@ -121,6 +123,26 @@ export class Server {
     const body = { model, input, normalize: true, encoding_format: "float", truncate_prompt_tokens: -1 };
     const { data, usage } = await this.#json("/v1/embeddings", { body });
     return { vectors: data.map(({ embedding }) => embedding), leftOut: usage.left_out_tokens ?? 0 };
+  }
+
+  /**
+   * What a classifier says about a text or a pair, with the effect of each word unless there are too many.
+   *
+   * @param {string} model
+   * @param {{text: string, second?: string}} input
+   * @returns {Promise<{result: Object, note: string}>} `note` says why there are no words
+   */
+  async classify(model, input) {
+    const ask = async (explain) => {
+      const { data } = await this.#json("/v1/classify", { body: { model, input: [input], top_k: 20, explain } });
+      return data[0];
+    };
+    try {
+      return { result: await ask(true), note: "" };
+    } catch (error) {
+      if (error.kind !== "too_many_words") throw error;
+      return { result: await ask(false), note: error.message };
+    }
   }
 
   /** @returns {Promise<{id: number}>} */

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from jinja2 import Environment
 
+from neolm.serving.server.classify_model import ClassifyModel
 from neolm.serving.server.middleware import PUBLIC_PATHS
 from neolm.serving.server.servable import ServedModel
 from neolm.serving.server.settings import ServeConfig
@@ -37,14 +38,25 @@ _BOUNDS = {
 Json = dict[str, Any]
 
 
-def _examples(model: str, encoder: str) -> dict[str, Json]:
-    """An example body for each path that takes one, with the names of a model that writes and one that embeds."""
+def _examples(model: str, encoder: str, classifier: ServedModel | None) -> dict[str, Json]:
+    """An example body for each path that takes one, with a model that writes, one that embeds and one that labels."""
+    texts = ["What is the sea?", "The sea is water."]
+    pairs = [dict(zip(("text", "second"), texts, strict=True))]
+    labelled: Json = {"model": "CLASSIFIER", "input": texts}
+    if isinstance(classifier, ClassifyModel):
+        labelled = {"model": classifier.name, "input": pairs if classifier.pair else texts}
+    question = {"type": "predicate", "instructions": "It is about something wet."}
     messages = [{"role": "user", "content": "What is the sea?"}]
     answers = [{"model": model, "text": "The sea is water.", "settings": {"temperature": 0.7}}]
     return {
         "/v1/completions": {"model": model, "prompt": "The sea", "max_tokens": 8, "temperature": 0.7, "seed": 1},
         "/v1/chat/completions": {"model": model, "messages": messages, "max_tokens": 8},
-        "/v1/embeddings": {"model": encoder, "input": ["What is the sea?", "The sea is water."]},
+        "/v1/embeddings": {"model": encoder, "input": texts},
+        "/v1/classify": labelled,
+        "/v1/decisions": {"model": encoder, "input": texts[1], "questions": [question | {"name": "wet"}]},
+        "/v1/systemone": {"model": encoder, "state": texts[1], "questions": {"wet": question | {"type": "noul"}}},
+        "/v1/moderations": {"input": texts},
+        "/v1alpha1/comments:analyze": {"comment": {"text": texts[0]}, "requestedAttributes": {"TOXICITY": {}}},
         "/api/feedback": {"consent": True, "kind": "rating", "rating": "up", "mode": "chat"}
         | {"prompt": messages, "answers": answers},
     }
@@ -52,13 +64,15 @@ def _examples(model: str, encoder: str) -> dict[str, Json]:
 
 def api_description(app: FastAPI, models: Iterable[ServedModel]) -> Json:
     """The OpenAPI description, after all routes are added; the examples have the first names of `models`."""
-    kinds = {model.kind: model.name for model in reversed([*models])}
-    writer, encoder = kinds.get("generate", "MODEL"), kinds.get("embed", "ENCODER")
+    kinds = {model.kind: model for model in reversed([*models])}
+    names = {kind: model.name for kind, model in kinds.items()}
+    writer, encoder = names.get("generate", "MODEL"), names.get("embed", "ENCODER")
+    first = next(reversed(names.values()), "MODEL")
     description: Json = app.openapi()
     for name in ("HTTPValidationError", "ValidationError"):
         description["components"]["schemas"].pop(name, None)
     description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    examples = _examples(writer, encoder)
+    examples = _examples(writer, encoder, kinds.get("classify"))
     operations = ((path, one) for path, methods in description["paths"].items() for one in methods.values())
     for path, operation in operations:
         operation["responses"].pop("422", None)
@@ -67,7 +81,7 @@ def api_description(app: FastAPI, models: Iterable[ServedModel]) -> Json:
         if path in examples:
             operation["requestBody"]["content"]["application/json"]["example"] = examples[path]
         for parameter in operation.get("parameters", ()):
-            parameter["example"] = writer if "generate" in kinds or not kinds else encoder
+            parameter["example"] = names.get("generate", first)
     return description
 
 

@@ -19,16 +19,25 @@ from starlette.staticfiles import StaticFiles
 import neolm
 from neolm.serving.server import response_schema
 from neolm.serving.server.api_docs import STATUSES, api_description, api_page
+from neolm.serving.server.batch_run import BatchRun
+from neolm.serving.server.classifications import ClassifyResponse, classify_job
+from neolm.serving.server.classify_model import ClassifyModel
+from neolm.serving.server.classify_schema import ClassificationList, ClassifyRequest
 from neolm.serving.server.connection import ConnectionLimit
+from neolm.serving.server.decision_schema import DecisionRequest, Decisions, NamedDecisions, SystemOneRequest
+from neolm.serving.server.decisions import DecisionResponse
 from neolm.serving.server.embedding_model import EmbeddingModel
 from neolm.serving.server.embedding_schema import EmbeddingList, EmbeddingRequest
-from neolm.serving.server.embeddings import EmbeddingResponse, EmbeddingRun, embedding_job
+from neolm.serving.server.embeddings import EmbeddingResponse, embedding_job
 from neolm.serving.server.errors import ApiError, StoppingError
 from neolm.serving.server.feedback import Feedback, FeedbackError, Kept
 from neolm.serving.server.generation_model import GenerationModel
 from neolm.serving.server.job import chat_job, completion_job
 from neolm.serving.server.json_body import JsonRoute
 from neolm.serving.server.middleware import middleware
+from neolm.serving.server.moderation import prompt_texts
+from neolm.serving.server.moderation_schema import AnalyzeRequest, ModerationList, ModerationRequest
+from neolm.serving.server.moderations import analyze, moderations
 from neolm.serving.server.request_schema import ChatRequest, CompletionRequest
 from neolm.serving.server.response_schema import ErrorReply, Info, Limits, ModelCard, ModelEntry, ModelList
 from neolm.serving.server.run import Run
@@ -54,6 +63,8 @@ def create_app(service: Service) -> FastAPI:
         await asyncio.to_thread(service.pool.close)
         for model in service.pool.models.values():
             await asyncio.to_thread(model.end)
+        if service.moderation is not None:
+            await asyncio.to_thread(service.moderation.close)
         if service.feedback is not None:
             service.feedback.close()
 
@@ -88,7 +99,11 @@ async def _no_route(request: Request, error: HTTPException) -> Response:
     return response
 
 
-_FIELDS = {*CompletionRequest.model_fields, *ChatRequest.model_fields, *EmbeddingRequest.model_fields}
+_BODIES = (
+    *(CompletionRequest, ChatRequest, EmbeddingRequest, ClassifyRequest, DecisionRequest, SystemOneRequest),
+    ModerationRequest,
+)
+_FIELDS = {name for body in _BODIES for name in body.model_fields}
 _UNSUPPORTED = dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), "these models call no tools")
 
 
@@ -150,7 +165,8 @@ def _add_api(app: FastAPI, service: Service) -> None:
         """Continue texts."""
         model = _find(service, body.model, GenerationModel)
         make = partial(completion_job, body, model, settings)
-        return AnswerResponse(Run(model, make, service, await _sender(request), quick=True), Wire(body))
+        texts = partial(prompt_texts, body, model.tokenizer.decode)
+        return AnswerResponse(Run(model, make, service, await _sender(request), True, texts), Wire(body))
 
     @app.post(
         "/v1/chat/completions", tags=["answers"], response_model=response_schema.ChatCompletion, responses=_STREAM
@@ -159,20 +175,53 @@ def _add_api(app: FastAPI, service: Service) -> None:
         """Answer the last message of a conversation."""
         model = _find(service, body.model, GenerationModel)
         make, quick = partial(chat_job, body, model, settings), model.template.kind == "plain"
-        return AnswerResponse(Run(model, make, service, await _sender(request), quick), Wire(body))
+        texts = partial(prompt_texts, body, model.tokenizer.decode)
+        return AnswerResponse(Run(model, make, service, await _sender(request), quick, texts), Wire(body))
 
     @app.post("/v1/embeddings", tags=["embeddings"], response_model=EmbeddingList)
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
         """Turn texts into vectors."""
         model = _find(service, body.model, EmbeddingModel)
-        run = EmbeddingRun(model, partial(embedding_job, body, model, settings), service, await _sender(request), True)
+        make, texts = partial(embedding_job, body, model, settings), partial(prompt_texts, body, model.tokenizer.decode)
+        run = BatchRun(model, make, service, await _sender(request), True, texts)
         return EmbeddingResponse(run, body, model)
+
+    @app.post("/v1/classify", tags=["labels"], response_model=ClassificationList)
+    async def classify(body: ClassifyRequest, request: Request) -> Response:
+        """Give labels to texts, or a number."""
+        model = _find(service, body.model, ClassifyModel)
+        make, texts = partial(classify_job, body, model, settings), partial(prompt_texts, body, model.tokenizer.decode)
+        run = BatchRun(model, make, service, await _sender(request), True, texts)
+        return ClassifyResponse(run, body.model)
+
+    @app.post("/v1/decisions", tags=["decisions"], response_model=Decisions)
+    async def decisions(body: DecisionRequest, request: Request) -> Response:
+        """Answer typed questions about an input: a probability for every option."""
+        return DecisionResponse(body, service.pool.find(body.model), service, await _sender(request))
+
+    @app.post("/v1/systemone", tags=["decisions"], response_model=NamedDecisions)
+    async def systemone(body: SystemOneRequest, request: Request) -> Response:
+        """Answer typed questions about a state, in the form of System One."""
+        return DecisionResponse(body, service.pool.find(body.model), service, await _sender(request))
+
+    @app.post("/v1/moderations", tags=["moderation"], response_model=ModerationList)
+    async def moderate(body: ModerationRequest, request: Request) -> Response:
+        """Judge texts by the moderation policy of the server."""
+        return JSONResponse(await moderations(body, service, await _sender(request)))
+
+    @app.post("/v1alpha1/comments:analyze", tags=["moderation"])
+    async def comments(body: AnalyzeRequest, request: Request) -> Response:
+        """Score a comment in the form of the Perspective API."""
+        return JSONResponse(await analyze(body, service, await _sender(request)))
 
 
 M = TypeVar("M", bound=ServedModel)
 _OTHER_KIND = {
-    "embed": "is an encoder: it reads texts and writes none; POST /v1/embeddings gives its vectors",
-    "generate": "is a decoder: it writes text and gives no vectors; POST /v1/completions asks it",
+    "embed": "is an encoder: it reads texts and writes none; POST /v1/embeddings gives its vectors, and neolm finetune "
+    "makes a classifier of it",
+    "generate": "is a decoder: it writes text and gives no vectors and no labels; POST /v1/completions asks it",
+    "classify": "is a classifier: it gives texts labels or a number, and neither writes nor gives vectors; "
+    "POST /v1/classify asks it",
 }
 
 

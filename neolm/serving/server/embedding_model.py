@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from neolm.embedding.embedder import BATCH_TOKENS, check_encoder_tokenizer, load_embedder
 from neolm.embedding.sentence_files import read_sentence_config
 from neolm.models.stored_model import StoredModel
-from neolm.serving.embedding_engine import EmbeddingEngine
+from neolm.prediction.option_scores import EmbeddingOptions
+from neolm.serving.batch_engine import BatchEngine
 from neolm.serving.server.servable import ServedModel
 from neolm.serving.server.settings import ServeConfig
 from neolm.tokenizer.tokenizer import load_tokenizer
@@ -34,10 +36,11 @@ class EmbeddingModel(ServedModel):
         longest = (self.config.max_length, settings.context, config.max_position_embeddings)
         self.context = min(length for length in longest if length is not None)
         self.dimensions = config.hidden_size
+        self.options = EmbeddingOptions(self.tokenizer, self.config, self.context, self.decisions)
         # Of a batch: residual stream, queries, keys, values, sums and norms; both sides of the activation.
         activations = max(BATCH_TOKENS, self.context) * (10 * config.hidden_size + 2 * config.mlp_size) * 4
         self.size = facts.size + activations
-        self.engine: EmbeddingEngine | None = None
+        self.engine: BatchEngine[list[int]] | None = None
 
     @property
     def normalize(self) -> bool:
@@ -49,7 +52,8 @@ class EmbeddingModel(ServedModel):
         settings = self._settings
         embedder = load_embedder(self.facts.directory, self.facts.device, settings.dtype, settings.quantize)
         embedder.embed("")
-        self.engine = EmbeddingEngine(embedder, settings.queue).start()
+        compute = partial(embedder.embed_batch, normalize=False)  # some requests want vectors of another length than 1
+        self.engine = BatchEngine(compute, self.dimensions, max_waiting=settings.queue).start()
 
     def own_facts(self) -> dict[str, Any]:
         """The number of dimensions."""

@@ -1,11 +1,10 @@
-"""`/v1/embeddings`: the job of a request, its vectors from the model's engine, and OpenAI's objects of them."""
+"""`/v1/embeddings`: the job of a request, and OpenAI's objects of its vectors."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,15 +14,12 @@ from fastapi.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 from torch import Tensor
 
-from neolm.core.errors import NeoLMError
 from neolm.embedding.embedder import encode_texts, truncate
-from neolm.serving.embedding_engine import EmbeddingEngine, EmbeddingRequest, Result
-from neolm.serving.request import EngineClosedError, QueueFullError
-from neolm.serving.server import embedding_schema
+from neolm.serving.server.batch_run import BatchRun
 from neolm.serving.server.embedding_model import EmbeddingModel
+from neolm.serving.server.embedding_schema import EmbeddingRequest
 from neolm.serving.server.errors import ApiError
 from neolm.serving.server.settings import ServeConfig
-from neolm.serving.server.turn import CHECK_SECONDS, Turn
 from neolm.serving.server.wire import TurnResponse
 
 
@@ -34,6 +30,15 @@ class EmbeddingJob:
     model: EmbeddingModel
     prompts: Sequence[list[int]]
     truncated: int | None  # tokens left out of longer texts, if that was allowed
+
+    @property
+    def rows(self) -> Sequence[list[int]]:
+        """What the engine computes."""
+        return self.prompts
+
+    def input_of(self, row: int) -> int:
+        """Index of the text that a row belongs to."""
+        return row
 
     @cached_property
     def prompt_tokens(self) -> int:
@@ -47,9 +52,7 @@ class EmbeddingJob:
         return usage if self.truncated is None else usage | {"left_out_tokens": self.truncated}
 
 
-def embedding_job(
-    body: embedding_schema.EmbeddingRequest, model: EmbeddingModel, settings: ServeConfig
-) -> EmbeddingJob:
+def embedding_job(body: EmbeddingRequest, model: EmbeddingModel, settings: ServeConfig) -> EmbeddingJob:
     """The job of a request. Raises `ApiError` (400) if it exceeds a limit of the model or the server."""
     if body.dimensions is not None and body.dimensions > model.dimensions:
         problem = f"dimensions is {body.dimensions}, the vectors of {model.name} have {model.dimensions}"
@@ -79,83 +82,25 @@ def embedding_job(
     return EmbeddingJob(model, prompts, truncated)
 
 
-class EmbeddingRun(Turn[EmbeddingJob]):
-    """Makes a job and computes its vectors."""
-
-    async def vectors(self, normalize: bool) -> Tensor:
-        """Make the job, load the model, and wait for the vectors (N, C). A cancelled call cancels the request.
-
-        Raises:
-            ApiError: refused, failed, too long, or stopping.
-        """
-        job = await self.wait_for_job()
-        metrics = self._service.metrics
-        async with AsyncExitStack() as stack:
-            engine: EmbeddingEngine = await self.load(stack)
-            self._client.tokens.spend(job.prompt_tokens)
-            loop, result = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
-
-            def deliver(vectors: Result) -> None:  # in the engine's thread
-                loop.call_soon_threadsafe(_finish, result, vectors)
-
-            request: EmbeddingRequest | None = None
-            try:
-                request = self._submit(engine, deliver, normalize)
-                while not result.done():
-                    await asyncio.wait({result}, timeout=CHECK_SECONDS)
-                    self.check_deadline()
-                return _vectors(result.result())
-            finally:
-                if request is not None:
-                    request.cancel()
-                if not result.done():
-                    metrics.cancelled.labels(job.model.name).inc()
-                computed = 0 if request is None else request.num_computed_tokens
-                self._client.tokens.level += job.prompt_tokens - computed
-                metrics.tokens.labels(job.model.name, "prompt").inc(computed)
-
-    def _submit(self, engine: EmbeddingEngine, deliver: Any, normalize: bool) -> EmbeddingRequest:
-        try:
-            return engine.submit(self.job.prompts, deliver, normalize, self.client_id)
-        except EngineClosedError as error:
-            raise ApiError(503, str(error), None, "engine_closed", 5) from None
-        except QueueFullError as error:
-            raise ApiError(429, f"the server is busy: {error}", None, "queue_full", 5) from None
-
-
-def _finish(result: asyncio.Future[Result], vectors: Result) -> None:
-    if not result.done():
-        result.set_result(vectors)
-
-
-def _vectors(result: Result) -> Tensor:
-    if isinstance(result, EngineClosedError):
-        raise ApiError(503, str(result), None, "engine_closed", 5)
-    if isinstance(result, NeoLMError):
-        raise ApiError(500, str(result), None, None, 5)
-    return result
-
-
 class EmbeddingResponse(TurnResponse):
     """Sends the vectors of a run."""
 
-    def __init__(self, run: EmbeddingRun, body: embedding_schema.EmbeddingRequest, model: EmbeddingModel) -> None:
+    def __init__(self, run: BatchRun[EmbeddingJob], body: EmbeddingRequest, model: EmbeddingModel) -> None:
         super().__init__(run)
         self._run, self._body = run, body
         self._normalize = model.normalize if body.normalize is None else body.normalize
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send one JSON object."""
-        vectors = await self._run.vectors(self._normalize)
+        vectors = await self._run.outputs()
         # Thousands of vectors are many megabytes of JSON, and other requests need the event loop.
         response = await asyncio.to_thread(lambda: JSONResponse(self._object(vectors)))
         await response(scope, receive, send)
 
     def _object(self, vectors: Tensor) -> dict[str, Any]:
         dimensions = self._body.dimensions
-        if dimensions is not None and dimensions < vectors.shape[1]:
-            vectors = vectors[:, :dimensions]  # (N, C)
-            vectors = torch.nn.functional.normalize(vectors) if self._normalize else vectors
+        vectors = vectors[:, :dimensions]  # (N, C)
+        vectors = torch.nn.functional.normalize(vectors) if self._normalize else vectors
         rows: list[Any] = vectors.tolist()
         if self._body.encoding_format == "base64":
             rows = [base64.b64encode(row.tobytes()).decode() for row in vectors.numpy().astype("<f4")]

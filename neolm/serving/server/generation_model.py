@@ -12,11 +12,12 @@ from neolm.generation.generate import check_tokenizer
 from neolm.generation.kv_cache import block_bytes, blocks_for, fitting_context
 from neolm.models.hf import load_decoder
 from neolm.models.stored_model import StoredModel
+from neolm.prediction.option_scores import ContinuationOptions
 from neolm.serving.engine import Engine
 from neolm.serving.request import Listener
 from neolm.serving.server.servable import ServedModel
 from neolm.serving.server.settings import ServeConfig
-from neolm.tokenizer.chat import load_chat_template
+from neolm.tokenizer.chat_files import load_chat_template
 from neolm.tokenizer.tokenizer import load_tokenizer
 
 
@@ -48,6 +49,7 @@ class GenerationModel(ServedModel):
             if self.limited_because:
                 share = memory / sharing - self.facts.size
                 self.context, self.limited_because = fitting_context(config, dtype, share if share > 0 else left)
+        self.options = ContinuationOptions(self.tokenizer, self.context, self.decisions)
         one_text = blocks_for(self.context) * block_bytes(config, dtype)
         self._kv_cache_bytes = max(int(settings.text_memory * 2**30), one_text)
         self.size = self.facts.size + self._kv_cache_bytes

@@ -28,6 +28,7 @@ class Job:
     truncated: int | None = None  # tokens left out of longer prompts, if that was allowed
     chat: bool = False  # leave out the space before an answer
     chat_stop: tuple[str, ...] = ()  # stop strings that are not looked for in that space
+    scored: Sequence[int] | None = None  # last tokens of each prompt to score, behind a beginning that prompts share
 
     @property
     def num_choices(self) -> int:
@@ -37,7 +38,7 @@ class Job:
     @property
     def prompt_logprobs(self) -> bool:
         """Whether the prompts are scored."""
-        return self.echo is not None and self.logprobs is not None
+        return self.scored is not None or (self.echo is not None and self.logprobs is not None)
 
     @cached_property
     def prompt_tokens(self) -> int:

@@ -138,6 +138,8 @@ class _Server(uvicorn.Server):
         service = self._service
         names = ", ".join(f"{model.name} ({gibibytes(model.size)})" for model in service.pool.models.values())
         say(f"serve: {names}; {gibibytes(service.pool.memory)} for models")
+        if service.moderation is not None:
+            say(f"serve: moderation by {service.moderation.name}")
         if service.feedback is not None:
             say(f"serve: feedback is stored, with consent, in {service.feedback.place}")
         say(f"serve: http://{shown}:{port}/ is the page, http://{shown}:{port}/v1 the API; Ctrl-C stops")

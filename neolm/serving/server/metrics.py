@@ -34,6 +34,18 @@ class Metrics:
         self.cancelled = Counter(
             "neolm_cancelled", "Answers cancelled because the client disconnected.", ["model"], registry=registry
         )
+        self.moderation = Counter(
+            "neolm_moderation_decisions",
+            "Decisions about prompts and answers: what the policy says, whatever its mode.",
+            ["policy", "mode", "category", "side", "action"],
+            registry=registry,
+        )
+        self.moderation_failures = Counter(
+            "neolm_moderation_failures", "Prompts and parts of answers that could not be judged.", registry=registry
+        )
+        self.moderation_seconds = Histogram(
+            "neolm_moderation_seconds", "Time to judge a prompt or a part.", buckets=_BUCKETS, registry=registry
+        )
 
 
 class _Engines(Collector):

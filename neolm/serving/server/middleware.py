@@ -49,7 +49,7 @@ def middleware(service: Service) -> list[Middleware]:
         allow_origins=[origin.lower() for origin in service.settings.cors],
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
-        expose_headers=["Retry-After", "X-Request-Id"],
+        expose_headers=["Retry-After", "X-Request-Id", "X-Moderation-Flags"],
     )
     outer = (normalize_target, security_headers, own.send_timeout, own.request_log, _checked(own.same_origin))
     checks = map(_checked, (own.connection_limit, own.trusted_host, own.json_only, own.api_key))

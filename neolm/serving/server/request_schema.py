@@ -69,7 +69,8 @@ class RequestShape(Shape):
     def _ignore_empty(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        return {name: value for name, value in data.items() if name in cls.model_fields or value not in _EMPTY}
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        return {name: value for name, value in data.items() if name in known or value not in _EMPTY}
 
 
 class StreamOptions(RequestShape):

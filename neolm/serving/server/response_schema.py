@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from neolm.models.label_config import Problem
+from neolm.serving.server.delta import FinishReason
 from neolm.serving.server.request_schema import Shape
 
 
@@ -29,6 +31,17 @@ class CompletionLogprobs(Shape):
     """Place of each token in prompt and answer together, in characters."""
 
 
+class ModerationNote(Shape):
+    """What the moderation policy of the server decided about an answer."""
+
+    action: Literal["flag", "block"]
+    categories: dict[str, float]
+    """The categories that decided, with their scores."""
+    sent_characters: int
+    """Characters of the answer that were sent before it was blocked, or all of them."""
+    message: str
+
+
 class CompletionChoice(Shape):
     """A continuation, or a part of it in a stream."""
 
@@ -37,8 +50,11 @@ class CompletionChoice(Shape):
     text: str
     """The continuation; with `echo` the prompt before it."""
     logprobs: CompletionLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
-    """stop: an end-of-text token or a stop string; length: `max_tokens` or the end of the context."""
+    finish_reason: FinishReason | None = None
+    """stop: an end-of-text token or a stop string; length: `max_tokens` or the end of the context; content_filter: the
+    moderation policy has stopped the answer."""
+    moderation: ModerationNote | None = None
+    """Left out unless the answer was flagged or blocked. (An addition.)"""
 
 
 class Completion(Shape):
@@ -89,8 +105,10 @@ class ChatChoice(Shape):
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"]
-    """stop: an end-of-text token or a stop string; length: `max_tokens` or the end of the context."""
+    finish_reason: FinishReason
+    """As in completions."""
+    moderation: ModerationNote | None = None
+    """As in completions."""
 
 
 class ChatCompletion(Shape):
@@ -112,10 +130,10 @@ class ModelEntry(Shape):
     created: int
     """Seconds since 1970 at which the server registered it."""
     owned_by: str = "neolm"
-    kind: Literal["generate", "embed"]
-    """generate: it writes text, for completions and chat; embed: it turns texts into vectors."""
+    kind: Literal["generate", "embed", "classify"]
+    """generate: it writes text, for completions and chat; embed: it turns texts into vectors; classify: into labels."""
     context: int
-    """Largest number of tokens of prompt and answer together, or of a text to embed."""
+    """Largest number of tokens of prompt and answer together, of a text to embed, or of a window of a classifier."""
     family: str
     parameters: int
     loaded: bool
@@ -124,6 +142,12 @@ class ModelEntry(Shape):
     """own: the chat template of the model directory; plain: NeoLM's default; null: it writes no text."""
     dimensions: int | None = None
     """Numbers in a vector of an embedding model."""
+    labels: list[str] | None = None
+    """The labels of a classifier; null if it gives a number."""
+    pair: bool | None = None
+    """Whether a classifier reads two texts together."""
+    problem: Problem | None = None
+    """Whether a classifier gives one label, several, or a number."""
 
 
 class ModelList(Shape):
@@ -178,15 +202,17 @@ class ModelCard(Shape):
     """All that is known about a model."""
 
     id: str
-    kind: Literal["generate", "embed"]
-    """generate: it writes text; embed: it turns texts into vectors."""
+    kind: Literal["generate", "embed", "classify"]
+    """generate: it writes text; embed: it turns texts into vectors; classify: it gives them labels."""
     digest: str
     family: str
     parameters: int
     context: int
-    """Largest number of tokens of prompt and answer together, or of a text to embed."""
+    """Largest number of tokens of prompt and answer together, of a text to embed, or of a window of a classifier."""
     dimensions: int | None = None
     """Numbers in a vector of an embedding model."""
+    labels: list[str] | None = None
+    """The labels of a classifier."""
     dtype: str
     quantize: Literal["int8", "int4"] | None
     config: dict[str, Any]

@@ -6,54 +6,40 @@ import asyncio
 import codecs
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from neolm.core.errors import InputError
 from neolm.generation.text import TextStream
 from neolm.serving.engine import Engine
 from neolm.serving.request import EngineClosedError, Event, Finished, PromptLogprobs, QueueFullError, Request, Token
+from neolm.serving.server.answer_moderation import AnswerModeration
+from neolm.serving.server.batch_result import CHECK_SECONDS
+from neolm.serving.server.delta import Delta, FinishReason, ScoredToken
 from neolm.serving.server.errors import ApiError
 from neolm.serving.server.generation_model import GenerationModel
 from neolm.serving.server.job import Job
 from neolm.serving.server.service import Service
-from neolm.serving.server.turn import CHECK_SECONDS, Sender, Turn
+from neolm.serving.server.turn import Sender, Turn
 
-FinishReason = Literal["stop", "length"]
 _FINISH_REASONS: dict[str, FinishReason] = {"end of text": "stop", "length": "length", "context": "length"}
-
-
-@dataclass(frozen=True)
-class ScoredToken:
-    """A token with its log-probability, as text and bytes."""
-
-    text: str
-    raw: bytes
-    logprob: float | None
-    alternatives: tuple[tuple[str, bytes, float], ...]
-    offset: int  # characters of prompt and answer before it
-
-
-@dataclass(frozen=True)
-class Delta:
-    """New text of one choice, with its tokens if log-probabilities were requested."""
-
-    choice: int
-    text: str = ""
-    tokens: tuple[ScoredToken, ...] = ()
-    finish_reason: FinishReason | None = None
 
 
 class Run(Turn[Job]):
     """Makes a job and executes it. `deltas` yields what each choice gains; `facts` is for the request log."""
 
     def __init__(
-        self, model: GenerationModel, make: Callable[[], Job], service: Service, sender: Sender, quick: bool
+        self,
+        model: GenerationModel,
+        make: Callable[[], Job],
+        service: Service,
+        sender: Sender,
+        quick: bool,
+        texts: Callable[[], Sequence[str]],
     ) -> None:
         """See `Turn`."""
-        super().__init__(model, make, service, sender, quick)
+        super().__init__(model, make, service, sender, quick, texts)
         self.completion_tokens = 0
         self._generated = 0  # tokens, those included that nobody has read
         self._texts: defaultdict[int, str] = defaultdict(str)  # by choice, if texts are logged
@@ -88,6 +74,7 @@ class Run(Turn[Job]):
         choices = [_Choice(number, job) for number in range(job.num_choices)]
         events: asyncio.Queue[tuple[_Choice, Event]] = asyncio.Queue()
         requests: list[Request] = []
+        moderated = self._moderated()
         remaining = len(choices)
         async with AsyncExitStack() as stack:
             engine: Engine = await self.load(stack)
@@ -96,8 +83,8 @@ class Run(Turn[Job]):
             submitted = time.monotonic()
             try:
                 for choice in choices:
-                    sibling = requests[-(choice.number % job.samples)] if choice.number % job.samples else None
-                    choice.request = self._submit(engine, choice, events, sibling)
+                    same = choice.number % job.samples if job.scored is None else choice.number
+                    choice.request = self._submit(engine, choice, events, requests[-same] if same else None)
                     requests.append(choice.request)
                 while remaining:
                     try:
@@ -114,7 +101,12 @@ class Run(Turn[Job]):
                         self.completion_tokens += 1
                     if choice.finished:
                         continue
-                    for delta in await self._deltas_of(event, choice, choices):
+                    for new in await self._deltas_of(event, choice, choices):
+                        delta = new if moderated is None else await moderated.passed(new)
+                        if delta is None:
+                            continue
+                        if delta.finish_reason == "content_filter":
+                            choices[delta.choice].stop()
                         remaining -= delta.finish_reason is not None
                         if self._service.log.text:
                             self._texts[delta.choice] += delta.text
@@ -123,6 +115,14 @@ class Run(Turn[Job]):
                 for request in requests:
                     request.cancel()
                 self._account(remaining, reserved, prompt_tokens if len(requests) == len(choices) else 0)
+
+    def _moderated(self) -> AnswerModeration | None:
+        moderation = self._service.moderation
+        return (
+            None
+            if moderation is None or self.job.scored is not None  # nothing is written
+            else AnswerModeration(moderation, self.client_id, self.check_deadline, self.decisions)
+        )
 
     async def _deltas_of(self, event: Event, choice: _Choice, choices: list[_Choice]) -> list[Delta]:
         """What an event adds to its choice, or the scores of a prompt to all its samples."""
@@ -138,6 +138,7 @@ class Run(Turn[Job]):
         self, engine: Engine, choice: _Choice, events: asyncio.Queue[tuple[_Choice, Event]], sibling: Request | None
     ) -> Request:
         loop, job = asyncio.get_running_loop(), self.job
+        prompt = job.prompts[choice.number // job.samples]
 
         def deliver(event: Event) -> None:  # in the engine's thread; no other thread changes the count
             self._generated += isinstance(event, Token)
@@ -145,12 +146,13 @@ class Run(Turn[Job]):
 
         try:
             return engine.submit(
-                job.prompts[choice.number // job.samples],
+                prompt,
                 job.config,
                 deliver,
                 index=choice.number % job.samples,
                 logprobs=job.logprobs,
-                prompt_logprobs=job.prompt_logprobs and sibling is None,
+                prompt_logprobs=job.prompt_logprobs and (sibling is None or job.scored is not None),
+                scored_from=0 if job.scored is None else len(prompt) - job.scored[choice.number],
                 cache_salt=self._client.cache_salt if not self._service.settings.share_prefixes else "",
                 sibling=sibling,
             )
@@ -197,6 +199,12 @@ class _Choice:
         self._decoder.setstate(scored._decoder.getstate())
         text, self._echo = self._echo, ""
         return Delta(self.number, text, tokens)
+
+    def stop(self) -> None:
+        """Generate no more, and ignore what was generated."""
+        self.finished = True
+        assert self.request is not None
+        self.request.cancel()
 
     def add(self, event: Token | Finished) -> Delta | None:
         """Return what the event adds, if anything. Raises `ApiError`: the engine failed (500) or was closed (503)."""

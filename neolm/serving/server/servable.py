@@ -6,10 +6,14 @@ import time
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
+from torch import Tensor
+
 from neolm.core.files import digest_path
 from neolm.core.manifest import chain, read_manifest
 from neolm.models.hf import open_model
 from neolm.models.stored_model import StoredModel
+from neolm.prediction.decision_file import DecisionConfig, read_decision_file
+from neolm.prediction.option_scores import OptionEncoder
 from neolm.serving.server.errors import ApiError
 from neolm.serving.server.job_queue import JobQueue
 from neolm.serving.server.response_schema import Link, ModelCard, ModelEntry
@@ -47,16 +51,22 @@ class Servable(Protocol):
 class ServedModel:
     """A model directory that the server offers, with its tokenizer and, while it is loaded, its engine."""
 
-    kind: Literal["generate", "embed"]
+    kind: Literal["generate", "embed", "classify"]
     tokenizer: Tokenizer
     context: int
     size: int
-    engine: Any = None  # an `Engine` or `EmbeddingEngine`
+    engine: Any = None  # an `Engine` or `BatchEngine`
+    options: OptionEncoder | None = None
+    """Reads texts and options for typed decisions, if the model can make them."""
+    decisions: DecisionConfig
     limited_because = ""
     """Why the context is shorter than the model's, if memory limits it."""
 
     def __init__(self, name: str, facts: StoredModel, settings: ServeConfig) -> None:
         self.name, self.facts, self._settings = name, facts, settings
+        self.decisions = read_decision_file(facts.directory)
+        self.kept: dict[Any, Tensor] = {}
+        """What the model has given for options, by client."""
         self.created = int(time.time())
         self.jobs = JobQueue(settings.queue)
         self.reading = JobQueue(settings.queue)  # of files: the digest of a large directory takes a while
@@ -117,6 +127,7 @@ class ServedModel:
             id=self.name,
             kind=self.kind,
             dimensions=self.own_facts().get("dimensions"),
+            labels=self.own_facts().get("labels"),
             digest=self.digest,
             family=facts.config.family,
             parameters=facts.parameters,

@@ -10,6 +10,8 @@ from neolm.core.device import MEMORY_SHARE, choose_device, free_memory
 from neolm.core.progress import say
 from neolm.models.config import DecoderConfig
 from neolm.models.hf import open_model
+from neolm.models.stored_model import StoredModel
+from neolm.serving.server.classify_model import HEAD, ClassifyModel
 from neolm.serving.server.embedding_model import EmbeddingModel
 from neolm.serving.server.event_log import EventLog
 from neolm.serving.server.feedback import FeedbackStore
@@ -17,6 +19,7 @@ from neolm.serving.server.generation_model import GenerationModel
 from neolm.serving.server.keys import KeyRing
 from neolm.serving.server.metrics import Metrics
 from neolm.serving.server.model_pool import ModelPool, model_name
+from neolm.serving.server.moderation import Moderation
 from neolm.serving.server.servable import ServedModel
 from neolm.serving.server.settings import ServeConfig
 
@@ -29,6 +32,7 @@ class Service:
     ) -> None:
         self.settings, self.pool, self.keys, self.feedback = settings, pool, keys, feedback
         self.metrics, self.log = Metrics(pool), EventLog(settings.log_text)
+        self.moderation = Moderation(settings, self.metrics, self.log) if settings.moderation is not None else None
         self.stop_at = math.inf  # of time.monotonic(): when the requests in progress have to end
 
     @property
@@ -49,10 +53,16 @@ def open_models(arguments: Sequence[str], settings: ServeConfig) -> ModelPool[Se
     models: list[ServedModel] = []
     for name, path in map(model_name, arguments):
         facts = open_model(path, device, settings.dtype, settings.quantize)
-        kind = GenerationModel if isinstance(facts.config, DecoderConfig) else EmbeddingModel
-        models.append(kind(name, facts, settings, memory, count))
+        models.append(_kind(facts)(name, facts, settings, memory, count))
     pool = ModelPool(models, int(memory))
     for model in models:
         if model.limited_because:
             say(f"serve: {model.name}: {model.limited_because}. Choose another limit by --set context=TOKENS")
     return pool
+
+
+def _kind(facts: StoredModel) -> type[GenerationModel | EmbeddingModel | ClassifyModel]:
+    """What a model is served as."""
+    if facts.config.head == HEAD:
+        return ClassifyModel
+    return GenerationModel if isinstance(facts.config, DecoderConfig) else EmbeddingModel

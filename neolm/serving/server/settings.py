@@ -43,6 +43,8 @@ class ServeConfig(Config):
     context: Annotated[int, Field(ge=1), Unit("tokens")] | None = None
     """Longest text, prompt and answer together; null: the model's context, or less if `memory` does not hold it."""
 
+    moderation: str | None = None
+    """File of a moderation policy that judges prompts and answers; null: nothing is judged."""
     feedback: Annotated[str | None, BeforeValidator(lambda value: "off" if value is False else value)] = None
     """SQLAlchemy URL of the database for feedback; null: a file of the user; off: no feedback."""
     share_prefixes: bool = False
@@ -57,15 +59,15 @@ class ServeConfig(Config):
     body_bytes: Annotated[int, Field(ge=1024), Unit("bytes")] = 2**20
     """Largest request body."""
     prompt_tokens: Annotated[int, Field(ge=1), Unit("tokens")] | None = None
-    """Longest prompt; null: the model's context."""
+    """Longest prompt, or text to classify; null: the model's context, and any text to classify."""
     max_tokens: Annotated[int, Field(ge=1), Unit("tokens")] = 4096
     """Largest `max_tokens` of a request."""
     choices: Annotated[int, Field(ge=1)] = 16
     """Answers to one request, prompts times `n`; more are allowed if `max_tokens` is 0 or 1."""
     inputs: Annotated[int, Field(ge=1, le=2048)] = 2048
-    """Texts of one request for embeddings."""
+    """Texts of one request for embeddings or labels."""
     scores: Positive = 2**19
-    """Log-probabilities of prompts in one answer: their tokens times `logprobs` + 1."""
+    """Log-probabilities of prompts in one answer: their tokens times `logprobs` + 1; or probabilities of labels."""
     request_seconds: Annotated[float, Field(gt=0), Unit("s")] = 600.0
     """Time limit of a request, with loading the model and sending the answer."""
     body_seconds: Annotated[float, Field(gt=0), Unit("s")] = 30.0

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
+from urllib.parse import quote
 
+from neolm.moderation.moderator import Encoded
+from neolm.serving.server.batch_result import CHECK_SECONDS
 from neolm.serving.server.errors import ApiError, StoppingError
+from neolm.serving.server.job_queue import JobQueue
 from neolm.serving.server.keys import Client
+from neolm.serving.server.moderation import Moderation
 from neolm.serving.server.servable import ServedModel
 from neolm.serving.server.service import Service
 
-CHECK_SECONDS = 1.0
-"""Time between two looks at the deadline while nothing happens."""
 _QUICK_BYTES = 4096  # of requests whose texts are encoded at once: in a millisecond, less than a thread would take
 
 
@@ -41,18 +44,37 @@ class AnyJob(Protocol):
 
 
 J = TypeVar("J", bound=AnyJob)
+T = TypeVar("T")
 
 
 class Turn(Generic[J]):
     """Makes a job and loads its model; subclasses execute it. `facts` is for the request log."""
 
     def __init__(
-        self, model: ServedModel, make: Callable[[], J], service: Service, sender: Sender, quick: bool
+        self,
+        model: ServedModel,
+        make: Callable[[], J],
+        service: Service,
+        sender: Sender,
+        quick: bool,
+        texts: Callable[[], Sequence[str]],
     ) -> None:
-        """`make` returns the job; `quick` is whether its time depends on the size of the request only."""
+        """Take what a request asks for.
+
+        Args:
+            model: Its model.
+            make: Returns the job.
+            service: The state of the server.
+            sender: Who asks.
+            quick: Whether the time of `make` depends on the size of the request only.
+            texts: Returns the texts of the request, for the moderation policy.
+        """
+        self._prompt_texts, self.decisions = texts, list[str]()
         self._quick = quick and sender.num_bytes <= _QUICK_BYTES
         self._model, self._make, self._service, self._sender = model, make, service, sender
         self._job: J | None = None
+        self.flags = ""
+        """Categories for which the moderation policy has flagged the prompt."""
         self._client = sender.client
         self._deadline = time.monotonic() + service.settings.request_seconds
 
@@ -72,18 +94,38 @@ class Turn(Generic[J]):
         """Fields of the request log."""
         job = self._job  # None if the request was refused or cancelled earlier
         facts: dict[str, Any] = {"model": self._model.name, "prompt_tokens": job.prompt_tokens if job else 0}
+        if self.decisions:
+            facts["moderation"] = self.decisions
         if self._service.log.text:
             facts["prompts"] = [self._model.tokenizer.decode(prompt) for prompt in job.prompts] if job else []
         return facts
 
     async def wait_for_job(self) -> J:
-        """Wait for the turn of this request in the model's queue, unless the server stops or it takes too long."""
+        """Make the job, and let the moderation policy judge its texts.
+
+        Raises:
+            ApiError: the request is refused, its texts are blocked, it takes too long, or the server stops.
+        """
         if self._service.stopping:
             raise StoppingError
-        if self._quick:
-            self._job = self._make()
-            return self._job
-        making = asyncio.ensure_future(self._model.jobs.make(self.client_id, self._sender.num_bytes, self._make))
+        self._job = self._make() if self._quick else await self._queued(self._model.jobs, self._make)
+        if self._service.moderation is not None:
+            await self._judge_prompt(self._service.moderation)
+        return self._job
+
+    async def _judge_prompt(self, moderation: Moderation) -> None:
+        async def encode() -> list[Encoded]:
+            return await self._queued(moderation.jobs, lambda: moderation.encode(self._prompt_texts()))
+
+        scores = await moderation.judge(encode, self.client_id, self.check_deadline)
+        decision = moderation.decide(scores, "prompt")
+        self.decisions += [decision.note] if decision.note else []
+        moderation.check_prompt(decision)
+        self.flags = quote(decision.names, safe=" ,/") if decision.action == "flag" else ""
+
+    async def _queued(self, queue: JobQueue, make: Callable[[], T]) -> T:
+        """Call `make` when it is the turn of this request in a queue."""
+        making = asyncio.ensure_future(queue.make(self.client_id, self._sender.num_bytes, make))
         making.add_done_callback(lambda task: task.cancelled() or task.exception())  # retrieved if nobody waits
         try:
             while not making.done():
@@ -93,8 +135,7 @@ class Turn(Generic[J]):
                 await asyncio.wait({making}, timeout=CHECK_SECONDS)
         finally:
             making.cancel()
-        self._job = making.result()
-        return self._job
+        return making.result()
 
     async def load(self, stack: AsyncExitStack) -> Any:
         """The engine of the model, which stays loaded until `stack` is closed."""

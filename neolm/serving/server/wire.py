@@ -12,12 +12,13 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi.responses import JSONResponse, Response
-from starlette.datastructures import Headers
-from starlette.types import Receive, Scope, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import Message, Receive, Scope, Send
 
+from neolm.serving.server.delta import Delta, ScoredToken
 from neolm.serving.server.errors import ApiError
 from neolm.serving.server.request_schema import ChatRequest, CompletionRequest
-from neolm.serving.server.run import Delta, Run, ScoredToken
+from neolm.serving.server.run import Run
 from neolm.serving.server.turn import Turn
 
 _STREAM_HEADERS = Headers(
@@ -53,7 +54,8 @@ class Wire:
             text, tokens = "".join(part.text for part in parts), tuple(token for part in parts for token in part.tokens)
             message = {"message": {"role": "assistant", "content": text, "refusal": None}}
             content = message if self._chat else {"text": text}
-            choices.append(self._choice(content, Delta(choice, text, tokens, parts[-1].finish_reason)))
+            last = parts[-1]
+            choices.append(self._choice(content, Delta(choice, text, tokens, last.finish_reason, last.moderation)))
         kind = "chat.completion" if self._chat else "text_completion"
         return self._head | {"object": kind, "choices": choices, "usage": usage}
 
@@ -78,7 +80,9 @@ class Wire:
         logprobs = None
         if self._with_logprobs:
             logprobs = _chat_logprobs(delta.tokens) if self._chat else _completion_logprobs(delta.tokens)
-        return content | {"index": delta.choice, "logprobs": logprobs, "finish_reason": delta.finish_reason}
+        moderation = {} if delta.moderation is None else {"moderation": delta.moderation}
+        end = {"finish_reason": delta.finish_reason}
+        return content | {"index": delta.choice, "logprobs": logprobs} | end | moderation
 
 
 def _completion_logprobs(tokens: Sequence[ScoredToken]) -> Json:
@@ -121,7 +125,13 @@ class TurnResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer, unless the client disconnects."""
-        answer = asyncio.create_task(self.answer(scope, receive, send))
+
+        async def send_flags(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._turn.flags:
+                MutableHeaders(scope=message)["X-Moderation-Flags"] = self._turn.flags
+            await send(message)
+
+        answer = asyncio.create_task(self.answer(scope, receive, send_flags))
         disconnect = asyncio.create_task(_disconnect(receive))
         try:
             await asyncio.wait({answer, disconnect}, return_when=asyncio.FIRST_COMPLETED)

@@ -361,6 +361,13 @@ def everywhere(ui: PageDriver, look: Any) -> None:
     ui.page.click("#embed button")
     ui.wait("Cosine similarity", "#embed")
     look("encoder")
+    ui.server.models.append(model("topics" * 9, kind="classify", labels=["weather", "7"], pair=True))
+    ui.reload()
+    ui.page.select_option("#model", "topics" * 9)
+    ui.page.fill("#classify-text-0", "it rains " + "long" * 40)
+    ui.page.click("#classify button")
+    ui.page.wait_for_selector(".word-list")
+    look("classifier")
 
 
 def test_everything_has_an_accessible_name(ui: PageDriver) -> None:

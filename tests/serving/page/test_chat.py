@@ -226,12 +226,12 @@ def test_stop_keeps_the_text(ui: PageDriver, way: str) -> None:
     ui.done()
     assert ui.answers() == ["Once upon"]
     assert "Stopped" in ui.texts(".stats")[0]
-    gate.set()
     for _ in range(1000):
         if ui.server.left:
             break
         ui.page.wait_for_timeout(10)
     assert ui.server.left == 1
+    gate.set()
     assert ui.say("And?") == "Hello there."
     assert ui.server.asked[-1][1]["messages"][1] == {"role": "assistant", "content": "Once upon"}
 

@@ -21,9 +21,9 @@ from neolm.serving.server.preferences import export
 pytestmark = pytest.mark.xdist_group("page")
 
 
-def write_endless_model(directory: Path) -> Path:
+def write_endless_model(directory: Path, **options: int) -> Path:
     """A model that never generates the end of text greedily: the logit of that token is always 0."""
-    write_model(directory, context=4096)
+    write_model(directory, **options)
     weights = load_file(directory / "model.safetensors")
     weights["transformer.wte.weight"][neolm.load_tokenizer(str(directory)).eos_token_id] = 0
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
@@ -33,8 +33,8 @@ def write_endless_model(directory: Path) -> Path:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     place = tmp_path_factory.mktemp("a server")
-    names = [str(write_model(place / name, seed=number)) for number, name in enumerate(("left", "right"))]
-    names.append(str(write_endless_model(place / "long")))
+    names = [str(write_endless_model(place / name, seed=number)) for number, name in enumerate(("left", "right"))]
+    names.append(str(write_endless_model(place / "long", context=4096)))
     with running(names, feedback=f"sqlite:///{place / 'feedback.sqlite'}") as server:
         yield server
 
@@ -116,7 +116,7 @@ def test_a_choice_with_consent_becomes_a_preference(ui: PageDriver, served: Runn
     store = served.service.feedback
     assert store is not None
     before = len(list(store.rows())) if Path(str(store.url.database)).exists() else 0
-    set_values(ui, max_tokens="20")
+    set_values(ui, temperature="0", max_tokens="20")  # a sampled answer is empty now and then, and no choice
     ui.page.check("#consent")
     ui.page.keyboard.press("Escape")
     ui.mode("completion")

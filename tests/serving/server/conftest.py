@@ -1,4 +1,4 @@
-"""A real server in a thread, with a tiny model whose answers vary, and a tiny encoder."""
+"""A real server in a thread, with tiny models: one whose answers vary, an encoder and a classifier."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from served import Running, running, write_model
-from tiny_encoders import write_encoder
+from tiny_encoders import write_classifier, write_encoder
+from word_classifier import CATEGORY, write_policy, write_word_classifier
 
 from neolm.models.hf import load_model
 from neolm.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -40,9 +41,18 @@ def start() -> Callable[..., contextlib.AbstractContextManager[Running]]:
     return running
 
 
+def observing_policy(place: Path) -> Path:
+    words = write_word_classifier(place / "words", {"fine": [], "bad": ["cold"]})
+    category = {**CATEGORY, "perspective": "TOXICITY", "openai": "harassment"}
+    return write_policy(place / "policy.yaml", words, mode="observe", categories={"coldness": category})
+
+
 @pytest.fixture(scope="module")
 def server(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     place = tmp_path_factory.mktemp("kept") / "deep" / "feedback.sqlite"
     encoder = write_encoder(tmp_path_factory.mktemp("an encoder") / "bert")
-    with running([str(directory), str(encoder)], feedback=f"sqlite:///{place}", max_tokens=512, choices=8) as one:
+    classifier = write_classifier(tmp_path_factory.mktemp("a classifier") / "topics", {"pair": True})
+    policy = observing_policy(tmp_path_factory.mktemp("a policy"))  # it changes no answer
+    fields = {"feedback": f"sqlite:///{place}", "moderation": str(policy), "max_tokens": 512, "choices": 8}
+    with running([str(directory), str(encoder), str(classifier)], **fields) as one:
         yield one

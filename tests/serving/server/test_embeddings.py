@@ -125,14 +125,14 @@ def test_requests_at_once_get_what_they_get_alone(
     expected = [torch.cat([embedder.embed(text) for text in texts]) for texts in asked]
     sizes: list[int] = []
     engine = both.service.pool.models["bert"].engine
-    compute = engine.embedder.embed_batch
+    compute = engine.compute
 
-    def embed_batch(inputs: Any, normalize: Any) -> torch.Tensor:
+    def embed_batch(inputs: Any) -> torch.Tensor:
         sizes.append(len(inputs))
         time.sleep(0.01)
-        return torch.as_tensor(compute(inputs, normalize))
+        return torch.as_tensor(compute(inputs))
 
-    monkeypatch.setattr(engine.embedder, "embed_batch", embed_batch)
+    monkeypatch.setattr(engine, "compute", embed_batch)
     with ThreadPoolExecutor(16) as threads:
         found = [threads.submit(vectors, both, input=texts) for texts in asked]
         writing = threads.submit(both.ask, prompt="the sea", max_tokens=8)  # a decoder beside it
@@ -221,14 +221,14 @@ def test_a_client_that_leaves_is_cancelled(bert: Path, monkeypatch: pytest.Monke
     with running([str(bert)]) as server:
         vectors(server, input="the sea")
         engine = server.service.pool.models["bert"].engine
-        compute, go_on, computed = engine.embedder.embed_batch, threading.Event(), []
+        compute, go_on, computed = engine.compute, threading.Event(), []
 
-        def embed_batch(inputs: Any, normalize: Any) -> torch.Tensor:
+        def embed_batch(inputs: Any) -> torch.Tensor:
             go_on.wait(60)
             computed.append(len(inputs))
-            return torch.as_tensor(compute(inputs, normalize))
+            return torch.as_tensor(compute(inputs))
 
-        monkeypatch.setattr(engine.embedder, "embed_batch", embed_batch)
+        monkeypatch.setattr(engine, "compute", embed_batch)
         with pytest.raises(httpx.ReadTimeout):
             server.client.post(PATH, json={"model": "bert", "input": ["sea " * 30] * 1000}, timeout=0.5)
         waiting_for(lambda: 'neolm_cancelled_total{model="bert"} 1.0' in server.client.get("/metrics").text)
@@ -252,7 +252,7 @@ def test_a_model_whose_engine_failed_is_loaded_again(bert: Path, monkeypatch: py
     with running([str(bert)]) as server:
         expected = vectors(server, input="the sea")
         engine = server.service.pool.models["bert"].engine
-        monkeypatch.setattr(engine.embedder, "embed_batch", lambda *_: 1 / 0)
+        monkeypatch.setattr(engine, "compute", lambda _: 1 / 0)
         assert "the engine failed" in server.error(PATH, {"model": "bert", "input": "x"}, 500)["message"]
         same(vectors(server, input="the sea"), expected)
 

@@ -1,0 +1,132 @@
+"""A classifier or regression of texts on a table of labelled examples, with what its files say about deciding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neolm.core.errors import InputError
+from neolm.core.files import digest_file
+from neolm.core.progress import say, table, task
+from neolm.evaluation.text_details import text_details
+from neolm.evaluation.text_scores import example_values, softmax, text_scores
+from neolm.metrics.calibration import top_label
+from neolm.metrics.intervals import bootstrap_ratio
+from neolm.prediction.choose import Choose
+from neolm.prediction.classify import Classify
+from neolm.prediction.predict import load_predictor
+from neolm.prediction.targets import Targets
+from neolm.tables.choices import choice_columns, read_choices
+from neolm.tables.examples import Examples, describe, read_examples
+from neolm.tables.table import open_table
+
+BATCH_SIZE = 64
+
+
+def evaluate_classifier(
+    model: str,
+    path: Path,
+    text: str = "text",
+    label: Sequence[str] = ("label",),
+    second: str | None = None,
+    quantize: str | None = None,
+) -> dict[str, Any]:
+    """Scores, their intervals and details, as JSON.
+
+    Args:
+        model: A model directory, a run or a hub id.
+        path: A table.
+        text: Column of the text.
+        label: Column of the label; or several, each 0 or 1, for several labels.
+        second: Column of the second text of a pair.
+        quantize: Bits of the weights.
+
+    Raises:
+        InputError: the model is not a classifier of texts, or no row can be used.
+    """
+    predictor = load_predictor(model, quantize=quantize)
+    if isinstance(predictor, Choose):
+        return _evaluate_choices(predictor, path, label[0])
+    if not isinstance(predictor, Classify):
+        raise InputError(f"{model}: it does not classify texts, so that it has no labels to compare with")
+    opened = open_table(path)
+    if opened.guess:
+        say(opened.guess)
+    if (second is not None) != predictor.settings.pair:
+        reads = "pairs: give --second-column" if second is None else "single texts: leave out --second-column"
+        raise InputError(f"{model}: the model reads {reads}")
+    examples = read_examples(opened, text, label[0] if len(label) == 1 else label, second)
+    for line in describe(examples.left_out):
+        say(f"{path}: {line}")
+    targets = Targets(predictor.problem, predictor.names)
+    settings = predictor.settings
+    others = [number for number, name in enumerate(examples.labels) if name == settings.abstain_label]
+    if len(others) == len(examples):
+        raise InputError(f"{path}: every row has the label {settings.abstain_label!r}, which stands for no label")
+    outside = examples.select(others)
+    examples = targets.known(examples.select(sorted({*range(len(examples))} - {*others})))
+    gold = targets.tensor(examples.label_sets or examples.labels, str(path)).numpy()
+    logits = _logits(predictor, examples)
+    values = example_values(predictor.problem, logits, gold)
+    interval = bootstrap_ratio(values, np.ones(len(values)))
+    scores = text_scores(predictor.problem, predictor.names, logits, gold)
+    if predictor.problem == "single_label_classification" and settings.abstain_below:
+        best, right = top_label(softmax(logits), gold)
+        scores["in_scope_accuracy"] = float((right * (best >= settings.abstain_below)).mean())
+        if others:
+            confidence = softmax(_logits(predictor, outside)).max(axis=1)
+            scores["out_of_scope_recall"] = float((confidence < settings.abstain_below).mean())
+    return {
+        "protocol": {
+            "data": {"path": str(path), "digest": digest_file(path), "examples": len(examples)},
+            "prediction": settings.model_dump(mode="json", include={"temperature", "thresholds", "long_text"}),
+        },
+        "problem": predictor.problem,
+        "scores": scores,
+        "interval": interval.as_json(),
+        "details": text_details(predictor.problem, predictor.names, logits, gold, examples, 1.0),
+    }
+
+
+def _evaluate_choices(predictor: Choose, path: Path, label: str) -> dict[str, Any]:
+    """Scores of a model that chooses between options, which knows its columns; the other values are as above."""
+    opened, settings = open_table(path), predictor.settings
+    columns = choice_columns(opened, settings.text_column, settings.option_columns, settings.second_column)
+    found = read_choices(opened, columns, label)
+    for line in found.lines():
+        say(line)
+    hits = predictor.hits(found.choices)
+    return {
+        "protocol": {"data": {"path": str(path), "digest": digest_file(path), "examples": len(hits)}},
+        "problem": "choice",
+        "scores": {"accuracy": float(hits.mean())},
+        "interval": bootstrap_ratio(hits, np.ones(len(hits))).as_json(),
+        "details": {},
+    }
+
+
+def classifier_table(found: dict[str, Any]) -> str:
+    """The scores for a terminal."""
+    low, high = found["interval"]["low"], found["interval"]["high"]
+    rows: list[tuple[Any, ...]] = []
+    for name, value in found["scores"].items():
+        if isinstance(value, float):
+            spread = f"({low:.4f} to {high:.4f})" if name == "accuracy" and low is not None else ""
+            rows.append((name.replace("_", " "), f"{value:.4f}", spread))
+    if permuted := found["details"].get("permuted"):
+        rows.append(("", permuted, ""))
+    return table(rows)
+
+
+def _logits(predictor: Classify, examples: Examples) -> Any:
+    texts = list(examples.inputs())
+    parts = []
+    with task("Evaluating", len(texts), "examples") as shown:
+        for start in range(0, len(texts), BATCH_SIZE):
+            batch = [predictor.encode(*one) for one in texts[start : start + BATCH_SIZE]]
+            parts.append(predictor.scores(batch).numpy())
+            shown.advance(len(batch))
+    return np.concatenate(parts)

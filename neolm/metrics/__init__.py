@@ -1,0 +1,1 @@
+"""Scores of predictions, their intervals, calibration and thresholds: pure functions of arrays."""
