@@ -235,7 +235,7 @@ def share_freed_memory(arenas: int = 2) -> None:
     _mallopt({_M_ARENA_MAX: arenas})
 
 
-def keep_few_kernels(most: int = 64) -> None:
+def keep_few_kernels(most: int = 256) -> None:
     """Make torch keep the oneDNN kernels of the last `most` shapes of products on a CPU, and not of the last 1,024.
 
     A kernel takes half a megabyte, since both oneDNN and torch's binding of it keep one. Kernels that come and go leave

@@ -76,8 +76,11 @@ class AnswerQuestions:
 
     @staticmethod
     def describe(result: dict[str, Any]) -> str:
-        """A result for a terminal: the answer and its place, and a line for each other span."""
-        answer = result["answer"] or "(no answer)"
+        """A result for a terminal: the answer and its place, and a line for each other span.
+
+        Line breaks within an answer become spaces.
+        """
+        answer = "(no answer)" if result["start"] is None else " ".join(result["answer"].split())
         place = "" if result["start"] is None else f"  {result['start']}-{result['end']}"
         lines = [f"{answer}  {result['score']:.1%}{place}"]
         others = [
@@ -85,5 +88,8 @@ class AnswerQuestions:
             for other in result["alternatives"]
             if other["start"] != result["start"] or other["end"] != result["end"]
         ]
-        lines += [f"  {other['score']:.1%}  {other['start']}-{other['end']}  {other['answer']}" for other in others]
+        lines += [
+            f"  {other['score']:.1%}  {other['start']}-{other['end']}  {' '.join(other['answer'].split())}"
+            for other in others
+        ]
         return "\n".join(lines)

@@ -442,6 +442,7 @@ def test_the_command_answers_from_a_file_and_from_the_standard_input(
     code, out, _ = neolm_("predict", span_model, QUESTIONS[0], "--context", "-", "--top-k", 3)
     assert code == 0
     best = expected[0]
+    assert len(out.splitlines()) == 3
     assert out.splitlines()[0].endswith(f"  {best['score']:.1%}  {best['start']}-{best['end']}")
     code, out, _ = neolm_("predict", span_model, "Who?", "--context", path, "--set", "null_threshold=-1e9")
     assert code == 0
