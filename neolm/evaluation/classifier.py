@@ -98,7 +98,8 @@ def _evaluate_choices(predictor: Choose, path: Path, label: str) -> dict[str, An
     found = read_choices(opened, columns, label)
     for line in found.lines():
         say(line)
-    hits = predictor.hits(found.choices)
+    answers = np.array([one.answer for one in found.choices])
+    hits = (predictor.question_logits(found.choices).argmax(axis=1) == answers).astype(float)
     return {
         "protocol": {"data": {"path": str(path), "digest": digest_file(path), "examples": len(hits)}},
         "problem": "choice",

@@ -21,6 +21,7 @@ from neolm.core.errors import InputError
 from neolm.core.progress import say
 from neolm.data.batch import Batch
 from neolm.finetuning.config import FinetuneConfig
+from neolm.finetuning.decision import decide
 from neolm.finetuning.encoded_examples import longest_first
 from neolm.finetuning.heads import TextModel
 from neolm.finetuning.open_part import drawn_apart, open_part, part_files
@@ -144,14 +145,16 @@ class ChoiceTask:
         named = {"text_column": columns.text, "second_column": columns.second, "option_columns": columns.options}
         settings: Results = {"task": "choice", "window_tokens": self._longest, **named}
         answers = np.array([one.answer for one in self._validation])
-        right = Choose(model, tokenizer, PredictionConfig(**settings)).hits(self._validation)
+        logits = Choose(model, tokenizer, PredictionConfig(**settings)).question_logits(self._validation)
+        right = logits.argmax(axis=1) == answers
+        settings |= decide("single_label_classification", (), logits, answers, self._config)
         place = Counter(one.answer for one in self._training).most_common(1)[0][0]
         frequencies = _frequencies(self._training)
         shared = np.array([_overlap(one, frequencies) for one in self._validation])
         scores = {"place": np.mean(answers == place), "overlap": np.mean(shared == answers), "fine-tuned": right.mean()}
         return {
             "scores": {name: {"accuracy": float(score)} for name, score in scores.items()},
-            "interval": bootstrap_ratio(right, np.ones(len(right))).as_json(),
+            "interval": bootstrap_ratio(right.astype(float), np.ones(len(right))).as_json(),
             "prediction": settings,
         }
 

@@ -26,7 +26,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 ABSTENTION = ("abstain_error", "out_of_scope_label")
 TEXT_ONLY = (
     *("group_column", "seeds", "long_text", "class_weights", "focal_gamma", "label_smoothing", "tfidf"),
-    *("threshold_precision", "abstain_error", "out_of_scope_label", "cache_frozen", "search", "reinitialised_layers"),
+    *("threshold_precision", "out_of_scope_label", "cache_frozen", "search", "reinitialised_layers"),
 )
 USED_BY_PROBES = ("device", "precision")
 TRAINING_ONLY = (
@@ -40,6 +40,7 @@ READ_BY = {
     **dict.fromkeys(READ_TABLES, TABLE_TASKS),
     **dict.fromkeys(("second_column", "pooling"), (*TEXT_TASKS, "choice")),
     "option_columns": ("choice",),
+    "abstain_error": ("classification", "pair", "choice"),
     "stride": ("span", "tokens"),
     **dict.fromkeys(("max_question_tokens", "max_answer_tokens", "null_windows"), ("span",)),
     "word_labels": ("tokens",),
@@ -156,8 +157,9 @@ class FinetuneConfig(TrainConfig):
     long_text: Literal["windows", "truncate"] = "windows"
     """A text of more tokens is read in overlapping windows, whose logits are averaged; or cut at its end. Pairs are
     always cut, the longer text first. How many texts that are is printed."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """Weights of the labels in the loss; balanced: inversely proportional to their numbers of examples."""
+    class_weights: Literal["none", "balanced", "resample"] = "none"
+    """Weights of the labels; balanced: in the loss, inversely proportional to their numbers of examples; resample: an
+    epoch has the examples of each label as often as it takes to make the labels about equally frequent."""
     focal_gamma: Annotated[float, Field(ge=0)] = 0.0
     """Exponent of the focal loss (Lin et al. 2017), which gives less weight to examples that are right; 0: none."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -169,8 +171,8 @@ class FinetuneConfig(TrainConfig):
     threshold_precision: Share | None = None
     """Several labels: thresholds with this precision on the validation examples; null: those with the best F1."""
     abstain_error: Share | None = None
-    """One label: give no answer where the probability is below the one that keeps this error rate on the validation
-    examples; null: always answer."""
+    """One label, choice: give no answer where the probability is below the one that keeps this error rate on the
+    validation examples; null: always answer."""
     out_of_scope_label: str | None = None
     """One label: the label of examples that belong to none of the others. They are not trained on: they say below which
     probability this label is given."""

@@ -38,11 +38,21 @@ class EncodedExamples:
     """(N,) weight of each example in the loss; its windows share it."""
     states: FrozenStates | None = None
     """Hidden states of the windows after the frozen layers; None: the model computes them."""
+    copies: Sequence[int] | None = None
+    """How often each example is in an epoch; None: once."""
 
     @cached_property
     def windows(self) -> Sequence[tuple[int, int]]:
-        """Example and number of each window."""
-        return [(number, place) for number, text in enumerate(self.texts) for place in range(len(text.windows))]
+        """Example and number of each window of an epoch."""
+        found = [(number, place) for number, text in enumerate(self.texts) for place in range(len(text.windows))]
+        return found if self.copies is None else [one for one in found for _ in range(self.copies[one[0]])]
+
+    def linear_weights(self) -> Tensor:
+        """(N,) weights that do in one pass over the examples what an epoch does with its copies, 1 in the mean."""
+        if self.copies is None:
+            return self.weights
+        weights = self.weights * torch.tensor(self.copies)
+        return weights / weights.mean()
 
     def batch(self, windows: Sequence[int]) -> Batch:
         """The windows with these numbers: `input_ids`, `attention_mask`, `token_type_ids`, `targets`, `weights`.

@@ -124,7 +124,11 @@ class FinetuneRun:
         if self.problem == "regression":
             targets = (targets - self.scale[0]) / self.scale[1]
         texts = encode_texts(self.tokenizer, examples.texts, examples.seconds, self.max_length, config.long_text)
-        return EncodedExamples(examples.path, examples.lines, texts, targets, self._weights(targets, config))
+        repeats = config.class_weights == "resample" and examples is self.data.training
+        copies = self._copies(targets) if repeats else None
+        return EncodedExamples(
+            examples.path, examples.lines, texts, targets, self._weights(targets, config), copies=copies
+        )
 
     def _scale(self) -> tuple[float, float]:
         """Mean and standard deviation of the numbers of a regression."""
@@ -136,22 +140,33 @@ class FinetuneRun:
 
     def _weights(self, targets: Tensor, config: FinetuneConfig) -> Tensor:
         """Weight of each example, (N,): 1, or inversely proportional to the frequency of its label, 1 in the mean."""
-        if config.class_weights == "none" or self.problem != "single_label_classification":
+        if config.class_weights != "balanced" or self.problem != "single_label_classification":
             return torch.ones(len(targets))
         counts = targets.bincount(minlength=len(self.data.targets.names)).float()
         return (len(targets) / (counts > 0).sum() / counts.clamp(min=1))[targets]
+
+    def _copies(self, targets: Tensor) -> list[int] | None:
+        """How often an epoch has each example, so that each label is about as frequent as the most frequent one."""
+        if self.problem != "single_label_classification":
+            return None
+        counts = targets.bincount(minlength=len(self.data.targets.names))
+        copies = (counts.max() / counts.where(counts > 0, counts.max())).round().long()
+        for name, times in zip(self.data.targets.names, copies.tolist(), strict=True):
+            if times > 1:
+                say(f"finetune: an epoch has each example of {name!r} {times:,} times")
+        return copies[targets].tolist()
 
     def _describe_lengths(self, part: EncodedExamples) -> dict[str, int]:
         """Print how many texts are divided or cut, and return the numbers."""
         long = sum(len(text.windows) > 1 for text in part.texts)
         cut = sum(text.left_out > 0 for text in part.texts)
-        of = f"of {len(part.texts):,} texts"
+        of, windows = f"of {len(part.texts):,} texts", sum(len(text.windows) for text in part.texts)
         if long:
-            windows = f"in {len(part.windows):,} windows in all"
-            say(f"{part.source}: {long:,} {of} have more than {self.max_length} tokens; they are read {windows}")
+            read = f"they are read in {windows:,} windows in all"
+            say(f"{part.source}: {long:,} {of} have more than {self.max_length} tokens; {read}")
         if cut:
             say(f"{part.source}: {cut:,} {of} are cut to {self.max_length} tokens")
-        return {"texts": len(part.texts), "windows": len(part.windows), "divided": long, "cut": cut}
+        return {"texts": len(part.texts), "windows": windows, "divided": long, "cut": cut}
 
     def _wants_tfidf(self) -> bool:
         if self.config.tfidf and not is_available():
@@ -162,7 +177,7 @@ class FinetuneRun:
         logits = tfidf_logits(
             list(self.data.training.inputs()),
             self.training.targets.numpy(),
-            self.training.weights.double().numpy(),
+            self.training.linear_weights().double().numpy(),
             self.problem,
             list(self.data.validation.inputs()),
         )
@@ -172,7 +187,7 @@ class FinetuneRun:
         device, dtype = device_and_type(self.config)
         model = copy.deepcopy(self.model).to(device, dtype)
         features, unseen = (frozen_features(model, part.texts) for part in (self.training, self.validation))
-        examples = features, self.training.targets, self.training.weights
+        examples = features, self.training.targets, self.training.linear_weights()
         outputs = len(self.data.targets.names)
         tested = unseen, self.validation.targets
         probe = fit_probe(*examples, self.problem, outputs, tested, intercept=self.intercept)

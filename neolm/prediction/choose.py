@@ -82,25 +82,30 @@ class Choose:
         return list(torch.split(found, [len(options) for options, _ in rows]))
 
     def predict(self, rows: Sequence[Options]) -> list[dict[str, Any]]:
-        """The result of each row: the option (`label`), its number from 1 (`choice`), and the probabilities of all."""
+        """The result of each row: the option (`label`), its number from 1 (`choice`), and the probabilities of all.
+
+        Both are None below the probability `abstain_below` of the settings.
+        """
         results = []
         for logits, (options, encoded) in zip(self.logits(rows), rows, strict=True):
-            chances = logits.double().softmax(dim=0).tolist()
+            chances = (logits.double() / self.settings.temperature).softmax(dim=0).tolist()
             best = max(range(len(chances)), key=chances.__getitem__)
             found = {"label": options[best], "choice": best + 1, "probability": chances[best], "probabilities": chances}
+            if chances[best] < self.settings.abstain_below:
+                found |= {"label": None, "choice": None}
             cut = sum(one.left_out for one in encoded)
             results.append(found | ({"left_out_tokens": cut} if cut else {}))
         return results
 
-    def hits(self, choices: Sequence[Choice]) -> NDArray[np.float64]:
-        """Whether the answer to each question is right, as 1 or 0, (N,)."""
-        hits = []
-        for one in choices:
-            (found,) = self.predict([self.encode(one.context, one.options, one.before)])
-            hits.append(float(found["choice"] - 1 == one.answer))
-        return np.array(hits)
+    def question_logits(self, choices: Sequence[Choice]) -> NDArray[np.float64]:
+        """The logits of each question, (N, K); very low ones for options that a question does not have."""
+        rows = [self.encode(one.context, one.options, one.before) for one in choices]
+        found = np.full((len(rows), max(len(options) for options, _ in rows)), -1e9)
+        for number, logits in enumerate(self.logits(rows)):
+            found[number, : len(logits)] = logits.double().numpy()
+        return found
 
     def describe(self, result: dict[str, Any]) -> str:
         """A result for a terminal."""
         shown = "  ".join(f"{number} {chance:.1%}" for number, chance in enumerate(result["probabilities"], start=1))
-        return f"{result['label']}\n  {shown}"
+        return f"{result['label'] or '(no answer)'}\n  {shown}"

@@ -46,7 +46,7 @@ FIELDS: Mapping[Task, tuple[str, ...]] = {
     "span": ("null_threshold", "max_question_tokens", "max_answer_tokens", "window_tokens", "stride"),
     "tokens": ("words", "word_labels", "window_tokens", "stride"),
     "instruct": ("prompt", "max_new_tokens"),
-    "choice": ("text_column", "second_column", "option_columns", "window_tokens"),
+    "choice": ("text_column", "second_column", "option_columns", "temperature", "abstain_below", "window_tokens"),
 }
 """The fields that each task reads besides `task`; others are refused."""
 

@@ -1,6 +1,7 @@
 """`neolm finetune --task choice` through the real commands; the head against transformers."""
 
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -41,9 +42,11 @@ def test_options_are_learnt(base: Path, tmp_path: Path, neolm_: Command) -> None
     output = tmp_path / "run"
     code, _, err = neolm_(
         "finetune", base, "--task", "choice", "--train", train, "--validation", validation, "--output", output,
-        *SETTINGS, "finetune.pooling=first",
+        *SETTINGS, "finetune.pooling=first", "finetune.abstain_error=0.5",
     )  # fmt: skip
     assert code == 0, err
+    assert "finetune: temperature " in err
+    assert "no answer below a probability of" in err
     assert "80 questions with 3 options; answers are letters" in err
     found = json.loads((output / "finetune" / "results.json").read_text())
     assert found["scores"]["fine-tuned"]["accuracy"] > 0.9
@@ -62,6 +65,14 @@ def test_options_are_learnt(base: Path, tmp_path: Path, neolm_: Command) -> None
     assert f"accuracy  {right:.4f}" in out
     code, out, _ = neolm_("predict", output, "the day is", "cold", "clock")
     assert out.startswith("clock\n")
+    settings = json.loads((output / "model" / "prediction.json").read_text())
+    code, out, _ = neolm_("predict", output, "the day is", "cold", "clock", "--set", "temperature=1", "--json")
+    plain = json.loads(out)["probabilities"]
+    scaled = neolm.predict(output, [("the day is", ["cold", "clock"])])[0]["probabilities"]  # type: ignore[list-item]
+    logit, other = (math.log(one[1] / one[0]) for one in (plain, scaled))
+    assert other == pytest.approx(logit / settings["temperature"], rel=1e-4)
+    code, out, _ = neolm_("predict", output, "the day is", "cold", "clock", "--set", "abstain_below=1", "--json")
+    assert (json.loads(out)["label"], json.loads(out)["choice"]) == (None, None)
     page = (output / "report.html").read_text()
     assert "most frequent place" in page
     assert "takes the right option for" in page

@@ -1,5 +1,6 @@
 """What is fitted on the validation examples, and the settings that decide what is read and how it counts."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,23 @@ def test_balanced_weights_give_each_label_the_same_sum(tmp_path: Path) -> None:
         sums = [float(training.weights[training.targets == label].sum()) for label in (0, 1)]
         assert float(training.weights.mean()) == pytest.approx(1)
         assert (sums[0] == pytest.approx(sums[1])) == (choice == "balanced")
+
+
+def test_resampling_repeats_the_rare_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = tmp_path / "base"
+    save_model(tiny_encoder("bert", vocab_size=len(VOCABULARY)), base)
+    (base / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    settings = config(train=str(table(tmp_path)), class_weights="resample")
+    data = read_data(settings, 1)
+    architecture = head_config(tiny_encoder("bert", vocab_size=len(VOCABULARY)).config, data.targets, "mean")
+    run = FinetuneRun(tmp_path / "run", base, architecture, data, settings, 1)
+    counts = Counter(run.training.targets[number].item() for number, _ in run.training.windows)
+    once = Counter(run.training.targets.tolist())
+    assert once == {0: 36, 1: 9}
+    assert counts == {0: 36, 1: 36}
+    assert "an epoch has each example of 'time' 4 times" in capsys.readouterr().err
+    assert len(run.validation.windows) == len(run.validation.texts)
+    weights = run.training.linear_weights()
+    assert float(weights.mean()) == pytest.approx(1)
+    assert float(weights[run.training.targets == 1][0] / weights[run.training.targets == 0][0]) == pytest.approx(4)
+    assert run.lengths["train"]["windows"] == 45
