@@ -1,4 +1,4 @@
-"""A classifier or regression of texts on a table of labelled examples, with what its files say about deciding."""
+"""A fine-tuned model on a table: a classifier or regression by its labels, a model that writes by its answers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from neolm.core.files import digest_file
 from neolm.core.progress import say, table, task
 from neolm.evaluation.text_details import text_details
 from neolm.evaluation.text_scores import example_values, softmax, text_scores
+from neolm.metrics.answers import exact_match
+from neolm.metrics.bleu import bleu, chrf
 from neolm.metrics.calibration import top_label
 from neolm.metrics.intervals import bootstrap_ratio
+from neolm.metrics.rouge import rouge
 from neolm.prediction.choose import Choose
 from neolm.prediction.classify import Classify
+from neolm.prediction.follow_instructions import FollowInstructions
 from neolm.prediction.predict import load_predictor
 from neolm.prediction.targets import Targets
 from neolm.tables.choices import choice_columns, read_choices
@@ -40,7 +44,7 @@ def evaluate_classifier(
         model: A model directory, a run or a hub id.
         path: A table.
         text: Column of the text.
-        label: Column of the label; or several, each 0 or 1, for several labels.
+        label: Column of the label or the answer; or several, each 0 or 1, for several labels.
         second: Column of the second text of a pair.
         quantize: Bits of the weights.
 
@@ -50,11 +54,13 @@ def evaluate_classifier(
     predictor = load_predictor(model, quantize=quantize)
     if isinstance(predictor, Choose):
         return _evaluate_choices(predictor, path, label[0])
-    if not isinstance(predictor, Classify):
-        raise InputError(f"{model}: it does not classify texts, so that it has no labels to compare with")
     opened = open_table(path)
     if opened.guess:
         say(opened.guess)
+    if isinstance(predictor, FollowInstructions):
+        return _evaluate_answers(predictor, read_examples(opened, text, label[0]))
+    if not isinstance(predictor, Classify):
+        raise InputError(f"{model}: it has neither labels nor answers to compare with a table")
     if (second is not None) != predictor.settings.pair:
         reads = "pairs: give --second-column" if second is None else "single texts: leave out --second-column"
         raise InputError(f"{model}: the model reads {reads}")
@@ -109,13 +115,49 @@ def _evaluate_choices(predictor: Choose, path: Path, label: str) -> dict[str, An
     }
 
 
+def _evaluate_answers(predictor: FollowInstructions, examples: Examples) -> dict[str, Any]:
+    """Scores of the answers that a model writes; the interval is that of the mean ROUGE-L. Other values as above."""
+    for line in describe(examples.left_out):
+        say(f"{examples.path}: {line}")
+    written, texts, too_long = [], [], 0
+    with task("Answering", len(examples), "texts") as shown:
+        for start in range(0, len(examples), BATCH_SIZE):
+            rows = []
+            for text, answer in zip(examples.texts[start:][:BATCH_SIZE], examples.labels[start:], strict=False):
+                try:
+                    rows.append(predictor.encode(text))
+                    texts.append(answer)
+                except InputError:  # it leaves no room for an answer
+                    too_long += 1
+            written += [result["answer"] for result in predictor.predict(rows)]
+            shown.advance(min(BATCH_SIZE, len(examples) - start))
+    if not texts:
+        raise InputError(f"{examples.path}: no text leaves room for an answer")
+    if too_long:
+        say(
+            f"{examples.path}: {too_long:,} of {len(examples):,} texts leave no room for an answer; they are not scored"
+        )
+    each = [rouge(*pair) for pair in zip(written, texts, strict=True)]
+    means = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
+    same = float(np.mean([exact_match(*pair) for pair in zip(written, texts, strict=True)]))
+    data = {"path": str(examples.path), "digest": digest_file(examples.path), "examples": len(texts)}
+    settings = predictor.settings.model_dump(mode="json", include={"prompt", "max_new_tokens"})
+    return {
+        "protocol": {"data": data | {"too_long": too_long}, "prediction": settings},
+        "problem": "instruct",
+        "scores": {**means, "bleu": bleu(written, texts), "chrf": chrf(written, texts), "exact_match": same},
+        "interval": bootstrap_ratio([one["rougeL"] for one in each], np.ones(len(each))).as_json(),
+        "details": {},
+    }
+
+
 def classifier_table(found: dict[str, Any]) -> str:
     """The scores for a terminal."""
     low, high = found["interval"]["low"], found["interval"]["high"]
     rows: list[tuple[Any, ...]] = []
     for name, value in found["scores"].items():
         if isinstance(value, float):
-            spread = f"({low:.4f} to {high:.4f})" if name == "accuracy" and low is not None else ""
+            spread = f"({low:.4f} to {high:.4f})" if name in ("accuracy", "rougeL") and low is not None else ""
             rows.append((name.replace("_", " "), f"{value:.4f}", spread))
     if permuted := found["details"].get("permuted"):
         rows.append(("", permuted, ""))

@@ -16,12 +16,13 @@ def evaluate(
         str | None, typer.Option(help="A file or folder to measure on; default: the held-out text of the model's run.")
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--input", help="A table of labelled examples, for a classifier of texts.")
+        Path | None, typer.Option("--input", help="A table of labelled examples or answers, for a fine-tuned model.")
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
     second_column: Annotated[str | None, typer.Option(help="Column of the second text of a pair.")] = None,
     label_column: Annotated[
-        list[str] | None, typer.Option(help="Column of the label; several are several labels. Default: label.")
+        list[str] | None,
+        typer.Option(help="Column of the label or answer; several: several labels. Default: label."),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Settings of `neolm config evaluate`.")
@@ -33,7 +34,7 @@ def evaluate(
 
     A decoder: loss, perplexity and bits per byte, with intervals, next to compressors. An encoder: loss and accuracy of
     masked tokens, next to the unigram entropy, and accuracy of its sentence task. A classifier: accuracy, F1 and other
-    scores on a table of labelled examples.
+    scores on a table of labelled examples. A model that was tuned to answer: ROUGE, BLEU, chrF and exact match.
     """
     from neolm.core.files import check_output_file, write_json
     from neolm.evaluation.evaluate import evaluate_model
@@ -46,7 +47,7 @@ def evaluate(
         from neolm.evaluation.classifier import classifier_table, evaluate_classifier
 
         if text is not None or settings:
-            raise InputError("evaluate: --text and --set are for language models; --input is for classifiers of texts")
+            raise InputError("evaluate: --text and --set are for language models; --input is for fine-tuned models")
         labels = label_column or ["label"]
         scores = evaluate_classifier(model, source, text_column, labels, second_column, quantize)
         print(classifier_table(scores))

@@ -1,6 +1,7 @@
 """`neolm finetune --task instruct` through the real commands; packing, cutting, and what is learnt."""
 
 import json
+import operator
 import subprocess
 import sys
 import time
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sacrebleu
 import torch
 import transformers
+from rouge_score.rouge_scorer import RougeScorer
 from safetensors.torch import load_file
 from tiny_encoders import write_encoder
 from tiny_models import tiny_decoder
@@ -123,6 +126,23 @@ def test_two_columns_with_a_prompt_and_lora(decoder: Path, tmp_path: Path, neolm
     alone = neolm.predict(output, ["sea", "the day"])
     assert [row.get("answer") for row in written] == [alone[0]["answer"], None, alone[1]["answer"]]
     assert written[1]["error"] == "the text is empty"
+    rows = [("the sea", "water"), ("clock", "the time, or so"), ("day", ""), ("the " * 80, "x")]
+    table, scores = write_csv(tmp_path / "gold.csv", ("source", "target"), rows), tmp_path / "scores.json"
+    columns = ("--text-column", "source", "--label-column", "target")
+    said = run(neolm_, "evaluate", output, "--input", table, *columns, "--output", scores)
+    assert "1 of 3 texts leave no room for an answer; they are not scored" in said
+    found = json.loads(scores.read_text())
+    answers = [one["answer"] for one in neolm.predict(output, ["the sea", "clock"])]
+    truths = ["water", "the time, or so"]
+    assert found["scores"]["bleu"] == pytest.approx(sacrebleu.corpus_bleu(answers, [truths]).score)
+    assert found["scores"]["chrf"] == pytest.approx(sacrebleu.corpus_chrf(answers, [truths]).score)
+    expected = [RougeScorer(["rougeL"]).score(*pair)["rougeL"].fmeasure for pair in zip(truths, answers, strict=True)]
+    assert found["scores"]["rougeL"] == found["interval"]["value"] == pytest.approx(sum(expected) / 2)
+    assert found["scores"]["exact_match"] == sum(map(operator.eq, answers, truths)) / 2
+    assert found["protocol"]["prediction"]["prompt"] == "What is "
+    long = write_csv(tmp_path / "long.csv", ("source", "target"), rows[-1:])
+    code, _, err = neolm_("evaluate", output, "--input", long, *columns)
+    assert (code, err.splitlines()[-1]) == (2, f"neolm: {long}: no text leaves room for an answer")
 
 
 def test_an_untied_head_is_kept() -> None:
