@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -81,6 +82,28 @@ class SearchConfig(Config):
     """Passes over the training examples."""
 
 
+class TableConfig(Config):
+    """One of several tables that are trained on together, with its own columns and labels."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """The file, from the folder `train` on; it may also have `.gz` or `.zst` behind its name."""
+    text_column: str = "text"
+    """Column of the text."""
+    label_column: str = "label"
+    """Column of the label."""
+    group_column: str | None = None
+    """Column of the group of an example."""
+    header: bool | None = None
+    """As `finetune.header`."""
+    delimiter: str | None = None
+    """As `finetune.delimiter`."""
+    encoding: str | None = None
+    """As `finetune.encoding`."""
+    labels: Annotated[Mapping[str, str | None], Field(min_length=1)] | None = None
+    """The label that is trained on for each label of the table; null as a label: its examples are left out; null as a
+    whole: the labels stay as they are."""
+
+
 class FinetuneConfig(TrainConfig):
     """`TrainConfig` with the task, its tables, the baselines, and the choice of what is trained."""
 
@@ -91,7 +114,11 @@ class FinetuneConfig(TrainConfig):
     superglue/...: that task, with its official files in the folder `train`."""
     train: Annotated[str, Field(min_length=1)]
     """Table of training examples: .csv, .tsv, .jsonl (also .gz or .zst) or .parquet. span: also SQuAD's .json; tokens:
-    .jsonl, .parquet, or a file with a word and its tag on each line; instruct: also a JSON list."""
+    .jsonl, .parquet, or a file with a word and its tag on each line; instruct: also a JSON list. With `tables`: the
+    folder in which they are."""
+    tables: tuple[TableConfig, ...] = ()
+    """classification: tables that are trained on together, each with path, text_column, label_column, group_column,
+    header, delimiter, encoding and labels, a mapping from its labels to those that are trained on."""
     validation: str | None = None
     """Table of validation examples; null: a part of the training examples, drawn by label and group."""
     validation_share: Share = 0.1
@@ -214,8 +241,15 @@ class FinetuneConfig(TrainConfig):
             return "second" if BENCHMARKS[self.task].pair else None
         return self.second_column
 
+    def of_table(self, table: TableConfig) -> FinetuneConfig:
+        """The settings with the columns of one of `tables`."""
+        columns = {name: getattr(table, name) for name in (*READ_TABLES, "group_column")}
+        return self.model_copy(update={**columns, "label_column": (table.label_column,), "second_column": None})
+
     @model_validator(mode="after")
     def _consistent_task(self) -> Self:
+        if self.tables and (self.task != "classification" or len(self.label_column) > 1):
+            raise ValueError("tables: several tables are for task classification with one label of a text")
         if self.task == "pair" and self.second_column is None:
             raise ValueError("second_column must be given for task pair")
         if self.kind not in TEXT_TASKS and self.method == "probe":
@@ -233,6 +267,8 @@ class FinetuneConfig(TrainConfig):
         found = super().without_effect()
         if self.validation is not None:
             found |= dict.fromkeys(("validation_share", "group_column"), "a validation table is given")
+        columns = ("group_column", "second_column", *(() if self.validation else READ_TABLES))
+        found |= dict.fromkeys(columns if self.tables else (), "each of the tables has its own columns")
         if self.second is not None:
             found["long_text"] = "pairs are always cut"
         if self.warmup_steps:

@@ -22,6 +22,7 @@ from neolm.data.order import Permutation
 from neolm.finetuning.frozen_states import FrozenStates
 from neolm.models.token_batches import padded
 from neolm.prediction.text_windows import EncodedText
+from neolm.tables.examples import Line
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class EncodedExamples:
     """N examples, of which each has one or more windows."""
 
     source: Path
-    lines: Sequence[int]
+    lines: Sequence[Line]
     """Line of each example in its table."""
     texts: Sequence[EncodedText]
     targets: Tensor

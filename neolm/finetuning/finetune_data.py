@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from neolm.core.errors import InputError, SettingError
+from neolm.core.files import expanded
 from neolm.core.progress import say
 from neolm.finetuning.config import FinetuneConfig
 from neolm.finetuning.open_part import open_part, part_files
 from neolm.prediction.targets import Targets, label_order
 from neolm.tables.examples import Examples, describe, read_examples
 from neolm.tables.inventory import find_leakage, take_inventory
+from neolm.tables.joined import joined, relabelled
 from neolm.tables.split import split_examples
 
 
@@ -40,7 +43,9 @@ def read_data(config: FinetuneConfig, seed: int) -> FinetuneData:
             regression is not a number.
     """
     files = part_files(config)
-    everything = _read(files["train"], config, "train")
+    tables = _read_tables(files, config) if config.tables else []
+    parts = [(table.path, examples) for table, (examples, _) in zip(config.tables, tables, strict=True)]
+    everything = joined(expanded(config.train), parts) if parts else _read(files["train"], config, "train")
     given = _read(files["validation"], config, "validation") if "validation" in files else None
     taken = take_inventory(everything)
     for line in taken.lines():
@@ -62,7 +67,7 @@ def read_data(config: FinetuneConfig, seed: int) -> FinetuneData:
     else:
         training, validation = everything, given
     validation = targets.known(validation)
-    found: dict[str, Any] = {"train": taken.as_json()}
+    found: dict[str, Any] = {"train": taken.as_json(), "tables": [described for _, described in tables]}
     if given is not None:
         leakage = find_leakage(training, validation)
         lines = [*take_inventory(validation).lines(), *leakage.lines()] if targets.problem != "regression" else []
@@ -72,11 +77,30 @@ def read_data(config: FinetuneConfig, seed: int) -> FinetuneData:
     return FinetuneData(training, validation, targets, given is None, found, outside)
 
 
+def _read_tables(files: Mapping[str, Path], config: FinetuneConfig) -> list[tuple[Examples, dict[str, Any]]]:
+    """The examples of each of several tables, and what its labels are trained on as, for the report."""
+    tables = []
+    for number, table in enumerate(config.tables):
+        path = files["train" if not number else f"train {number + 1}"]
+        given = _read(path, config.of_table(table), f"tables.{number}")
+        try:
+            examples = given if table.labels is None else relabelled(given, table.labels)
+        except InputError as error:
+            raise InputError(f"finetune.tables.{number}.labels: {error}") from None
+        names = {name: name if table.labels is None else table.labels[name] for name in label_order(given.labels)}
+        counts = Counter(given.labels)
+        rows = [(name, counts[name], trained) for name, trained in names.items()]
+        shown = ", ".join(f"{a!r} ({n:,}) is {'left out' if b is None else repr(b)}" for a, n, b in rows)
+        say(f"{path}: {len(examples):,} examples; {shown}")
+        tables.append((examples, {"path": table.path, "examples": len(examples), "labels": rows}))
+    return tables
+
+
 def _read(path: Path, config: FinetuneConfig, key: str) -> Examples:
     try:
         table = open_part(config, path)
         label = config.label_column[0] if len(config.label_column) == 1 else config.label_column
-        group = config.group_column if key == "train" else None
+        group = config.group_column if key != "validation" else None
         examples = read_examples(table, config.text_column, label, config.second, group)
     except SettingError:
         raise

@@ -12,7 +12,7 @@ from neolm.core.progress import say
 from neolm.finetuning.config import FinetuneConfig
 from neolm.tables.benchmarks import benchmark_file, missing_file, open_benchmark
 from neolm.tables.split import drawn_numbers
-from neolm.tables.table import Table, open_table
+from neolm.tables.table import COMPRESSED, Table, open_table
 
 T = TypeVar("T")
 
@@ -34,16 +34,20 @@ def drawn_apart(
 
 
 def part_files(config: FinetuneConfig) -> dict[str, Path]:
-    """The files of `train` and, if there is one, `validation`.
+    """The files of `train` and, if there is one, `validation`; of several tables, `train`, `train 2` and so on.
 
     Raises:
         InputError: a benchmark has no training examples in its folder.
     """
     given = {"train": config.train, "validation": config.validation}
     places = {part: expanded(path) for part, path in given.items() if path is not None}
+    folder = places["train"]
+    for number, table in enumerate(config.tables, start=1):
+        place = folder / expanded(table.path)
+        files = [place, *(place.with_name(place.name + packed) for packed in COMPRESSED)]
+        places["train" if number == 1 else f"train {number}"] = next((one for one in files if one.is_file()), place)
     if config.benchmark is None:
         return places
-    folder = places["train"]
     found = {part: benchmark_file(config.benchmark, places.get(part, folder), part) for part in given}
     if found["train"] is None:
         raise missing_file(config.benchmark, folder)

@@ -16,7 +16,8 @@ VISIBLE = dict.fromkeys(HIDDEN, "\ufffd")
 class Shown:
     """An example that a person should look at."""
 
-    line: int
+    line: str
+    """Place in the table, such as `1,204`; in several tables `NAME:LINE`."""
     texts: tuple[str, ...]
     given: str
     """The label or number in the table."""
@@ -28,9 +29,9 @@ class Shown:
     def from_row(cls, row: Mapping[str, Any], key: str) -> Self:
         """The example of a row of the results, in which `key` is what the model says."""
         texts, probability = row.get("texts"), row.get("probability")
-        found = row.get(key)
+        found, line = row.get(key), row.get("line")
         return cls(
-            int(row.get("line") or 0),
+            f"{line:,}" if isinstance(line, int) else str(line),
             tuple(_shortened(str(text)) for text in (texts if isinstance(texts, list) else [])),
             str(row.get("gold")),
             f"{found:.3g}" if isinstance(found, float) else str(found),

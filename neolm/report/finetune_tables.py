@@ -54,6 +54,18 @@ class FinetuneTables:
             found += self._table_problems(self.results.part("inventory", table))
         return [*found, *self._unmeasured(), *self._lengths()]
 
+    @property
+    def several(self) -> Pairs:
+        """Of several training tables, the name of each and what its labels were trained on as."""
+        found = self.results.part("inventory").get("tables") or []
+        return [
+            (
+                str(table["path"]),
+                ", ".join(f"{name} ({n:,}) is {trained or 'left out'}" for name, n, trained in table["labels"]),
+            )
+            for table in found
+        ]
+
     def facts(self) -> Pairs:
         """The tables with their numbers of examples, and the lengths of the texts."""
         rows: Pairs = []
@@ -62,6 +74,7 @@ class FinetuneTables:
             if found:
                 place = Path(str(found.get("path"))).name
                 rows.append((name, f"{place}: {plural(int(found.get('examples') or 0), 'example')}"))
+        rows += self.several
         if self.training and self.drawn:
             share = self.settings.get("validation_share")
             share = f" ({share:.0%})" if isinstance(share, float) else ""

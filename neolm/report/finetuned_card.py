@@ -101,11 +101,10 @@ class FinetunedCard:
     def tables(self) -> list[tuple[str, str, str]]:
         """What each table was used for, its name and its SHA-256."""
         names = {"train": "training", "validation": "validation"}
-        inputs = self.finetune.inputs
         return [
-            (words, code(Path(inputs[key].path).name), inputs[key].digest)
-            for key, words in names.items()
-            if key in inputs
+            (names[key.split()[0]], code(Path(place.path).name), place.digest)
+            for key, place in sorted(self.finetune.inputs.items())
+            if key.split()[0] in names
         ]
 
     @property

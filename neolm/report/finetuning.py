@@ -116,7 +116,7 @@ class FinetuneReport:
             first += f" Always giving the most frequent label is right for {results.majority:.1%}."
         lines = [first, *self._compared()]
         lines += self._seeds() + self._search()
-        if results.recommended == "tfidf" and not results.nothing_learnt:
+        if results.recommended == "tfidf" and not (results.nothing_learnt or self.tables.several):
             lines.append("The code of the TF-IDF model is under “How to use it”.")
         if 0 < number < FEW:
             lines.append("With so few validation examples, only large differences can be told from chance.")

@@ -15,6 +15,8 @@ MISSING = frozenset({"", "nan", "NaN", "null", "NULL", "<NA>", "#N/A"})
 """Cells without a label, as tables that were exported from databases, pandas and Excel have them."""
 NO_LABEL = "(none)"
 FLAGS = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
+Line = int | str
+"""Place of a row in its file; `NAME:LINE` where several tables were joined."""
 _WHOLE = re.compile(r"([-+]?\d+)\.0+")
 
 
@@ -23,7 +25,7 @@ class LeftOut:
     """Rows that are left out for one reason."""
 
     count: int
-    first_line: int
+    first_line: Line
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Examples:
     texts: Sequence[str]
     labels: Sequence[str]
     """Names; a number is its shortest spelling, so that 1, 1.0 and "1" are one label. Several labels are joined."""
-    lines: Sequence[int]
+    lines: Sequence[Line]
     """The line of each example in the file."""
     seconds: Sequence[str] | None = None
     """The second texts of pairs."""
@@ -93,7 +95,7 @@ def read_examples(
     group = None if group is None else table.column(group)
     texts: tuple[list[str], ...] = tuple([] for _ in text_columns)
     labels: list[str] = []
-    lines: list[int] = []
+    lines: list[Line] = []
     groups: list[str] = []
     left_out: dict[str, LeftOut] = {}
     sets: list[tuple[str, ...]] = []
@@ -131,7 +133,7 @@ def read_examples(
     )
 
 
-def leave_out(left_out: dict[str, LeftOut], reason: str, line: int) -> None:
+def leave_out(left_out: dict[str, LeftOut], reason: str, line: Line) -> None:
     """Count a row that is left out."""
     before = left_out.get(reason, LeftOut(0, line))
     left_out[reason] = replace(before, count=before.count + 1)

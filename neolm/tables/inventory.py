@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from neolm.tables.examples import Examples, LeftOut, describe
+from neolm.tables.examples import Examples, LeftOut, Line, describe
 
 SHOWN = 6  # labels and names that a line lists
 
@@ -21,7 +21,7 @@ class Lengths:
     high: int
     """95% of the texts are at most this long."""
     longest: int
-    longest_line: int
+    longest_line: Line
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Repeated:
     """Examples that have the text of an earlier one, which is on the line `first_of`."""
 
     count: int
-    first_line: int
-    first_of: int
+    first_line: Line
+    first_of: Line
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def text_keys(examples: Examples) -> list[str]:
 
 def _repetitions(examples: Examples) -> tuple[Repeated | None, Repeated | None]:
     """Exact repetitions: examples with the label of the first example of their text, and with another."""
-    first: dict[tuple[str, ...], tuple[str, int]] = {}
+    first: dict[tuple[str, ...], tuple[str, Line]] = {}
     duplicates = conflicts = None
     for text, label, line in zip(examples.inputs(), examples.labels, examples.lines, strict=True):
         if text not in first:
@@ -178,7 +178,7 @@ def _repetitions(examples: Examples) -> tuple[Repeated | None, Repeated | None]:
     return duplicates, conflicts
 
 
-def _once_more(before: Repeated | None, line: int, of: int) -> Repeated:
+def _once_more(before: Repeated | None, line: Line, of: Line) -> Repeated:
     return Repeated(1, line, of) if before is None else Repeated(before.count + 1, before.first_line, before.first_of)
 
 
@@ -186,7 +186,7 @@ def _repeated(found: Repeated, what: str) -> str:
     return f"{what}: {found.count:,} (first: line {found.first_line} that of line {found.first_of})"
 
 
-def _lengths(lengths: Sequence[int], lines: Sequence[int]) -> Lengths:
+def _lengths(lengths: Sequence[int], lines: Sequence[Line]) -> Lengths:
     ordered = sorted(lengths)
     longest = max(range(len(lengths)), key=lengths.__getitem__)
     high = ordered[math.ceil(0.95 * len(ordered)) - 1]
