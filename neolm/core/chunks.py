@@ -1,15 +1,17 @@
-"""Read a file in chunks or lines, decompressed if its name ends in .gz or .zst.
+"""Read a file in chunks or lines, decompressed if its name ends in .gz, .zst, .xz or .bz2.
 
 Every byte before a damage is returned first, as `gzip -dc` and `zstd -dc` do. The stream readers of the libraries lose
 what they have unpacked since the last call, or end a truncated Zstandard file without an error.
 
 Memory is bounded, whatever a file claims to unpack to: a chunk has at most UNPACKED_BYTES, a line is kept up to a
-limit, and a Zstandard window larger than the limit is refused.
+limit, and a window of Zstandard or xz larger than the limit is refused.
 """
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 
+COMPRESSIONS = (".gz", ".zst", ".xz", ".bz2")
 CHUNK_BYTES = 2**16
 UNPACKED_BYTES = 2**18
 MEMBER_BYTES = 2**12  # read at first of a gzip member, because a file may have a member for each record
@@ -72,9 +75,9 @@ class Expansion:
 
 
 def read_chunks(path: Path, compression: str, limit: int) -> Iterator[bytes]:
-    """The content of `path` in chunks; `compression` is `.gz`, `.zst` or empty.
+    """The content of `path` in chunks; `compression` is one of COMPRESSIONS or empty.
 
-    A Zstandard window may have `limit` bytes, or WINDOW_BYTES if that is more.
+    A window of Zstandard or xz may have `limit` bytes, or WINDOW_BYTES if that is more.
 
     Raises:
         DamageError: after everything before the damage was returned.
@@ -104,21 +107,21 @@ def find_damage(path: Path, compression: str, limit: int) -> DamageError | None:
 
 
 def _frames(file: BinaryIO, compression: str, window: int) -> Iterator[bytes]:
-    """The content of all frames in `file`. Both formats allow concatenated frames; zeros after a frame are padding."""
+    """The content of all frames in `file`. All formats allow concatenated frames; zeros after a frame are padding."""
     complete = False
     place = 0
     while byte := file.read(1):
         if complete and byte == b"\0":
             continue
         file.seek(-1, os.SEEK_CUR)
-        start = file.read(4)
+        start = file.read(6)
         file.seek(-len(start), os.SEEK_CUR)
         if not _MAGIC[compression](start):
             problem = "other bytes follow the compressed data; they are left out" if complete else "is not compressed"
             raise DamageError("unreadable", problem, complete)
         frame_start = place
         try:
-            for chunk in _gzip_member(file) if compression == ".gz" else _zstd_frame(file, window):
+            for chunk in _FRAME[compression](file, window):
                 place += len(chunk)
                 yield chunk
         except DamageError as error:
@@ -129,11 +132,13 @@ def _frames(file: BinaryIO, compression: str, window: int) -> Iterator[bytes]:
 
 _MAGIC: dict[str, Callable[[bytes], bool]] = {
     ".gz": lambda start: start[:2] == b"\x1f\x8b",
-    ".zst": lambda start: start == b"\x28\xb5\x2f\xfd" or _is_skippable(start),
+    ".zst": lambda start: start[:4] == b"\x28\xb5\x2f\xfd" or _is_skippable(start),
+    ".xz": lambda start: start == b"\xfd7zXZ\0",
+    ".bz2": lambda start: start[:3] == b"BZh",
 }
 
 
-def _gzip_member(file: BinaryIO) -> Iterator[bytes]:
+def _gzip_member(file: BinaryIO, window: int) -> Iterator[bytes]:
     decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS + 16)
     data, size = b"", 0
     while not decoder.eof:
@@ -211,6 +216,48 @@ def _decompress(decoder: Any, data: bytes, complete: bool = False) -> Iterator[b
         raise _damaged(error, complete) from None
     if unpacked:
         yield unpacked
+
+
+def _stream(file: BinaryIO, open_decoder: Callable[[], Any]) -> Iterator[bytes]:
+    """The content of one stream of xz or bzip2, whose decoders lose what they unpack in the call that fails."""
+    start, decoder, size = file.tell(), open_decoder(), 0
+    data = b""
+    while not decoder.eof:
+        if decoder.needs_input and not (data := file.read(CHUNK_BYTES)):
+            raise _truncated()
+        try:
+            unpacked = decoder.decompress(data if decoder.needs_input else b"", UNPACKED_BYTES)
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            if "limit exceeded" in str(error):
+                raise DamageError("too_large", "unpacking needs a larger window than is allowed") from None
+            last = file.tell() - len(data)
+            file.seek(start)
+            yield _after(file, open_decoder(), size, last)
+            raise _damaged(error) from None
+        size += len(unpacked)
+        if unpacked:
+            yield unpacked
+    file.seek(-len(decoder.unused_data), os.SEEK_CUR)
+
+
+def _after(file: BinaryIO, decoder: Any, size: int, last: int) -> bytes:
+    """What a stream unpacks to after the first `size` bytes and before its error, read byte by byte from `last` on."""
+    unpacked = bytearray()
+    with contextlib.suppress(OSError, EOFError, lzma.LZMAError):
+        while True:
+            step = CHUNK_BYTES if file.tell() < last else 1
+            part = decoder.decompress(file.read(step) if decoder.needs_input else b"", min(size or 1, UNPACKED_BYTES))
+            unpacked += part[size:]
+            size -= min(size, len(part))
+    return bytes(unpacked)
+
+
+_FRAME: dict[str, Callable[[BinaryIO, int], Iterator[bytes]]] = {
+    ".gz": _gzip_member,
+    ".zst": _zstd_frame,
+    ".xz": lambda file, window: _stream(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, window + 2**20)),
+    ".bz2": lambda file, window: _stream(file, bz2.BZ2Decompressor),
+}
 
 
 def _is_skippable(start: bytes) -> bool:

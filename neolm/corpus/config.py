@@ -15,7 +15,7 @@ class CorpusConfig(Config):
     source: Literal["python-stdlib", "files"] = "python-stdlib"
     """`python-stdlib`: the standard library of the running Python, without a download; `files`: your text in `path`."""
     path: str | None = None
-    """For `files`: a file or folder of .txt, .md, .py, .jsonl and .parquet (.txt and .jsonl also as .gz or .zst)."""
+    """For `files`: a file or folder of .txt, .md, .py, .jsonl and .parquet, also compressed (.gz, .zst, .xz, .bz2)."""
     licence: str = "unknown"
     """The licence of documents of `files` that have none of their own, preferably an SPDX name."""
     text_key: Annotated[str, Field(min_length=1)] = "text"

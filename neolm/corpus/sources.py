@@ -8,19 +8,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from neolm.core.chunks import COMPRESSIONS
 from neolm.core.errors import InputError, SettingError
 from neolm.core.files import digest_file, digest_json, expanded
 from neolm.core.manifest import read_manifest
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.text import storable
 
-TEXT_SUFFIXES = (".txt", ".md", ".py", ".txt.gz", ".txt.zst")
-JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-PARQUET_SUFFIXES = (".parquet",)
-COMPRESSED_SUFFIXES = (".gz", ".zst")
-SUPPORTED = ", ".join((*TEXT_SUFFIXES, *JSON_SUFFIXES, *PARQUET_SUFFIXES))
+KINDS = {".txt": "text", ".md": "text", ".py": "text", ".jsonl": "json", ".parquet": "parquet"}
+"""The format of a file by its suffix. All but Parquet may be compressed."""
+SUPPORTED = f"{', '.join(KINDS)}; all but .parquet also {', '.join(COMPRESSIONS)}"
 
 PYTHON_LICENCE = "PSF-2.0"
 TOPICS = "pydoc_data/topics.py"  # one long dict; each of its texts becomes a document
@@ -43,15 +42,13 @@ class RawFile:
     modified: int
     """Modification time in nanoseconds."""
     compression: str = ""
-    """`.gz`, `.zst` or empty."""
+    """One of COMPRESSIONS or empty."""
 
     @classmethod
     def at(cls, path: Path, name: str, kind: str) -> RawFile:
         """The file at `path`."""
         status = path.stat()
-        suffix = Path(name).suffix.lower()
-        compression = suffix if suffix in COMPRESSED_SUFFIXES else ""
-        return cls(str(path.resolve()), name, kind, status.st_size, status.st_mtime_ns, compression)
+        return cls(str(path.resolve()), name, kind, status.st_size, status.st_mtime_ns, _suffixes(name)[1])
 
 
 @dataclass(frozen=True)
@@ -278,10 +275,16 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+def _suffixes(name: str) -> tuple[str, str]:
+    """The suffixes of the format and of the compression."""
+    path = PurePosixPath(name.lower())
+    packed = path.suffix in COMPRESSIONS
+    return (PurePosixPath(path.stem).suffix if packed else path.suffix), (path.suffix if packed else "")
+
+
 def _kind(name: str) -> str | None:
-    lower = name.lower()
-    kinds = {"text": TEXT_SUFFIXES, "json": JSON_SUFFIXES, "parquet": PARQUET_SUFFIXES}
-    return next((kind for kind, suffixes in kinds.items() if lower.endswith(suffixes)), None)
+    suffix, compression = _suffixes(name)
+    return None if compression and suffix == ".parquet" else KINDS.get(suffix)
 
 
 def _digest(file: RawFile) -> str:

@@ -86,7 +86,7 @@ class TableConfig(Config):
     """One of several tables that are trained on together, with its own columns and labels."""
 
     path: Annotated[str, Field(min_length=1)]
-    """The file, from the folder `train` on; it may also have `.gz` or `.zst` behind its name."""
+    """The file, from the folder `train` on; `.gz`, `.zst`, `.xz` or `.bz2` may follow its name."""
     text_column: str = "text"
     """Column of the text."""
     label_column: str = "label"

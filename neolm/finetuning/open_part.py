@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from neolm.core.chunks import COMPRESSIONS
 from neolm.core.errors import InputError
 from neolm.core.files import expanded
 from neolm.core.progress import say
 from neolm.finetuning.config import FinetuneConfig
 from neolm.tables.benchmarks import benchmark_file, missing_file, open_benchmark
 from neolm.tables.split import drawn_numbers
-from neolm.tables.table import COMPRESSED, Table, open_table
+from neolm.tables.table import Table, open_table
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ def part_files(config: FinetuneConfig) -> dict[str, Path]:
     folder = places["train"]
     for number, table in enumerate(config.tables, start=1):
         place = folder / expanded(table.path)
-        files = [place, *(place.with_name(place.name + packed) for packed in COMPRESSED)]
+        files = [place, *(place.with_name(place.name + packed) for packed in COMPRESSIONS)]
         places["train" if number == 1 else f"train {number}"] = next((one for one in files if one.is_file()), place)
     if config.benchmark is None:
         return places

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from neolm.core.chunks import COMPRESSIONS
 from neolm.core.errors import InputError
-from neolm.tables.table import COMPRESSED, Row, Table, open_table
+from neolm.tables.table import Row, Table, open_table
 
 Values = Mapping[str, Any]
 PARTS = {"train": ("train",), "validation": ("dev", "val", "validation")}
@@ -109,7 +110,7 @@ def benchmark_file(name: str, folder: Path, part: str) -> Path | None:
         raise InputError(f"{folder}: this is not a folder; {name} is read from the official files in a folder")
     found = BENCHMARKS[name]
     subfolders = [place for place in sorted(folder.iterdir()) if _plain(place.name) == _plain(found.folder)]
-    names = (f"{stem}{found.suffix}{packed}" for stem in PARTS[part] for packed in ("", *COMPRESSED))
+    names = (f"{stem}{found.suffix}{packed}" for stem in PARTS[part] for packed in ("", *COMPRESSIONS))
     places = (place / file for file, place in itertools.product(names, [*subfolders, folder]))
     return next((place for place in places if place.is_file()), None)
 
@@ -119,7 +120,7 @@ def missing_file(name: str, folder: Path) -> InputError:
     found = BENCHMARKS[name]
     held_out = benchmark_file(name, folder, "validation")
     there = f"; there is only {held_out.relative_to(folder)}" if held_out else ""
-    looked = f"{found.folder}/train{found.suffix}, also {' or '.join(COMPRESSED)}"
+    looked = f"{found.folder}/train{found.suffix}, also {', '.join(COMPRESSIONS)}"
     return InputError(f"{folder}: there are no training examples of {name}: looked for {looked}{there}")
 
 

@@ -12,10 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from neolm.core.chunks import Line
+from neolm.core.chunks import COMPRESSIONS, Line
 from neolm.core.errors import InputError
 from neolm.core.files import storage_errors
-from neolm.tables.table import COMPRESSED
 from neolm.tables.tagged_texts import TaggedList, TaggedTexts, tag_entities
 from neolm.tables.text_encoding import detect_encoding, line_text, read_text_lines
 
@@ -24,7 +23,7 @@ DOCUMENT_START = "-DOCSTART-"
 
 
 def read_conll(path: Path, word_column: int = 1, tag_column: int | None = None) -> TaggedTexts:
-    """The sentences of a file, also of `.gz` and `.zst`. Those that cannot be used are left out and counted.
+    """The sentences of a file, also compressed. Those that cannot be used are left out and counted.
 
     Args:
         path: The file.
@@ -36,7 +35,7 @@ def read_conll(path: Path, word_column: int = 1, tag_column: int | None = None) 
     """
     if not path.is_file():
         raise InputError(f"{path}: {'not a file' if path.exists() else 'there is no such file'}")
-    compression = path.suffix.lower() if path.suffix.lower() in COMPRESSED else ""
+    compression = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else ""
     with storage_errors(path):
         encoding = detect_encoding(path, compression)
         lines = read_text_lines(path, compression, encoding)

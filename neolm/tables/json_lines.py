@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from neolm.core.chunks import DamageError, Line, read_chunks
+from neolm.core.chunks import COMPRESSIONS, DamageError, Line, read_chunks
 from neolm.core.errors import InputError
 from neolm.tables.text_encoding import line_text
 
@@ -39,10 +39,10 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def read_document(path: Path) -> Any:
-    """The value in a `.json`, `.json.gz` or `.json.zst` file. Raises `InputError` if it cannot be read."""
+    """The value in a `.json` file, also compressed. Raises `InputError` if it cannot be read."""
     if not path.is_file():
         raise InputError(f"{path}: {'not a file' if path.exists() else 'there is no such file'}")
-    compression = path.suffix.lower() if path.suffix.lower() in (".gz", ".zst") else ""
+    compression = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else ""
     data = bytearray()
     try:
         for chunk in read_chunks(path, compression, MAX_BYTES):

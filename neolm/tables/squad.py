@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def read_squad(path: Path) -> Questions:
-    """The questions of a `.json`, `.json.gz` or `.json.zst` file. Those that cannot be used are left out and counted.
+    """The questions of a `.json` file, also compressed. Those that cannot be used are left out and counted.
 
     Raises:
         InputError: the file cannot be read, is not of this form, or no question can be used.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from neolm.core.chunks import COMPRESSIONS
 from neolm.core.errors import InputError
 from neolm.core.files import storage_errors
 from neolm.tables.delimited import read_records
@@ -20,7 +21,6 @@ from neolm.tables.json_lines import read_list, read_objects, sample_keys
 from neolm.tables.text_encoding import Encoding, detect_encoding, line_text, read_text_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt")
-COMPRESSED = (".gz", ".zst")
 
 
 class Row(NamedTuple):
@@ -104,8 +104,8 @@ def open_table(
     """The table in a file, by the suffix of its name.
 
     Args:
-        path: `.csv`, `.tsv`, `.jsonl`, `.json` (a list of objects, held in memory) or `.txt`, also with `.gz` or
-            `.zst`; or `.parquet`.
+        path: `.csv`, `.tsv`, `.jsonl`, `.json` (a list of objects, held in memory) or `.txt`, also compressed;
+            or `.parquet`.
         header: Whether the first row of a CSV or TSV has the names of the columns; None: guess.
         delimiter: The character between the cells of a CSV or TSV; None: guess.
         encoding: The encoding of a text file; None: detect.
@@ -140,14 +140,14 @@ def open_table(
 
 def table_suffix(path: Path) -> tuple[str, str]:
     """The suffix of the format and the one of the compression. Raises `InputError` for other files."""
-    compression = path.suffix.lower() if path.suffix.lower() in COMPRESSED else ""
+    compression = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else ""
     suffix = (Path(path.stem) if compression else path).suffix.lower()
     if suffix in SUFFIXES and not (compression and suffix == ".parquet"):
         return suffix, compression
     advice = "; save the sheet as CSV" if suffix in (".xlsx", ".xls", ".ods") else ""
     raise InputError(
         f"{path}: tables are {', '.join(SUFFIXES[:-1])} and {SUFFIXES[-1]} files; all but Parquet may be compressed "
-        f"({' or '.join(COMPRESSED)}){advice}"
+        f"({', '.join(COMPRESSIONS)}){advice}"
     )
 
 

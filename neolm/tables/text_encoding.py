@@ -25,6 +25,8 @@ _KINDS = {
     b"PAR1": "a Parquet file: name it .parquet",
     b"\x1f\x8b": "compressed with gzip: add .gz to its name",
     b"\x28\xb5\x2f\xfd": "compressed with Zstandard: add .zst to its name",
+    b"\xfd7zXZ": "compressed with xz: add .xz to its name",
+    b"BZh": "compressed with bzip2: add .bz2 to its name",
 }
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as `surrogateescape` decodes them
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +73,10 @@ def write(tmp_path: Path) -> Callable[..., Path]:
             data = gzip.compress(data)
         if name.endswith(".zst"):
             data = zstandard.compress(data)
+        if name.endswith(".xz"):
+            data = lzma.compress(data)
+        if name.endswith(".bz2"):
+            data = bz2.compress(data)
         path = tmp_path / "raw" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import subprocess
 import sys
 import tracemalloc
 import unicodedata
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,8 +51,8 @@ print(json.dumps({"reasons": reasons, "peak": peak() - before}))
 """
 
 
-def unpacked(opener, path: Path, unit: bytes, number: int, start: bytes = b"", end: bytes = b"") -> None:
-    with opener(path) as file:
+def unpacked(opener, path: Path, unit: bytes, number: int, start: bytes = b"", end: bytes = b"", **options) -> None:
+    with opener(path, **options) as file:
         file.write(start)
         for _ in range(number):
             file.write(unit)
@@ -74,6 +77,23 @@ def text_zst(folder: Path) -> None:
 
 def text_gz(folder: Path) -> None:
     unpacked(gz, folder / "a.txt.gz", b"word " * (MIB // 5), 200)
+
+
+def text_xz(folder: Path) -> None:
+    unpacked(lzma.open, folder / "a.txt.xz", b"word " * (MIB // 5), 300, mode="wb")
+
+
+def lines_bz2(folder: Path) -> None:
+    unpacked(bz2.open, folder / "a.jsonl.bz2", b'{"text": "%s"}\n' % (b"the same " * 100) * 1000, 100, mode="wb")
+
+
+def window_xz(folder: Path) -> None:
+    """The header of a block names the size of the dictionary in one byte, followed by zeros and a check sum."""
+    data = bytearray(lzma.compress(b"text", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**20}]))
+    data[16] = 38  # 2 GiB
+    end = 12 + 4 * (data[12] + 1)
+    data[end - 4 : end] = zlib.crc32(data[12 : end - 4]).to_bytes(4, "little")
+    (folder / "a.txt.xz").write_bytes(data)
 
 
 def one_line(folder: Path) -> None:
@@ -137,6 +157,9 @@ def many_rows(folder: Path) -> None:
 BOMBS: dict[Callable[[Path], None], int] = {  # and the records that are kept at least, with that of the good file
     text_zst: 1,
     text_gz: 1,
+    text_xz: 1,
+    lines_bz2: 2,
+    window_xz: 1,
     one_line: 2,
     one_line_zst: 1,
     lines_zst: 2,

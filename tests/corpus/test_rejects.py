@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import random
 from pathlib import Path
 
@@ -114,7 +116,10 @@ def test_lines_before_a_truncation_are_kept(build, tmp_path, suffix, pack):
     assert corpus.reasons == {f"cut.jsonl{suffix}:{number + 1}": "truncated"}
 
 
-@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [(".gz", gzip.compress), (".zst", zstandard.compress), (".xz", lzma.compress), (".bz2", bz2.compress)],
+)
 def test_concatenated_frames_and_padding(build, tmp_path, suffix, pack):
     path = tmp_path / f"two.jsonl{suffix}"
     path.write_bytes(pack(b'{"text": "one"}\n{"te') + pack(b'xt": "two"}\n') + b"\0" * 100)

@@ -19,6 +19,8 @@ def test_text_files_below_a_folder_with_spaces_and_umlauts(build, write):
     write("lib/c.PY", "print('hello')\n")
     write("d.txt.gz", "packed by gzip")
     write("e.txt.zst", "packed by zstd")
+    write("f.md.xz", "packed by xz")
+    write("g.py.bz2", "packed by bzip2")
     corpus = build(raw, licence="CC0-1.0")
     texts = {name: document.text for name, document in corpus.kept.items()}
     assert texts == {
@@ -27,12 +29,14 @@ def test_text_files_below_a_folder_with_spaces_and_umlauts(build, write):
         "lib/c.PY": "print('hello')\n",
         "d.txt.gz": "packed by gzip",
         "e.txt.zst": "packed by zstd",
+        "f.md.xz": "packed by xz",
+        "g.py.bz2": "packed by bzip2",
     }
     document = corpus.kept["mein Ordner/größe.txt"]
     assert (document.source, document.licence, document.metadata) == ("mein Ordner/größe.txt", "CC0-1.0", "{}")
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".xz", ".bz2"])
 def test_json_lines(build, write, suffix):
     records = [
         {"text": "first one", "id": "mine"},
