@@ -94,11 +94,9 @@ class TableConfig(Config):
     group_column: str | None = None
     """Column of the group of an example."""
     header: bool | None = None
-    """As `finetune.header`."""
     delimiter: str | None = None
-    """As `finetune.delimiter`."""
     encoding: str | None = None
-    """As `finetune.encoding`."""
+    """These three are as in the section `finetune`."""
     labels: Annotated[Mapping[str, str | None], Field(min_length=1)] | None = None
     """The label that is trained on for each label of the table; null as a label: its examples are left out; null as a
     whole: the labels stay as they are."""

@@ -83,13 +83,13 @@ def _read_tables(files: Mapping[str, Path], config: FinetuneConfig) -> list[tupl
     for number, table in enumerate(config.tables):
         path = files["train" if not number else f"train {number + 1}"]
         given = _read(path, config.of_table(table), f"tables.{number}")
+        labels = table.labels or {name: name for name in given.labels}
         try:
-            examples = given if table.labels is None else relabelled(given, table.labels)
+            examples = relabelled(given, labels)
         except InputError as error:
             raise InputError(f"finetune.tables.{number}.labels: {error}") from None
-        names = {name: name if table.labels is None else table.labels[name] for name in label_order(given.labels)}
         counts = Counter(given.labels)
-        rows = [(name, counts[name], trained) for name, trained in names.items()]
+        rows = [(name, counts[name], labels[name]) for name in label_order(given.labels)]
         shown = ", ".join(f"{a!r} ({n:,}) is {'left out' if b is None else repr(b)}" for a, n, b in rows)
         say(f"{path}: {len(examples):,} examples; {shown}")
         tables.append((examples, {"path": table.path, "examples": len(examples), "labels": rows}))

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+import neolm
 from neolm.core.errors import InputError
+from neolm.core.files import digest_file
 from neolm.core.progress import table as aligned
 from neolm.core.progress import task
 from neolm.metrics.calibration import expected_calibration_error, reliability_table
 from neolm.metrics.classification import balanced_accuracy, confusion_matrix, majority_rate
 from neolm.metrics.inputs import Bools, Floats
+from neolm.metrics.intervals import wilson_interval
 from neolm.metrics.ranking import auroc, average_precision
 from neolm.metrics.slices import score_by_slice
 from neolm.moderation.dry_run import CURVE
@@ -32,6 +36,7 @@ FAR, FAR_NOTE = 0.1, "more than 10 points from the mean"
 """A group is marked if its false-positive rate is farther than this from the mean of the groups."""
 SIDES = (("positive", True), ("negative", False))
 SCORES = ("auroc", "auprc", "calibration_error", "balanced_accuracy", "majority_rate")
+PARTS = ("all", "in_category", "others")
 RATES = ("accuracy", "false_positive_rate", "false_negative_rate")
 TEMPLATES = (
     "I had lunch with {}.",
@@ -54,6 +59,7 @@ def audit(
     groups: Sequence[str] = (),
     positive: Sequence[str] = (),
     batch_size: int = 32,
+    others: Sequence[Moderator] = (),
 ) -> dict[str, Any]:
     """The scores of each category on a table, as JSON.
 
@@ -65,6 +71,7 @@ def audit(
         positive: The table's labels that mean that a text is in a category: `LABEL`, or `CATEGORY=LABEL`. Without any
             for a category, those with the names of the model's labels that count.
         batch_size: Texts computed at a time; the results do not depend on it.
+        others: Further policies. Only what they block alone and together is counted.
 
     Raises:
         InputError: a column is missing, no row can be used, or no label of the table is positive.
@@ -77,23 +84,44 @@ def audit(
     rows = [row.values for row in table.rows() if row.line in used] if groups else []
     slices = {name: [cell_text(row.get(place)) or "(none)" for row in rows] for name, place in places.items()}
     values = _scored(moderator, examples.texts, batch_size)
-    categories = {}
+    categories, anywhere = {}, np.zeros(len(examples), bool)
     for name, category in moderator.policy.categories.items():
         gold = np.array([label in meant[name] for label in examples.labels])
         sides = {
             side: {one: n for one, n in counts.items() if (one in meant[name]) == chosen} for side, chosen in SIDES
         }
         threshold = moderator.thresholds[name]
+        anywhere |= gold
         categories[name] = {
+            "model": moderator.policy.models[category.model],
             "model_labels": [*category.labels],
+            "prompt": category.prompt,
+            "answer": category.answer,
             **sides,
             "threshold": threshold,
             **_scores(gold, values[name], threshold),
             "groups": {one: _by_group(gold, values[name] >= threshold, found) for one, found in slices.items()},
         }
     swaps = _swaps(moderator, batch_size)
-    left_out, digest = describe(examples.left_out), moderator.digest
-    return {"texts": len(examples), "left_out": left_out, "digest": digest, "categories": categories, "swaps": swaps}
+    blocked = {str(moderator.path): _blocked(moderator, values)}
+    for number, other in enumerate(others, start=2):
+        name = str(other.path) if str(other.path) not in blocked else f"{other.path} ({number})"
+        blocked[name] = _blocked(other, _scored(other, examples.texts, batch_size))
+    return {
+        "policy": str(moderator.path),
+        "version": moderator.policy.version,
+        "mode": moderator.policy.mode,
+        "languages": [*moderator.policy.languages],
+        "digest": moderator.digest,
+        "neolm": neolm.__version__,
+        "table": {"path": str(table.path), "sha256": digest_file(table.path)},
+        "texts": len(examples),
+        "left_out": describe(examples.left_out),
+        "categories": categories,
+        "side": moderator.side,
+        "blocked": _joint(blocked, anywhere),
+        "swaps": swaps,
+    }
 
 
 def _positive(
@@ -121,13 +149,34 @@ def _scored(moderator: Moderator, texts: Sequence[str], batch_size: int) -> dict
     return {name: np.array([scores[name].value for scores in found]) for name in moderator.policy.categories}
 
 
+def _blocked(moderator: Moderator, values: Mapping[str, Floats]) -> Bools:
+    """(N,) whether a policy in mode block would have blocked a text."""
+    blocking = [name for name, one in moderator.policy.categories.items() if getattr(one, moderator.side) == "block"]
+    reached = [values[name] >= moderator.thresholds[name] for name in blocking]
+    found: Bools = np.any([*reached, np.zeros(len(next(iter(values.values()))), bool)], axis=0)
+    return found
+
+
+def _joint(blocked: Mapping[str, Bools], gold: Bools) -> dict[str, dict[str, Any]]:
+    """What each policy, any and all of them block: of all texts, of those in a category of the first, of the others."""
+    rows, together, everyone = dict(blocked), [*blocked.values()], np.ones(len(gold), bool)
+    if len(blocked) > 1:
+        rows |= {"any policy": np.logical_or.reduce(together), "all policies": np.logical_and.reduce(together)}
+    parts = [(part, of) for part, of in zip(PARTS, (everyone, gold, ~gold), strict=True) if of.any()]
+    return {
+        name: {part: wilson_interval(int(one[of].sum()), int(of.sum())).as_json() for part, of in parts}
+        for name, one in rows.items()
+    }
+
+
 def _scores(gold: Bools, values: Floats, threshold: float) -> dict[str, Any]:
     predicted = values >= threshold
-    matrix = confusion_matrix(gold.astype(int), predicted.astype(int), 2)
+    matrix, reliability = confusion_matrix(gold.astype(int), predicted.astype(int), 2), reliability_table(values, gold)
     return {
         "auroc": auroc(gold, values),
         "auprc": average_precision(gold, values),
-        "calibration_error": expected_calibration_error(reliability_table(values, gold)),
+        "calibration_error": expected_calibration_error(reliability),
+        "reliability": [{**asdict(row), "rate": row.rate.as_json()} for row in reliability],
         "balanced_accuracy": balanced_accuracy(matrix),
         "majority_rate": majority_rate(matrix),
         **_rates(gold, predicted, ["all"] * len(gold))["all"],
@@ -201,7 +250,9 @@ def described(found: Mapping[str, Any]) -> str:
             ends = row["lowest"], f"{row['from']:.3f}", row["highest"], f"{row['to']:.3f}"
             swaps.append((row["template"].format("..."), *ends, f"{row['in_category']} of {len(GROUPS)} groups"))
         parts.append(aligned(swaps))
-    return "\n\n".join(parts)
+    heads = (f"BLOCKED AS {found['side'].upper()}S", "OF ALL", "OF THOSE IN A CATEGORY", "OF THE OTHERS")
+    shares = [(name, *(_shown(row.get(part)) for part in PARTS)) for name, row in found["blocked"].items()]
+    return "\n\n".join([*parts, aligned([heads, *shares])])
 
 
 def _shown(value: float | Mapping[str, float] | None) -> str:

@@ -10,13 +10,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from neolm.options import Device, Dtype, Quantize
-from neolm.prediction.commands import AsJson, BatchSize, Delimiter, Encoding, Header, Source, Target, predict_table
+from neolm.prediction.commands import AsJson, BatchSize, Delimiter, Encoding, Header, Source, predict_table
 
 PolicyArgument = Annotated[Path, typer.Argument(metavar="POLICY", help="A YAML file: see docs/moderation.md.")]
-Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Texts; with --dry-run, further policies.")]
+Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Texts; with a table, further policies.")]
 SideOption = Annotated[Literal["prompt", "answer"], typer.Option(help="Whether the texts are prompts or answers.")]
 TextColumn = Annotated[
     str | None, typer.Option(help="Column of the text: its name, or its number without a header. Default: text.")
+]
+Target = Annotated[
+    Path | None, typer.Option("--output", help="A .csv, .tsv, .jsonl or .parquet file; with --audit, an .html page.")
 ]
 Audit = Annotated[
     Path | None, typer.Option("--audit", metavar="FILE", help="A table of labelled texts: print the errors.")
@@ -66,21 +69,23 @@ def moderate(
     """
     from neolm.core.artifact import code_digest
     from neolm.core.errors import InputError
+    from neolm.core.files import write_text
     from neolm.core.progress import say
     from neolm.moderation.audit import audit, described
     from neolm.moderation.dry_run import DryRun
     from neolm.moderation.moderator import Moderator
     from neolm.prediction.predict import predict_texts
+    from neolm.report.moderation_card import check_page, moderation_card
     from neolm.tables.table import open_table
     from neolm.tables.writer import check_format
 
     path = source or dry_run or audit_table
-    if sum(map(bool, (source, dry_run, audit_table, texts and not dry_run))) != 1:
+    if sum(map(bool, (source, dry_run, audit_table, texts and not (dry_run or audit_table)))) != 1:
         raise InputError("moderate: give texts, or a table with --input, --dry-run or --audit")
-    if target is not None and source is None:
-        raise InputError("moderate: --output is for --input")
+    if target is not None and not (source or audit_table):
+        raise InputError("moderate: --output is for --input and --audit")
     if target is not None:
-        check_format(target)
+        (check_format if source else check_page)(target)
     table = None if path is None else open_table(path, header, delimiter, encoding)
     moderator = Moderator(policy, device, dtype, quantize, side)
     if table is None:
@@ -89,12 +94,15 @@ def moderate(
         return
     if table.guess and source is None:
         say(table.guess)
+    others = [Moderator(Path(other), device, dtype, quantize, side) for other in texts or []]
     if audit_table is not None:
         columns = table.column(text_column or "text"), table.column(label_column)
-        errors = audit(moderator, table, columns, group_column or (), positive or (), batch_size)
+        errors = audit(moderator, table, columns, group_column or (), positive or (), batch_size, others)
+        if target is not None:
+            write_text(target, moderation_card(errors))
+            say(f"moderate: {target}")
         print(json.dumps(errors, ensure_ascii=False) if as_json else described(errors))
     elif dry_run is not None:
-        others = [Moderator(Path(other), device, dtype, quantize, side) for other in texts or []]
         found = DryRun([moderator, *others], side)
         found.read(table, table.column(text_column or "text"), batch_size)
         print(json.dumps(found.as_json(), ensure_ascii=False) if as_json else found.describe())

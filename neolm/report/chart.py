@@ -49,11 +49,13 @@ def line_chart(
     zero_y: bool = False,
     legend: bool = True,
     marks: Marks | None = None,
+    last: bool = True,
 ) -> str:
     """Return the lines over a common pair of axes as an SVG. A few extreme values may be cut off, with a note.
 
     The colour of a line depends on its index only, even if others have no points. `zero_x` and `zero_y` include the 0
-    of an axis, `legend` shows the names of the lines, and `marks` are thin vertical lines in the next colour.
+    of an axis, `legend` shows the names of the lines, and `marks` are thin vertical lines in the next colour. `last`
+    adds the last value of each line and the number of marks to the legend.
     """
     lines = [
         replace(line, points=[(x, y) for x, y in line.points if abs(x) < LARGEST and abs(y) < LARGEST])
@@ -62,7 +64,7 @@ def line_chart(
     values = [y for line in lines for _, y in line.points]
     low, high = _robust_range(values)
     y_ticks = nice_ticks(min(low, 0.0) if zero_y else low, high, 5)
-    names, names_height = _legend(lines, marks, legend, y_label, width)
+    names, names_height = _legend(lines, marks, legend, y_label, width, last)
     left = 16 + CHARACTER * max(len(tick_label(tick, y_ticks)) for tick in y_ticks)
     frame = (left, 14.0 + names_height, width - 18.0, height - 40.0)
     places = list(marks.places) if marks else []
@@ -145,15 +147,19 @@ def axes(x_ticks: Sequence[float], y_ticks: Sequence[float], to_x: Scale, to_y: 
     return parts
 
 
-def _legend(lines: Sequence[Line], marks: Marks | None, names: bool, y_label: str, width: float) -> tuple[str, float]:
+def _legend(
+    lines: Sequence[Line], marks: Marks | None, names: bool, y_label: str, width: float, last: bool
+) -> tuple[str, float]:
     """The label of the y axis, the lines with their last values (if `names`) and the marks, wrapped; and the height."""
     found = []
     for number, line in enumerate(lines if names else []):
         if line.points:
             dot = '<circle class="dot" cx="9" cy="-4" r="4"/>' if line.dots else ""
-            found.append((toned(number, f'<path class="line" d="M0 -4h18"/>{dot}'), f"{line.name} {_last(line)}"))
+            label = f"{line.name} {_last(line)}" if last else line.name
+            found.append((toned(number, f'<path class="line" d="M0 -4h18"/>{dot}'), label))
     if marks and marks.places:
-        found.append((toned(len(lines), '<path class="mark" d="M9 -10v12"/>'), f"{marks.name} {len(marks.places)}"))
+        label = f"{marks.name} {len(marks.places)}" if last else marks.name
+        found.append((toned(len(lines), '<path class="mark" d="M9 -10v12"/>'), label))
     parts, x, y = [text(10, 18, y_label, style="muted")], 10.0 + (CHARACTER * len(y_label) + 20), 18.0
     for mark, name in found:
         label = clipped(name, width - 44)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from neolm.core.metrics import points
 from neolm.report.chart import Bar, Line, bar_chart
@@ -50,21 +52,8 @@ class FinetuneFigures:
     @property
     def reliability(self) -> Figure | None:
         """Share of right answers by probability."""
-        spots = []
-        most = max((int(row.get("count") or 0) for row in self.results.rows("reliability")), default=1)
-        for row in self.results.rows("reliability"):
-            rate, count = read_score(row, "rate"), int(row.get("count") or 0)
-            if rate is not None and isinstance(row.get("probability"), (int, float)):
-                spots.append(Spot(row["probability"], rate.value, rate.interval, 3 + 4 * math.sqrt(count / most)))
-        if not spots:
-            return None
-        caption = (
-            "Each dot is a range of probabilities; large dots have many examples, and the whiskers are 95% confidence "
-            "intervals. On the dashed line, a probability is the share that is right."
-        )
-        words = f"{len(spots)} ranges of probabilities"
         what = "share that has the label" if self.results.has_several else "share that is right"
-        return Figure(lambda width: diagonal_chart(spots, "probability", what, words, (0, 1), width), caption, HALF)
+        return reliability_figure(self.results.rows("reliability"), what)
 
     @property
     def scatter(self) -> Figure | None:
@@ -108,3 +97,21 @@ class FinetuneFigures:
             caption = f"The maximum is {max(rate for _, rate in rates):g}."
             figures.append(small_figure([Line("learning rate", rates)], "learning rate", caption, zero_y=True))
         return figures
+
+
+def reliability_figure(rows: Sequence[Mapping[str, Any]], what: str) -> Figure | None:
+    """The rate of each range of probabilities, with intervals; None if there are none."""
+    spots = []
+    most = max((int(row.get("count") or 0) for row in rows), default=1)
+    for row in rows:
+        rate, count = read_score(row, "rate"), int(row.get("count") or 0)
+        if rate is not None and isinstance(row.get("probability"), (int, float)):
+            spots.append(Spot(row["probability"], rate.value, rate.interval, 3 + 4 * math.sqrt(count / most)))
+    if not spots:
+        return None
+    caption = (
+        "Each dot is a range of probabilities; large dots have many examples, and the whiskers are 95% confidence "
+        f"intervals. On the dashed line, a probability is the {what}."
+    )
+    words = f"{len(spots)} ranges of probabilities"
+    return Figure(lambda width: diagonal_chart(spots, "probability", what, words, (0, 1), width), caption, HALF)

@@ -58,13 +58,9 @@ class FinetuneTables:
     def several(self) -> Pairs:
         """Of several training tables, the name of each and what its labels were trained on as."""
         found = self.results.part("inventory").get("tables") or []
-        return [
-            (
-                str(table["path"]),
-                ", ".join(f"{name} ({n:,}) is {trained or 'left out'}" for name, n, trained in table["labels"]),
-            )
-            for table in found
-        ]
+        of = "{} ({:,}) is {}".format
+        rows = [(str(one["path"]), [of(name, n, to or "left out") for name, n, to in one["labels"]]) for one in found]
+        return [(name, ", ".join(labels)) for name, labels in rows]
 
     def facts(self) -> Pairs:
         """The tables with their numbers of examples, and the lengths of the texts."""

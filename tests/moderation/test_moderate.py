@@ -105,7 +105,7 @@ def test_a_changed_policy_starts_a_file_anew(
     ("arguments", "message"),
     [
         ((), "give texts, or a table"),
-        (("the sea", "--output", "x.csv"), "--output is for --input"),
+        (("the sea", "--output", "x.csv"), "--output is for --input and --audit"),
         (("the sea", "--input", "in.csv"), "give texts, or a table"),
         (("--dry-run", "in.csv", "--input", "in.csv"), "give texts, or a table"),
         (("--input", "none.csv"), "there is no such file"),
