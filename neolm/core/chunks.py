@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import io
 import lzma
 import os
 import zlib
@@ -74,8 +75,8 @@ class Expansion:
             raise DamageError("too_large", f"it has more than {self._records:,} records, more than one for each byte")
 
 
-def read_chunks(path: Path, compression: str, limit: int) -> Iterator[bytes]:
-    """The content of `path` in chunks; `compression` is one of COMPRESSIONS or empty.
+def read_chunks(path: Path | bytes, compression: str, limit: int) -> Iterator[bytes]:
+    """The content of `path`, or of a file in memory, in chunks; `compression` is one of COMPRESSIONS or empty.
 
     A window of Zstandard or xz may have `limit` bytes, or WINDOW_BYTES if that is more.
 
@@ -83,9 +84,9 @@ def read_chunks(path: Path, compression: str, limit: int) -> Iterator[bytes]:
         DamageError: after everything before the damage was returned.
     """
     try:
-        with path.open("rb", buffering=CHUNK_BYTES) as file:
+        with io.BytesIO(path) if isinstance(path, bytes) else path.open("rb", buffering=CHUNK_BYTES) as file:
             if compression:
-                expansion = Expansion(os.fstat(file.fileno()).st_size, limit)
+                expansion = Expansion(_size(file), limit)
                 for chunk in _frames(file, compression, max(limit, WINDOW_BYTES)):
                     expansion.add(len(chunk))
                     yield chunk
@@ -96,7 +97,7 @@ def read_chunks(path: Path, compression: str, limit: int) -> Iterator[bytes]:
         raise DamageError("unreadable", error.strerror or type(error).__name__) from None
 
 
-def find_damage(path: Path, compression: str, limit: int) -> DamageError | None:
+def find_damage(path: Path | bytes, compression: str, limit: int) -> DamageError | None:
     """The damage of a compressed file, which is read to its end for that."""
     try:
         for _ in read_chunks(path, compression, limit):
@@ -104,6 +105,13 @@ def find_damage(path: Path, compression: str, limit: int) -> DamageError | None:
     except DamageError as error:
         return error
     return None
+
+
+def _size(file: BinaryIO) -> int:
+    place = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(place)
+    return size
 
 
 def _frames(file: BinaryIO, compression: str, window: int) -> Iterator[bytes]:
@@ -185,7 +193,7 @@ def _zstd_frame(file: BinaryIO, window: int) -> Iterator[bytes]:
     file.seek(-len(start), os.SEEK_CUR)
     if _is_skippable(start):
         end = 8 + int.from_bytes(start[4:8], "little")
-        if len(start) < 8 or file.tell() + end > os.fstat(file.fileno()).st_size:
+        if len(start) < 8 or file.tell() + end > _size(file):
             raise _truncated()
         file.seek(end, os.SEEK_CUR)
         return
@@ -306,3 +314,43 @@ def read_lines(chunks: Iterable[bytes], limit: int) -> Iterator[Line]:
         number, last, size = number + 1, b"", 0
     if damage is not None:
         yield Line(number, last, size, damage)
+
+
+class ChunkStream:
+    """Chunks as a file that is read once from its beginning to its end. Damage raises `DamageError` where it is."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks, self._chunk, self._place = iter(chunks), b"", 0
+
+    def _fill(self) -> bool:
+        if self._place == len(self._chunk):
+            self._chunk, self._place = next(self._chunks, b""), 0
+        return bool(self._chunk)
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, or those that there are."""
+        parts = []
+        while size and self._fill():
+            parts.append(self._chunk[self._place : self._place + size])
+            size -= len(parts[-1])
+            self._place += len(parts[-1])
+        return b"".join(parts)
+
+    def skip(self, size: int) -> bool:
+        """Pass over `size` bytes. False if there are fewer."""
+        while size and self._fill():
+            step = min(size, len(self._chunk) - self._place)
+            size, self._place = size - step, self._place + step
+        return not size
+
+    def readline(self, limit: int) -> bytes:
+        """The rest of the line with its end, or its first `limit` bytes."""
+        parts, size = [], 0
+        while size < limit and self._fill():
+            end = self._chunk.find(b"\n", self._place, self._place + limit - size) + 1
+            parts.append(self._chunk[self._place : end or self._place + limit - size])
+            size += len(parts[-1])
+            self._place += len(parts[-1])
+            if end:
+                break
+        return b"".join(parts)

@@ -1,7 +1,7 @@
 """Read raw files as streams of records. A record is a text with its origin, or the reason why it is unreadable.
 
-Reasons: `broken_utf8`, `broken_json`, `missing_text`, `binary`, `truncated`, `too_large`, `unreadable`. A bad record
-does not stop the others from being read.
+Reasons: `broken_utf8`, `broken_json`, `broken_record`, `missing_text`, `not_extracted`, `other_format`, `http_error`,
+`binary`, `truncated`, `too_large`, `unreadable`. A bad record does not stop the others from being read.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from typing import Any
 
 from neolm.core.chunks import DamageError, Expansion, Line, find_damage, read_chunks, read_lines
 from neolm.corpus.config import CorpusConfig
+from neolm.corpus.item import Item
 from neolm.corpus.json_values import json_text, parse_json
+from neolm.corpus.pages import extract
 from neolm.corpus.parquet import first_line, read_rows
 from neolm.corpus.sources import PYTHON_LICENCE, RawFile
 from neolm.corpus.text import BYTE_ORDER_MARK, is_storable, storable
+from neolm.corpus.warc import read_warc
 
 UNREADABLE_CHARACTERS = 10_000  # characters that are kept of an unreadable text
 NAME_CHARACTERS = 4096  # of an id, source or licence: they are compared in memory and listed in manifests
@@ -48,8 +51,9 @@ class _Origin:
     licence: str
     parent: str | None = None
 
-    def accept(self, text: str, metadata: str = "{}") -> Record:
-        size = len(text) if text.isascii() else len(text.encode("utf-8"))
+    def accept(self, text: str, metadata: str = "{}", size: int | None = None) -> Record:
+        if size is None:
+            size = len(text) if text.isascii() else len(text.encode("utf-8"))
         return Record(self.id, text, self.source, self.licence, metadata, size, parent=self.parent)
 
     def refuse(self, reason: str, raw: bytes | str, why: str, size: int | None = None) -> Record:
@@ -83,8 +87,49 @@ def _records(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[R
         yield from _parquet_rows(file, origin, config)
     elif file.kind == "text":
         yield from _text_file(read_chunks(Path(file.path), file.compression, limit), origin, limit)
-    else:
+    elif file.kind == "json":
         yield from _json_lines(file, origin, config)
+    elif file.kind == "html":
+        data = b"".join(_limited(read_chunks(Path(file.path), file.compression, limit), limit))
+        yield _document(Item("", data, "html"), origin, config)
+    else:
+        yield from _items(file, origin, config)
+
+
+def _limited(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    """The chunks of a file that is one document. Raises `DamageError` beyond `limit` bytes."""
+    for chunk in chunks:
+        limit -= len(chunk)
+        if limit < 0:
+            raise DamageError("too_large", "the file is larger than a document may be")
+        yield chunk
+
+
+def _items(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Record]:
+    """The documents inside a file with many."""
+    limit = config.max_document_bytes
+    expansion = Expansion(file.size, limit)
+    chunks = read_chunks(Path(file.path), file.compression, limit)
+    for number, item in enumerate(read_warc(chunks, limit), start=1):
+        expansion.check(number)
+        name = storable(f"{origin.id}:{item.name}"[:NAME_CHARACTERS])
+        yield _document(item, _Origin(name, origin.source, origin.licence), config)
+
+
+def _document(item: Item, origin: _Origin, config: CorpusConfig) -> Record:
+    """The record of a page or a text, with its facts and the digest of its raw bytes."""
+    try:
+        if item.damage is not None:
+            raise item.damage
+        if item.kind == "text" and item.charset == "utf-8":
+            found: dict[str, Any] = {"text": item.data.decode("utf-8").replace("\0", "")}
+        else:
+            found = extract(item.data, config.extractor if item.kind == "html" else item.kind, item.charset)
+    except UnicodeDecodeError as error:
+        return origin.refuse("broken_utf8", item.data, f"{error.reason} at byte {error.start}")
+    except DamageError as damage:
+        return origin.refuse(damage.reason, item.data, str(damage))
+    return origin.accept(storable(found.pop("text")), json_text(item.metadata | found), len(item.data))
 
 
 def _topics(origin: _Origin) -> Iterator[Record]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sysconfig
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -15,14 +15,17 @@ from neolm.core.errors import InputError, SettingError
 from neolm.core.files import digest_file, digest_json, expanded
 from neolm.core.manifest import read_manifest
 from neolm.corpus.config import CorpusConfig
+from neolm.corpus.pages import INSTALL, is_installed
 from neolm.corpus.text import storable
 
 KINDS = {".txt": "text", ".md": "text", ".py": "text", ".jsonl": "json", ".parquet": "parquet"}
+KINDS |= {".html": "html", ".htm": "html", ".warc": "warc", ".wet": "warc", ".wat": "warc"}
 """The format of a file by its suffix. All but Parquet may be compressed."""
 SUPPORTED = f"{', '.join(KINDS)}; all but .parquet also {', '.join(COMPRESSIONS)}"
 
 PYTHON_LICENCE = "PSF-2.0"
 TOPICS = "pydoc_data/topics.py"  # one long dict; each of its texts becomes a document
+PAGE_KINDS = frozenset({"html", "warc"})
 IGNORED_KINDS_SHOWN = 5
 LINKS_SHOWN = 3
 _NOT_STDLIB = frozenset({"site-packages", "dist-packages", "__pycache__"})
@@ -30,7 +33,7 @@ _NOT_STDLIB = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file to read: `name` is its path relative to the corpus, `kind` its format (text, json, parquet, topics).
+    """A file to read: `name` is its path relative to the corpus, `kind` its format (one of KINDS, or topics).
 
     Format and compression belong to the name: the file may be a link to one without a suffix, as in a cache.
     """
@@ -175,6 +178,7 @@ def _single_file(path: Path) -> Raw:
     with path.open("rb") as file:
         if not file.read(1):
             raise SettingError("path", f"{path} is empty; give a file with text in it")
+    _require_packages([kind])
     return Raw(path, (RawFile.at(path, path.name, kind),), {})
 
 
@@ -202,7 +206,13 @@ def _folder(path: Path, output: Path) -> Raw:
     if not found:
         seen = describe_ignored(ignored) if ignored else "no files"
         raise SettingError("path", f"{path} has no text to read ({seen}); supported: {SUPPORTED}")
+    _require_packages([file.kind for file in found])
     return Raw(path, tuple(found), ignored, Links(tuple(tree.followed), tree.repeated, tuple(dangling)))
+
+
+def _require_packages(kinds: Iterable[str]) -> None:
+    if not PAGE_KINDS.isdisjoint(kinds) and not is_installed():
+        raise SettingError("path", f"reading web pages {INSTALL}")
 
 
 def describe_ignored(ignored: Mapping[str, int]) -> str:

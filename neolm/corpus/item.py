@@ -1,0 +1,31 @@
+"""A document inside a file with many, before its text is extracted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from neolm.core.chunks import DamageError
+
+
+@dataclass(frozen=True)
+class Item:
+    """A document of `kind` `html`, `wikitext` or `text`, or the damage for which it has none."""
+
+    name: str
+    """What follows the file in its id: a URL, a title or a number."""
+    data: bytes = b""
+    kind: str = "text"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Metadata: `url`, `retrieved`, `mime` and others."""
+    charset: str = ""
+    """The declared encoding; empty: not declared."""
+    damage: DamageError | None = None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The facts that are known, and the SHA-256 of the raw bytes."""
+        known = {name: value for name, value in self.facts.items() if value}
+        return {**known, "digest": f"sha256:{hashlib.sha256(self.data).hexdigest()}"}
