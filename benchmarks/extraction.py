@@ -2,8 +2,8 @@
 
     python benchmarks/extraction.py --data article-extraction-benchmark
 
-The folder is a copy of https://github.com/scrapinghub/article-extraction-benchmark: `html/*.html.gz` (or the pages in the
-folder itself) and `ground-truth.json`. The score is that of its evaluate.py: runs of four words, counted page by page,
+The folder is a copy of scrapinghub's article-extraction-benchmark: `html/*.html.gz` (or the pages in the folder itself)
+and `ground-truth.json`. The score is that of its evaluate.py: runs of four words, counted page by page,
 mean precision and mean recall over pages, and their F1. The spread is that of its bootstrap over pages.
 """
 

@@ -112,7 +112,9 @@ def main() -> None:
     if sys.platform == "linux":
         with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
             used = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = used + MEMORY if most == resource.RLIM_INFINITY else min(used + MEMORY, most)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)
         data = sys.stdin.buffer.read(request["size"])
