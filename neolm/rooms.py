@@ -9,7 +9,7 @@ from __future__ import annotations
 ROOMS: dict[str, tuple[str, ...]] = {
     "core": (),
     "metrics": ("core",),
-    "corpus": ("core",),
+    "corpus": ("core", "kernels"),
     "tables": ("core", "metrics"),
     "tokenizer": ("core", "corpus"),
     "kernels": ("core",),

@@ -114,6 +114,7 @@ _REMEDIES = {
     "too_short": "lower the limit with corpus.min_characters=N",
     "too_long_lines": "raise the limit with corpus.max_line_characters=N",
     "mostly_non_text": "lower the limit with corpus.min_text_fraction=F",
+    "near_duplicate": "raise corpus.near_duplicates.threshold=F",
     "missing_text": "name the key of the text with corpus.text_key=KEY",
     "broken_utf8": "convert the files to UTF-8",
     "broken_json": "each line of a .jsonl file must be one JSON object",
@@ -134,17 +135,22 @@ def _summary(counts: Mapping[str, Any], config: CorpusConfig) -> str:
     line = f"{_documents(kept, read['documents'])} kept, {count(kept['bytes'])} bytes"
     share = f"{validation['bytes'] / kept['bytes']:.1%} of the text"
     if not validation["documents"]:
-        line += "; nothing is held out for validation, because there is only one document"
+        why = "there is only one document" if kept["documents"] == 1 else "all documents are near-duplicates"
+        line += f"; nothing is held out for validation, because {why}"
     elif counts["held_out"] == "parts":
         line += f"; held out for validation: {validation['parts']:,} parts of the only document, {share}"
     else:
         line += f"; held out for validation: {_documents(validation, kept['documents'])}, {share}"
     if counts["rejected"]:
         line += f"; rejected: {describe_rejected(counts['rejected'])}"
+    if near := counts.get("near_duplicates"):
+        largest = f", the largest of {near['largest'][0]:,} documents" if near["largest"] else ""
+        clusters = "1 cluster" if near["clusters"] == 1 else f"{near['clusters']:,} clusters"
+        line += f"; near-duplicates: {near['documents']:,} in {clusters}{largest}"
     if counts["ignored_kinds"]:
         line += f"; {describe_ignored(counts['ignored_kinds'])}"
     line += "".join(f"\ncorpus: {sentence}" for sentence in counts["links"])
-    if not validation["documents"]:
+    if not validation["documents"] and kept["documents"] == 1:
         line += f"\ncorpus: {_how_to_hold_out(kept['bytes'])}"
     if counts["mojibake"] and config.source == "files":
         line += (

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from neolm.core.config import Config, Unit
+
+
+class NearDuplicatesConfig(Config):
+    """Documents with nearly the same words: found by MinHash and LSH, verified, and grouped into clusters."""
+
+    action: Literal["drop", "report"] = "drop"
+    """`drop` keeps one document of each cluster; `report` keeps all, marked, each cluster in one split."""
+    threshold: Annotated[float, Field(gt=0, le=1), Unit("Jaccard similarity")] = 0.8
+    """The smallest similarity of two near-duplicates."""
+    ngram: Annotated[int, Field(ge=1, le=100), Unit("words")] = 5
+    """Words of a shingle. Documents of fewer words are never near-duplicates."""
+    buckets: Annotated[int, Field(ge=1, le=1000), Unit("buckets")] = 16
+    """LSH buckets of a document: two documents are compared if they share one. FineWeb: 14; GPT-3: 10."""
+    rows: Annotated[int, Field(ge=1, le=100), Unit("MinHash values")] = 7
+    """MinHash values that agree in a shared bucket. FineWeb: 8; GPT-3: 1."""
+    keep: Literal["longest", "first", "source"] = "longest"
+    """Which document of a cluster stays: the one with most characters, with the smallest id, or of the best source."""
+    source_order: tuple[str, ...] = ()
+    """For keep=source: names of sources, the best first. The others come last."""
+    max_dropped_share: Annotated[float, Field(ge=0, le=1), Unit("fraction of documents")] = 0.5
+    """If more of a source would be dropped, nothing is written and the run ends; 1 consents to any share."""
+
+    @model_validator(mode="after")
+    def _order_is_used(self) -> Self:
+        if (self.keep == "source") != bool(self.source_order):
+            raise ValueError("keep=source and source_order need each other")
+        return self
 
 
 class CorpusConfig(Config):
@@ -35,6 +62,9 @@ class CorpusConfig(Config):
     """Divide longer documents into parts of at most this size, between paragraphs if possible; null: do not divide."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1), Unit("fraction of documents")] = 0.05
     """The share of documents that are held out to validate the model, chosen by a hash of their ids."""
+
+    near_duplicates: NearDuplicatesConfig | None = None
+    """Drop or report documents with nearly the same words; null: only exact duplicates are dropped."""
 
     def without_effect(self) -> dict[str, str]:
         """Fields that other fields make meaningless, each with the reason."""

@@ -23,6 +23,7 @@ from neolm.core.errors import NeoLMError
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.engine import daft
 from neolm.corpus.ingest import group_files, ingest
+from neolm.corpus.near_duplicates import NearDuplicates, find_near_duplicates
 from neolm.corpus.sources import RawFile
 from neolm.corpus.text import split_text
 
@@ -103,6 +104,11 @@ def decide(records: Any, config: CorpusConfig) -> Verdicts:
     """Give every record a unique id, find the duplicates, and choose what is held out for validation."""
     narrow = records.select("file", "record", "id", "parent", "source", "digest", "reason", "parts", "size", "mojibake")
     frame = _with_duplicates(_with_unique_ids(narrow.collect())).collect()
+    near: dict[str, Any] = {}
+    if config.near_duplicates is not None:
+        documents = frame.where(col("reason").is_null()).select("file", "record", "id", "parent", "source")
+        found = find_near_duplicates(records, documents, config.near_duplicates)
+        frame, near = _with_near_duplicates(frame, found, config.near_duplicates.action).collect(), found.counts
     rows, size = col("size").count().alias("documents"), col("size").sum().alias("bytes")
     documents = col("parent").count_distinct().alias("documents")
     rejected = {row.pop("reason"): row for row in frame.groupby("reason").agg(rows, size).to_pylist()}
@@ -119,16 +125,17 @@ def decide(records: Any, config: CorpusConfig) -> Verdicts:
         "held_out": held_out,
         "sources": {row["source"]: row["documents"] for row in sources.limit(SOURCES_SHOWN).to_pylist()},
         "mojibake": mojibake["documents"],
+        **({"near_duplicates": near} if near else {}),
     }
     return Verdicts(frame, counts, kept_bytes, held_out, threshold, mojibake["file"])
 
 
 def _held_out(kept: Any, config: CorpusConfig) -> tuple[Literal["documents", "parts"], float, dict[str, int]]:
     """The unit of the split, its threshold, and the number of source documents: kept, train and validation."""
-    documents = kept.select(_score(col("parent")).alias("score")).distinct().collect()
-    number = documents.count_rows()
-    if number > 1:
-        threshold = _threshold(documents, config.validation_fraction)
+    documents = kept.select("parent", _score(col("group")).alias("score")).distinct().collect()
+    number, scores = documents.count_rows(), documents.select("score").distinct()
+    if number > 1:  # no threshold divides a single cluster of near-duplicates: all of it is for training
+        threshold = _threshold(scores, config.validation_fraction)
         validation = documents.where(col("score") < threshold).count_rows()
         return "documents", threshold, {"kept": number, "train": number - validation, "validation": validation}
     ids = col("id") if config.split_characters is None else _each_part_id(col("id"), col("parts"))
@@ -180,29 +187,46 @@ def _with_duplicates(frame: Any) -> Any:
         col("parent").fill_null(col("id")),
         when(is_copy, lit("duplicate")).otherwise(col("reason")).alias("reason"),
         when(is_copy, col("first")).otherwise(lit(None)).alias("copy_of"),
+        lit(None).cast(daft.DataType.float64()).alias("similarity"),
+        col("parent").fill_null(col("id")).alias("group"),
     )
+
+
+def _with_near_duplicates(frame: Any, found: NearDuplicates, action: Literal["drop", "report"]) -> Any:
+    """Give the near-duplicates `copy_of` and `similarity`, and a reason (`drop`) or a common `group` (`report`)."""
+    frame = frame.exclude("similarity").join(found.marks, on="id", how="left")
+    near, copy_of = col("near"), col("copy_of")
+    if action == "report":
+        frame = frame.exclude("group").join(found.groups, on="parent", how="left")
+        return frame.with_columns({"copy_of": near.fill_null(copy_of), "group": col("group").fill_null(col("parent"))})
+    # The document that an exact duplicate names may be a near-duplicate of a third one.
+    third = found.marks.select(col("id").alias("copy_of"), near.alias("third"))
+    frame = frame.join(third, on="copy_of", how="left")
+    reason = when(near.not_null(), lit("near_duplicate")).otherwise(col("reason"))
+    return frame.with_columns({"reason": reason, "copy_of": near.fill_null(col("third")).fill_null(copy_of)})
 
 
 def final_rows(records: Any, verdicts: Verdicts, config: CorpusConfig) -> Iterator[pa.RecordBatch]:
     """The rows of the finished corpus sorted by id, each with its `split`: train, validation or rejected."""
     texts = records.select("file", "record", "text", "licence", "metadata")
     frame = texts.join(verdicts.frame, on=["file", "record"]).sort("id")
-    frame = frame.with_column("metadata", _mark_copy(col("metadata"), col("copy_of")))
-    others = [col(name) for name in ("parent", "source", "licence", "metadata", "reason")]
+    frame = frame.with_column("metadata", _mark_copy(col("metadata"), col("copy_of"), col("similarity")))
+    others = [col(name) for name in ("parent", "source", "licence", "metadata", "reason", "group")]
     if config.split_characters is None:
         frame = frame.select(col("id"), col("text"), *others)
     else:
         frame = frame.select(_parts(col("id"), col("text"), col("reason"), config.split_characters), *others)
-    below = _score(col("parent" if verdicts.held_out == "documents" else "id")) < verdicts.threshold
+    below = _score(col("group" if verdicts.held_out == "documents" else "id")) < verdicts.threshold
     split = when(col("reason").not_null(), lit("rejected")).when(below, lit("validation")).otherwise(lit("train"))
     yield from frame.with_column("split", split).to_arrow_iter()
 
 
 @daft.func(return_dtype=daft.DataType.string())
-def _mark_copy(metadata: str, copy_of: str | None) -> str:
+def _mark_copy(metadata: str, copy_of: str | None, similarity: float | None) -> str:
     if copy_of is None:
         return metadata
-    return json.dumps({**json.loads(metadata), "duplicate_of": copy_of}, ensure_ascii=False, sort_keys=True)
+    added = {"duplicate_of": copy_of} | ({} if similarity is None else {"similarity": similarity})
+    return json.dumps({**json.loads(metadata), **added}, ensure_ascii=False, sort_keys=True)
 
 
 def part_ids(document_id: str, parts: int) -> list[str]:
