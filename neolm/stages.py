@@ -53,8 +53,10 @@ def _check_corpus(output: Path, config: Any, recipe: Recipe) -> None:
 
 def _corpus(output: Path, config: Any, recipe: Recipe) -> None:
     from neolm.corpus.build import build_corpus
+    from neolm.report.datasheet import write_datasheet
 
     build_corpus(output, config)
+    write_datasheet(output / "corpus")
 
 
 def _tokenizer(output: Path, config: Any, recipe: Recipe) -> None:

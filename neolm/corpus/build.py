@@ -18,7 +18,10 @@ from neolm.core.errors import SettingError
 from neolm.core.manifest import Manifest
 from neolm.core.progress import count, task
 from neolm.corpus.config import CorpusConfig
+from neolm.corpus.privacy import KIND_WORDS
+from neolm.corpus.reasons import REASONS
 from neolm.corpus.sources import Raw, RawText, describe_ignored
+from neolm.corpus.steps import steps
 from neolm.corpus.text import storable
 
 # A single document is to be divided into so many parts, each with a few sentences.
@@ -49,6 +52,7 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
     )  # Daft takes a while to import
     from neolm.corpus.writer import write_splits
 
+    steps(config)  # an error of the settings comes before anything is read
     scratch = directory / ".scratch"
     scratch.mkdir()
     size = sum(file.size for file in raw.files)
@@ -70,6 +74,7 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
         counts["mojibake_example"] = storable(raw.files[verdicts.mojibake_file].name)
     return {
         **counts,
+        "reasons": {reason: REASONS[reason].words for reason in counts["rejected"]},
         "ignored_files": sum(raw.ignored.values()),
         "ignored_kinds": dict(raw.ignored),
         "links": raw.links.describe(),
@@ -95,7 +100,7 @@ def nothing_kept(
             f"iconv -f WINDOWS-1252 -t UTF-8 '{example}' > converted.txt"
         )
     reason = _by_frequency(rejected)[0]
-    remedy = _REMEDIES.get(reason, "give other files").replace("corpus.", section)
+    remedy = REASONS[reason].remedy.replace("corpus.", section)
     example = f" (for example: {errors[reason]})" if errors and reason in errors else ""
     return f"no document is kept ({describe_rejected(rejected)}); {remedy}{example}"
 
@@ -107,26 +112,6 @@ def describe_rejected(rejected: Mapping[str, Mapping[str, int]]) -> str:
 
 def _by_frequency(rejected: Mapping[str, Mapping[str, int]]) -> list[str]:
     return sorted(rejected, key=lambda reason: (-rejected[reason]["documents"], reason))
-
-
-_REMEDIES = {
-    "empty": "give files with text in them",
-    "too_short": "lower the limit with corpus.min_characters=N",
-    "too_long_lines": "raise the limit with corpus.max_line_characters=N",
-    "mostly_non_text": "lower the limit with corpus.min_text_fraction=F",
-    "near_duplicate": "raise corpus.near_duplicates.threshold=F",
-    "missing_text": "name the key of the text with corpus.text_key=KEY",
-    "broken_utf8": "convert the files to UTF-8",
-    "broken_json": "each line of a .jsonl file must be one JSON object",
-    "binary": "give text files",
-    "broken_record": "check the archive",
-    "http_error": "these are error messages of servers; give an archive with pages",
-    "not_extracted": "give pages with a main text, or convert them to text",
-    "other_format": "give archives with pages or texts",
-    "truncated": "the compressed file ends early; download it again",
-    "too_large": "raise the limit with corpus.max_document_bytes=N, or unpack or divide the files",
-    "unreadable": "check the files and their permissions",
-}
 
 
 def _summary(counts: Mapping[str, Any], config: CorpusConfig) -> str:
@@ -147,6 +132,9 @@ def _summary(counts: Mapping[str, Any], config: CorpusConfig) -> str:
         largest = f", the largest of {near['largest'][0]:,} documents" if near["largest"] else ""
         clusters = "1 cluster" if near["clusters"] == 1 else f"{near['clusters']:,} clusters"
         line += f"; near-duplicates: {near['documents']:,} in {clusters}{largest}"
+    if counts["masked"]:
+        found = (f"{number:,} {KIND_WORDS[kind][number != 1]}" for kind, number in counts["masked"].items())
+        line += f"; masked: {', '.join(found)}"
     if counts["ignored_kinds"]:
         line += f"; {describe_ignored(counts['ignored_kinds'])}"
     line += "".join(f"\ncorpus: {sentence}" for sentence in counts["links"])

@@ -7,6 +7,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from neolm.core.config import Config, Unit
+from neolm.corpus.filter_config import (
+    FILTERS,
+    PRESETS,
+    C4Config,
+    FinewebConfig,
+    GopherQualityConfig,
+    GopherRepetitionConfig,
+    LanguageConfig,
+    PrivacyConfig,
+)
 
 
 class NearDuplicatesConfig(Config):
@@ -58,6 +68,20 @@ class CorpusConfig(Config):
     """Documents with a longer line (dumps, minified code) are rejected as `too_long_lines`."""
     min_text_fraction: Annotated[float, Field(ge=0, le=1), Unit("fraction of characters")] = 0.5
     """Documents with a smaller share of letters, digits and white space are rejected as `mostly_non_text`."""
+    preset: Literal["c4", "gopher", "fineweb"] | None = None
+    """The filters of a published corpus, C4, Gopher or FineWeb, where they are not given."""
+    language: LanguageConfig | None = None
+    """Keep documents in these languages; needs the extra [corpus]. Reason: `language`."""
+    gopher_repetition: GopherRepetitionConfig | None = None
+    """Reject repetitive documents. Reason: `gopher_repetition`."""
+    gopher_quality: GopherQualityConfig | None = None
+    """Reject documents that are unlike prose in English. Reason: `gopher_quality`."""
+    c4: C4Config | None = None
+    """Remove lines, and reject documents of which too little is left. Reason: `c4`."""
+    fineweb: FinewebConfig | None = None
+    """Reject documents of lists and short lines. Reason: `fineweb`."""
+    privacy: PrivacyConfig | None = None
+    """Replace personal data and secrets by placeholders, which are counted."""
     split_characters: Annotated[int | None, Field(ge=1), Unit("characters")] = None
     """Divide longer documents into parts of at most this size, between paragraphs if possible; null: do not divide."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1), Unit("fraction of documents")] = 0.05
@@ -65,6 +89,19 @@ class CorpusConfig(Config):
 
     near_duplicates: NearDuplicatesConfig | None = None
     """Drop or report documents with nearly the same words; null: only exact duplicates are dropped."""
+
+    @model_validator(mode="after")
+    def _with_preset(self) -> Self:
+        """The filters of the preset; what is given replaces single settings of a filter, or all of it by null."""
+        for name, settings in PRESETS.get(self.preset or "", {}).items():
+            given = getattr(self, name)
+            if name not in self.model_fields_set:
+                filter_ = NearDuplicatesConfig if name == "near_duplicates" else FILTERS[name]
+                self.__dict__[name] = filter_(**settings)
+            elif given is not None:
+                missing = {key: value for key, value in settings.items() if key not in given.model_fields_set}
+                self.__dict__[name] = given.model_copy(update=missing)
+        return self
 
     def without_effect(self) -> dict[str, str]:
         """Fields that other fields make meaningless, each with the reason."""

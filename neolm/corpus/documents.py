@@ -15,7 +15,9 @@ from neolm.core.manifest import intact_file, require
 Split = Literal["train", "validation"]
 
 DOCUMENT_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "parent", "text", "source", "licence", "metadata")])
-REJECTED_SCHEMA = DOCUMENT_SCHEMA.append(pa.field("reason", pa.string()))
+KEPT_SCHEMA = DOCUMENT_SCHEMA.append(pa.field("scores", pa.string()))
+"""`scores`: what the filters measured, a JSON object; null without filters."""
+REJECTED_SCHEMA = KEPT_SCHEMA.append(pa.field("reason", pa.string()))
 
 
 @dataclass(frozen=True)

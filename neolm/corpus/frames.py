@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,8 @@ def first_errors(records: Any) -> dict[str, str]:
 
 def decide(records: Any, config: CorpusConfig) -> Verdicts:
     """Give every record a unique id, find the duplicates, and choose what is held out for validation."""
-    narrow = records.select("file", "record", "id", "parent", "source", "digest", "reason", "parts", "size", "mojibake")
+    columns = ("file", "record", "id", "parent", "source", "digest", "reason", "parts", "size", "mojibake", "masked")
+    narrow = records.select(*columns)
     frame = _with_duplicates(_with_unique_ids(narrow.collect())).collect()
     near: dict[str, Any] = {}
     if config.near_duplicates is not None:
@@ -116,6 +118,9 @@ def decide(records: Any, config: CorpusConfig) -> Verdicts:
     kept = frame.where(col("reason").is_null())
     sources = kept.groupby("source").agg(documents).sort(["documents", "source"], desc=[True, False])
     mojibake = kept.where(col("mojibake")).agg(documents, col("file").min()).to_pylist()[0]
+    masked: Counter[str] = Counter()
+    for row in kept.where(col("masked").not_null()).groupby("masked").agg(col("file").count()).to_pylist():
+        masked += Counter({kind: number * row["file"] for kind, number in json.loads(row["masked"]).items()})
     held_out, threshold, split = _held_out(kept, config)
     read = {"documents": split["kept"], "bytes": kept_bytes}
     counts = {
@@ -126,6 +131,7 @@ def decide(records: Any, config: CorpusConfig) -> Verdicts:
         "sources": {row["source"]: row["documents"] for row in sources.limit(SOURCES_SHOWN).to_pylist()},
         "mojibake": mojibake["documents"],
         **({"near_duplicates": near} if near else {}),
+        "masked": {kind: masked[kind] for kind in sorted(masked)},
     }
     return Verdicts(frame, counts, kept_bytes, held_out, threshold, mojibake["file"])
 
@@ -183,7 +189,7 @@ def _with_duplicates(frame: Any) -> Any:
     is_copy = col("reason").is_null() & (col("first") != col("id"))
     frame = frame.with_column("first", first)
     return frame.select(
-        *("file", "record", "id", "source", "parts", "size", "mojibake"),
+        *("file", "record", "id", "source", "parts", "size", "mojibake", "masked"),
         col("parent").fill_null(col("id")),
         when(is_copy, lit("duplicate")).otherwise(col("reason")).alias("reason"),
         when(is_copy, col("first")).otherwise(lit(None)).alias("copy_of"),
@@ -208,10 +214,10 @@ def _with_near_duplicates(frame: Any, found: NearDuplicates, action: Literal["dr
 
 def final_rows(records: Any, verdicts: Verdicts, config: CorpusConfig) -> Iterator[pa.RecordBatch]:
     """The rows of the finished corpus sorted by id, each with its `split`: train, validation or rejected."""
-    texts = records.select("file", "record", "text", "licence", "metadata")
+    texts = records.select("file", "record", "text", "licence", "metadata", "scores")
     frame = texts.join(verdicts.frame, on=["file", "record"]).sort("id")
     frame = frame.with_column("metadata", _mark_copy(col("metadata"), col("copy_of"), col("similarity")))
-    others = [col(name) for name in ("parent", "source", "licence", "metadata", "reason", "group")]
+    others = [col(name) for name in ("parent", "source", "licence", "metadata", "scores", "reason", "group")]
     if config.split_characters is None:
         frame = frame.select(col("id"), col("text"), *others)
     else:

@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.filters import judge
+from neolm.corpus.json_values import json_text
 from neolm.corpus.records import Record, read_records
 from neolm.corpus.sources import RawFile
+from neolm.corpus.steps import apply, steps
 from neolm.corpus.text import clean, has_mojibake, part_ends
 
 GROUP_BYTES = 2**22  # raw bytes of a group: small enough to show progress on a laptop, large enough for a call
@@ -32,7 +34,8 @@ BATCH_ROWS = 2**13
 # `digest`: of the clean text without white space at its ends, null for rejected rows. `size`: bytes of the raw text.
 SCRATCH_SCHEMA = pa.schema(
     {"file": pa.int64(), "record": pa.int64()}
-    | dict.fromkeys(("id", "parent", "text", "source", "licence", "metadata", "reason", "digest"), pa.large_string())
+    | dict.fromkeys(("id", "parent", "text", "source", "licence"), pa.large_string())
+    | dict.fromkeys(("metadata", "reason", "digest", "scores", "masked"), pa.large_string())
     | {"size": pa.int64(), "parts": pa.int64(), "mojibake": pa.bool_()}
 )
 
@@ -80,9 +83,16 @@ def _rows(files: Sequence[tuple[int, RawFile]], config: CorpusConfig) -> Iterato
 
 def _judged(record: Record, config: CorpusConfig) -> dict[str, Any]:
     """The columns of one record: the clean text if it is kept, else the raw text and the reason."""
-    row = {**vars(record), "digest": None, "parts": 1, "mojibake": False}
+    row = {**vars(record), "digest": None, "parts": 1, "mojibake": False, "scores": None, "masked": None}
     text = clean(record.text)
     row["reason"] = record.reason or judge(text, config)
+    if row["reason"] is None and (wanted := steps(config)):
+        outcome = apply(wanted, text)
+        text, row["reason"] = outcome.text, outcome.reason
+        row["scores"] = json_text(dict(outcome.scores))
+        row["masked"] = json_text(dict(outcome.masked)) if outcome.masked else None
+        told = {"language": outcome.language, "why": outcome.why}
+        row["metadata"] = json_text(json.loads(record.metadata) | {key: one for key, one in told.items() if one})
     if row["reason"] is None:
         row |= {
             "text": text,

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from neolm.corpus.documents import DOCUMENT_SCHEMA, REJECTED_SCHEMA
+from neolm.corpus.documents import KEPT_SCHEMA, REJECTED_SCHEMA
 
 ROW_GROUP_BYTES = 2**24  # bytes of text in a row group, which a reader holds in memory
 FILE_BYTES = 2**28
@@ -23,8 +23,8 @@ def write_splits(
 
     `advance` is called with the bytes of the kept text of each batch.
     """
-    train = TableWriter(directory / "documents", "train", DOCUMENT_SCHEMA)
-    validation = TableWriter(directory / "documents", "validation", DOCUMENT_SCHEMA)
+    train = TableWriter(directory / "documents", "train", KEPT_SCHEMA)
+    validation = TableWriter(directory / "documents", "validation", KEPT_SCHEMA)
     rejected = TableWriter(directory / "rejected", "rejected", REJECTED_SCHEMA)
     for batch in batches:
         table = pa.Table.from_batches([batch])

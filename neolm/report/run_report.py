@@ -13,17 +13,16 @@ from neolm.core.files import write_text
 from neolm.core.manifest import recorded_values
 from neolm.core.metrics import points
 from neolm.core.progress import duration
-from neolm.report.chart import Bar, bar_chart
+from neolm.report.corpus_funnel import funnel_figure
 from neolm.report.curves import loss_figure, stability_figures
 from neolm.report.encoder import encoder_report
 from neolm.report.finetune_figures import FinetuneFigures
 from neolm.report.finetuning import finetune_report
-from neolm.report.pages import Figure, data_size, render
+from neolm.report.pages import render
 from neolm.report.run_files import DIGITS, Run, is_finetuning, read_run
 from neolm.report.scores import bits_per_byte, labels, with_interval
 from neolm.report.sizes import Pairs, sizes
 
-REJECTIONS = {"broken_utf8": "not UTF-8", "broken_json": "broken JSON", "mostly_non_text": "mostly not text"}
 SOFTWARE = {"torch": "PyTorch", "python": "Python", "platform": "Platform"}
 
 DIGEST = Markup('<code title="{0}">{0:.12}</code>')
@@ -55,34 +54,13 @@ def page(run: Run) -> str:
         other_scores=[(label, with_interval(run.scores, name)) for name, label in labels(run.scores).items()][1:],
         loss=loss_figure(run),
         validated=bool(points(run.metrics, "validation_loss")),
-        funnel=funnel_figure(run) if run.counts("corpus").get("read") else None,
+        funnel=funnel_figure(run.counts("corpus")) if run.counts("corpus").get("read") else None,
         stability=stability_figures(run),
         sizes=sizes(run),
         lineage=lineage_rows(run),
         software=software(run),
         first_line=next((line for line in lines if line and not line.startswith("-")), "Once upon a time"),
     )
-
-
-def funnel_figure(run: Run) -> Figure:
-    """Bars of the bytes at each step of the corpus stage, with the numbers of documents."""
-    counts = run.counts("corpus")
-
-    def bar(name: str, value: dict[str, int], start: float = 0, quiet: bool = False) -> Bar:
-        number = f"{value['documents']:,}"
-        if value.get("parts", value["documents"]) != value["documents"]:
-            number += f" in {value['parts']:,} parts"
-        return Bar(name, value["bytes"], f"{number} \u00b7 {data_size(value['bytes'])}", None, start, quiet)
-
-    bars, left = [bar("read", counts["read"], quiet=True)], float(counts["read"]["bytes"])
-    for reason, value in sorted(counts["rejected"].items(), key=lambda item: -item[1]["bytes"]):
-        left = max(0.0, left - value["bytes"])
-        bars.append(bar(f"dropped: {REJECTIONS.get(reason, reason.replace('_', ' '))}", value, left, quiet=True))
-    train = counts["train"]
-    bars += [bar("kept", counts["kept"]), bar("for training", train)]
-    bars.append(bar("for validation", counts["validation"], train["bytes"]))
-    caption = "Number of documents \u00b7 size of their text."
-    return Figure(lambda width: bar_chart(bars, "The corpus funnel", width), caption)
 
 
 def lineage_rows(run: Run) -> list[Row]:
