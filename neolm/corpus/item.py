@@ -15,11 +15,10 @@ class Item:
     """A document of `kind` `html`, `wikitext` or `text`, or the damage for which it has none."""
 
     name: str
-    """What follows the file in its id: a URL, a title or a number."""
+    """What follows the file in its id."""
     data: bytes = b""
     kind: str = "text"
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Metadata: `url`, `retrieved`, `mime` and others."""
     charset: str = ""
     """The declared encoding; empty: not declared."""
     damage: DamageError | None = None

@@ -1,4 +1,4 @@
-"""Extract the text of web pages and wikitext in processes with limits of time and memory (`page_worker.py`)."""
+"""Extract the text of web pages in processes with limits of time and memory (`page_worker.py`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neolm.core.chunks import DamageError
 
 SCRIPT = Path(__file__).with_name("page_worker.py")
 PAGE_BYTES = 2**24  # of a page; the largest of Common Crawl have 1 MB
-NEEDED = ("trafilatura", "resiliparse", "mwparserfromhell")
+NEEDED = ("trafilatura", "resiliparse")
 INSTALL = "needs the packages of the extra [corpus]: pip install 'neolm[corpus]'"
 
 
@@ -30,14 +30,10 @@ def is_installed() -> bool:
 def extract(data: bytes, task: str, charset: str = "") -> dict[str, Any]:
     """The `text` of a page, with its `encoding`, `encoding_from` and `extractor`.
 
-    Args:
-        data: HTML, or UTF-8 for wikitext.
-        task: `trafilatura` or `resiliparse`, the extractor that is tried first; `wikitext`.
-        charset: The encoding that is declared outside of the page.
+    `task` is the extractor that is tried first, or `text` (decode only); `charset` is declared outside of the page.
 
     Raises:
-        DamageError: `too_large`; `not_extracted`: it has no main text, or it takes too much time or memory;
-            `unreadable`: the packages are not installed.
+        DamageError: `too_large`; `not_extracted`: no main text, or too much time or memory; `unreadable`: no packages.
     """
     if len(data) > PAGE_BYTES:
         raise DamageError("too_large", f"the page has more than {PAGE_BYTES:,} bytes")
@@ -58,10 +54,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(SCRIPT)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            [sys.executable, "-P", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
 
     def ask(self, request: dict[str, Any], data: bytes) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Read raw files as streams of records. A record is a text with its origin, or the reason why it is unreadable.
 
 Reasons: `broken_utf8`, `broken_json`, `broken_record`, `missing_text`, `not_extracted`, `other_format`, `http_error`,
+
 `binary`, `truncated`, `too_large`, `unreadable`. A bad record does not stop the others from being read.
 """
 
@@ -8,17 +9,19 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neolm.core.chunks import DamageError, Expansion, Line, find_damage, read_chunks, read_lines
+from neolm.core.chunks import ChunkStream, DamageError, Expansion, Line, find_damage, read_chunks, read_lines
+from neolm.corpus.archives import read_tar, read_zip
 from neolm.corpus.config import CorpusConfig
+from neolm.corpus.delimited import read_delimited
 from neolm.corpus.item import Item
 from neolm.corpus.json_values import json_text, parse_json
 from neolm.corpus.pages import extract
 from neolm.corpus.parquet import first_line, read_rows
-from neolm.corpus.sources import PYTHON_LICENCE, RawFile
+from neolm.corpus.sources import ARCHIVES, PYTHON_LICENCE, RawFile, kind_of, suffixes
 from neolm.corpus.text import BYTE_ORDER_MARK, is_storable, storable
 from neolm.corpus.warc import read_warc
 
@@ -84,36 +87,48 @@ def _records(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[R
     if file.kind == "topics":
         yield from _topics(origin)
     elif file.kind == "parquet":
-        yield from _parquet_rows(file, origin, config)
+        known = {config.text_key, "id", "parent", "source", "licence", "license", "meta", "metadata"}
+        yield from _rows(read_rows(Path(file.path), known, config.text_key, limit), file, origin, config)
     elif file.kind == "text":
-        yield from _text_file(read_chunks(Path(file.path), file.compression, limit), origin, limit)
+        yield from _text_file(read_chunks(file.content, file.compression, limit), origin, limit)
+    elif file.kind == "csv":
+        yield from _rows(read_delimited(file.content, file.compression, config.text_key), file, origin, config)
     elif file.kind == "json":
         yield from _json_lines(file, origin, config)
     elif file.kind == "html":
-        data = b"".join(_limited(read_chunks(Path(file.path), file.compression, limit), limit))
-        yield _document(Item("", data, "html"), origin, config)
+        data = ChunkStream(read_chunks(file.content, file.compression, limit)).read(limit + 1)
+        too_large = DamageError("too_large", f"the page has more than {limit:,} bytes") if len(data) > limit else None
+        yield _document(Item("", data, "html", damage=too_large), origin, config)
     else:
         yield from _items(file, origin, config)
-
-
-def _limited(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
-    """The chunks of a file that is one document. Raises `DamageError` beyond `limit` bytes."""
-    for chunk in chunks:
-        limit -= len(chunk)
-        if limit < 0:
-            raise DamageError("too_large", "the file is larger than a document may be")
-        yield chunk
 
 
 def _items(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Record]:
     """The documents inside a file with many."""
     limit = config.max_document_bytes
     expansion = Expansion(file.size, limit)
-    chunks = read_chunks(Path(file.path), file.compression, limit)
-    for number, item in enumerate(read_warc(chunks, limit), start=1):
+    chunks = read_chunks(file.content, file.compression, limit)
+    read = read_tar if file.kind == "tar" else read_warc
+    items = read_zip(Path(file.path), limit) if file.kind == "zip" else read(chunks, limit)
+    for number, item in enumerate(items, start=1):
         expansion.check(number)
-        name = storable(f"{origin.id}:{item.name}"[:NAME_CHARACTERS])
-        yield _document(item, _Origin(name, origin.source, origin.licence), config)
+        if file.kind in ARCHIVES:
+            yield from _member(item, file, origin, config)
+        else:
+            name = storable(f"{origin.id}:{item.name}"[:NAME_CHARACTERS])
+            yield _document(item, _Origin(name, origin.source, origin.licence), config)
+
+
+def _member(item: Item, file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Record]:
+    """The documents of a member of an archive, which is read like a file below the archive."""
+    name = storable(f"{origin.id}/{item.name}"[-NAME_CHARACTERS:])
+    kind, damage = kind_of(name), item.damage
+    if damage is None and kind in (None, "parquet", *ARCHIVES):
+        damage = DamageError("other_format", "files of this kind are not read in archives")
+    if kind is None or damage is not None:
+        yield _document(replace(item, damage=damage), _Origin(name, origin.source, origin.licence), config)
+    else:
+        yield from read_records(RawFile(file.path, name, kind, len(item.data), 0, suffixes(name)[1], item.data), config)
 
 
 def _document(item: Item, origin: _Origin, config: CorpusConfig) -> Record:
@@ -121,7 +136,7 @@ def _document(item: Item, origin: _Origin, config: CorpusConfig) -> Record:
     try:
         if item.damage is not None:
             raise item.damage
-        if item.kind == "text" and item.charset == "utf-8":
+        if item.kind == "text" and item.charset in ("utf-8", "us-ascii"):
             found: dict[str, Any] = {"text": item.data.decode("utf-8").replace("\0", "")}
         else:
             found = extract(item.data, config.extractor if item.kind == "html" else item.kind, item.charset)
@@ -183,7 +198,7 @@ def _json_lines(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterato
     A flipped byte in a compressed file alters what follows it, and is noticed at the end of the file if at all. So the
     first broken line is a reason to look whether the file is damaged. If so, the lines from there on are left out.
     """
-    path, limit = Path(file.path), config.max_document_bytes
+    path, limit = file.content, config.max_document_bytes
     expansion = Expansion(file.size, limit) if file.compression else None
     end, damage, searched = 0, None, not file.compression
     for line in read_lines(read_chunks(path, file.compression, limit), limit):
@@ -223,11 +238,13 @@ def _json_line(line: Line, origin: _Origin, text_key: str) -> Record:
         return origin.refuse(damage.reason, line.data, str(damage))
 
 
-def _parquet_rows(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Record]:
-    known = {config.text_key, "id", "parent", "source", "licence", "license", "meta", "metadata"}
+def _rows(
+    found: Iterable[tuple[int, Mapping[str, Any] | DamageError]], file: RawFile, origin: _Origin, config: CorpusConfig
+) -> Iterator[Record]:
+    """The rows of a table as records."""
     limit = config.max_document_bytes
     expansion = Expansion(file.size, limit)
-    for number, value in read_rows(Path(file.path), known, config.text_key, limit):
+    for number, value in found:
         expansion.check(number)
         place = _Origin(f"{origin.id}:{number}", origin.source, origin.licence)
         if isinstance(value, DamageError):

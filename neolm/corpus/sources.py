@@ -20,8 +20,11 @@ from neolm.corpus.text import storable
 
 KINDS = {".txt": "text", ".md": "text", ".py": "text", ".jsonl": "json", ".parquet": "parquet"}
 KINDS |= {".html": "html", ".htm": "html", ".warc": "warc", ".wet": "warc", ".wat": "warc"}
+KINDS |= {".csv": "csv", ".tsv": "csv", ".tar": "tar", ".zip": "zip"}
+ARCHIVES = frozenset({"tar", "zip"})
+_NOT_COMPRESSED = (".parquet", ".zip")
 """The format of a file by its suffix. All but Parquet may be compressed."""
-SUPPORTED = f"{', '.join(KINDS)}; all but .parquet also {', '.join(COMPRESSIONS)}"
+SUPPORTED = f"{', '.join(KINDS)}; all but .parquet and .zip also {', '.join(COMPRESSIONS)}"
 
 PYTHON_LICENCE = "PSF-2.0"
 TOPICS = "pydoc_data/topics.py"  # one long dict; each of its texts becomes a document
@@ -46,12 +49,19 @@ class RawFile:
     """Modification time in nanoseconds."""
     compression: str = ""
     """One of COMPRESSIONS or empty."""
+    data: bytes | None = None
+    """The content of a member of an archive."""
+
+    @property
+    def content(self) -> Path | bytes:
+        """Where the content is, or the content itself."""
+        return Path(self.path) if self.data is None else self.data
 
     @classmethod
     def at(cls, path: Path, name: str, kind: str) -> RawFile:
         """The file at `path`."""
         status = path.stat()
-        return cls(str(path.resolve()), name, kind, status.st_size, status.st_mtime_ns, _suffixes(name)[1])
+        return cls(str(path.resolve()), name, kind, status.st_size, status.st_mtime_ns, suffixes(name)[1])
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,7 @@ def _single_file(path: Path) -> Raw:
     if not path.exists():
         missing = f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
         raise SettingError("path", f"{path} {missing}")
-    kind = _kind(path.name)
+    kind = kind_of(path.name)
     if kind is None:
         raise SettingError("path", f"{path}: files of this kind cannot be read; supported: {SUPPORTED}")
     if not path.is_file():
@@ -189,7 +199,7 @@ def _folder(path: Path, output: Path) -> Raw:
     manifest = read_manifest(path)
     is_corpus = manifest is not None and manifest.stage == "corpus"
     for name in tree.names:
-        file, kind = path / name, _kind(name)
+        file, kind = path / name, kind_of(name)
         if is_hidden(name):
             ignored["hidden"] += 1
         elif is_corpus and name.startswith("rejected/"):
@@ -285,16 +295,17 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _suffixes(name: str) -> tuple[str, str]:
+def suffixes(name: str) -> tuple[str, str]:
     """The suffixes of the format and of the compression."""
     path = PurePosixPath(name.lower())
     packed = path.suffix in COMPRESSIONS
     return (PurePosixPath(path.stem).suffix if packed else path.suffix), (path.suffix if packed else "")
 
 
-def _kind(name: str) -> str | None:
-    suffix, compression = _suffixes(name)
-    return None if compression and suffix == ".parquet" else KINDS.get(suffix)
+def kind_of(name: str) -> str | None:
+    """The format of a file by its name; None: it is not read."""
+    suffix, compression = suffixes(name)
+    return None if compression and suffix in _NOT_COMPRESSED else KINDS.get(suffix)
 
 
 def _digest(file: RawFile) -> str:

@@ -73,7 +73,8 @@ def _item(headers: dict[str, str], body: bytes, number: int, limit: int) -> Item
         if len(body) > limit:
             raise DamageError("too_large", f"the record has more than {limit:,} bytes")
         algorithm, _, digest = headers.get("warc-block-digest", "").partition(":")
-        if algorithm.lower() == "sha1" and len(digest) == 32 and digest.upper() != _sha1(body):
+        computed = base64.b32encode(hashlib.sha1(body).digest()).decode()
+        if algorithm.lower() == "sha1" and len(digest) == 32 and digest.upper() != computed:
             raise DamageError("broken_record", "the digest of the record is wrong")
         if headers["warc-type"] == "metadata":
             return _titles(body, name, facts)
@@ -83,10 +84,6 @@ def _item(headers: dict[str, str], body: bytes, number: int, limit: int) -> Item
         return _response(name, body, facts, limit)
     except DamageError as damage:
         return Item(name, body[:limit], facts=facts, damage=damage)
-
-
-def _sha1(data: bytes) -> str:
-    return base64.b32encode(hashlib.sha1(data).digest()).decode()
 
 
 def _mime(headers: dict[str, str]) -> str:

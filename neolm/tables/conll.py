@@ -15,8 +15,8 @@ from pathlib import Path
 from neolm.core.chunks import COMPRESSIONS, Line
 from neolm.core.errors import InputError
 from neolm.core.files import storage_errors
+from neolm.core.text_encoding import detect_encoding, line_text, read_text_lines
 from neolm.tables.tagged_texts import TaggedList, TaggedTexts, tag_entities
-from neolm.tables.text_encoding import detect_encoding, line_text, read_text_lines
 
 SAMPLE_LINES = 1000
 DOCUMENT_START = "-DOCSTART-"

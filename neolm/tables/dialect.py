@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from neolm.core.chunks import Line
-from neolm.tables.delimited import UNCLOSED, Record, read_records
+from neolm.core.delimited import UNCLOSED, Record, read_records
 
 SAMPLE_BYTES = 2**20
 SAMPLE_RECORDS = 1000

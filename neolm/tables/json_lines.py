@@ -10,7 +10,7 @@ from typing import Any
 
 from neolm.core.chunks import COMPRESSIONS, DamageError, Line, read_chunks
 from neolm.core.errors import InputError
-from neolm.tables.text_encoding import line_text
+from neolm.core.text_encoding import line_text
 
 SAMPLE_OBJECTS = 1000
 MAX_BYTES = 2**29

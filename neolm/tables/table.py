@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from neolm.core.chunks import COMPRESSIONS
+from neolm.core.delimited import read_records
 from neolm.core.errors import InputError
 from neolm.core.files import storage_errors
-from neolm.tables.delimited import read_records
+from neolm.core.text_encoding import Encoding, detect_encoding, line_text, read_text_lines
 from neolm.tables.dialect import Dialect, detect_dialect
 from neolm.tables.json_lines import read_list, read_objects, sample_keys
-from neolm.tables.text_encoding import Encoding, detect_encoding, line_text, read_text_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt")
 

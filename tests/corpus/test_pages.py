@@ -143,6 +143,13 @@ def test_a_large_page_is_refused(monkeypatch):
     assert caught.value.reason == "too_large"
 
 
+def test_a_page_is_a_document_within_its_limit(build, write):
+    raw = write("a.html.gz", page("word " * 2000)).parent
+    write("b.html", page())
+    corpus = build(raw, max_document_bytes=5000)
+    assert (corpus.reasons, list(corpus.kept)) == ({"a.html.gz": "too_large"}, ["b.html"])
+
+
 def test_missing_packages_are_named(build, write, monkeypatch):
     monkeypatch.setattr("neolm.corpus.sources.is_installed", lambda: False)
     with pytest.raises(InputError, match=r"pip install 'neolm\[corpus\]'"):

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neolm.core.chunks import read_lines
+from neolm.core.delimited import UNCLOSED, read_records
 from neolm.core.errors import InputError
-from neolm.tables.delimited import UNCLOSED, read_records
+from neolm.core.text_encoding import MAX_ROW_BYTES
 from neolm.tables.table import Table, open_table
-from neolm.tables.text_encoding import MAX_ROW_BYTES
 
 HEADER = "text,label\n"
 ROWS = 'one river,a\n"two, ""small"" boats",b\n'

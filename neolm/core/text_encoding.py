@@ -42,7 +42,7 @@ class Encoding:
     """Whether lines end with a carriage return only, as in files of old Macs."""
 
 
-def detect_encoding(path: Path, compression: str) -> Encoding:
+def detect_encoding(path: Path | bytes, compression: str) -> Encoding:
     """The encoding of a text file, which is read to its end.
 
     A file is Windows-1252 if it has more bytes that are not UTF-8 than other characters outside ASCII. If it has fewer,
@@ -51,18 +51,18 @@ def detect_encoding(path: Path, compression: str) -> Encoding:
     Raises:
         InputError: it is a binary file, or cannot be unpacked.
     """
-    chunks = read_chunks(path, compression, MAX_ROW_BYTES)
+    chunks, name = read_chunks(path, compression, MAX_ROW_BYTES), "table" if isinstance(path, bytes) else str(path)
     try:
         start = next(chunks, b"")
     except DamageError as damage:
-        raise InputError(f"{path}: cannot be read ({damage})") from None
+        raise InputError(f"{name}: cannot be read ({damage})") from None
     kind = next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), None)
     if kind:
-        raise InputError(f"{path}: this is {kind}")
+        raise InputError(f"{name}: this is {kind}")
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return Encoding("utf-16", "UTF-16")
-    if b"\0" in start and (name := _without_mark(start)):
-        return Encoding(name, "UTF-16 without a byte order mark")
+    if b"\0" in start and (unmarked := _without_mark(start)):
+        return Encoding(unmarked, "UTF-16 without a byte order mark")
     broken, sound, ends = 0, 0, set()
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     try:
@@ -78,7 +78,7 @@ def detect_encoding(path: Path, compression: str) -> Encoding:
     if broken <= sound:
         return Encoding(carriage_returns=old_mac)
     if b"\0" in start:
-        raise InputError(f"{path}: this is a binary file, not text")
+        raise InputError(f"{name}: this is a binary file, not text")
     return Encoding("cp1252", "not UTF-8: read as Windows-1252", old_mac)
 
 
@@ -91,7 +91,7 @@ def _without_mark(start: bytes) -> str | None:
     return "utf-16-le" if odd > even else "utf-16-be"
 
 
-def read_text_lines(path: Path, compression: str, encoding: Encoding) -> Iterator[Line]:
+def read_text_lines(path: Path | bytes, compression: str, encoding: Encoding) -> Iterator[Line]:
     """The lines of a file as UTF-8, without a byte order mark; see `read_lines`."""
     chunks: Iterable[bytes] = read_chunks(path, compression, MAX_ROW_BYTES)
     if encoding.name != "utf-8":

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from neolm.core.chunks import Line
 from neolm.core.errors import InputError
-from neolm.tables.text_encoding import MAX_ROW_BYTES, line_text
+from neolm.core.text_encoding import MAX_ROW_BYTES, line_text
 
 UNCLOSED = "the quote that opens on this line is not closed"
 

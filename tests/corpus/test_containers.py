@@ -1,0 +1,197 @@
+"""Tables and archives: a bad document does not stop the others."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+from sample_pages import page
+
+from neolm.core.chunks import DamageError
+from neolm.core.errors import InputError
+from neolm.corpus.archives import read_tar
+from neolm.corpus.config import CorpusConfig
+from neolm.corpus.records import Record, read_records
+from neolm.corpus.sources import find_files
+
+
+def read(path: Path, limit: int = 2**20) -> list[Record]:
+    config = CorpusConfig(source="files", path=str(path), max_document_bytes=limit)
+    return [record for file in find_files(config, path / "none").files for record in read_records(file, config)]
+
+
+def outcomes(path: Path, limit: int = 2**20) -> list[tuple[str, str]]:
+    """The id and the text of each record, or its reason."""
+    return [(record.id, record.reason or record.text) for record in read(path, limit)]
+
+
+# ---- tables ----
+
+
+@pytest.mark.parametrize(
+    ("name", "separator"), [("a.csv", ","), ("a.csv", ";"), ("a.csv.gz", "|"), ("a.tsv.bz2", "\t"), ("a.csv", "\t")]
+)
+def test_rows_with_a_column_of_text(build, write, name, separator):
+    rows = ["id_text_licence", '7_"a text, with; every|separator\tin it"_MIT', '_"two\nlines and ""quotes"""_', "8__"]
+    kept = build(write(name, "\n".join(rows).replace("_", separator))).kept
+    assert {key: (d.text, d.licence) for key, d in kept.items()} == {
+        "7": ("a text, with; every|separator\tin it", "MIT"),
+        f"{name}:3": ('two\nlines and "quotes"', "unknown"),
+    }
+
+
+def test_a_bad_row_does_not_stop_the_others(write):
+    data = b'id,text\n1,one\n2,too,many\n3,"not closed\n4,a\0b\n5,five\n'
+    found = outcomes(write("a.csv", data))
+    assert found == [
+        ("1", "one"), ("a.csv:3", "broken_record"), ("a.csv:4", "broken_record"), ("a.csv:5", "broken_record"),
+        ("5", "five"),
+    ]  # fmt: skip
+
+
+def test_tables_of_excel_and_tables_without_the_column(write, build):
+    assert outcomes(write("a.csv", "id;text\r\n1;größe\r\n".encode("cp1252"))) == [("1", "größe")]
+    assert outcomes(write("b.csv", "id\ttext\r\n1\tgröße\r\n".encode("utf-16"))) == [("1", "größe")]
+    assert [reason for _, reason in outcomes(write("c.csv", "id,body\n1,words\n"))] == ["missing_text"]
+    assert len(build(write("d.csv", "id,body\n1,some words\n"), text_key="body").kept) == 1
+    assert [reason for _, reason in outcomes(write("e.csv", b"PK\x03\x04\0\0\0"))] == ["unreadable"]
+
+
+def test_a_table_that_is_cut_off(write):
+    path = write("a.csv.gz", "id,text\n" + "".join(f"{n},{random.Random(n).random()}\n" for n in range(2000)))
+    path.write_bytes(path.read_bytes()[:9000])
+    found = outcomes(path)
+    assert 500 < len(found) < 2000
+    assert found[-1][1] == "truncated" and not {"truncated", "broken_record"} & {text for _, text in found[:-1]}
+
+
+# ---- archives ----
+
+MEMBERS = {
+    "a.txt": b"a first text",
+    "deep/b.jsonl.gz": gzip.compress(b'{"text": "a second text"}\n{"text": 3}\n'),
+    "c.html": page().encode(),
+    "../../etc/d.md": b"a text with a strange name",
+    "/abs/e.csv": b"id,text\n1,a row of a table\n",
+    "f.png": b"\x89PNG",
+    "inner.zip": b"PK\x05\x06",
+    "g.txt": b"not UTF-8 \xff",
+    "long/" + "x" * 150 + "/h.txt": b"a text with a long name",
+}
+
+
+def zipped(members=MEMBERS, method=zipfile.ZIP_DEFLATED) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", method) as archive:
+        archive.mkdir("deep")
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return sink.getvalue()
+
+
+def tarred(members=MEMBERS, format=tarfile.PAX_FORMAT) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=format) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        link = tarfile.TarInfo("link.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.zip", zipped()),
+        ("a.zip", zipped(method=zipfile.ZIP_LZMA)),
+        ("a.tar", tarred()),
+        ("a.tar.gz", tarred(format=tarfile.GNU_FORMAT)),
+        ("a.tar.xz", tarred()),
+    ],
+)
+def test_members_are_read_as_files(write, name, data):
+    before = set(Path.cwd().iterdir())
+    records = {record.id: record for record in read(write(name, data))}
+    texts = {key.removeprefix(f"{name}/"): record.reason or record.text for key, record in records.items()}
+    assert "Zürich" in texts.pop("c.html")
+    assert texts == {
+        "a.txt": "a first text",
+        "deep/b.jsonl.gz:1": "a second text",
+        "deep/b.jsonl.gz:2": "missing_text",
+        "../../etc/d.md": "a text with a strange name",
+        "1": "a row of a table",
+        "f.png": "other_format",
+        "inner.zip": "other_format",
+        "g.txt": "broken_utf8",
+        "long/" + "x" * 150 + "/h.txt": "a text with a long name",
+    }
+    assert set(Path.cwd().iterdir()) == before
+
+
+def test_a_damaged_member_does_not_stop_the_others(write):
+    members = {"a.txt": b"first " * 50, "b.txt": b"second " * 50, "c.txt": b"third " * 50}
+    data = bytearray(zipped(members, zipfile.ZIP_STORED))
+    data[data.index(b"second ")] ^= 1
+    found = dict(outcomes(write("a.zip", bytes(data))))
+    assert found == {"a.zip/a.txt": "first " * 50, "a.zip/b.txt": "unreadable", "a.zip/c.txt": "third " * 50}
+    tar = bytearray(tarred(members))
+    at = tar.index(b"b.txt")
+    tar[at : at + 300] = b"\xff" * 300
+    found = dict(outcomes(write("a.tar", bytes(tar))))
+    assert found == {"a.tar/a.txt": "first " * 50, "a.tar/?": "broken_record", "a.tar/c.txt": "third " * 50}
+
+
+def test_bombs_and_cut_archives(write):
+    large = {"a.txt": b"a text", "b.txt": random.Random(0).randbytes(2**20).hex().encode(), "c.txt": b"c text"}
+    for name, data in (("a.zip", zipped(large)), ("a.tar.gz", tarred(large))):
+        found = outcomes(write(name, data), limit=2**20)
+        assert found == [(f"{name}/a.txt", "a text"), (f"{name}/b.txt", "too_large"), (f"{name}/c.txt", "c text")]
+    many = zipped({f"{n}.txt": b"word " * 2**17 for n in range(100)})
+    found = outcomes(write("b.zip", many), limit=2**20)
+    assert found[-1] == ("b.zip", "too_large") and len(found) < 60
+    assert outcomes(write("c.zip", zipped()[:-40])) == [("c.zip", "unreadable")]
+    assert outcomes(write("d.tar", tarred(large)[:3000]))[-1] == ("d.tar", "truncated")
+    encrypted = bytearray(zipped({"a.txt": b"a text"}))
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        encrypted[encrypted.rindex(mark) + place] |= 1
+    assert outcomes(write("e.zip", bytes(encrypted))) == [("e.zip/a.txt", "unreadable")]
+
+
+def test_a_header_of_tar_that_claims_a_large_name_takes_little_memory():
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 2**30
+    chunks = [info.tobuf(), *[b"\0" * 2**16] * (2**30 // 2**16), tarred({"a.txt": b"a text"})]
+    assert [item.name for item in read_tar(chunks, 2**20)] == ["a.txt"]
+
+
+def mutated(data: bytes, seed: int) -> bytes:
+    chance, changed = random.Random(seed), bytearray(data)
+    for _ in range(chance.randint(1, 6)):
+        place = chance.randrange(len(changed))
+        changed[place : place + chance.choice([0, 1, 1, 40])] = chance.randbytes(chance.choice([0, 1, 1, 5]))
+    return bytes(changed)
+
+
+def test_mutated_files_give_items_or_a_damage(tmp_path, write):
+    for seed in range(300):
+        try:
+            assert all(isinstance(item.data, bytes) for item in read_tar([mutated(tarred(), seed)], 2**16))
+        except DamageError as damage:
+            assert damage.reason == "truncated"
+    for seed in range(100):
+        small = zipped({"a.txt": b"a text", "b.txt": zlib.compress(b"x")})
+        assert all(isinstance(text, str) for _, text in outcomes(write("m.zip", mutated(small, seed))))
+
+
+def test_nothing_of_an_archive_is_kept(build, write):
+    with pytest.raises(InputError, match=r"no document is kept \(other_format 1\); give"):
+        build(write("a.zip", zipped({"a.png": b"x"})))
