@@ -53,7 +53,7 @@ class CorpusConfig(Config):
     """`python-stdlib`: the standard library of the running Python, without a download; `files`: your text in `path`."""
     path: str | None = None
     """For `files`: a file or folder of .txt, .md, .py, .jsonl, .parquet,
-    HTML, WARC, CSV, .zip and .tar, also compressed (.gz, .zst, .xz, .bz2)."""
+    HTML, WARC, CSV, MediaWiki XML, .mbox, .zip and .tar, also compressed (.gz, .zst, .xz, .bz2)."""
     licence: str = "unknown"
     """The licence of documents of `files` that have none of their own, preferably an SPDX name."""
     extractor: Literal["trafilatura", "resiliparse"] = "trafilatura"

@@ -1,4 +1,4 @@
-"""Turn web pages into text, in a process of its own: it may be ended for its time, its memory or a crash.
+"""Turn web pages and wikitext into text, in a process of its own: it may be ended for its time, its memory or a crash.
 
 A request is a line of JSON (`size`, `task`, `charset`) and `size` bytes; the answer is a line of JSON. This file is
 run as a script, so it imports nothing of NeoLM.
@@ -18,6 +18,7 @@ CPU_SECONDS = 20.0  # of a page; most need 2 to 40 ms
 MEMORY = 2**31  # address space that a page may need beside that of the imported packages
 FEW_CHARACTERS = 400  # with fewer, the other extractor is tried
 _META = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+_LEFT_OUT = re.compile(r"(?i)\s*(file|image|category|media)\s*:")
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -75,9 +76,24 @@ def page_text(html: str, first: str) -> tuple[str, str]:
     return text, first
 
 
+def wiki_text(source: str) -> str:
+    """The plain text of wikitext, without templates, tables, references, files and categories."""
+    import mwparserfromhell
+
+    code = mwparserfromhell.parse(source)
+    for link in code.filter_wikilinks():
+        if _LEFT_OUT.match(str(link.title)):
+            code.remove(link)
+    for tag in code.filter_tags(matches=lambda node: str(node.tag).lower() in ("ref", "table", "gallery")):
+        code.remove(tag)
+    return str(code.strip_code()).strip()
+
+
 def answer(request: dict[str, Any], data: bytes) -> dict[str, Any]:
     """The answer to a request: `text` and facts about it, or `error`."""
     try:
+        if request["task"] == "wikitext":
+            return {"text": wiki_text(data.decode("utf-8"))}
         html, encoding, found = decode(data, request["charset"])
         if request["task"] == "text":
             return {"text": html.replace("\0", ""), "encoding": encoding, "encoding_from": found}
@@ -90,6 +106,7 @@ def answer(request: dict[str, Any], data: bytes) -> dict[str, Any]:
 def main() -> None:
     """Answer requests until the input ends."""
     page_text("", "trafilatura")  # imports the packages before memory is limited
+    wiki_text("")
     if sys.platform == "linux":
         with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
             used = int(file.read().split()[0]) * resource.getpagesize()

@@ -1,4 +1,4 @@
-"""Extract the text of web pages in processes with limits of time and memory (`page_worker.py`)."""
+"""Extract the text of web pages and wikitext in processes with limits of time and memory (`page_worker.py`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neolm.core.chunks import DamageError
 
 SCRIPT = Path(__file__).with_name("page_worker.py")
 PAGE_BYTES = 2**24  # of a page; the largest of Common Crawl have 1 MB
-NEEDED = ("trafilatura", "resiliparse")
+NEEDED = ("trafilatura", "resiliparse", "mwparserfromhell")
 INSTALL = "needs the packages of the extra [corpus]: pip install 'neolm[corpus]'"
 
 
@@ -30,7 +30,7 @@ def is_installed() -> bool:
 def extract(data: bytes, task: str, charset: str = "") -> dict[str, Any]:
     """The `text` of a page, with its `encoding`, `encoding_from` and `extractor`.
 
-    `task` is the extractor that is tried first, or `text` (decode only); `charset` is declared outside of the page.
+    `task`: the extractor that is tried first, `wikitext`, or `text` (decode only); `charset`: declared outside of it.
 
     Raises:
         DamageError: `too_large`; `not_extracted`: no main text, or too much time or memory; `unreadable`: no packages.

@@ -34,6 +34,7 @@ REASONS: Mapping[str, Reason] = {
         "an error message of a server", "these are error messages of servers; give an archive with pages"
     ),
     "not_extracted": Reason("without a main text", "give pages with a main text, or convert them to text"),
+    "not_article": Reason("not an article of a wiki", "give a dump with articles"),
     "other_format": Reason("of another format", "give archives with pages or texts"),
     "language": Reason("another language", "name the languages with corpus.language.languages=[en,de]"),
     "gopher_quality": Reason("low quality (Gopher)", "change the limits of corpus.gopher_quality, or set it to null"),

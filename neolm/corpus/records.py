@@ -1,14 +1,12 @@
 """Read raw files as streams of records. A record is a text with its origin, or the reason why it is unreadable.
 
-Reasons: `broken_utf8`, `broken_json`, `broken_record`, `missing_text`, `not_extracted`, `other_format`, `http_error`,
-
-`binary`, `truncated`, `too_large`, `unreadable`. A bad record does not stop the others from being read.
+The reasons are in `neolm.corpus.reasons`. A bad record does not stop the others from being read.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,8 @@ from neolm.corpus.config import CorpusConfig
 from neolm.corpus.delimited import read_delimited
 from neolm.corpus.item import Item
 from neolm.corpus.json_values import json_text, parse_json
+from neolm.corpus.mailbox import read_mbox
+from neolm.corpus.mediawiki import read_wiki
 from neolm.corpus.pages import extract
 from neolm.corpus.parquet import first_line, read_rows
 from neolm.corpus.sources import ARCHIVES, PYTHON_LICENCE, RawFile, kind_of, suffixes
@@ -108,8 +108,7 @@ def _items(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Rec
     limit = config.max_document_bytes
     expansion = Expansion(file.size, limit)
     chunks = read_chunks(file.content, file.compression, limit)
-    read = read_tar if file.kind == "tar" else read_warc
-    items = read_zip(Path(file.path), limit) if file.kind == "zip" else read(chunks, limit)
+    items = read_zip(Path(file.path), limit) if file.kind == "zip" else _READERS[file.kind](chunks, limit)
     for number, item in enumerate(items, start=1):
         expansion.check(number)
         if file.kind in ARCHIVES:
@@ -129,6 +128,14 @@ def _member(item: Item, file: RawFile, origin: _Origin, config: CorpusConfig) ->
         yield _document(replace(item, damage=damage), _Origin(name, origin.source, origin.licence), config)
     else:
         yield from read_records(RawFile(file.path, name, kind, len(item.data), 0, suffixes(name)[1], item.data), config)
+
+
+_READERS: dict[str, Callable[[Iterable[bytes], int], Iterator[Item]]] = {
+    "warc": read_warc,
+    "mbox": read_mbox,
+    "wiki": read_wiki,
+    "tar": read_tar,
+}
 
 
 def _document(item: Item, origin: _Origin, config: CorpusConfig) -> Record:

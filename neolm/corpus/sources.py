@@ -19,8 +19,8 @@ from neolm.corpus.pages import INSTALL, is_installed
 from neolm.corpus.text import storable
 
 KINDS = {".txt": "text", ".md": "text", ".py": "text", ".jsonl": "json", ".parquet": "parquet"}
-KINDS |= {".html": "html", ".htm": "html", ".warc": "warc", ".wet": "warc", ".wat": "warc"}
-KINDS |= {".csv": "csv", ".tsv": "csv", ".tar": "tar", ".zip": "zip"}
+KINDS |= {".html": "html", ".htm": "html", ".warc": "warc", ".wet": "warc", ".wat": "warc", ".xml": "wiki"}
+KINDS |= {".csv": "csv", ".tsv": "csv", ".mbox": "mbox", ".tar": "tar", ".zip": "zip"}
 ARCHIVES = frozenset({"tar", "zip"})
 _NOT_COMPRESSED = (".parquet", ".zip")
 """The format of a file by its suffix. All but Parquet may be compressed."""
@@ -28,7 +28,7 @@ SUPPORTED = f"{', '.join(KINDS)}; all but .parquet and .zip also {', '.join(COMP
 
 PYTHON_LICENCE = "PSF-2.0"
 TOPICS = "pydoc_data/topics.py"  # one long dict; each of its texts becomes a document
-PAGE_KINDS = frozenset({"html", "warc"})
+PAGE_KINDS = frozenset({"html", "warc", "wiki"})
 IGNORED_KINDS_SHOWN = 5
 LINKS_SHOWN = 3
 _NOT_STDLIB = frozenset({"site-packages", "dist-packages", "__pycache__"})

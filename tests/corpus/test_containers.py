@@ -1,9 +1,11 @@
-"""Tables and archives: a bad document does not stop the others."""
+"""Tables, archives, mailboxes and MediaWiki dumps: a bad document does not stop the others."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import json
 import random
 import tarfile
 import zipfile
@@ -17,6 +19,8 @@ from neolm.core.chunks import DamageError
 from neolm.core.errors import InputError
 from neolm.corpus.archives import read_tar
 from neolm.corpus.config import CorpusConfig
+from neolm.corpus.mailbox import read_mbox
+from neolm.corpus.mediawiki import read_wiki
 from neolm.corpus.records import Record, read_records
 from neolm.corpus.sources import find_files
 
@@ -173,6 +177,128 @@ def test_a_header_of_tar_that_claims_a_large_name_takes_little_memory():
     assert [item.name for item in read_tar(chunks, 2**20)] == ["a.txt"]
 
 
+# ---- mailboxes ----
+
+MBOX = b"""From a@example.org Thu Jan  1 00:00:00 2026
+Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=
+Date: Thu, 01 Jan 2026 00:00:00 +0000
+Content-Type: text/plain; charset=iso-8859-1
+
+A message with gr\xfc\xdfe.
+>From here on it is quoted.
+
+From b@example.org Thu Jan  1 00:00:00 2026
+Content-Type: multipart/mixed; boundary=X
+
+--X
+Content-Type: text/plain; charset=utf-8
+Content-Transfer-Encoding: base64
+
+QSBtZXNzYWdlIGluIGJhc2U2NC4=
+--X
+Content-Type: image/png
+
+binary
+--X--
+
+From c@example.org Thu Jan  1 00:00:00 2026
+Content-Type: image/png
+
+no text
+
+From d@example.org Thu Jan  1 00:00:00 2026
+
+The last message.
+"""
+
+
+def test_messages(build, write):
+    corpus = build(write("a.mbox", MBOX))
+    texts = {key: document.text for key, document in corpus.kept.items()}
+    assert texts == {
+        "a.mbox:1": "A message with grüße.\nFrom here on it is quoted.\n\n",
+        "a.mbox:2": "A message in base64.",
+        "a.mbox:4": "The last message.\n",
+    }
+    assert corpus.reasons == {"a.mbox:3": "missing_text"}
+    facts = json.loads(corpus.kept["a.mbox:1"].metadata)
+    assert (facts["subject"], facts["date"][:16]) == ("Grüße", "Thu, 01 Jan 2026")
+    assert "example.org" not in json.dumps(facts)
+
+
+def test_hostile_mailboxes(write):
+    assert outcomes(write("a.mbox", "no mail at all\n")) == [("a.mbox", "other_format")]
+    long = b"From x\n\n" + b"word " * 1000 + b"\n\nFrom y\n\nshort\n"
+    assert outcomes(write("b.mbox", long), limit=1000) == [("b.mbox:1", "too_large"), ("b.mbox:2", "short\n")]
+    deep = b"".join(b"Content-Type: multipart/mixed; boundary=%d\n\n--%d\n" % (n, n) for n in range(3000))
+    found = outcomes(write("c.mbox", b"From x\n" + deep + b"\n\nFrom y\n\nafter it\n"))
+    assert found[-1] == ("c.mbox:2", "after it\n")
+
+
+# ---- MediaWiki ----
+
+
+def article(title: str, text: str, ns: int = 0, more: str = "", model: str = "wikitext") -> str:
+    return (
+        f"<page><title>{title}</title><ns>{ns}</ns><id>1</id>{more}<revision><timestamp>2026-01-01T00:00:00Z</timestamp>"
+        f"<model>{model}</model><text bytes='9'>{text}</text></revision></page>\n"
+    )
+
+
+TEXT = (
+    "'''Zürich''' is a [[city|large city]] in {{nowrap|Switzerland}}.&lt;ref&gt;A source&lt;/ref&gt;\n\n== History ==\n"
+    "[[File:A.jpg|thumb|A picture]] It is old.\n{| class=x\n| cell\n|}\n[[Category:Cities]]"
+)
+DUMP = (
+    "<mediawiki xml:lang='en'><siteinfo><base>https://en.example.org/wiki/Main_Page</base></siteinfo>\n"
+    + article("Zürich &amp; more", TEXT)
+    + article("Talk:Zürich", "talk", ns=1)
+    + article("Zurich", "#REDIRECT [[Zürich]]", more="<redirect title='Zürich' />")
+    + article("Style", "a {}", model="css")
+    + article("Broken", "a &nonsense; b")
+    + article("Last", "The last article.")
+    + "</mediawiki>"
+)
+
+
+@pytest.mark.parametrize("name", ["a.xml", "a.xml.bz2", "a.xml.gz"])
+def test_articles(build, write, name):
+    corpus = build(write(name, DUMP))
+    document = corpus.kept[f"{name}:Zürich & more"]
+    assert document.text.startswith("Zürich is a large city in")
+    assert "It is old." in document.text and "History" in document.text
+    for left_out in ("source", "picture", "cell", "Cities", "{{", "[["):
+        assert left_out not in document.text
+    facts = json.loads(document.metadata)
+    assert facts["url"] == "https://en.example.org/wiki/Z%C3%BCrich_%26_more"
+    assert (facts["title"], facts["revised"]) == ("Zürich & more", "2026-01-01T00:00:00Z")
+    assert facts["digest"].startswith("sha256:")
+    assert corpus.kept[f"{name}:Last"].text == "The last article."
+    assert {key.partition(":")[2]: reason for key, reason in corpus.reasons.items()} == {
+        "Talk:Zürich": "not_article", "Zurich": "not_article", "Style": "not_article", "5": "broken_record",
+    }  # fmt: skip
+
+
+def test_hostile_dumps(write):
+    assert outcomes(write("a.xml", "<feed><entry/></feed>")) == [("a.xml", "other_format")]
+    cut = DUMP.encode()[:-60]
+    assert outcomes(write("b.xml", cut))[-1] == ("b.xml", "truncated")
+    large = article("A", "word " * 1000) + article("B", "short")
+    assert outcomes(write("c.xml", large), limit=1000) == [("c.xml:1", "too_large"), ("c.xml:B", "short")]
+    bomb = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + "".join(
+        f'<!ENTITY {chr(98 + n)} "{f"&{chr(97 + n)};" * 10}">' for n in range(9)
+    )
+    found = outcomes(write("d.xml", bomb + "]>" + article("A", "&j;") + article("B", "good words")))
+    assert found == [("d.xml:1", "broken_record"), ("d.xml:B", "good words")]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000])
+def test_pages_do_not_depend_on_the_chunks(size):
+    data = DUMP.encode()
+    items = list(read_wiki((data[n : n + size] for n in range(0, len(data), size)), 2**20))
+    assert [item.name for item in items] == ["Zürich & more", "Talk:Zürich", "Zurich", "Style", "5", "Last"]
+
+
 def mutated(data: bytes, seed: int) -> bytes:
     chance, changed = random.Random(seed), bytearray(data)
     for _ in range(chance.randint(1, 6)):
@@ -182,11 +308,13 @@ def mutated(data: bytes, seed: int) -> bytes:
 
 
 def test_mutated_files_give_items_or_a_damage(tmp_path, write):
-    for seed in range(300):
-        try:
-            assert all(isinstance(item.data, bytes) for item in read_tar([mutated(tarred(), seed)], 2**16))
-        except DamageError as damage:
-            assert damage.reason == "truncated"
+    for reader, data in ((read_mbox, MBOX), (read_wiki, DUMP.encode()), (read_tar, tarred())):
+        for seed in range(150):
+            changed = mutated(data, seed)
+            try:
+                assert all(isinstance(item.data, bytes) for item in reader([changed], 2**16))
+            except DamageError as damage:
+                assert damage.reason in ("truncated", "other_format", "broken_record", "too_large")
     for seed in range(100):
         small = zipped({"a.txt": b"a text", "b.txt": zlib.compress(b"x")})
         assert all(isinstance(text, str) for _, text in outcomes(write("m.zip", mutated(small, seed))))
@@ -195,3 +323,4 @@ def test_mutated_files_give_items_or_a_damage(tmp_path, write):
 def test_nothing_of_an_archive_is_kept(build, write):
     with pytest.raises(InputError, match=r"no document is kept \(other_format 1\); give"):
         build(write("a.zip", zipped({"a.png": b"x"})))
+    assert bz2.decompress(write("b.xml.bz2", DUMP).read_bytes()) == DUMP.encode()
