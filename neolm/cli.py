@@ -15,6 +15,7 @@ import typer
 
 from neolm import commands
 from neolm.core.errors import NeoLMError
+from neolm.corpus.commands import inspect
 from neolm.evaluation.commands import evaluate
 from neolm.finetuning.commands import finetune
 from neolm.generation.commands import chat, generate
@@ -26,7 +27,7 @@ from neolm.serving.commands import feedback_export, keys_list, keys_new, keys_re
 from neolm.tokenizer.commands import encode
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
-    "corpus": ("Build documents from raw text.", {"build": commands.corpus_build}),
+    "corpus": ("Build documents from raw text; look into them.", {"build": commands.corpus_build, "inspect": inspect}),
     "tokenizer": ("Train a tokenizer; print tokens.", {"train": commands.tokenizer_train, "encode": encode}),
     "keys": ("Manage the API keys of a server.", {"new": keys_new, "list": keys_list, "remove": keys_remove}),
     "feedback": ("Export the feedback on a server's answers.", {"export": feedback_export}),
