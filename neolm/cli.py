@@ -27,7 +27,10 @@ from neolm.serving.commands import feedback_export, keys_list, keys_new, keys_re
 from neolm.tokenizer.commands import encode
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
-    "corpus": ("Build documents from raw text; look into them.", {"build": commands.corpus_build, "inspect": inspect}),
+    "corpus": (
+        "Build documents from raw text; look into them; take some back.",
+        {"build": commands.corpus_build, "inspect": inspect, "drop": commands.corpus_drop},
+    ),
     "tokenizer": ("Train a tokenizer; print tokens.", {"train": commands.tokenizer_train, "encode": encode}),
     "keys": ("Manage the API keys of a server.", {"new": keys_new, "list": keys_list, "remove": keys_remove}),
     "feedback": ("Export the feedback on a server's answers.", {"export": feedback_export}),

@@ -23,6 +23,31 @@ def corpus_build(recipe: RecipeArgument, overrides: OverridesArgument = None) ->
     print(_run(recipe, overrides, "corpus") / "corpus")
 
 
+def corpus_drop(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A corpus, or the run that it belongs to.")],
+    output: Annotated[Path, typer.Option(help="Directory of the new run; the corpus is written to its folder corpus.")],
+    source: Annotated[list[str] | None, typer.Option(help="Drop the documents of this source.")] = None,
+    url: Annotated[list[str] | None, typer.Option(help="Drop the documents from this URL.")] = None,
+    name: Annotated[list[str] | None, typer.Option("--id", help="Drop the document with this id.")] = None,
+    matching: Annotated[
+        str | None, typer.Option(help="Drop documents that match this regular expression, whatever the case.")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder in which runs that used the corpus are looked for; default: its own.")
+    ] = None,
+) -> None:
+    """Write a corpus without some documents, and list what was built from them.
+
+    The old corpus, and what was built from it, stay as they are. Train again with `neolm run RECIPE corpus=null
+    output=DIR`.
+    """
+    from neolm.corpus.drop import Criteria
+    from neolm.take_back import take_back
+
+    criteria = Criteria(tuple(source or ()), tuple(url or ()), tuple(name or ()), matching)
+    print("\n".join(take_back(directory, output, criteria, runs)))
+
+
 def tokenizer_train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Train the tokenizer of a recipe, after its corpus."""
     print(_run(recipe, overrides, "tokenizer") / "tokenizer")

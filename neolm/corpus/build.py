@@ -14,10 +14,10 @@ from typing import Any
 
 from neolm.core.artifact import Stage
 from neolm.core.config import defaults
-from neolm.core.errors import SettingError
-from neolm.core.manifest import Manifest
+from neolm.core.errors import InputError, SettingError
+from neolm.core.manifest import Manifest, read_manifest
 from neolm.core.progress import count, task
-from neolm.corpus.config import CorpusConfig
+from neolm.corpus.config import DROPPED, CorpusConfig
 from neolm.corpus.privacy import KIND_WORDS
 from neolm.corpus.reasons import REASONS
 from neolm.corpus.sources import Raw, RawText, describe_ignored
@@ -35,6 +35,12 @@ def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
     Raises:
         SettingError: the raw text is missing or cannot be read, or no document is kept.
     """
+    made = read_manifest(output / "corpus")
+    if made is not None and DROPPED in made.config:
+        raise InputError(
+            f"{output / 'corpus'} was written by `neolm corpus drop`; leave it as it is with corpus=null, or choose "
+            "another output=DIR"
+        )
     raw = RawText(config, output)
     settings, paths, known = config.model_dump(), {"path": "raw"}, defaults(config)
     stage = Stage("corpus", "corpus", output / "corpus", {"raw": raw}, settings, paths=paths, defaults=known)

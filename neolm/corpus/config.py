@@ -18,6 +18,9 @@ from neolm.corpus.filter_config import (
     PrivacyConfig,
 )
 
+DROPPED = "dropped"
+"""Key of the settings in the manifest of a corpus that `neolm corpus drop` wrote."""
+
 
 class NearDuplicatesConfig(Config):
     """Documents with nearly the same words: found by MinHash and LSH, verified, and grouped into clusters."""

@@ -37,6 +37,7 @@ REASONS: Mapping[str, Reason] = {
     "not_article": Reason("not an article of a wiki", "give a dump with articles"),
     "other_format": Reason("of another format", "give archives with pages or texts"),
     "language": Reason("another language", "name the languages with corpus.language.languages=[en,de]"),
+    "taken_back": Reason("taken back", "they were dropped on purpose, by neolm corpus drop"),
     "gopher_quality": Reason("low quality (Gopher)", "change the limits of corpus.gopher_quality, or set it to null"),
     "gopher_repetition": Reason(
         "repetitive (Gopher)", "change the limits of corpus.gopher_repetition, or set it to null"

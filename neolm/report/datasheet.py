@@ -141,6 +141,7 @@ def _questions(manifest: Manifest, found: Contents, masked: str) -> list[tuple[s
     """The questions of Datasheets for Datasets, group by group."""
     counts, settings = manifest.counts, manifest.config
     kept, read = counts["kept"], counts["read"]
+    origin = settings.get("path") or settings.get("source") or "another corpus"
     unknown = f"{found.licences['unknown']['documents']:,} rows have no known licence"
     broken = f"{counts.get('mojibake', 0):,} kept documents look wrongly decoded; copies were removed, see the funnel"
     size = f"{plural(kept['documents'], 'document')} of text, {data_size(kept['bytes'])}"
@@ -169,7 +170,7 @@ def _questions(manifest: Manifest, found: Contents, masked: str) -> list[tuple[s
             ("Might it contain offensive content, or identify people or groups?", None),
         ]),
         ("Collection", [
-            ("How was the data acquired?", f"Read from {settings.get('path') or settings.get('source')}"),
+            ("How was the data acquired?", f"Read from {origin}"),
             ("Over what time was it collected?", None),
             ("Were people told, did they consent, and can they withdraw?", None),
             ("Was there an ethical review, or an analysis of the impact on people?", None),

@@ -110,7 +110,7 @@ def test_an_undivided_document_is_for_training(build, write, capsys):
     corpus = build(write("one.txt", "the only text"))
     assert [d.id for d in corpus.split("train")] == ["one.txt"]
     assert pq.read_table(corpus.directory / "documents" / "validation-00000.parquet").column_names == [
-        "id", "parent", "text", "source", "licence", "metadata",
+        "id", "parent", "text", "source", "licence", "metadata", "scores",
     ]  # fmt: skip
     assert corpus.split("validation") == []
     assert corpus.counts["validation"] == {"documents": 0, "parts": 0, "bytes": 0}

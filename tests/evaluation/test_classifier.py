@@ -119,4 +119,4 @@ def test_a_model_that_does_not_classify(tmp_path: Path, neolm_: Command) -> None
     test = write_csv(tmp_path / "test.csv", ("text", "label"), rows(["a"]))
     code, _, err = neolm_("evaluate", tmp_path / "masked", "--input", test)
     assert code == 2
-    assert "it does not classify texts" in err
+    assert "it has neither labels nor answers to compare with a table" in err

@@ -110,7 +110,7 @@ def test_a_missing_file_is_one_line_with_the_names(tmp_path: Path) -> None:
     (tmp_path / "QNLI" / "dev.tsv").write_text("x")
     assert benchmark_file("glue/qnli", tmp_path, "train") is None
     message = str(missing_file("glue/qnli", tmp_path))
-    assert "looked for QNLI/train.tsv, also .gz or .zst; there is only QNLI/dev.tsv" in message
+    assert "looked for QNLI/train.tsv, also .gz, .zst, .xz, .bz2; there is only QNLI/dev.tsv" in message
     with pytest.raises(InputError, match="this is not a folder"):
         benchmark_file("glue/qnli", tmp_path / "QNLI" / "dev.tsv", "train")
 

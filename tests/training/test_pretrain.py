@@ -54,4 +54,4 @@ def test_kept_kernels_are_limited_before_the_first_product(
 
     monkeypatch.setattr(stage, "matrix_ceiling", measure)
     stage.pretrain(run_directory, MODEL, config(), seed=1)
-    assert found == ["64"]
+    assert found == ["256"]
