@@ -15,8 +15,10 @@ from typing import Any
 from neolm.core.artifact import Stage
 from neolm.core.config import defaults
 from neolm.core.errors import InputError, SettingError
-from neolm.core.manifest import Manifest, read_manifest
+from neolm.core.files import expanded
+from neolm.core.manifest import Input, Manifest, RawInput, input_from, read_manifest
 from neolm.core.progress import count, task
+from neolm.corpus.c4 import blocked_phrases
 from neolm.corpus.config import DROPPED, CorpusConfig
 from neolm.corpus.privacy import KIND_WORDS
 from neolm.corpus.reasons import REASONS
@@ -43,7 +45,12 @@ def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
         )
     raw = RawText(config, output)
     settings, paths, known = config.model_dump(), {"path": "raw"}, defaults(config)
-    stage = Stage("corpus", "corpus", output / "corpus", {"raw": raw}, settings, paths=paths, defaults=known)
+    inputs: dict[str, Input | RawInput] = {"raw": raw}
+    if config.c4 is not None and config.c4.blocklist is not None:
+        if made is None:
+            blocked_phrases(expanded(config.c4.blocklist))  # an error of the file is a line
+        inputs["blocklist"], paths["c4.blocklist"] = input_from(expanded(config.c4.blocklist), output), "blocklist"
+    stage = Stage("corpus", "corpus", output / "corpus", inputs, settings, paths=paths, defaults=known)
     return stage.ensure(lambda directory: _build(directory, raw.found, config), lambda counts: _summary(counts, config))
 
 

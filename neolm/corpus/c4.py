@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from neolm.core.errors import SettingError
@@ -54,7 +54,7 @@ def c4_refusal(text: str, config: C4Config) -> str | None:
         return 'it has "lorem ipsum"'
     if config.curly_brackets and "{" in text:
         return "it has a curly bracket"
-    if config.blocklist is not None and (found := _blocked(config.blocklist).search(lowered)):
+    if config.blocklist is not None and (found := _pattern(config.blocklist).search(lowered)):
         return f"it has {found[0]!r} of the blocklist"
     return None
 
@@ -64,9 +64,15 @@ def sentences(text: str) -> int:
     return sum(max(1, len(_SENTENCE.findall(line))) for line in text.split("\n") if line.strip())
 
 
-@cache
-def _blocked(path: str) -> re.Pattern[str]:
-    phrases = blocked_phrases(expanded(path))
+def _pattern(path: str) -> re.Pattern[str]:
+    """The phrases of a blocklist as one expression, read again if the file has changed."""
+    place = expanded(path)
+    return _blocked(place, place.stat().st_mtime_ns if place.is_file() else 0)
+
+
+@lru_cache(maxsize=4)
+def _blocked(path: Path, modified: int) -> re.Pattern[str]:
+    phrases = blocked_phrases(path)
     return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(phrases, key=len, reverse=True))) + r")(?!\w)")
 
 

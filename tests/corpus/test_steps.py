@@ -285,3 +285,21 @@ def test_a_corpus_with_a_preset(tmp_path: Path, neolm_: Callable[..., tuple[int,
     assert code == 2
     assert "corpus.gopher_quality.min_word" in err
     assert "min_words" in err
+
+
+def test_a_changed_blocklist_builds_the_corpus_again(
+    tmp_path: Path, neolm_: Callable[..., tuple[int, str, str]]
+) -> None:
+    (texts := tmp_path / "texts").mkdir()
+    (texts / "a.txt").write_text(PROSE)
+    (texts / "b.txt").write_text("The garden was cold. We waited for the train all day. Nobody came to the station.")
+    words, place = tmp_path / "words.list", tmp_path / "run"
+    command = ("corpus", "build", "text", f"corpus.path={texts}", f"corpus.c4.blocklist={words}", f"output={place}")
+    code, _, err = neolm_(*command)
+    assert (code, "cannot be read" in err) == (2, True)
+    words.write_text("zebra\n")
+    assert neolm_(*command)[0] == 0
+    assert "up to date" in neolm_(*command)[2]
+    words.write_text("garden\n")
+    code, _, err = neolm_(*command)
+    assert (code, "rejected: c4 1" in err) == (0, True)
