@@ -47,7 +47,7 @@ def read_data(folder: Path) -> tuple[dict[str, bytes], dict[str, str]]:
 
 def ours(extractor: str) -> Callable[[bytes], str]:
     from neolm.core.chunks import DamageError
-    from neolm.corpus.pages import extract
+    from neolm.formats.pages import extract
 
     def text(page: bytes) -> str:
         try:

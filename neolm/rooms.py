@@ -9,7 +9,8 @@ from __future__ import annotations
 ROOMS: dict[str, tuple[str, ...]] = {
     "core": (),
     "metrics": ("core",),
-    "corpus": ("core", "kernels"),
+    "formats": ("core",),
+    "corpus": ("core", "formats", "kernels"),
     "tables": ("core", "metrics"),
     "tokenizer": ("core", "corpus"),
     "kernels": ("core",),

@@ -16,6 +16,8 @@ from pathlib import Path
 from neolm.core.chunks import DamageError, Line, read_chunks, read_lines
 from neolm.core.errors import InputError
 
+BYTE_ORDER_MARK = "\ufeff"
+
 MAX_ROW_BYTES = 2**23
 """Size limit of a row; a text of 100,000 words has about 1 MB."""
 
@@ -124,3 +126,13 @@ def line_text(line: Line) -> str:
     if "\0" in text:
         raise InputError("it has a NUL character")
     return text
+
+
+def storable(text: str) -> str:
+    r"""`text` with lone surrogates, which UTF-8 cannot hold, as `\udc80` escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def is_storable(text: str) -> bool:
+    """Whether `text` can be encoded as UTF-8. Lone surrogates, from JSON escapes and file names, cannot."""
+    return text.isascii() or storable(text) == text

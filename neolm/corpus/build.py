@@ -18,13 +18,13 @@ from neolm.core.errors import InputError, SettingError
 from neolm.core.files import expanded
 from neolm.core.manifest import Input, Manifest, RawInput, input_from, read_manifest
 from neolm.core.progress import count, task
+from neolm.core.text_encoding import storable
 from neolm.corpus.c4 import blocked_phrases
 from neolm.corpus.config import DROPPED, CorpusConfig
 from neolm.corpus.privacy import KIND_WORDS
 from neolm.corpus.reasons import REASONS
 from neolm.corpus.sources import Raw, RawText, describe_ignored
 from neolm.corpus.steps import steps
-from neolm.corpus.text import storable
 
 # A single document is to be divided into so many parts, each with a few sentences.
 PARTS_TO_HOLD_OUT_FROM = 20

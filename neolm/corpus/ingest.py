@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.filters import judge
-from neolm.corpus.json_values import json_text
 from neolm.corpus.records import Record, read_records
 from neolm.corpus.sources import RawFile
 from neolm.corpus.steps import apply, steps
 from neolm.corpus.text import clean, has_mojibake, part_ends
+from neolm.formats.json_values import json_text
 
 GROUP_BYTES = 2**22  # raw bytes of a group: small enough to show progress on a laptop, large enough for a call
 BATCH_CHARACTERS = 2**23  # characters in memory before they are written

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from neolm.core.chunks import ChunkStream, DamageError, Expansion, Line, find_damage, read_chunks, read_lines
-from neolm.corpus.archives import read_tar, read_zip
+from neolm.core.text_encoding import BYTE_ORDER_MARK, is_storable, storable
 from neolm.corpus.config import CorpusConfig
-from neolm.corpus.delimited import read_delimited
-from neolm.corpus.item import Item
-from neolm.corpus.json_values import json_text, parse_json
-from neolm.corpus.mailbox import read_mbox
-from neolm.corpus.mediawiki import read_wiki
-from neolm.corpus.pages import extract
-from neolm.corpus.parquet import first_line, read_rows
 from neolm.corpus.sources import ARCHIVES, PYTHON_LICENCE, RawFile, kind_of, suffixes
-from neolm.corpus.text import BYTE_ORDER_MARK, is_storable, storable
-from neolm.corpus.warc import read_warc
+from neolm.formats.archives import read_tar, read_zip
+from neolm.formats.delimited import read_delimited
+from neolm.formats.item import Item
+from neolm.formats.json_values import json_text, parse_json
+from neolm.formats.mailbox import read_mbox
+from neolm.formats.mediawiki import read_wiki
+from neolm.formats.pages import extract
+from neolm.formats.parquet import first_line, read_rows
+from neolm.formats.warc import read_warc
 
 UNREADABLE_CHARACTERS = 10_000  # characters that are kept of an unreadable text
 NAME_CHARACTERS = 4096  # of an id, source or licence: they are compared in memory and listed in manifests

@@ -14,9 +14,9 @@ from neolm.core.chunks import COMPRESSIONS
 from neolm.core.errors import InputError, SettingError
 from neolm.core.files import digest_file, digest_json, expanded
 from neolm.core.manifest import read_manifest
+from neolm.core.text_encoding import storable
 from neolm.corpus.config import CorpusConfig
-from neolm.corpus.pages import INSTALL, is_installed
-from neolm.corpus.text import storable
+from neolm.formats.pages import INSTALL, is_installed
 
 KINDS = {".txt": "text", ".md": "text", ".py": "text", ".jsonl": "json", ".parquet": "parquet"}
 KINDS |= {".html": "html", ".htm": "html", ".warc": "warc", ".wet": "warc", ".wat": "warc", ".xml": "wiki"}

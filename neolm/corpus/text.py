@@ -1,4 +1,4 @@
-"""Pure functions on one text: normalise it, divide it into parts, find mojibake, make it safe to store as UTF-8."""
+"""Pure functions on one text: normalise it, divide it into parts, find mojibake."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-BYTE_ORDER_MARK = "\ufeff"
+from neolm.core.text_encoding import BYTE_ORDER_MARK
 
 # The bytes 0x80 to 0xBF of a UTF-8 sequence, read as Latin-1 or Windows-1252.
 _CONTINUATION = r"[\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
@@ -103,13 +103,3 @@ def _cut(text: str, start: int, end: int) -> int:
         if place > start:
             return place + len(mark)
     return end
-
-
-def storable(text: str) -> str:
-    r"""`text` with lone surrogates, which UTF-8 cannot hold, as `\udc80` escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def is_storable(text: str) -> bool:
-    """Whether `text` can be encoded as UTF-8. Lone surrogates, from JSON escapes and file names, cannot."""
-    return text.isascii() or storable(text) == text

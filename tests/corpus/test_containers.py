@@ -17,12 +17,12 @@ from sample_pages import page
 
 from neolm.core.chunks import DamageError
 from neolm.core.errors import InputError
-from neolm.corpus.archives import read_tar
 from neolm.corpus.config import CorpusConfig
-from neolm.corpus.mailbox import read_mbox
-from neolm.corpus.mediawiki import read_wiki
 from neolm.corpus.records import Record, read_records
 from neolm.corpus.sources import find_files
+from neolm.formats.archives import read_tar
+from neolm.formats.mailbox import read_mbox
+from neolm.formats.mediawiki import read_wiki
 
 
 def read(path: Path, limit: int = 2**20) -> list[Record]:

@@ -25,8 +25,8 @@ from neolm.core.chunks import Expansion, read_lines
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.filters import has_longer_line, text_fraction
 from neolm.corpus.ingest import ingest
-from neolm.corpus.json_values import MAX_NESTING, json_text, parse_json
 from neolm.corpus.text import clean
+from neolm.formats.json_values import MAX_NESTING, json_text, parse_json
 
 MIB = 2**20
 LIMIT = 16 * MIB
@@ -298,7 +298,7 @@ def test_deep_json_is_refused_and_large_numbers_are_text(tmp_path):
 
 
 def test_commas_in_texts_are_no_values(monkeypatch):
-    monkeypatch.setattr("neolm.corpus.json_values.MAX_VALUES", 10)
+    monkeypatch.setattr("neolm.formats.json_values.MAX_VALUES", 10)
     for text in ('"' + ",[{" * 50 + '"', '"' + r"\",[{" * 50 + '"', r'"\\"', '["' + ",," * 20 + '"]'):
         assert parse_json(text) == json.loads(text)
     for text in ("[" + "1," * 20 + "1]", '["a\\"",' + '"",' * 20 + '""]', "[" * 20 + '"' + "x" * 9):

@@ -10,8 +10,8 @@ from sample_pages import TEXT, page
 
 from neolm.core.chunks import DamageError
 from neolm.core.errors import InputError
-from neolm.corpus import pages
-from neolm.corpus.pages import extract
+from neolm.formats import pages
+from neolm.formats.pages import extract
 
 
 @pytest.mark.parametrize("extractor", ["trafilatura", "resiliparse"])

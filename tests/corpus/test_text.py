@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neolm.core.text_encoding import is_storable, storable
 from neolm.corpus.documents import read_documents
 from neolm.corpus.frames import part_ids
-from neolm.corpus.text import clean, has_mojibake, is_storable, split_text, storable
+from neolm.corpus.text import clean, has_mojibake, split_text
 
 TEXTS = st.text(st.sampled_from("ab .\n\r\u0301é\ufeff世"), max_size=60) | st.text(max_size=60)
 

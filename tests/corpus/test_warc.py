@@ -13,7 +13,7 @@ import pytest
 from sample_pages import page
 
 from neolm.core.chunks import DamageError
-from neolm.corpus.warc import read_warc
+from neolm.formats.warc import read_warc
 
 DATE = "2026-05-18T01:58:10Z"
 

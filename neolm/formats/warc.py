@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from neolm.core.chunks import ChunkStream, DamageError
-from neolm.corpus.item import Item
+from neolm.formats.item import Item
 
 HTML = ("text/html", "application/xhtml+xml")
 HEADER_BYTES = 2**20  # of a record or a response

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 from neolm.core.chunks import DamageError
-from neolm.corpus.item import Item
+from neolm.formats.item import Item
 
 _MARKS = (b"<page>", b"</page>")  # texts have &lt; for each <
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neolm.core.chunks import DamageError
-from neolm.corpus.parquet_pages import RowGroup, read_pages, read_row_groups
-from neolm.corpus.parquet_values import as_text, column_values, is_binary, is_text, stored_type
+from neolm.formats.parquet_pages import RowGroup, read_pages, read_row_groups
+from neolm.formats.parquet_values import as_text, column_values, is_binary, is_text, stored_type
 
 BATCH_ROWS = 256
 BATCH_BYTES = 2**26  # of the rows that are unpacked together

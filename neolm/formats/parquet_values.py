@@ -23,7 +23,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from neolm.core.chunks import DamageError
-from neolm.corpus.json_values import MAX_VALUES, too_many_values
+from neolm.formats.json_values import MAX_VALUES, too_many_values
 
 _PER_DAY = {unit: 86_400 * 1000**power for power, unit in enumerate(("s", "ms", "us", "ns"))}
 

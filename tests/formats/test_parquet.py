@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from neolm.core.chunks import DamageError
 from neolm.corpus.config import CorpusConfig
-from neolm.corpus.parquet_pages import read_pages, read_row_groups
-from neolm.corpus.parquet_values import column_values
 from neolm.corpus.records import read_records
 from neolm.corpus.sources import find_files
+from neolm.formats.parquet_pages import read_pages, read_row_groups
+from neolm.formats.parquet_values import column_values
 
 LIMIT = 10**6
 

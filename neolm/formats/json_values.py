@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from neolm.core.chunks import DamageError
-from neolm.corpus.text import storable
+from neolm.core.text_encoding import storable
 
 MAX_VALUES = 2**23  # values in one record; about 600 MB as Python objects
 MAX_NESTING = 100  # levels of arrays and objects in metadata, so that every JSON parser can read it again

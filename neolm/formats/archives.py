@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from neolm.core.chunks import ChunkStream, DamageError, Expansion
-from neolm.corpus.item import Item
+from neolm.formats.item import Item
 
 HEADER_BYTES = 2**16  # that are read of an extended header of tar, for the name
 _NAME = {tarfile.XHDTYPE: re.compile(rb"\d+ path=([^\n]*)\n"), tarfile.GNUTYPE_LONGNAME: re.compile(rb"([^\0]*)")}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from neolm.core.chunks import ChunkStream, DamageError
-from neolm.corpus.item import Item
+from neolm.formats.item import Item
 
 
 def read_mbox(chunks: Iterable[bytes], limit: int) -> Iterator[Item]:
