@@ -32,6 +32,10 @@ def corpus_drop(
     matching: Annotated[
         str | None, typer.Option(help="Drop documents that match this regular expression, whatever the case.")
     ] = None,
+    near_copies: Annotated[
+        bool,
+        typer.Option("--near-copies", help="Drop their near copies too, kept by near_duplicates.action=report."),
+    ] = False,
     runs: Annotated[
         Path | None, typer.Option(help="Folder in which runs that used the corpus are looked for; default: its own.")
     ] = None,
@@ -44,7 +48,7 @@ def corpus_drop(
     from neolm.corpus.drop import Criteria
     from neolm.take_back import take_back
 
-    criteria = Criteria(tuple(source or ()), tuple(url or ()), tuple(name or ()), matching)
+    criteria = Criteria(tuple(source or ()), tuple(url or ()), tuple(name or ()), matching, near_copies)
     print("\n".join(take_back(directory, output, criteria, runs)))
 
 

@@ -30,6 +30,8 @@ def take_back(directory: Path, output: Path, criteria: Criteria, runs: Path | No
     gone, kept = manifest.counts["rejected"]["taken_back"], manifest.counts["kept"]
     write_datasheet(output / "corpus")
     say(f"corpus: {gone['documents']:,} documents, {gone['bytes']:,} bytes are dropped, {kept['documents']:,} are kept")
+    if near := manifest.counts["near_copies"]:
+        say(f"corpus: near copies of them are kept, {near:,} documents; --near-copies drops these too")
     lines = [*_users(corpus, output.resolve(), (runs or corpus.parent.parent).resolve(), dropped)]
     if lines:
         say("built from the dropped documents:")

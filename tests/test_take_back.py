@@ -101,6 +101,24 @@ def test_what_was_built_from_them_is_named_with_its_step(raw: Path, tmp_path: Pa
     assert "was validated on them" in out
 
 
+def test_near_copies_of_dropped_documents_are_named_and_dropped_if_asked(tmp_path: Path, neolm_: Command) -> None:
+    base = " ".join(f"word{n}" for n in range(80))
+    rows = [{"id": name, "text": f"{base} {name * 3}"} for name in ("a", "bb", "ccc")] + [{"id": "d", "text": "other"}]
+    rows += [{"id": "e1", "parent": "e", "text": f"{base} e"}, {"id": "e2", "parent": "e", "text": "more of e"}]
+    (tmp_path / "raw.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = ("corpus.split_characters=null", "corpus.min_characters=1", "corpus.near_duplicates.action=report")
+    code, _, err = neolm_(
+        "corpus", "build", "text", f"corpus.path={tmp_path / 'raw.jsonl'}", f"output={tmp_path / 'old'}", *settings
+    )
+    assert code == 0, err
+    for name, options, left in (("named", (), {"bb", "ccc", "d", "e1", "e2"}), ("all", ("--near-copies",), {"d"})):
+        code, _, err = neolm_("corpus", "drop", tmp_path / "old", "--id", "a", "--output", tmp_path / name, *options)
+        assert code == 0, err
+        assert table(tmp_path / name / "corpus", "documents").keys() == left
+        message = "near copies of them are kept, 3 documents; --near-copies drops these too"
+        assert (message in err) == (not options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

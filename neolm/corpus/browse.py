@@ -129,6 +129,8 @@ def described(row: Row, whole: bool = False) -> str:
     if row.get("reason"):
         words = REASONS[row["reason"]].words if row["reason"] in REASONS else row["reason"]
         lines.append(f"  rejected    {words}" + (f": {why}" if why else ""))
+        if whole and row["reason"] in REASONS:
+            lines.append(f"  remedy      {REASONS[row['reason']].remedy}")
     lines += [f"  {key:11} {value}" for key, value in told.items()] if whole else []
     scores = json.loads(row.get("scores") or "{}") if whole else {}
     lines += [f"  {key}  {value:g}" for key, value in scores.items()]

@@ -22,7 +22,22 @@ DROPPED = "dropped"
 """Key of the settings in the manifest of a corpus that `neolm corpus drop` wrote."""
 
 
-class NearDuplicatesConfig(Config):
+class KeepConfig(Config):
+    """Which one of some documents with the same text stays."""
+
+    keep: Literal["longest", "first", "source"] = "longest"
+    """The document that stays: the one with most characters, with the smallest id, or of the best source."""
+    source_order: tuple[str, ...] = ()
+    """For keep=source: names of sources, the best first. The others come last."""
+
+    @model_validator(mode="after")
+    def _order_is_used(self) -> Self:
+        if (self.keep == "source") != bool(self.source_order):
+            raise ValueError("keep=source and source_order need each other")
+        return self
+
+
+class NearDuplicatesConfig(KeepConfig):
     """Documents with nearly the same words: found by MinHash and LSH, verified, and grouped into clusters."""
 
     action: Literal["drop", "report"] = "drop"
@@ -35,18 +50,8 @@ class NearDuplicatesConfig(Config):
     """LSH buckets of a document: two documents are compared if they share one. FineWeb: 14; GPT-3: 10."""
     rows: Annotated[int, Field(ge=1, le=100), Unit("MinHash values")] = 7
     """MinHash values that agree in a shared bucket. FineWeb: 8; GPT-3: 1."""
-    keep: Literal["longest", "first", "source"] = "longest"
-    """Which document of a cluster stays: the one with most characters, with the smallest id, or of the best source."""
-    source_order: tuple[str, ...] = ()
-    """For keep=source: names of sources, the best first. The others come last."""
     max_dropped_share: Annotated[float, Field(ge=0, le=1), Unit("fraction of documents")] = 0.5
     """If more of a source would be dropped, nothing is written and the run ends; 1 consents to any share."""
-
-    @model_validator(mode="after")
-    def _order_is_used(self) -> Self:
-        if (self.keep == "source") != bool(self.source_order):
-            raise ValueError("keep=source and source_order need each other")
-        return self
 
 
 class CorpusConfig(Config):
@@ -90,6 +95,9 @@ class CorpusConfig(Config):
     validation_fraction: Annotated[float, Field(gt=0, lt=1), Unit("fraction of documents")] = 0.05
     """The share of documents that are held out to validate the model, chosen by a hash of their ids."""
 
+    unique_urls: bool = False
+    """Keep one document of those with the same `url` in their metadata: the one that was `retrieved` last, then the
+    longest, then that with the smallest id. Reason: `same_url`."""
     near_duplicates: NearDuplicatesConfig | None = None
     """Drop or report documents with nearly the same words; null: only exact duplicates are dropped."""
 

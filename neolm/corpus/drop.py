@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Criteria:
     ids: Sequence[str] = ()
     matching: str | None = None
     """A regular expression for the text, whatever the case."""
+    near_copies: bool = False
+    """The near copies of these documents too, where `near_duplicates.action=report` kept them."""
 
     def names(self, row: Row) -> bool:
         """Whether a document, or a part of one, is named."""
@@ -65,6 +67,8 @@ def drop(corpus: Path, output: Path, criteria: Criteria) -> tuple[Manifest, set[
     if (output / "corpus").exists():
         raise InputError(f"{output / 'corpus'} exists; give another directory for the new corpus")
     parents = {row["parent"] for row in rows(corpus, rejected=False) if criteria.names(row)}
+    while (near := _near_copies(corpus, parents)) and criteria.near_copies:
+        parents |= near
     kept = Counter(row["parent"] in parents for row in rows(corpus, rejected=False))
     if not kept[True]:
         raise InputError(f"{corpus}: no document is named by what is to be dropped")
@@ -73,23 +77,34 @@ def drop(corpus: Path, output: Path, criteria: Criteria) -> tuple[Manifest, set[
     dropped = {row["id"] for row in rows(corpus, rejected=False) if row["parent"] in parents}
     settings = {DROPPED: {"documents": len(parents), **vars(criteria)}}
     stage = Stage("corpus", "corpus", output / "corpus", {"corpus": input_from(corpus, output)}, settings)
-    return stage.build(lambda place: _write(corpus, place, criteria, dropped)), dropped
+    counts = {"near_copies": len(near)}
+    return stage.build(lambda place: _write(corpus, place, criteria, dropped, parents) | counts), dropped
 
 
-def _write(corpus: Path, place: Path, criteria: Criteria, dropped: set[str]) -> dict[str, Any]:
+def _near_copies(corpus: Path, parents: Set[str]) -> set[str]:
+    """The other parents of kept documents in a cluster of near-duplicates with a document of `parents`."""
+    clusters: dict[str, set[str]] = {}
+    for row in rows(corpus, rejected=False):
+        near = json.loads(row["metadata"]).get("duplicate_of")
+        for name in {row["id"], row["parent"]} if near is None else (near,):
+            clusters.setdefault(name, set()).add(row["parent"])
+    return {one for cluster in clusters.values() if not cluster.isdisjoint(parents) for one in cluster - parents}
+
+
+def _write(corpus: Path, place: Path, criteria: Criteria, dropped: set[str], parents: set[str]) -> dict[str, Any]:
     documents: dict[str, set[str]] = {"train": set(), "validation": set(), "rejected": set()}
     sources: dict[str, set[str]] = {name: set() for name in require(corpus, "corpus", "corpus build").counts["sources"]}
-    gone: Counter[str] = Counter()
+    gone, copied = Counter[str](), dropped | parents  # a copy of a divided document names that, not its parts
 
     def decided() -> Iterator[Row]:
         for row in rows(corpus):
-            if row["id"] in dropped:
+            if row["split"] != "rejected" and row["parent"] in parents:
                 gone["bytes"] += len(row["text"].encode("utf-8"))
                 gone["documents"] += row["parent"] not in documents["rejected"]
                 documents["rejected"].add(row["parent"])
                 yield _without_text(row) | {"split": "rejected", "reason": TAKEN_BACK}
             elif row["split"] == "rejected":
-                copy = json.loads(row["metadata"]).get("duplicate_of") in dropped
+                copy = json.loads(row["metadata"]).get("duplicate_of") in copied
                 yield _without_text(row) if copy or criteria.names(row) else row
             else:
                 documents[row["split"]].add(row["parent"])

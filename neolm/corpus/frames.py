@@ -21,7 +21,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from neolm.core.errors import NeoLMError
-from neolm.corpus.config import CorpusConfig
+from neolm.corpus.config import CorpusConfig, KeepConfig
 from neolm.corpus.engine import daft
 from neolm.corpus.ingest import group_files, ingest
 from neolm.corpus.near_duplicates import NearDuplicates, find_near_duplicates
@@ -103,12 +103,14 @@ def first_errors(records: Any) -> dict[str, str]:
 
 def decide(records: Any, config: CorpusConfig) -> Verdicts:
     """Give every record a unique id, find the duplicates, and choose what is held out for validation."""
-    columns = ("file", "record", "id", "parent", "source", "digest", "reason", "parts", "size", "mojibake", "masked")
-    narrow = records.select(*columns)
-    frame = _with_duplicates(_with_unique_ids(narrow.collect())).collect()
+    columns = ("file", "record", "id", "parent", "source", "digest", "url", "retrieved", "characters", "reason")
+    narrow = records.select(*columns, "parts", "size", "mojibake", "masked")
+    frame = _with_duplicates(_with_unique_ids(narrow.collect()), config).collect()
     near: dict[str, Any] = {}
     if config.near_duplicates is not None:
-        documents = frame.where(col("reason").is_null()).select("file", "record", "id", "parent", "source")
+        documents = frame.where(col("reason").is_null()).select(
+            *("file", "record", "id", "parent", "source", "characters")
+        )
         found = find_near_duplicates(records, documents, config.near_duplicates)
         frame, near = _with_near_duplicates(frame, found, config.near_duplicates.action).collect(), found.counts
     rows, size = col("size").count().alias("documents"), col("size").sum().alias("bytes")
@@ -183,33 +185,51 @@ def _with_unique_ids(frame: Any) -> Any:
     return frame
 
 
-def _with_duplicates(frame: Any) -> Any:
-    """Among records with the same digest the smallest id stays; the others get a reason and `copy_of`."""
-    first = col("id").min().over(daft.Window().partition_by("digest"))
-    is_copy = col("reason").is_null() & (col("first") != col("id"))
-    frame = frame.with_column("first", first)
-    return frame.select(
-        *("file", "record", "id", "source", "parts", "size", "mojibake", "masked"),
-        col("parent").fill_null(col("id")),
-        when(is_copy, lit("duplicate")).otherwise(col("reason")).alias("reason"),
-        when(is_copy, col("first")).otherwise(lit(None)).alias("copy_of"),
-        lit(None).cast(daft.DataType.float64()).alias("similarity"),
-        col("parent").fill_null(col("id")).alias("group"),
-    )
+def _with_duplicates(frame: Any, config: CorpusConfig) -> Any:
+    """Of the records with one URL, then of those with one digest, one stays; others get a reason and `copy_of`."""
+    parent = col("parent").fill_null(col("id"))
+    place = lit(len((policy := config.near_duplicates or KeepConfig()).source_order))
+    for number, source in reversed([*enumerate(policy.source_order)]):
+        place = when(col("source") == source, lit(number)).otherwise(place)
+    none, similarity = lit(None).cast(daft.DataType.string()), lit(None).cast(daft.DataType.float64())
+    added = {"parent": parent, "group": parent, "place": place, "copy_of": none, "similarity": similarity}
+    frame = frame.with_columns(added)
+    if config.unique_urls:
+        frame = _mark_others(frame, "same_url", "url", ["retrieved", "characters", "id"], [True, True, False])
+    frame = _mark_others(frame, "duplicate", "digest", ["place", "id"], [False, False])
+    return _with_kept_copies(frame.exclude("place", "digest", "url", "retrieved").collect())
+
+
+def _mark_others(frame: Any, reason: str, key: str, order: list[str], descending: list[bool]) -> Any:
+    """Of the records that share a `key`, mark all but the first in an order with `reason` and `copy_of`."""
+    nth = daft.functions.row_number().over(daft.Window().partition_by(key).order_by(*order, desc=descending))
+    ranked = frame.where(col("reason").is_null() & col(key).not_null()).select("id", key, *{*order} - {"id"})
+    first = ranked.with_column("nth", nth).where(col("nth") == 1).select(key, col("id").alias("first"))
+    frame = frame.join(first, on=key, how="left")
+    is_copy = col("reason").is_null() & (col("first") != col("id")).fill_null(False)
+    marks = {
+        "copy_of": when(is_copy, col("first")).otherwise(col("copy_of")),
+        "reason": when(is_copy, lit(reason)).otherwise(col("reason")),
+    }
+    return frame.with_columns(marks).exclude("first").collect()
+
+
+def _with_kept_copies(frame: Any) -> Any:
+    """Replace a `copy_of` that is itself a copy of a third document by that one."""
+    third = frame.where(col("copy_of").not_null()).select(col("id").alias("copy_of"), col("copy_of").alias("third"))
+    frame = frame.join(third, on="copy_of", how="left")
+    return frame.with_column("copy_of", col("third").fill_null(col("copy_of"))).exclude("third").collect()
 
 
 def _with_near_duplicates(frame: Any, found: NearDuplicates, action: Literal["drop", "report"]) -> Any:
     """Give the near-duplicates `copy_of` and `similarity`, and a reason (`drop`) or a common `group` (`report`)."""
     frame = frame.exclude("similarity").join(found.marks, on="id", how="left")
-    near, copy_of = col("near"), col("copy_of")
+    frame = frame.with_column("copy_of", col("near").fill_null(col("copy_of")))
     if action == "report":
         frame = frame.exclude("group").join(found.groups, on="parent", how="left")
-        return frame.with_columns({"copy_of": near.fill_null(copy_of), "group": col("group").fill_null(col("parent"))})
-    # The document that an exact duplicate names may be a near-duplicate of a third one.
-    third = found.marks.select(col("id").alias("copy_of"), near.alias("third"))
-    frame = frame.join(third, on="copy_of", how="left")
-    reason = when(near.not_null(), lit("near_duplicate")).otherwise(col("reason"))
-    return frame.with_columns({"reason": reason, "copy_of": near.fill_null(col("third")).fill_null(copy_of)})
+        return frame.with_column("group", col("group").fill_null(col("parent")))
+    reason = when(col("near").not_null(), lit("near_duplicate")).otherwise(col("reason"))
+    return _with_kept_copies(frame.with_column("reason", reason).collect())
 
 
 def final_rows(records: Any, verdicts: Verdicts, config: CorpusConfig) -> Iterator[pa.RecordBatch]:

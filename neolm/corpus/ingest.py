@@ -24,6 +24,7 @@ from neolm.corpus.records import Record, read_records
 from neolm.corpus.sources import RawFile
 from neolm.corpus.steps import apply, steps
 from neolm.corpus.text import clean, has_mojibake, part_ends
+from neolm.corpus.urls import normalised_url
 from neolm.formats.json_values import json_text
 
 GROUP_BYTES = 2**22  # raw bytes of a group: small enough to show progress on a laptop, large enough for a call
@@ -31,12 +32,14 @@ BATCH_CHARACTERS = 2**23  # characters in memory before they are written
 BATCH_ROWS = 2**13
 
 # `file` and `record`: where the row was read. `parent`: null unless the record states one.
+# `url`: normalised, null unless documents are to differ by it. `characters`: of the text.
 # `digest`: of the clean text without white space at its ends, null for rejected rows. `size`: bytes of the raw text.
 SCRATCH_SCHEMA = pa.schema(
     {"file": pa.int64(), "record": pa.int64()}
     | dict.fromkeys(("id", "parent", "text", "source", "licence"), pa.large_string())
     | dict.fromkeys(("metadata", "reason", "digest", "scores", "masked"), pa.large_string())
-    | {"size": pa.int64(), "parts": pa.int64(), "mojibake": pa.bool_()}
+    | dict.fromkeys(("url", "retrieved"), pa.large_string())
+    | {"size": pa.int64(), "characters": pa.int64(), "parts": pa.int64(), "mojibake": pa.bool_()}
 )
 
 
@@ -83,7 +86,8 @@ def _rows(files: Sequence[tuple[int, RawFile]], config: CorpusConfig) -> Iterato
 
 def _judged(record: Record, config: CorpusConfig) -> dict[str, Any]:
     """The columns of one record: the clean text if it is kept, else the raw text and the reason."""
-    row = {**vars(record), "digest": None, "parts": 1, "mojibake": False, "scores": None, "masked": None}
+    row = {**vars(record), "parts": 1, "mojibake": False}
+    row |= dict.fromkeys(("digest", "scores", "masked", "url", "retrieved"))
     text = clean(record.text)
     row["reason"] = record.reason or judge(text, config)
     if row["reason"] is None and (wanted := steps(config)):
@@ -100,6 +104,10 @@ def _judged(record: Record, config: CorpusConfig) -> dict[str, Any]:
             "parts": sum(1 for _ in part_ends(text, config.split_characters)) if config.split_characters else 1,
             "mojibake": has_mojibake(text),
         }
+        if config.unique_urls:
+            told = json.loads(record.metadata)
+            row |= {"url": normalised_url(told.get("url")), "retrieved": str(told.get("retrieved") or "")}
+    row["characters"] = len(row["text"])
     return row
 
 

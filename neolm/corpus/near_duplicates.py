@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neolm.core.errors import SettingError, shortened
-from neolm.corpus.config import NearDuplicatesConfig
+from neolm.corpus.config import KeepConfig, NearDuplicatesConfig
 from neolm.corpus.engine import daft
+from neolm.corpus.reasons import REASONS
 from neolm.corpus.shingles import bucket_hashes, shingle_sets, signatures
 from neolm.kernels.shingles import connect, similarities
 
@@ -52,7 +53,7 @@ def find_near_duplicates(records: Any, kept: Any, config: NearDuplicatesConfig) 
 
     Args:
         records: Frame of all rows: file, record, text.
-        kept: Frame of the documents: file, record, id, parent, source.
+        kept: Frame of the documents: file, record, id, parent, source, characters.
         config: How to compare them.
 
     Raises:
@@ -66,8 +67,7 @@ def find_near_duplicates(records: Any, kept: Any, config: NearDuplicatesConfig) 
     rows, sizes = buckets.flatten().to_numpy(), buckets.value_lengths().to_numpy().astype(np.int64)
     candidates = daft.from_arrow(pa.table({"row": np.unique(rows)}))
     compared = texts.join(candidates, on="row").select(
-        *("row", "id", "parent", "source"),
-        col("text").length().alias("characters"),
+        *("row", "id", "parent", "source", "characters"),
         _shingles(col("text"), config.ngram).alias("shingles"),
     )
     documents = compared.to_arrow().sort_by("id").combine_chunks()
@@ -118,14 +118,17 @@ def _clusters(documents: pa.Table, rows: Array, sizes: Array, config: NearDuplic
 
 def _best(documents: pa.Table, roots: Array, config: NearDuplicatesConfig) -> Array:
     """The document to keep of the cluster of each document. Among equals it is the one with the smallest id."""
-    number = np.arange(len(roots))
+    order = np.lexsort((np.arange(len(roots)), *keep_keys(documents, config), roots))
+    first = np.searchsorted(roots[order], roots)
+    return np.asarray(order[first])
+
+
+def keep_keys(documents: pa.Table, config: KeepConfig) -> tuple[Array, ...]:
+    """Keys for np.lexsort that put the documents to keep first, by columns `characters` and `source`."""
     longest = -documents.column("characters").to_numpy().astype(np.int64)
     place = pc.index_in(documents.column("source"), pa.array(config.source_order, documents.column("source").type))
     place = place.fill_null(len(config.source_order)).to_numpy()
-    keys = {"longest": (longest,), "first": (), "source": (longest, place)}[config.keep]
-    order = np.lexsort((number, *keys, roots))
-    first = np.searchsorted(roots[order], roots)
-    return np.asarray(order[first])
+    return {"longest": (longest,), "first": (), "source": (longest, place)}[config.keep]
 
 
 def _groups(documents: pa.Table) -> pa.Table:
@@ -155,7 +158,7 @@ def _check_shares(kept: Any, documents: pa.Table, limit: float) -> None:
         raise SettingError(
             "near_duplicates.max_dropped_share",
             f"{share} of {source} are near-duplicates, and at most {limit:.1%} may be dropped. Look at them with "
-            "corpus.near_duplicates.action=report, raise corpus.near_duplicates.threshold=F, or consent with "
+            f"corpus.near_duplicates.action=report, {REASONS['near_duplicate'].remedy}, or consent with "
             "corpus.near_duplicates.max_dropped_share=1",
         )
 

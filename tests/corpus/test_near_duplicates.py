@@ -322,3 +322,14 @@ def test_bad_settings(neolm_, write, tmp_path, setting):
     assert code == 2
     assert BAD[setting] in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_exact_duplicates_are_kept_by_the_same_rule(build, write):
+    text = " ".join(sentence(1))
+    records = [{"id": f"{n}", "text": text, "source": source} for n, source in enumerate(["web", "wiki", "books"])]
+    path = write("a.jsonl", records)
+    assert set(build(path).kept) == {"0"}
+    corpus = build(path, near_duplicates={**ALL, "keep": "source", "source_order": ("books", "wiki")})
+    assert set(corpus.kept) == {"2"}
+    assert {row["metadata"] for row in corpus.rejected.values()} == {'{"duplicate_of": "2"}'}
+    assert corpus.reasons == {"0": "duplicate", "1": "duplicate"}
