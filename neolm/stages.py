@@ -67,8 +67,11 @@ def _tokenizer(output: Path, config: Any, recipe: Recipe) -> None:
 
 def _shards(output: Path, config: Any, recipe: Recipe) -> None:
     from neolm.corpus.build import build_corpus
+    from neolm.corpus.documents import training_sources
     from neolm.data.build import build_shards
 
+    if config.mixture.active:
+        config.mixture.check(training_sources(output / "corpus"))  # before the text is encoded
     build_shards(output)
     if config.replay.path is not None:
         say(f"shards: the text that is replayed, {config.replay.path}")

@@ -46,3 +46,9 @@ def read_documents(corpus_directory: Path, split: Split) -> Iterator[Document]:
             for batch in file.iter_batches(batch_size=64, columns=DOCUMENT_SCHEMA.names):
                 for row in batch.to_pylist():
                     yield Document(**{"parent": row["id"], **row})  # older corpora have no parents
+
+
+def training_sources(corpus_directory: Path) -> set[str]:
+    """The sources of the training documents of a finished corpus."""
+    files = sorted((corpus_directory / "documents").glob("train-*.parquet"))
+    return {name for file in files for name in pq.read_table(file, columns=["source"])["source"].unique().to_pylist()}

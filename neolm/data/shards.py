@@ -2,10 +2,10 @@
 
 A split is the stream  <eot> document <eot> document ... <eot>  in files `train-00000.bin` of little-endian uint16
 (uint32 for vocabularies over 65,536 tokens). Each file has an index `train-00000.index.parquet` with one row per
-document: `id`, `parent`, `start` (position of its first token, the <eot> before it, in the file), `tokens` (including
-that <eot>) and `bytes` of its text. `train-00000.crc32` has the CRC-32 of each chunk of the file, little-endian uint32;
-a chunk is checked when it is first read. The last <eot> belongs to no document. If the corpus has divided documents,
-"document" means a part here, and `parent` is the id of the whole document.
+document: `id`, `parent`, `source`, `start` (position of its first token, the <eot> before it, in the file), `tokens`
+(including that <eot>) and `bytes` of its text. `train-00000.crc32` has the CRC-32 of each chunk of the file,
+little-endian uint32; a chunk is checked when it is first read. The last <eot> belongs to no document. If the corpus has
+divided documents, "document" means a part here, and `parent` is the id of the whole document.
 
 For tokenizers of encoders, which have a mask token, each sentence is encoded by itself, and `train-00000.sentences` has
 the position of each sentence's first token in the file, little-endian uint32. Their <eot> is [SEP].
@@ -38,7 +38,9 @@ CHUNK_BYTES = 2**16  # bytes of a shard that have a check sum
 MAX_ENCODE_CHARACTERS = 4_000_000  # text that is encoded in one call, on all cores
 
 _TEXT, _NUMBER = pa.string(), pa.int64()
-_INDEX = pa.schema({"id": _TEXT, "parent": _TEXT, "start": _NUMBER, "tokens": _NUMBER, "bytes": _NUMBER})
+_INDEX = pa.schema(
+    {"id": _TEXT, "parent": _TEXT, "source": _TEXT, "start": _NUMBER, "tokens": _NUMBER, "bytes": _NUMBER}
+)
 
 
 def shard_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -77,7 +79,8 @@ def write_shards(
                     tokens = np.array([tokenizer.eos_token_id, *ids], dtype=dtype)
                     file.write(tokens.tobytes())
                     row = {"tokens": len(tokens), "bytes": len(document.text.encode("utf-8", "replace"))}
-                    rows.append({"id": document.id, "parent": document.parent, "start": position, **row})
+                    named = {"id": document.id, "parent": document.parent, "source": document.source}
+                    rows.append({**named, "start": position, **row})
                     sentences.append(position + 1 + starts)
                     position += len(tokens)
                     counts["bytes"] += row["bytes"]

@@ -30,6 +30,8 @@ from neolm.core.manifest import Manifest, input_from, require, started_settings
 from neolm.core.progress import count, duration, say
 from neolm.core.resumable import ResumableStage
 from neolm.data.audit import masked_example
+from neolm.data.mixture import MixedBatches
+from neolm.data.replay import ReplayBatches
 from neolm.data.segment_batches import SegmentBatches
 from neolm.data.shards import TokenShards
 from neolm.data.token_counts import token_counts
@@ -114,6 +116,12 @@ def resolve_architecture(
             architecture = _continued(architecture, model, config.segments.task)
         else:
             require_language_model(architecture, str(model))
+    if isinstance(architecture, EncoderConfig) and config.mixture.active:
+        raise SettingError(
+            "mixture",
+            f"{architecture.family} is an encoder, whose sequences end with the document and have no fixed number of "
+            "tokens; only sequences of a decoder are mixed. Leave the section out",
+        )
     context = architecture.max_position_embeddings
     if config.sequence_length > context:
         source = "model.max_position_embeddings" if isinstance(model, ModelConfig) else str(model)
@@ -248,6 +256,7 @@ def _counts(training: Training, progress: Progress) -> dict[str, Any]:
     model = training.model
     assert isinstance(model, Model)
     speed = progress.tokens / max(progress.seconds, 1e-9)
+    data = training.data.parts[0] if isinstance(training.data, ReplayBatches) else training.data
     return {
         "parameters": model.parameter_count(),
         "non_embedding_parameters": model.parameter_count(embeddings=False),
@@ -264,5 +273,6 @@ def _counts(training: Training, progress: Progress) -> dict[str, Any]:
         "unigram_entropy": training.unigram_entropy,
         "best_validation_loss": progress.best_loss,
         "best_step": progress.best_step,
+        **({"mixture": data.realised(progress.step)} if isinstance(data, MixedBatches) else {}),
         **{name: asdict(getattr(training, name)) for name in ("device", "precision", "compile")},
     }

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from neolm.core.config import Config, Supersedes, Unit
 from neolm.data.batch_sizes import BatchSizes
+from neolm.data.mixture_config import MixtureConfig
 from neolm.data.segments_config import MaskingConfig, SegmentsConfig
 from neolm.data.sequence_lengths import SequenceLengths
 from neolm.training.config import Count, TrainConfig
@@ -54,6 +55,8 @@ class PretrainConfig(TrainConfig):
     """Steps with sequences of short_length; then sequence_length. BERT's were 90 percent of all."""
     replay: ReplayConfig = ReplayConfig()
     """Other text that is trained on besides."""
+    mixture: MixtureConfig = MixtureConfig()
+    """How much is read from each source of the corpus."""
     masking: MaskingConfig = MaskingConfig()
     """Tokens that an encoder predicts."""
     segments: SegmentsConfig = SegmentsConfig()
@@ -77,6 +80,11 @@ class PretrainConfig(TrainConfig):
             raise ValueError(f"batch_ramp_start {self.batch_ramp_start} is more than batch_size {self.batch_size}")
         if self.decay_steps is not None and self.decay_tokens is not None:
             raise ValueError("give either decay_steps or decay_tokens (set the other to null)")
+        for name, budget in (self.mixture.tokens or {}).items():
+            if 0 < budget < self.sequence_length:
+                raise ValueError(
+                    f"mixture.tokens: {budget} tokens of '{name}' are fewer than one sequence of {self.sequence_length}"
+                )
         return self
 
     def without_effect(self) -> dict[str, str]:

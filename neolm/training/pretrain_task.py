@@ -13,9 +13,12 @@ from neolm.core.progress import count, say
 from neolm.data.batch import Batch
 from neolm.data.batch_sizes import BatchSizes
 from neolm.data.batches import TrainingBatches, validation_batches
+from neolm.data.mixture import MixedBatches
+from neolm.data.mixture_config import MixtureConfig
 from neolm.data.replay import ReplayBatches, part_sizes
 from neolm.data.segment_batches import SegmentBatches, segment_validation_batches
 from neolm.data.shards import TokenShards
+from neolm.data.token_counts import MAX_TOKENS
 from neolm.models.config import DecoderConfig
 from neolm.models.encoder_config import EncoderConfig
 from neolm.tokenizer.tokenizer import Tokenizer
@@ -23,7 +26,7 @@ from neolm.training.objective import CausalLanguageModelling, MaskedLanguageMode
 from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.run import IndexedData
 from neolm.training.token_similarity import SEQUENCES, diagnosis
-from neolm.training.unigram import unigram_entropy
+from neolm.training.unigram import entropy, unigram_entropy
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def pretrain_task(
     """
     build = _masked_tokens if isinstance(model, EncoderConfig) else _next_token
 
-    def built(directory: Path, sizes: BatchSizes) -> PretrainTask:
+    def built(directory: Path, sizes: BatchSizes, config: PretrainConfig = config) -> PretrainTask:
         train, held_out = (TokenShards(directory, split, tokenizer.size) for split in ("train", "validation"))
         return build(train, held_out, tokenizer, model, config, seed, sizes)  # type: ignore[arg-type]
 
@@ -63,7 +66,9 @@ def pretrain_task(
         task = built(shards, config.batch_sizes)
     else:
         sizes = part_sizes(config.batch_sizes, config.replay.share)
-        task, replayed = built(shards, sizes[0]), built(shards.parent / "replay" / "shards", sizes[1])
+        as_it_is = config.model_copy(update={"mixture": MixtureConfig()})
+        task = built(shards, sizes[0])
+        replayed = built(shards.parent / "replay" / "shards", sizes[1], as_it_is)
         if not replayed.validation:
             say("no validation of the replayed text: too little of it is held out")
         task = replace(
@@ -109,16 +114,23 @@ def _next_token(
     sizes: BatchSizes,
 ) -> PretrainTask:
     length = config.sequence_length
-    batches = TrainingBatches(train, length, sizes, seed)
-    size = config.micro_batch_size or config.batch_size
-    epochs = sizes.examples(config.total_steps).stop / batches.examples
+    batches: TrainingBatches | MixedBatches
+    if config.mixture.active:
+        batches = MixedBatches(train, length, sizes, seed, config.mixture)
+        for line in batches.summary(config.total_steps):
+            say(line)
+        read, nats = "of the mixture", entropy(batches.token_counts(tokenizer.size, min(train.tokens, MAX_TOKENS)))
+    else:
+        batches = TrainingBatches(train, length, sizes, seed)
+        read = f"{sizes.examples(config.total_steps).stop / batches.examples:.2f} epochs"
+        nats = unigram_entropy(train, tokenizer.size)
     return PretrainTask(
         objective(model, config),
         batches,
-        validation_batches(held_out, length, size, config.validation_sequences),
+        validation_batches(held_out, length, config.micro_batch_size or config.batch_size, config.validation_sequences),
         model.flops_per_token(length),
-        entropy := unigram_entropy(train, tokenizer.size),
-        f"{count(config.total_examples * length)} tokens, {epochs:.2f} epochs; unigram entropy {entropy:.2f} nats",
+        nats,
+        f"{count(config.total_examples * length)} tokens, {read}; unigram entropy {nats:.2f} nats",
     )
 
 
@@ -146,8 +158,8 @@ def _masked_tokens(
         batches,
         validation,
         flops / tokens,
-        entropy := unigram_entropy(train, tokenizer.size),
-        f"at most {count(tokens)} tokens, {epochs:.2f} epochs; unigram entropy {entropy:.2f} nats",
+        nats := unigram_entropy(train, tokenizer.size),
+        f"at most {count(tokens)} tokens, {epochs:.2f} epochs; unigram entropy {nats:.2f} nats",
         partial(diagnosis, batches.batch(1, slice(0, SEQUENCES))),
     )
 

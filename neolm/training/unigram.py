@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neolm.data.shards import TokenShards
 from neolm.data.token_counts import token_counts
@@ -27,7 +28,11 @@ MARGIN = 0.02  # of the entropy: a loss this close is at it, and one that falls 
 
 def unigram_entropy(shards: TokenShards, vocab_size: int) -> float:
     """Entropy, in nats, of the frequencies of the tokens of a split; of a sample where the split is large."""
-    counts = token_counts(shards, vocab_size)
+    return entropy(token_counts(shards, vocab_size))
+
+
+def entropy(counts: NDArray[np.int64]) -> float:
+    """Entropy, in nats, of the frequencies of tokens that occur so often (V,)."""
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
