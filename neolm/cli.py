@@ -29,7 +29,12 @@ from neolm.tokenizer.commands import encode
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "corpus": (
         "Build documents from raw text; look into them; take some back.",
-        {"build": commands.corpus_build, "inspect": inspect, "drop": commands.corpus_drop},
+        {
+            "build": commands.corpus_build,
+            "inspect": inspect,
+            "drop": commands.corpus_drop,
+            "train-filter": commands.corpus_train_filter,
+        },
     ),
     "tokenizer": ("Train a tokenizer; print tokens.", {"train": commands.tokenizer_train, "encode": encode}),
     "keys": ("Manage the API keys of a server.", {"new": keys_new, "list": keys_list, "remove": keys_remove}),

@@ -52,6 +52,25 @@ def corpus_drop(
     print("\n".join(take_back(directory, output, criteria, runs)))
 
 
+def corpus_train_filter(
+    positive: Annotated[Path, typer.Argument(metavar="POSITIVE", help="File or folder of text of the wanted quality.")],
+    negative: Annotated[
+        Path, typer.Argument(metavar="NEGATIVE", help="File or folder of other text, such as a crawl.")
+    ],
+    output: Annotated[Path, typer.Option(help="The directory to write.")],
+    l2: Annotated[float, typer.Option(min=1e-6, help="L2 penalty of the weights; more for few documents.")] = 0.03,
+    text_key: Annotated[str, typer.Option(help="Key or column of the text, in .jsonl, .parquet and tables.")] = "text",
+) -> None:
+    """Train the quality classifier of a corpus, and measure it.
+
+    Use it with `corpus.quality.model=DIR`.
+    """
+    from neolm.train_filter import train_filter
+
+    train_filter(positive, negative, output, l2, text_key)
+    print(output)
+
+
 def tokenizer_train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Train the tokenizer of a recipe, after its corpus."""
     print(_run(recipe, overrides, "tokenizer") / "tokenizer")

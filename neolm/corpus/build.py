@@ -19,8 +19,8 @@ from neolm.core.files import expanded
 from neolm.core.manifest import Input, Manifest, RawInput, input_from, read_manifest
 from neolm.core.progress import count, task
 from neolm.core.text_encoding import storable
-from neolm.corpus.c4 import blocked_phrases
 from neolm.corpus.config import DROPPED, CorpusConfig
+from neolm.corpus.filter_config import LEFT_OUT
 from neolm.corpus.privacy import KIND_WORDS
 from neolm.corpus.reasons import REASONS
 from neolm.corpus.sources import Raw, RawText, describe_ignored
@@ -46,10 +46,11 @@ def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
     raw = RawText(config, output)
     settings, paths, known = config.model_dump(), {"path": "raw"}, defaults(config)
     inputs: dict[str, Input | RawInput] = {"raw": raw}
-    if config.c4 is not None and config.c4.blocklist is not None:
-        if made is None:
-            blocked_phrases(expanded(config.c4.blocklist))  # an error of the file is a line
-        inputs["blocklist"], paths["c4.blocklist"] = input_from(expanded(config.c4.blocklist), output), "blocklist"
+    files = config.files()
+    if made is None or not made.inputs.keys() >= files.keys():
+        steps(config)  # an error of a file is a line
+    inputs |= {key: input_from(expanded(path), output) for key, path in files.items()}
+    paths |= {key: key for key in files}
     stage = Stage("corpus", "corpus", output / "corpus", inputs, settings, paths=paths, defaults=known)
     return stage.ensure(lambda directory: _build(directory, raw.found, config), lambda counts: _summary(counts, config))
 
@@ -91,6 +92,7 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
         "ignored_files": sum(raw.ignored.values()),
         "ignored_kinds": dict(raw.ignored),
         "links": raw.links.describe(),
+        "left_out": LEFT_OUT.get(config.preset or ""),
     }
 
 
@@ -150,7 +152,10 @@ def _summary(counts: Mapping[str, Any], config: CorpusConfig) -> str:
         line += f"; masked: {', '.join(found)}"
     if counts["ignored_kinds"]:
         line += f"; {describe_ignored(counts['ignored_kinds'])}"
+    if counts.get("without_url"):
+        line += f"; {counts['without_url']:,} have no URL, and pass the rules for it"
     line += "".join(f"\ncorpus: {sentence}" for sentence in counts["links"])
+    line += f"\ncorpus: preset {config.preset}: {counts['left_out']}" if counts["left_out"] else ""
     if not validation["documents"] and kept["documents"] == 1:
         line += f"\ncorpus: {_how_to_hold_out(kept['bytes'])}"
     if counts["mojibake"] and config.source == "files":

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from functools import lru_cache
-from pathlib import Path
 
-from neolm.core.errors import SettingError
-from neolm.core.files import expanded
 from neolm.corpus.filter_config import C4Config
+from neolm.corpus.words import word_list
 
 ENDS = (".", "?", "!", '"', "”", "'", "’")
 POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
@@ -47,14 +44,20 @@ def _rule(line: str, config: C4Config) -> str | None:
     return None
 
 
-def c4_refusal(text: str, config: C4Config) -> str | None:
+def blocklist(path: str) -> re.Pattern[str]:
+    """The phrases of a file as one expression. Raises SettingError if it cannot be read."""
+    phrases = sorted(word_list("c4.blocklist", path), key=lambda phrase: (-len(phrase), phrase))
+    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, phrases)) + r")(?!\w)")
+
+
+def c4_refusal(text: str, config: C4Config, blocked: re.Pattern[str] | None) -> str | None:
     """Why the whole document is rejected, by the text before lines are removed."""
     lowered = text.lower()
     if config.lorem_ipsum and "lorem ipsum" in lowered:
         return 'it has "lorem ipsum"'
     if config.curly_brackets and "{" in text:
         return "it has a curly bracket"
-    if config.blocklist is not None and (found := _pattern(config.blocklist).search(lowered)):
+    if blocked is not None and (found := blocked.search(lowered)):
         return f"it has {found[0]!r} of the blocklist"
     return None
 
@@ -62,30 +65,3 @@ def c4_refusal(text: str, config: C4Config) -> str | None:
 def sentences(text: str) -> int:
     """Number of sentences: ends of sentences, and lines without one."""
     return sum(max(1, len(_SENTENCE.findall(line))) for line in text.split("\n") if line.strip())
-
-
-def _pattern(path: str) -> re.Pattern[str]:
-    """The phrases of a blocklist as one expression, read again if the file has changed."""
-    place = expanded(path)
-    return _blocked(place, place.stat().st_mtime_ns if place.is_file() else 0)
-
-
-@lru_cache(maxsize=4)
-def _blocked(path: Path, modified: int) -> re.Pattern[str]:
-    phrases = blocked_phrases(path)
-    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(phrases, key=len, reverse=True))) + r")(?!\w)")
-
-
-def blocked_phrases(path: Path) -> set[str]:
-    """The phrases of a blocklist, in lower case.
-
-    Raises:
-        SettingError: the file cannot be read, or has no phrases.
-    """
-    try:
-        found = {line.strip().lower() for line in path.read_text("utf-8").splitlines()} - {""}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError("c4.blocklist", f"{path} cannot be read: {error}") from None
-    if not found:
-        raise SettingError("c4.blocklist", f"{path} has no words")
-    return found

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from neolm.core.config import Config, Unit
 from neolm.corpus.filter_config import (
+    FILES,
     FILTERS,
     PRESETS,
     C4Config,
@@ -15,7 +16,11 @@ from neolm.corpus.filter_config import (
     GopherQualityConfig,
     GopherRepetitionConfig,
     LanguageConfig,
+    ModelScoreConfig,
     PrivacyConfig,
+    QualityConfig,
+    UrlConfig,
+    WebtextConfig,
 )
 
 DROPPED = "dropped"
@@ -76,8 +81,10 @@ class CorpusConfig(Config):
     """Documents with a longer line (dumps, minified code) are rejected as `too_long_lines`."""
     min_text_fraction: Annotated[float, Field(ge=0, le=1), Unit("fraction of characters")] = 0.5
     """Documents with a smaller share of letters, digits and white space are rejected as `mostly_non_text`."""
-    preset: Literal["c4", "gopher", "fineweb"] | None = None
-    """The filters of a published corpus, C4, Gopher or FineWeb, where they are not given."""
+    preset: Literal["webtext", "c4", "gopher", "gpt3", "pile-cc", "fineweb"] | None = None
+    """The filters of a published corpus where they are not given. `gpt3` and `pile-cc` need `quality.model`."""
+    url: UrlConfig | None = None
+    """Reject documents by their URL. Reason: `url`."""
     language: LanguageConfig | None = None
     """Keep documents in these languages; needs the extra [corpus]. Reason: `language`."""
     gopher_repetition: GopherRepetitionConfig | None = None
@@ -88,6 +95,12 @@ class CorpusConfig(Config):
     """Remove lines, and reject documents of which too little is left. Reason: `c4`."""
     fineweb: FinewebConfig | None = None
     """Reject documents of lists and short lines. Reason: `fineweb`."""
+    webtext: WebtextConfig | None = None
+    """Reject short documents, and those that few readers liked. Reason: `webtext`."""
+    quality: QualityConfig | None = None
+    """Keep documents that a classifier likes, by chance. Reason: `quality`."""
+    scores: tuple[ModelScoreConfig, ...] = ()
+    """Scores by models, and their limits. Reasons: `perplexity` and `model_score`."""
     privacy: PrivacyConfig | None = None
     """Replace personal data and secrets by placeholders, which are counted."""
     split_characters: Annotated[int | None, Field(ge=1), Unit("characters")] = None
@@ -113,6 +126,21 @@ class CorpusConfig(Config):
                 missing = {key: value for key, value in settings.items() if key not in given.model_fields_set}
                 self.__dict__[name] = given.model_copy(update=missing)
         return self
+
+    @model_validator(mode="after")
+    def _scores_differ(self) -> Self:
+        if len({score.name for score in self.scores}) < len(self.scores):
+            raise ValueError("two scores have the same name")
+        return self
+
+    def files(self) -> dict[str, str]:
+        """The files and folders that the filters read, by the dotted key that names each."""
+        found = {}
+        for key in FILES:
+            filter_, _, name = key.partition(".")
+            if path := getattr(getattr(self, filter_), name, None):
+                found[key] = path
+        return found
 
     def without_effect(self) -> dict[str, str]:
         """Fields that other fields make meaningless, each with the reason."""

@@ -129,6 +129,60 @@ class FinewebConfig(Config):
     """Line ends per word."""
 
 
+class WebtextConfig(Config):
+    """The rules of WebText (Radford et al. 2019, section 2.1) and of its copy OpenWebText."""
+
+    min_words: Limit = 128
+    """Words and punctuation marks. OpenWebText asks for 128 tokens of GPT-2."""
+    min_karma: Limit = 3
+    """Karma on Reddit: `karma` of the metadata, or the highest of its `reddit_scores`. Documents without it pass."""
+
+
+class QualityConfig(Config):
+    """The classifier that chose GPT-3's Common Crawl (Brown et al. 2020, appendix A)."""
+
+    model: str | None = None
+    """Directory that `neolm corpus train-filter` wrote."""
+    alpha: Annotated[float, Field(gt=0)] | None = 9
+    """Keep a document if a Pareto draw of this shape, made of its text and `seed`, is above 1 - score; null: no draw.
+    GPT-3 has 9, Pile-CC 3."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Other seeds keep other documents of low scores."""
+    min_score: Limit = None
+    """Lowest score."""
+
+
+class UrlConfig(Config):
+    """Rules for the URL in a document's metadata. Documents without one pass. Files have one entry on each line."""
+
+    block: tuple[str, ...] = ()
+    """Domains that are rejected with all subdomains, such as example.org; also whole suffixes, such as xxx."""
+    blocked_domains: str | None = None
+    """File of such domains."""
+    allowed_domains: str | None = None
+    """File of domains; all others are rejected."""
+    words: str | None = None
+    """File of words; a URL with one of them is rejected. Words are divided by all that is no letter or digit."""
+    subwords: str | None = None
+    """File of letters and digits that may stand anywhere in a URL that is rejected, also across words."""
+
+
+class ModelScoreConfig(Config):
+    """A score by a model, of each document that passed the other filters."""
+
+    name: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
+    """Name of the score in the column `scores`."""
+    model: str
+    """Model directory, run or hub id."""
+    label: str | None = None
+    """Of a classifier, the label whose probability is the score; null: the bits per byte of a decoder, or the number of
+    a regression."""
+    min_score: float | None = None
+    """Lowest score."""
+    max_score: float | None = None
+    """Highest score."""
+
+
 class PrivacyConfig(Config):
     """Personal data and secrets that placeholders replace."""
 
@@ -138,14 +192,19 @@ class PrivacyConfig(Config):
 
 
 FILTERS: Mapping[str, type[Config]] = {
+    "url": UrlConfig,
     "language": LanguageConfig,
     "gopher_repetition": GopherRepetitionConfig,
     "gopher_quality": GopherQualityConfig,
     "c4": C4Config,
     "fineweb": FinewebConfig,
+    "webtext": WebtextConfig,
+    "quality": QualityConfig,
     "privacy": PrivacyConfig,
 }
 """The settings of each filter, in the order in which they run: FineWeb's own."""
+FILES = ("url.blocked_domains", "url.allowed_domains", "url.words", "url.subwords", "c4.blocklist", "quality.model")
+"""Settings that name a file or folder, which is an input of the stage."""
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "c4": {"language": {"min_score": 0.99}, "c4": {}},
     "gopher": {"language": {}, "gopher_repetition": {}, "gopher_quality": {}, "near_duplicates": {"ngram": 13}},
@@ -158,5 +217,26 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "privacy": {"kinds": ("email", "ip")},
         "near_duplicates": {"buckets": 14, "rows": 8},
     },
+    "webtext": {
+        "url": {"block": ("wikipedia.org",)},
+        "language": {},
+        "webtext": {},
+        "near_duplicates": {"threshold": 0.5, "buckets": 30, "rows": 3},
+    },
+    "gpt3": {"quality": {"alpha": 9}, "near_duplicates": {"buckets": 10, "rows": 1}},
+    "pile-cc": {
+        "language": {},
+        "quality": {"alpha": 3},
+        "near_duplicates": {"threshold": 0.5, "buckets": 10, "rows": 1},
+    },
 }
 """The filters of published corpora, with the settings that are not the defaults."""
+LEFT_OUT: Mapping[str, str] = {
+    "webtext": "links of Reddit are not collected, pages are not extracted by Dragnet and Newspaper, and words are "
+    "counted, not tokens of GPT-2",
+    "gpt3": "words in sequence are compared, not sets of words, and texts of GPT-3's other corpora and of evaluation "
+    "sets are not removed",
+    "pile-cc": "pages are not extracted by jusText, the language is that of lid.176, not of pycld2, the classifier is "
+    "no fastText, and texts of evaluation sets are not removed",
+}
+"""What a preset does not have of the published filters, or has in another form."""

@@ -133,9 +133,15 @@ def decide(records: Any, config: CorpusConfig) -> Verdicts:
         "sources": {row["source"]: row["documents"] for row in sources.limit(SOURCES_SHOWN).to_pylist()},
         "mojibake": mojibake["documents"],
         **({"near_duplicates": near} if near else {}),
+        **({} if config.url is None else {"without_url": _without_url(records)}),
         "masked": {kind: masked[kind] for kind in sorted(masked)},
     }
     return Verdicts(frame, counts, kept_bytes, held_out, threshold, mojibake["file"])
+
+
+def _without_url(records: Any) -> int:
+    """Number of records that came to the rules for URLs and have none."""
+    return int(records.where(col("scores").contains('"url.missing"')).count_rows())
 
 
 def _held_out(kept: Any, config: CorpusConfig) -> tuple[Literal["documents", "parts"], float, dict[str, int]]:

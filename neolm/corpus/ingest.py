@@ -22,7 +22,7 @@ from neolm.corpus.config import CorpusConfig
 from neolm.corpus.filters import judge
 from neolm.corpus.records import Record, read_records
 from neolm.corpus.sources import RawFile
-from neolm.corpus.steps import apply, steps
+from neolm.corpus.steps import Named, apply, steps
 from neolm.corpus.text import clean, has_mojibake, part_ends
 from neolm.corpus.urls import normalised_url
 from neolm.formats.json_values import json_text
@@ -66,9 +66,7 @@ def ingest(group: str, scratch: Path, config: CorpusConfig) -> int:
     try:
         # The name is the index of the first file, so that a repeated task replaces its own output only.
         path = scratch / f"{files[0][0]:08d}.parquet"
-        # A dictionary and statistics of a text would be six copies of it.
-        options = {"use_dictionary": ["source", "licence", "reason"], "write_statistics": ["file", "record"]}
-        with pq.ParquetWriter(path, SCRATCH_SCHEMA, **options) as writer:
+        with scratch_writer(path) as writer:
             for batch in _batches(_rows(files, config)):
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCRATCH_SCHEMA))
     except OSError as error:
@@ -78,25 +76,34 @@ def ingest(group: str, scratch: Path, config: CorpusConfig) -> int:
     return 0
 
 
+def scratch_writer(path: Path) -> pq.ParquetWriter:
+    """A writer of rows of `SCRATCH_SCHEMA`."""
+    # A dictionary and statistics of a text would be six copies of it.
+    options = {"use_dictionary": ["source", "licence", "reason"], "write_statistics": ["file", "record"]}
+    return pq.ParquetWriter(path, SCRATCH_SCHEMA, **options)
+
+
 def _rows(files: Sequence[tuple[int, RawFile]], config: CorpusConfig) -> Iterator[dict[str, Any]]:
+    wanted = steps(config)
     for number, file in files:
         for position, record in enumerate(read_records(file, config)):
-            yield {"file": number, "record": position, **_judged(record, config)}
+            yield {"file": number, "record": position, **_judged(record, config, wanted)}
 
 
-def _judged(record: Record, config: CorpusConfig) -> dict[str, Any]:
+def _judged(record: Record, config: CorpusConfig, wanted: Sequence[Named]) -> dict[str, Any]:
     """The columns of one record: the clean text if it is kept, else the raw text and the reason."""
     row = {**vars(record), "parts": 1, "mojibake": False}
     row |= dict.fromkeys(("digest", "scores", "masked", "url", "retrieved"))
     text = clean(record.text)
     row["reason"] = record.reason or judge(text, config)
-    if row["reason"] is None and (wanted := steps(config)):
-        outcome = apply(wanted, text)
+    if row["reason"] is None and wanted:
+        metadata = json.loads(record.metadata)
+        outcome = apply(wanted, text, metadata)
         text, row["reason"] = outcome.text, outcome.reason
         row["scores"] = json_text(dict(outcome.scores))
         row["masked"] = json_text(dict(outcome.masked)) if outcome.masked else None
         told = {"language": outcome.language, "why": outcome.why}
-        row["metadata"] = json_text(json.loads(record.metadata) | {key: one for key, one in told.items() if one})
+        row["metadata"] = json_text(metadata | {key: one for key, one in told.items() if one})
     if row["reason"] is None:
         row |= {
             "text": text,

@@ -45,4 +45,11 @@ REASONS: Mapping[str, Reason] = {
     ),
     "c4": Reason("refused by the rules of C4", "change the rules of corpus.c4, or set it to null"),
     "fineweb": Reason("low quality (FineWeb)", "change the limits of corpus.fineweb, or set it to null"),
+    "url": Reason("a URL that is blocked or not allowed", "change the lists of corpus.url, or set it to null"),
+    "webtext": Reason("short, or with little karma (WebText)", "change the limits of corpus.webtext"),
+    "quality": Reason(
+        "unlike the texts of quality", "lower corpus.quality.alpha=F or min_score, or train another model"
+    ),
+    "perplexity": Reason("unlikely or too likely to a model", "change min_score and max_score of corpus.scores"),
+    "model_score": Reason("a score of a model beyond its limit", "change min_score and max_score of corpus.scores"),
 }

@@ -5,22 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from types import MappingProxyType
+from typing import Any
 
 from neolm.core.config import Config
-from neolm.corpus.c4 import c4_lines, c4_refusal, sentences
+from neolm.core.errors import SettingError
+from neolm.core.files import expanded
+from neolm.core.manifest import MANIFEST
+from neolm.corpus.c4 import blocklist, c4_lines, c4_refusal, sentences
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.filter_config import (
+    FILTERS,
     C4Config,
-    FinewebConfig,
-    GopherQualityConfig,
-    GopherRepetitionConfig,
     LanguageConfig,
     PrivacyConfig,
+    QualityConfig,
+    UrlConfig,
+    WebtextConfig,
 )
 from neolm.corpus.fineweb import fineweb_quality
 from neolm.corpus.gopher import gopher_quality, gopher_repetition
 from neolm.corpus.language import language_codes, language_of
 from neolm.corpus.privacy import mask
+from neolm.corpus.quality import MADE_BY, keeps, load_weights, quality_scores
+from neolm.corpus.url import url_rules
+from neolm.corpus.words import words_of
 
 ROUNDED = 4
 
@@ -42,16 +51,17 @@ class Outcome:
     """The value and the limit, or the rule."""
 
 
-Step = Callable[[str], Outcome]
+Metadata = Mapping[str, Any]
+Step = Callable[[str, Metadata], Outcome]
 Named = tuple[str, Step]
 
 
-def apply(steps: Iterable[Named], text: str) -> Outcome:
+def apply(steps: Iterable[Named], text: str, metadata: Metadata = MappingProxyType({})) -> Outcome:
     """Run the steps one after the other, up to the first that rejects the text."""
     scores: dict[str, float] = {}
     language, masked = None, dict[str, int]()
     for name, step in steps:
-        found = step(text)
+        found = step(text, metadata)
         scores |= {f"{name}.{value}": round(number, ROUNDED) for value, number in found.scores.items()}
         text, language, masked = found.text, language or found.language, {**masked, **found.masked}
         if found.why is not None:
@@ -59,28 +69,21 @@ def apply(steps: Iterable[Named], text: str) -> Outcome:
     return Outcome(text, scores, language, masked)
 
 
-@lru_cache(maxsize=4)
 def steps(config: CorpusConfig) -> tuple[Named, ...]:
-    """The steps that are set, by name, in their order.
+    """The steps that are set, by name, in their order. Files that they read are read again if they have changed.
 
     Raises:
         SettingError: a language is unknown, a file cannot be read, or a package is missing.
     """
-    found: list[Named] = []
-    if config.language is not None:
-        found.append(("language", partial(_language, config.language, language_codes(config.language.languages))))
-    if config.gopher_repetition is not None:
-        found.append(("gopher_repetition", partial(_gopher_repetition, config.gopher_repetition)))
-    if config.gopher_quality is not None:
-        found.append(("gopher_quality", partial(_gopher_quality, config.gopher_quality)))
-    if config.c4 is not None:
-        c4_refusal("", config.c4)  # reads the blocklist
-        found.append(("c4", partial(_c4, config.c4)))
-    if config.fineweb is not None:
-        found.append(("fineweb", partial(_fineweb, config.fineweb)))
-    if config.privacy is not None:
-        found.append(("privacy", partial(_privacy, config.privacy)))
-    return tuple(found)
+    places = [expanded(path) for path in config.files().values()]
+    files = [place / MANIFEST if place.is_dir() else place for place in places]
+    return _steps(config, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files))
+
+
+@lru_cache(maxsize=4)
+def _steps(config: CorpusConfig, modified: tuple[int, ...]) -> tuple[Named, ...]:
+    found = ((name, getattr(config, name)) for name in FILTERS)
+    return tuple((name, STEPS[name](settings)) for name, settings in found if settings is not None)
 
 
 def beyond_limit(values: Mapping[str, float], limits: Config) -> str | None:
@@ -96,39 +99,94 @@ def beyond_limit(values: Mapping[str, float], limits: Config) -> str | None:
     return None
 
 
-def _language(config: LanguageConfig, codes: frozenset[str], text: str) -> Outcome:
-    if len(text) < config.min_characters:
-        why = "too short to tell its language" if config.unknown == "drop" else None
-        return Outcome(text, why=why)
-    language, score = language_of(text)
-    sure = language in codes and score >= config.min_score
-    why = None if sure else f"its language is {language} with a probability of {score:.2f}"
-    return Outcome(text, {"score": score}, language, why=why)
+def _url(config: UrlConfig) -> Step:
+    refusal = url_rules(config)
+
+    def step(text: str, metadata: Metadata) -> Outcome:
+        url = metadata.get("url")
+        if not isinstance(url, str) or not url:
+            return Outcome(text, {"missing": 1.0})
+        return Outcome(text, why=refusal(url))
+
+    return step
 
 
-def _gopher_repetition(config: GopherRepetitionConfig, text: str) -> Outcome:
-    values = gopher_repetition(text)
-    return Outcome(text, values, why=beyond_limit(values, config))
+def _language(config: LanguageConfig) -> Step:
+    codes = language_codes(config.languages)
+
+    def step(text: str, _: Metadata) -> Outcome:
+        if len(text) < config.min_characters:
+            return Outcome(text, why="too short to tell its language" if config.unknown == "drop" else None)
+        language, score = language_of(text)
+        sure = language in codes and score >= config.min_score
+        why = None if sure else f"its language is {language} with a probability of {score:.2f}"
+        return Outcome(text, {"score": score}, language, why=why)
+
+    return step
 
 
-def _gopher_quality(config: GopherQualityConfig, text: str) -> Outcome:
-    values = gopher_quality(text, config.stop_words)
-    return Outcome(text, values, why=beyond_limit(values, config))
+def _measured(measure: Callable[[str, Any, Metadata], Mapping[str, float]], config: Config) -> Step:
+    """A step that leaves the text as it is, and compares what is measured with the limits."""
+
+    def step(text: str, metadata: Metadata) -> Outcome:
+        values = measure(text, config, metadata)
+        return Outcome(text, values, why=beyond_limit(values, config))
+
+    return step
 
 
-def _c4(config: C4Config, text: str) -> Outcome:
-    if why := c4_refusal(text, config):
-        return Outcome(text, why=why)
-    kept, removed = c4_lines(text, config)
-    values = {"sentences": float(sentences(kept)), "removed_lines": float(removed.total())}
-    return Outcome(kept, values, why=beyond_limit(values, config))
+def _c4(config: C4Config) -> Step:
+    blocked = blocklist(config.blocklist) if config.blocklist is not None else None
+
+    def step(text: str, _: Metadata) -> Outcome:
+        if why := c4_refusal(text, config, blocked):
+            return Outcome(text, why=why)
+        kept, removed = c4_lines(text, config)
+        values = {"sentences": float(sentences(kept)), "removed_lines": float(removed.total())}
+        return Outcome(kept, values, why=beyond_limit(values, config))
+
+    return step
 
 
-def _fineweb(config: FinewebConfig, text: str) -> Outcome:
-    values = fineweb_quality(text, config.short_line_characters)
-    return Outcome(text, values, why=beyond_limit(values, config))
+def _webtext(text: str, _: WebtextConfig, metadata: Metadata) -> dict[str, float]:
+    scores = metadata.get("reddit_scores")
+    given = [metadata.get("karma"), *(scores if isinstance(scores, list) else ())]
+    karma = [float(number) for number in given if isinstance(number, (int, float)) and not isinstance(number, bool)]
+    return {"words": float(len(words_of(text))), **({"karma": max(karma)} if karma else {})}
 
 
-def _privacy(config: PrivacyConfig, text: str) -> Outcome:
-    masked, counts = mask(text, config.kinds)
-    return Outcome(masked, masked=counts)
+def _quality(config: QualityConfig) -> Step:
+    if config.model is None:
+        raise SettingError("quality.model", f"name the folder of a classifier; train one with `{MADE_BY}`")
+    weights = load_weights(expanded(config.model))
+
+    def step(text: str, _: Metadata) -> Outcome:
+        score = float(quality_scores(weights, [text])[0])
+        why = beyond_limit({"score": score}, config)
+        if why is None and config.alpha is not None and not keeps(score, text, config.alpha, config.seed):
+            why = f"score {score:.4f}, of which the draw keeps {(2 - score) ** -config.alpha:.1%}"
+        return Outcome(text, {"score": score}, why=why)
+
+    return step
+
+
+def _privacy(config: PrivacyConfig) -> Step:
+    def step(text: str, _: Metadata) -> Outcome:
+        masked, counts = mask(text, config.kinds)
+        return Outcome(masked, masked=counts)
+
+    return step
+
+
+STEPS: Mapping[str, Callable[[Any], Step]] = {
+    "url": _url,
+    "language": _language,
+    "gopher_repetition": partial(_measured, lambda text, config, _: gopher_repetition(text)),
+    "gopher_quality": partial(_measured, lambda text, config, _: gopher_quality(text, config.stop_words)),
+    "c4": _c4,
+    "fineweb": partial(_measured, lambda text, config, _: fineweb_quality(text, config.short_line_characters)),
+    "webtext": partial(_measured, _webtext),
+    "quality": _quality,
+    "privacy": _privacy,
+}
+"""What makes the step of each filter from its settings."""

@@ -9,6 +9,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from neolm.core.errors import SettingError
+from neolm.core.files import expanded
+
 WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 SYMBOLS = re.compile(r"[^\w\s]")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -18,6 +21,21 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 def words_of(text: str) -> Sequence[str]:
     """Words, with apostrophes inside, and every other character that is not white space."""
     return WORD.findall(text)
+
+
+def word_list(setting: str, path: str) -> frozenset[str]:
+    """The lines of the file that a setting names, in lower case.
+
+    Raises:
+        SettingError: the file cannot be read, or has no lines.
+    """
+    try:
+        found = frozenset(line.strip().lower() for line in expanded(path).read_text("utf-8").splitlines()) - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(setting, f"{path} cannot be read: {error}") from None
+    if not found:
+        raise SettingError(setting, f"{path} has no words")
+    return found
 
 
 def duplicates(pieces: Sequence[str]) -> tuple[int, int]:

@@ -146,9 +146,8 @@ def _questions(manifest: Manifest, found: Contents, masked: str) -> list[tuple[s
     broken = f"{counts.get('mojibake', 0):,} kept documents look wrongly decoded; copies were removed, see the funnel"
     size = f"{plural(kept['documents'], 'document')} of text, {data_size(kept['bytes'])}"
     share = f"{kept['documents'] / (read['documents'] or 1):.1%} of the {read['documents']:,} documents that were read"
-    filters = [
-        name for name in ("language", "gopher_repetition", "gopher_quality", "c4", "fineweb") if settings.get(name)
-    ]
+    names = ("url", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "webtext", "quality", "scores")
+    filters = [name for name in names if settings.get(name)]
     cleaned = "Unicode NFC, one kind of line end; exact copies are removed"
     cleaned += f"; filters: {', '.join(filters)}" if filters else "; no quality filter was applied"
     split = f"{plural(counts['validation']['documents'], 'document')} are held out, chosen by a hash of their ids"

@@ -15,7 +15,14 @@ from neolm.core.config import Config
 from neolm.core.errors import SettingError
 from neolm.corpus.c4 import c4_lines, sentences
 from neolm.corpus.config import CorpusConfig
-from neolm.corpus.filter_config import C4Config, FinewebConfig, GopherQualityConfig, GopherRepetitionConfig
+from neolm.corpus.filter_config import (
+    LEFT_OUT,
+    C4Config,
+    FinewebConfig,
+    GopherQualityConfig,
+    GopherRepetitionConfig,
+    QualityConfig,
+)
 from neolm.corpus.fineweb import fineweb_quality
 from neolm.corpus.gopher import gopher_repetition
 from neolm.corpus.language import language_codes, language_of
@@ -204,6 +211,40 @@ def test_languages() -> None:
 
 
 # ---- presets, and the command ----
+
+
+WEBTEXT = [  # metadata, number of words, and why the document is rejected
+    ({}, 128, None),
+    ({}, 127, "words 127 is below 128"),
+    ({"karma": 3}, 128, None),
+    ({"karma": 2}, 128, "karma 2 is below 3"),
+    ({"reddit_scores": [1, 5]}, 128, None),
+    ({"reddit_scores": [1, 2], "karma": None}, 128, "karma 2 is below 3"),
+    ({"reddit_scores": "many"}, 128, None),
+    ({"url": "https://en.wikipedia.org/wiki/Dam"}, 128, "its domain wikipedia.org is blocked"),
+]
+
+
+@pytest.mark.parametrize(("metadata", "length", "why"), WEBTEXT)
+def test_rules_of_webtext(metadata: dict[str, Any], length: int, why: str | None) -> None:
+    found = apply(step_of(preset="webtext", language=None), words(length), metadata)
+    assert (found.why, found.reason) == (why, why and ("url" if "domain" in why else "webtext"))
+
+
+def test_near_duplicates_and_classifiers_of_the_presets() -> None:
+    found = {name: CorpusConfig.model_validate({"preset": name}) for name in ("webtext", "gpt3", "pile-cc")}
+    near = {name: config.near_duplicates for name, config in found.items()}
+    assert [(one.threshold, one.ngram, one.buckets, one.rows) for one in near.values() if one] == [
+        (0.5, 5, 30, 3), (0.8, 5, 10, 1), (0.5, 5, 10, 1),
+    ]  # fmt: skip
+    assert [config.quality and config.quality.alpha for config in found.values()] == [None, 9, 3]
+    assert [config.language is not None for config in found.values()] == [True, False, True]
+    given = CorpusConfig.model_validate({"preset": "pile-cc", "quality": {"model": "a/b"}})
+    assert given.quality == QualityConfig(model="a/b", alpha=3)
+    assert {*LEFT_OUT} == {*found}
+    for config in (found["gpt3"], found["pile-cc"]):
+        with pytest.raises(SettingError, match=r"quality\.model: name the folder of a classifier"):
+            steps(config)
 
 
 @pytest.mark.parametrize("preset", ["c4", "gopher", "fineweb"])
