@@ -165,7 +165,7 @@ def _parse(annotation: Any, text: str) -> Any:
     except yaml.YAMLError:
         value = text
     if of_text and not isinstance(value, list):
-        return [text] if text else []
+        return text if str in kinds else [text] if text else []
     return value
 
 

@@ -52,7 +52,9 @@ def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
     inputs |= {key: input_from(expanded(path), output) for key, path in files.items()}
     paths |= {key: key for key in files}
     stage = Stage("corpus", "corpus", output / "corpus", inputs, settings, paths=paths, defaults=known)
-    return stage.ensure(lambda directory: _build(directory, raw.found, config), lambda counts: _summary(counts, config))
+    return stage.ensure(
+        lambda directory: _build(directory, raw.fetched, config), lambda counts: _summary(counts, config)
+    )
 
 
 def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:

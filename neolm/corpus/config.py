@@ -64,9 +64,10 @@ class CorpusConfig(Config):
 
     source: Literal["python-stdlib", "files"] = "python-stdlib"
     """`python-stdlib`: the standard library of the running Python, without a download; `files`: your text in `path`."""
-    path: str | None = None
-    """For `files`: a file or folder of .txt, .md, .py, .jsonl, .parquet,
-    HTML, WARC, CSV, MediaWiki XML, .mbox, .zip and .tar, also compressed (.gz, .zst, .xz, .bz2)."""
+    path: str | tuple[str, ...] | None = None
+    """For `files`: a file, folder or glob, or a list of them, of .txt, .md, .py, .jsonl, .parquet,
+    HTML, WARC, CSV, MediaWiki XML, .mbox, .zip and .tar, also compressed (.gz, .zst, .xz, .bz2);
+    also https://, s3://, gs:// and hf://datasets/ORG/NAME."""
     licence: str = "unknown"
     """The licence of documents of `files` that have none of their own, preferably an SPDX name."""
     extractor: Literal["trafilatura", "resiliparse"] = "trafilatura"

@@ -26,6 +26,7 @@ REASONS: Mapping[str, Reason] = {
     "binary": Reason("binary", "give text files"),
     "truncated": Reason("cut off", "the compressed file ends early; download it again"),
     "too_large": Reason("too large", "raise the limit with corpus.max_document_bytes=N, or unpack or divide the files"),
+    "unreachable": Reason("out of reach", "check the addresses and the network, and run the same command again"),
     "unreadable": Reason("unreadable", "check the files and their permissions"),
     "duplicate": Reason("a copy of another document", "give files that differ"),
     "near_duplicate": Reason("nearly a copy", "raise corpus.near_duplicates.threshold=F"),

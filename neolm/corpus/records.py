@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from neolm.core.chunks import ChunkStream, DamageError, Expansion, Line, find_damage, read_chunks, read_lines
@@ -17,7 +18,7 @@ from neolm.corpus.config import CorpusConfig
 from neolm.corpus.sources import ARCHIVES, PYTHON_LICENCE, RawFile, kind_of, suffixes
 from neolm.formats.archives import read_tar, read_zip
 from neolm.formats.delimited import read_delimited
-from neolm.formats.item import Item
+from neolm.formats.item import Item, digest_of
 from neolm.formats.json_values import json_text, parse_json
 from neolm.formats.mailbox import read_mbox
 from neolm.formats.mediawiki import read_wiki
@@ -53,16 +54,19 @@ class _Origin:
     source: str
     licence: str
     parent: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """The metadata of every document of the file."""
 
-    def accept(self, text: str, metadata: str = "{}", size: int | None = None) -> Record:
+    def accept(self, text: str, metadata: Mapping[str, Any] = MappingProxyType({}), size: int | None = None) -> Record:
         if size is None:
             size = len(text) if text.isascii() else len(text.encode("utf-8"))
-        return Record(self.id, text, self.source, self.licence, metadata, size, parent=self.parent)
+        known = json_text({**self.facts, **metadata})
+        return Record(self.id, text, self.source, self.licence, known, size, parent=self.parent)
 
     def refuse(self, reason: str, raw: bytes | str, why: str, size: int | None = None) -> Record:
         data = raw.encode("utf-8", "backslashreplace") if isinstance(raw, str) else raw
         shown = data[:UNREADABLE_CHARACTERS].decode("utf-8", "backslashreplace")[:UNREADABLE_CHARACTERS]
-        error = json_text({"error": why})
+        error = json_text({**self.facts, "error": why})
         size = len(data) if size is None else size
         return Record(self.id, shown, self.source, self.licence, error, size, reason, self.parent)
 
@@ -70,9 +74,11 @@ class _Origin:
 def read_records(file: RawFile, config: CorpusConfig) -> Iterator[Record]:
     """Every record of `file`, in the order of the file. A file that cannot be read ends with a record with a reason."""
     name, standard = storable(file.name), config.source == "python-stdlib"
-    source, licence = ("python-stdlib", PYTHON_LICENCE) if standard else (name, config.licence)
-    origin = _Origin(name, source, licence)
+    source, licence = ("python-stdlib", PYTHON_LICENCE) if standard else (name, file.licence or config.licence)
+    origin = _Origin(name, source, licence, facts=file.facts)
     try:
+        if file.failure:
+            raise DamageError("unreachable", file.failure)
         yield from _records(file, origin, config)
     except DamageError as damage:
         yield origin.refuse(damage.reason, b"", str(damage))
@@ -115,7 +121,7 @@ def _items(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Rec
             yield from _member(item, file, origin, config)
         else:
             name = storable(f"{origin.id}:{item.name}"[:NAME_CHARACTERS])
-            yield _document(item, _Origin(name, origin.source, origin.licence), config)
+            yield _document(item, replace(origin, id=name), config)
 
 
 def _member(item: Item, file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Record]:
@@ -125,9 +131,11 @@ def _member(item: Item, file: RawFile, origin: _Origin, config: CorpusConfig) ->
     if damage is None and kind in (None, "parquet", *ARCHIVES):
         damage = DamageError("other_format", "files of this kind are not read in archives")
     if kind is None or damage is not None:
-        yield _document(replace(item, damage=damage), _Origin(name, origin.source, origin.licence), config)
+        yield _document(replace(item, damage=damage), replace(origin, id=name), config)
     else:
-        yield from read_records(RawFile(file.path, name, kind, len(item.data), 0, suffixes(name)[1], item.data), config)
+        size, compression = len(item.data), suffixes(name)[1]
+        member = replace(file, name=name, kind=kind, size=size, compression=compression, data=item.data)
+        yield from read_records(member, config)
 
 
 _READERS: dict[str, Callable[[Iterable[bytes], int], Iterator[Item]]] = {
@@ -151,7 +159,7 @@ def _document(item: Item, origin: _Origin, config: CorpusConfig) -> Record:
         return origin.refuse("broken_utf8", item.data, f"{error.reason} at byte {error.start}")
     except DamageError as damage:
         return origin.refuse(damage.reason, item.data, str(damage))
-    return origin.accept(storable(found.pop("text")), json_text(item.metadata | found), len(item.data))
+    return origin.accept(storable(found.pop("text")), item.metadata | found, len(item.data))
 
 
 def _topics(origin: _Origin) -> Iterator[Record]:
@@ -186,7 +194,7 @@ def _text_file(chunks: Iterable[bytes], origin: _Origin, limit: int) -> Iterator
     data = b"".join(parts)
     parts.clear()
     try:
-        yield origin.accept(data.decode("utf-8"))
+        yield origin.accept(data.decode("utf-8"), {"digest": digest_of(data)})
     except UnicodeDecodeError as error:
         yield origin.refuse("broken_utf8", data, f"{error.reason} at byte {error.start}")
     if damage is not None:
@@ -214,7 +222,7 @@ def _json_lines(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterato
             expansion.check(line.number)
         if line.damage is None and not line.data.strip():
             continue
-        place = _Origin(f"{origin.id}:{line.number}", origin.source, origin.licence)
+        place = replace(origin, id=f"{origin.id}:{line.number}")
         record = _json_line(line, place, config.text_key)
         if record.reason in _BROKEN and line.damage is None:
             damage, searched = damage if searched else find_damage(path, file.compression, limit), True
@@ -253,7 +261,7 @@ def _rows(
     expansion = Expansion(file.size, limit)
     for number, value in found:
         expansion.check(number)
-        place = _Origin(f"{origin.id}:{number}", origin.source, origin.licence)
+        place = replace(origin, id=f"{origin.id}:{number}")
         if isinstance(value, DamageError):
             record = place.refuse(value.reason, b"", str(value))
         else:
@@ -281,6 +289,7 @@ def _mapping(value: Mapping[str, Any], raw: bytes | None, place: _Origin, text_k
         source=_name(metadata.get("pile_set_name")) or _name(value.get("source")) or place.source,
         licence=_name(value.get("licence")) or _name(value.get("license")) or place.licence,
         parent=_identity(value.get("parent")),
+        facts=place.facts,
     )
     text = value.get(text_key)
     if not isinstance(text, str):
@@ -290,7 +299,7 @@ def _mapping(value: Mapping[str, Any], raw: bytes | None, place: _Origin, text_k
         return origin.refuse("binary", text, "NUL in the text")
     if not is_storable(text):
         return origin.refuse("broken_utf8", text, "half a surrogate pair")
-    return origin.accept(text, json_text(metadata))
+    return origin.accept(text, metadata)
 
 
 def _metadata(value: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from neolm.core.chunks import COMPRESSIONS
 from neolm.core.errors import InputError, SettingError
@@ -16,6 +19,7 @@ from neolm.core.files import digest_file, digest_json, expanded
 from neolm.core.manifest import read_manifest
 from neolm.core.text_encoding import storable
 from neolm.corpus.config import CorpusConfig
+from neolm.corpus.remote import RemoteFile, download, fixed_part, is_glob, is_remote, list_remote, name_pattern
 from neolm.formats.pages import INSTALL, is_installed
 
 KINDS = {".txt": "text", ".md": "text", ".py": "text", ".jsonl": "json", ".parquet": "parquet"}
@@ -51,6 +55,12 @@ class RawFile:
     """One of COMPRESSIONS or empty."""
     data: bytes | None = None
     """The content of a member of an archive."""
+    licence: str = ""
+    """The licence that is known of the file; empty: none is."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What the metadata of its documents say, such as the URL."""
+    failure: str = ""
+    """Why it could not be downloaded."""
 
     @property
     def content(self) -> Path | bytes:
@@ -62,6 +72,14 @@ class RawFile:
         """The file at `path`."""
         status = path.stat()
         return cls(str(path.resolve()), name, kind, status.st_size, status.st_mtime_ns, suffixes(name)[1])
+
+    @classmethod
+    def downloaded(cls, file: RemoteFile) -> RawFile:
+        """A file that was behind a URL."""
+        kind, suffix, failure = kind_of(file.name) or "text", suffixes(file.name)[1], file.failure
+        url = "url" if kind in ("text", "html") else "file_url"  # a file with many documents is none of their pages
+        facts = {url: file.url, "retrieved": file.retrieved}
+        return cls(file.path, file.name, kind, file.size or 0, 0, suffix, None, file.licence, facts, failure)
 
 
 @dataclass(frozen=True)
@@ -96,10 +114,12 @@ def _some(names: Sequence[str]) -> str:
 class Raw:
     """The files to read, sorted by name, and the numbers of ignored files by kind."""
 
-    location: Path
+    location: Path | str
     files: tuple[RawFile, ...]
     ignored: Mapping[str, int]
     links: Links = Links()
+    remote: tuple[RemoteFile, ...] = ()
+    """The files behind URLs, which are not among `files` until they are downloaded."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +134,27 @@ class RawText:
         """The files of the corpus. Raises SettingError if there are none."""
         return find_files(self.config, self.output)
 
+    @cached_property
+    def fetched(self) -> Raw:
+        """The files of the corpus; those behind URLs are downloaded to `output/downloads` unless they are there."""
+        if not self.found.remote:
+            return self.found
+        remote = tuple(download(self.found.remote, self.output / "downloads"))
+        files = [*self.found.files, *map(RawFile.downloaded, remote)]
+        return replace(self.found, files=tuple(sorted(files, key=lambda file: file.name)), remote=remote)
+
     @property
     def path(self) -> str:
-        """The file or folder, absolute."""
-        return str((_library_root() if self.config.path is None else expanded(self.config.path)).resolve())
+        """The files, folders and URLs; absolute."""
+        given = _given(self.config) or (str(_library_root()),)
+        return ", ".join(one if is_remote(one) else str(expanded(one).resolve()) for one in given)
 
     def stamp(self) -> str | None:
         """Digest of names, sizes and modification times; None if the files are no longer there."""
         try:
-            return digest_json({file.name: (file.size, file.modified) for file in self.found.files})
+            remote = self.__dict__.get("fetched", self.found).remote  # what cannot be downloaded has another stamp
+            there = {file.name: (file.version, file.failure) for file in remote}
+            return digest_json({file.name: (file.size, file.modified) for file in self.found.files} | there)
         except InputError:
             return None
 
@@ -132,14 +164,18 @@ class RawText:
 
     @cached_property
     def _digest(self) -> str:
-        return digest_json({file.name: _digest(file) for file in self.found.files})
+        remote = {file.name: file.digest for file in self.fetched.remote}
+        return digest_json({file.name: remote.get(file.name) or _digest(file) for file in self.fetched.files})
 
 
 def find_files(config: CorpusConfig, output: Path) -> Raw:
     """The files that `config` names. In a folder, `output` and hidden files and folders are ignored.
 
+    The name of a file is its path below the folder; in a list of paths, the end of the folder's path comes before.
+
     Raises:
-        SettingError: the path does not exist, has no supported file or is empty, or the settings contradict each other.
+        SettingError: a path does not exist, has no supported file or is empty, the settings contradict each other, or
+            no URL can be reached.
     """
     if config.source == "python-stdlib":
         if config.path is not None:
@@ -147,10 +183,66 @@ def find_files(config: CorpusConfig, output: Path) -> Raw:
                 "path", f"corpus.source=python-stdlib has no path; set corpus.source=files to read {config.path}"
             )
         return _standard_library(output)
-    if config.path is None:
+    given = _given(config)
+    if not given:
         raise SettingError("path", "corpus.source=files needs a file or a folder: corpus.path=FILE_OR_FOLDER")
-    path = expanded(config.path)
+    if config.path == given[0] and not is_remote(given[0]):
+        return _local(given[0], output)
+    roots = {one: _root(expanded(one)).resolve() for one in sorted(given) if not is_remote(one)}
+    tell_apart = range(1, max((len(root.parts) for root in roots.values()), default=1) + 1)
+    parts = next(n for n in tell_apart if len({root.parts[-n:] for root in roots.values()}) == len({*roots.values()}))
+    raws = [(root, _local(one, output)) for one, root in sorted(roots.items(), key=lambda item: -len(item[1].parts))]
+    files: dict[str, RawFile] = {}
+    for root, raw in raws:
+        label = PurePosixPath(*root.parts[-parts:])
+        for file in raw.files:
+            name = label if file.path == str(root) else label / file.name
+            files.setdefault(file.path, replace(file, name=str(name)))
+    remote, ignored = _remote([one for one in given if is_remote(one)], bool(files))
+    ignored = sum((Counter(raw.ignored) for _, raw in raws), start=ignored)
+    links = Links(
+        tuple(itertools.chain(*(raw.links.followed for _, raw in raws))),
+        sum(raw.links.repeated for _, raw in raws),
+        tuple(itertools.chain(*(raw.links.dangling for _, raw in raws))),
+    )
+    in_order = sorted(files.values(), key=lambda file: file.name)
+    return Raw(", ".join(given), tuple(in_order), ignored, links, remote)
+
+
+def _given(config: CorpusConfig) -> tuple[str, ...]:
+    return (config.path,) if isinstance(config.path, str) else config.path or ()
+
+
+def _remote(urls: Sequence[str], others: bool) -> tuple[tuple[RemoteFile, ...], Counter[str]]:
+    """The files behind `urls`, and the numbers of those that are not read. `others`: there are other files to read."""
+    listed = {file.name: file for file in list_remote(urls)}.values()
+    kinds = {file.name: file.failure or kind_of(file.name) for file in listed}
+    hidden = {name for name in kinds if name.rpartition("/")[2].startswith(".")}
+    found = tuple(file for file in listed if kinds[file.name] and file.name not in hidden)
+    ignored = Counter(
+        storable(suffixes(n)[0]) or "without extension" for n in kinds if not kinds[n] and n not in hidden
+    )
+    failed = [f"{file.name} cannot be read: {file.failure}" for file in found if file.failure]
+    if len(failed) == len(found) and not others and urls:
+        seen = describe_ignored(ignored) if ignored else "no files"
+        raise SettingError(
+            "path", _some(failed) or f"{', '.join(urls)}: nothing to read ({seen}); supported: {SUPPORTED}"
+        )
+    _require_packages([kind_of(file.name) or "" for file in found])
+    return found, ignored + Counter({"hidden": len(hidden)})
+
+
+def _root(path: Path) -> Path:
+    """The folder of a glob, or the path itself."""
+    return Path(path.anchor, fixed_part(str(path))) if is_glob(str(path)) and not path.exists() else path
+
+
+def _local(given: str, output: Path) -> Raw:
+    """The files of a file, a folder or a glob."""
+    path = expanded(given)
     try:
+        if _root(path) != path:
+            return _folder(path, output, name_pattern(str(path)))
         return _folder(path, output) if path.is_dir() else _single_file(path)
     except OSError as error:
         raise SettingError("path", f"{path}: cannot be read ({error.strerror})") from None
@@ -192,14 +284,18 @@ def _single_file(path: Path) -> Raw:
     return Raw(path, (RawFile.at(path, path.name, kind),), {})
 
 
-def _folder(path: Path, output: Path) -> Raw:
+def _folder(path: Path, output: Path, pattern: re.Pattern[str] | None = None) -> Raw:
+    """The files of a folder, or those whose path matches the pattern of a glob."""
     found, dangling = [], []
-    tree = _Tree(path, output)
+    root = _root(path)
+    tree = _Tree(root, output)
     ignored: Counter[str] = Counter()
-    manifest = read_manifest(path)
+    manifest = read_manifest(root)
     is_corpus = manifest is not None and manifest.stage == "corpus"
     for name in tree.names:
-        file, kind = path / name, kind_of(name)
+        file, kind = root / name, kind_of(name)
+        if pattern is not None and not pattern.fullmatch(str(file)):
+            continue
         if is_hidden(name):
             ignored["hidden"] += 1
         elif is_corpus and name.startswith("rejected/"):
@@ -297,7 +393,7 @@ def _raise(error: OSError) -> None:
 
 def suffixes(name: str) -> tuple[str, str]:
     """The suffixes of the format and of the compression."""
-    path = PurePosixPath(name.lower())
+    path = PurePosixPath((urlsplit(name).path if is_remote(name) else name).lower())
     packed = path.suffix in COMPRESSIONS
     return (PurePosixPath(path.stem).suffix if packed else path.suffix), (path.suffix if packed else "")
 

@@ -10,6 +10,7 @@ from neolm.core.errors import InputError, SettingError
 from neolm.corpus.build import nothing_kept
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.records import Record, read_records
+from neolm.corpus.remote import is_remote
 from neolm.corpus.sources import find_files
 from neolm.evaluation.baselines import spread_sample
 from neolm.evaluation.config import TextEvaluateConfig
@@ -31,6 +32,8 @@ class RawDocuments:
         self._config = CorpusConfig(
             source="files", path=str(path), text_key=config.text_key, max_document_bytes=config.max_document_bytes
         )
+        if is_remote(str(path)):
+            raise InputError(f"text: {path}: only local files are measured; download it first")
         self._rejected: dict[str, dict[str, int]] = {}
         try:
             self._raw = find_files(self._config, model)

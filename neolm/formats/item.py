@@ -27,4 +27,9 @@ class Item:
     def metadata(self) -> dict[str, Any]:
         """The facts that are known, and the SHA-256 of the raw bytes."""
         known = {name: value for name, value in self.facts.items() if value}
-        return {**known, "digest": f"sha256:{hashlib.sha256(self.data).hexdigest()}"}
+        return {**known, "digest": digest_of(self.data)}
+
+
+def digest_of(data: bytes) -> str:
+    """The digest of the raw bytes of a document, as its metadata has it."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"

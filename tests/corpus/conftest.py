@@ -53,8 +53,13 @@ class Built:
 def build(tmp_path: Path) -> Callable[..., Built]:
     """`build(path, **settings)`: the corpus of `path`, in `output` below the test's directory."""
 
-    def run(path: Path | None = None, output: Path = tmp_path / "output", **settings: Any) -> Built:
-        settings = {"source": "files", "path": path and str(path), "min_characters": 1, **settings}
+    def run(path: Path | tuple[str, ...] | None = None, output: Path = tmp_path / "output", **settings: Any) -> Built:
+        settings = {
+            "source": "files",
+            "path": str(path) if isinstance(path, Path) else path,
+            "min_characters": 1,
+            **settings,
+        }
         manifest = build_corpus(output, CorpusConfig(**settings))
         return Built(output / "corpus", manifest)
 

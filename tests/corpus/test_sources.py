@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,7 +34,8 @@ def test_text_files_below_a_folder_with_spaces_and_umlauts(build, write):
         "g.py.bz2": "packed by bzip2",
     }
     document = corpus.kept["mein Ordner/größe.txt"]
-    assert (document.source, document.licence, document.metadata) == ("mein Ordner/größe.txt", "CC0-1.0", "{}")
+    assert (document.source, document.licence) == ("mein Ordner/größe.txt", "CC0-1.0")
+    assert json.loads(document.metadata) == {"digest": f"sha256:{sha256(b'A text of size.').hexdigest()}"}
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".xz", ".bz2"])
