@@ -27,6 +27,7 @@ REQUIREMENTS = {
     "sentence-transformers onnx": ("sentence-transformers[onnx]>=5.1,<7", "onnxruntime"),
     "sentence-transformers openvino": ("sentence-transformers[openvino]>=5.1,<7", "openvino"),
     "rensa": ("rensa>=0.5,<0.6",),
+    "tiktoken": ("tiktoken>=0.9,<1",),
     "ctranslate2": ("ctranslate2>=4.6,<5", "transformers>=4.50,<5"),  # later versions fail to convert GPT-NeoX
 }
 REMOVED = {"sentence-transformers openvino": ("torchvision",)}

@@ -69,10 +69,13 @@ def _shards(output: Path, config: Any, recipe: Recipe) -> None:
     from neolm.corpus.build import build_corpus
     from neolm.corpus.documents import training_sources
     from neolm.data.build import build_shards
+    from neolm.report.datasheet import write_datasheet
 
     if config.mixture.active:
         config.mixture.check(training_sources(output / "corpus"))  # before the text is encoded
     build_shards(output)
+    if not (output / "corpus").is_symlink():
+        write_datasheet(output / "corpus")  # with the tokens
     if config.replay.path is not None:
         say(f"shards: the text that is replayed, {config.replay.path}")
         build_corpus(output / "replay", _replay_corpus(recipe))

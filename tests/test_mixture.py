@@ -29,6 +29,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, size in (("ArXiv", 60), ("Enron Emails", 20), ("Pile-CC", 90), ("diary", 30))
         for n in range(size)
     ]
+    rows += [{**rows[0], "id": f"copy{n}"} for n in range(2)]
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
 
@@ -58,6 +59,16 @@ def test_the_recipe_pile_trains_on_the_weights_and_names_what_is_missing(
     assert first_step_with(output / "pretrain", diary) == (None, 150)
     step, _ = first_step_with(output / "pretrain", {name for name in training if name.startswith("ArXiv")})
     assert step == 1
+    sheet, page = ((output / "corpus" / f"datasheet.{kind}").read_text("utf-8") for kind in ("md", "html"))
+    shards = json.loads((output / "shards/manifest.json").read_text())["counts"]
+    kept = sum(shards[split]["tokens"] for split in ("train", "validation"))
+    assert f" {kept:,} tokens |" in sheet
+    assert f"{kept:,} tokens" in page
+    assert "| dropped: a copy of another document | 2 | " in sheet
+    assert "about " in sheet.split("a copy of another document", 1)[1].split("\n")[0]
+    indexes = pq.read_table(sorted((output / "shards").glob("*.index.parquet"))).to_pylist()
+    diaries = sum(row["tokens"] for row in indexes if row["source"] == "diary")
+    assert f" | {diaries:,} |" in next(line for line in sheet.splitlines() if line.startswith("| diary |"))
     code, out, err = neolm_("corpus", "drop", output, "--source", "diary", "--output", output.parent / "without")
     assert "saw none in its 150 steps" in out, err
 

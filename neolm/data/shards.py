@@ -14,9 +14,13 @@ the position of each sentence's first token in the file, little-endian uint32. T
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
+import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -26,16 +30,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from neolm.core.device import usable_cores
 from neolm.core.errors import InputError
 from neolm.core.manifest import intact_file
 from neolm.core.progress import say, task
 from neolm.corpus.documents import Document
 from neolm.data.sentences import split_sentences
+from neolm.data.word_cache import WordCache, encodes_words
 from neolm.tokenizer.tokenizer import Tokenizer
 
 MAX_SHARD_TOKENS = 2**27  # 256 MiB in uint16
 CHUNK_BYTES = 2**16  # bytes of a shard that have a check sum
-MAX_ENCODE_CHARACTERS = 4_000_000  # text that is encoded in one call, on all cores
+GROUP_CHARACTERS = 1_000_000  # text that is encoded in one call
+MAX_WORDS_CHARACTERS = 8_000_000  # of such a group that is encoded by words, which takes some ten bytes a character
 
 _TEXT, _NUMBER = pa.string(), pa.int64()
 _INDEX = pa.schema(
@@ -65,8 +72,8 @@ def write_shards(
     dtype = shard_dtype(tokenizer.size)
     divided = has_sentences(tokenizer)
     counts = {"parts": 0, "tokens": 0, "bytes": 0, "shards": 0} | ({"sentences": 0} if divided else {})
-    with task(f"Encoding {split}", total, "documents") as progress:
-        pending = _encoded(documents, tokenizer, divided)
+    encoded = contextlib.closing(_encoded(documents, tokenizer, divided))
+    with task(f"Encoding {split}", total, "documents") as progress, encoded as pending:
         following = next(pending, None)
         while following is not None or counts["shards"] == 0:
             name = f"{split}-{counts['shards']:05d}"
@@ -74,9 +81,9 @@ def write_shards(
             sentences: list[NDArray[np.integer]] = []
             position = 0
             with (directory / f"{name}.bin").open("wb") as file:
-                while following is not None and (position == 0 or position + len(following[1]) < shard_tokens):
-                    document, ids, starts = following
-                    tokens = np.array([tokenizer.eos_token_id, *ids], dtype=dtype)
+                while following is not None and (position == 0 or position + len(following[1][0]) < shard_tokens):
+                    document, (ids, starts) = following
+                    tokens = np.concatenate([[tokenizer.eos_token_id], ids]).astype(dtype)
                     file.write(tokens.tobytes())
                     row = {"tokens": len(tokens), "bytes": len(document.text.encode("utf-8", "replace"))}
                     named = {"id": document.id, "parent": document.parent, "source": document.source}
@@ -107,27 +114,58 @@ def has_sentences(tokenizer: Tokenizer) -> bool:
     return getattr(tokenizer, "mask_token_id", None) is not None
 
 
-def _encoded(
-    documents: Iterable[Document], tokenizer: Tokenizer, divided: bool
-) -> Iterator[tuple[Document, list[int], NDArray[np.int64]]]:
-    """Each document with its token ids and the index of the first token of each sentence. Many are encoded in one call.
+Encoded = tuple[NDArray[np.integer], NDArray[np.int64]]
+"""The token ids of a document, and the index of the first token of each sentence."""
 
-    A document that is not `divided` is one sentence. A sentence without a token (of control characters) is left out.
-    """
+
+def _encoded(documents: Iterable[Document], tokenizer: Tokenizer, divided: bool) -> Generator[tuple[Document, Encoded]]:
+    """Each document with its tokens, in order. Groups of documents are encoded in threads, one for each core."""
+    caches, by_words = threading.local(), not divided and encodes_words(tokenizer)
+
+    def encode(group: list[Document]) -> list[Encoded]:
+        if not by_words or sum(len(member.text) for member in group) > MAX_WORDS_CHARACTERS:
+            return _by_library(group, tokenizer, divided)
+        caches.words = getattr(caches, "words", None) or WordCache(tokenizer)
+        return [(ids, np.zeros(1, np.int64)) for ids in caches.words.encode([member.text for member in group])]
+
+    cores = usable_cores()
+    waiting: deque[tuple[list[Document], Future[list[Encoded]]]] = deque()
+    pool = ThreadPoolExecutor(cores, "encoding")
+    try:
+        for group in itertools.chain(_groups(documents), [None] * (cores + 1)):
+            if group is not None:
+                waiting.append((group, pool.submit(encode, group)))
+            if waiting and (group is None or len(waiting) > cores):
+                members, future = waiting.popleft()
+                yield from zip(members, future.result(), strict=True)
+    finally:  # after an interruption too, nothing runs on
+        pool.shutdown(cancel_futures=True)
+
+
+def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """The documents in groups of at least GROUP_CHARACTERS; the last one may be smaller."""
     group: list[Document] = []
     size = 0
-    for document in itertools.chain(documents, [None]):
-        if document is not None:
-            group.append(document)
-            size += len(document.text)
-        if group and (document is None or size >= MAX_ENCODE_CHARACTERS):
-            texts = [split_sentences(member.text) if divided else [member.text] for member in group]
-            encoded = iter(tokenizer.encode_batch(list(itertools.chain.from_iterable(texts))))
-            for member, parts in zip(group, texts, strict=True):
-                sentences = [ids for ids in itertools.islice(encoded, len(parts)) if ids]
-                starts = np.cumsum([0, *map(len, sentences)])[:-1]
-                yield member, list(itertools.chain.from_iterable(sentences)), starts
+    for document in documents:
+        group.append(document)
+        size += len(document.text)
+        if size >= GROUP_CHARACTERS:
+            yield group
             group, size = [], 0
+    if group:
+        yield group
+
+
+def _by_library(group: list[Document], tokenizer: Tokenizer, divided: bool) -> list[Encoded]:
+    """A document that is not `divided` is one sentence. A sentence without a token (control characters) is left out."""
+    texts = [split_sentences(member.text) if divided else [member.text] for member in group]
+    encoded = iter(tokenizer.encode_batch(list(itertools.chain.from_iterable(texts))))
+    found: list[Encoded] = []
+    for parts in texts:
+        sentences = [ids for ids in itertools.islice(encoded, len(parts)) if ids]
+        starts = np.cumsum([0, *map(len, sentences)])[:-1]
+        found.append((np.fromiter(itertools.chain.from_iterable(sentences), np.int64), starts))
+    return found
 
 
 def _checksums(path: Path) -> NDArray[np.uint32]:

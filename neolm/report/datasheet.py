@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from neolm.core.files import write_text
 from neolm.core.manifest import MANIFEST, Manifest, require
 from neolm.report.chart import Bar, bar_chart
-from neolm.report.corpus_funnel import funnel_figure
+from neolm.report.corpus_funnel import funnel_figure, shards_of, source_tokens, stage_tokens
 from neolm.report.pages import Figure, data_size, plural, render
 
 KEPT_SHOWN, REJECTED_SHOWN, CHARACTERS_SHOWN = 20, 10, 400
@@ -43,19 +43,23 @@ class Contents:
     """Rows by the power of two that their number of characters does not reach."""
     kept: list[dict[str, str]] = field(default_factory=list)
     rejected: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    dropped: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """Stored bytes of each reason by source."""
 
 
 def write_datasheet(corpus: Path) -> None:
-    """Write `datasheet.html` and `datasheet.md` into a finished corpus, unless they are as new as it is.
+    """Write `datasheet.html` and `datasheet.md` into a finished corpus, unless they are as new as it and its shards.
 
     Raises:
         NeoLMError: the corpus is not finished.
     """
     manifest = require(corpus, "corpus", "corpus build")
-    made = (corpus / MANIFEST).stat().st_mtime
+    shards = shards_of(corpus, manifest)
+    built = [corpus, corpus.with_name("shards")] if shards else [corpus]
+    made = max((stage / MANIFEST).stat().st_mtime for stage in built)
     if all((corpus / name).is_file() and (corpus / name).stat().st_mtime >= made for name in FILES):
         return
-    values = _values(corpus, manifest, _read(corpus))
+    values = _values(corpus, manifest, _read(corpus), shards)
     for name in FILES:
         write_text(corpus / name, render(name, **values))
 
@@ -75,6 +79,7 @@ def _read(corpus: Path) -> Contents:
     by_reason: defaultdict[str, list[tuple[str, dict[str, str]]]] = defaultdict(list)
     for row in _rows(corpus / "rejected", "reason"):
         _sample(by_reason[row["reason"]], row, REJECTED_SHOWN)
+        found.dropped[row["reason"]][row["source"]] += len(row["text"].encode("utf-8"))
     found.rejected = {reason: [row for _, row in by_reason[reason]] for reason in sorted(by_reason)}
     return found
 
@@ -98,8 +103,12 @@ def _sample(chosen: list[tuple[str, dict[str, str]]], row: Mapping[str, str], si
         chosen[:] = heapq.nsmallest(size, [*chosen, entry], key=lambda one: one[0])
 
 
-def _values(corpus: Path, manifest: Manifest, found: Contents) -> dict[str, Any]:
-    counts = manifest.counts
+def _values(corpus: Path, manifest: Manifest, found: Contents, shards: Manifest | None) -> dict[str, Any]:
+    counts, tokens = manifest.counts, dict[str, str]()
+    if shards is not None and counts.get("read") and (of_source := source_tokens(corpus.with_name("shards"))):
+        tokens = stage_tokens(counts, shards.counts, of_source, found.dropped)
+        for name, (number, _) in of_source.items():
+            found.sources[name]["tokens"] = number
     total = found.lengths.total() or 1
     lengths = [
         Bar(f"under {2**power:,}", number, f"{number / total:.1%}") for power, number in sorted(found.lengths.items())
@@ -110,7 +119,8 @@ def _values(corpus: Path, manifest: Manifest, found: Contents) -> dict[str, Any]
         "name": corpus.resolve().parent.name,
         "manifest": manifest,
         "counts": counts,
-        "sources": _table(found.sources),
+        "sources": _table(found.sources, ("tokens",) if tokens else ()),
+        "tokens": tokens,
         "licences": _table(found.licences),
         "languages": languages,
         "measured_languages": set(found.languages) - {""},
@@ -118,7 +128,7 @@ def _values(corpus: Path, manifest: Manifest, found: Contents) -> dict[str, Any]
         "kept": found.kept,
         "rejected": found.rejected,
         "reasons": counts.get("reasons", {}),
-        "funnel": funnel_figure(counts) if counts.get("read") else None,
+        "funnel": funnel_figure(counts, tokens) if counts.get("read") else None,
         "lengths": Figure(lambda width: bar_chart(lengths, "Documents by length", width)),
         "length_rows": [(bar.name, bar.label) for bar in lengths],
     }
@@ -127,14 +137,17 @@ def _values(corpus: Path, manifest: Manifest, found: Contents) -> dict[str, Any]
     return {**shared, "questions": questions, "union": union, "open": answers.count(None), "asked": len(answers)}
 
 
-def _table(groups: Mapping[str, Counter[str]]) -> list[tuple[str, str, str]]:
-    """Name, documents and size of the largest groups, and of the rest together."""
+def _table(groups: Mapping[str, Counter[str]], more: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Name, documents, size and `more` counts of the largest groups, and of the rest together."""
     order = sorted(groups, key=lambda name: (-groups[name]["bytes"], name))
-    rows = [(name, f"{groups[name]['documents']:,}", data_size(groups[name]["bytes"])) for name in order[:ROWS_SHOWN]]
+    parts = [(name, [name]) for name in order[:ROWS_SHOWN]]
     if rest := order[ROWS_SHOWN:]:
-        documents, size = (sum(groups[name][key] for name in rest) for key in ("documents", "bytes"))
-        rows.append((f"{len(rest):,} others", f"{documents:,}", data_size(size)))
-    return rows
+        parts.append((f"{len(rest):,} others", rest))
+    sums = [(label, sum((groups[name] for name in names), Counter[str]())) for label, names in parts]
+    return [
+        (label, f"{one['documents']:,}", data_size(one["bytes"]), *(f"{one[key]:,}" for key in more))
+        for label, one in sums
+    ]
 
 
 def _questions(manifest: Manifest, found: Contents, masked: str) -> list[tuple[str, list[Question]]]:

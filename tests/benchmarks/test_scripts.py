@@ -19,7 +19,7 @@ from neolm.tokenizer.tokenizer import train_tokenizer
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = (
     *("train_throughput", "encoders", "finetune", "finetune_scores", "time_to_quality", "decode"),
-    *("quantization_cost", "encoder_inference", "extraction"),
+    *("quantization_cost", "encoder_inference", "extraction", "encoding"),
 )
 # Without this, the PYTHONPATH of coverage or a debugger would affect the processes.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ""}

@@ -1,3 +1,5 @@
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,36 @@ def test_shards_contain_the_stream_and_lead_to_documents(
     found = shards.documents(start, count)
     # The last end-of-text belongs to no document; asking for it alone may name the one before.
     assert found == expected or (not expected and len(found) <= 1)
+
+
+def test_threads_and_groups_do_not_change_the_files(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = notes([50 + n for n in range(60)])
+    files = []
+    for cores, size, words in ((1, 10**6, 10**6), (4, 300, 10**6), (3, 1, 10**6), (2, 1000, 0)):
+        monkeypatch.setattr(module, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(module, "GROUP_CHARACTERS", size)
+        monkeypatch.setattr(module, "MAX_WORDS_CHARACTERS", words)  # 0: by the library
+        place = tmp_path / str(cores)
+        place.mkdir()
+        write_shards(documents, tokenizer, place, "train", shard_tokens=700)
+        files.append({path.name: path.read_bytes() for path in place.iterdir()})
+    assert len(files[0]) > 6
+    assert all(other == files[0] for other in files)
+
+
+def test_nothing_runs_on_after_an_interruption(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> Iterator[Document]:
+        yield from notes([50] * 20)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "GROUP_CHARACTERS", 100)
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(interrupted(), tokenizer, tmp_path, "train")
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("encoding")]
 
 
 def test_the_smallest_sufficient_type_is_used() -> None:
