@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neolm.core.device import choose_compile, choose_device, choose_precision
 from neolm.core.errors import InputError, SettingError
@@ -19,6 +19,9 @@ from neolm.core.progress import say
 from neolm.corpus.config import CorpusConfig
 from neolm.recipe import Recipe
 from neolm.tokenizer.config import TokenizerConfig
+
+if TYPE_CHECKING:
+    from neolm.corpus.evaluation_items import EvaluationSets
 
 Action = Callable[[Path, Any, Recipe], object]
 """Takes the output directory, the section of the recipe and the whole recipe."""
@@ -51,11 +54,17 @@ def _check_corpus(output: Path, config: Any, recipe: Recipe) -> None:
         RawText(config, output).found  # noqa: B018 - raises what is wrong with the raw text
 
 
+def _evaluation_sets(config: CorpusConfig) -> EvaluationSets | None:
+    from neolm.evaluation_sets import evaluation_sets
+
+    return None if config.decontamination is None else evaluation_sets(config.decontamination)
+
+
 def _corpus(output: Path, config: Any, recipe: Recipe) -> None:
     from neolm.corpus.build import build_corpus
     from neolm.report.datasheet import write_datasheet
 
-    build_corpus(output, config)
+    build_corpus(output, config, _evaluation_sets(config))
     write_datasheet(output / "corpus")
 
 
@@ -78,7 +87,8 @@ def _shards(output: Path, config: Any, recipe: Recipe) -> None:
         write_datasheet(output / "corpus")  # with the tokens
     if config.replay.path is not None:
         say(f"shards: the text that is replayed, {config.replay.path}")
-        build_corpus(output / "replay", _replay_corpus(recipe))
+        corpus = _replay_corpus(recipe)
+        build_corpus(output / "replay", corpus, _evaluation_sets(corpus))
         build_shards(output / "replay", output / "tokenizer")
 
 

@@ -15,24 +15,29 @@ from typing import Any
 from neolm.core.artifact import Stage
 from neolm.core.config import defaults
 from neolm.core.errors import InputError, SettingError
-from neolm.core.files import expanded
+from neolm.core.files import expanded, write_text
 from neolm.core.manifest import Input, Manifest, RawInput, input_from, read_manifest
 from neolm.core.progress import count, task
 from neolm.core.text_encoding import storable
 from neolm.corpus.config import DROPPED, CorpusConfig
+from neolm.corpus.documents import CONTAMINATION
+from neolm.corpus.evaluation_items import EvaluationIndex, EvaluationSets
 from neolm.corpus.filter_config import LEFT_OUT
 from neolm.corpus.privacy import KIND_WORDS
 from neolm.corpus.reasons import REASONS
 from neolm.corpus.sources import Raw, RawText, describe_ignored
 from neolm.corpus.steps import steps
+from neolm.formats.json_values import json_text
 
 # A single document is to be divided into so many parts, each with a few sentences.
 PARTS_TO_HOLD_OUT_FROM = 20
 MIN_PART_CHARACTERS = 200
 
 
-def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
+def build_corpus(output: Path, config: CorpusConfig, sets: EvaluationSets | None = None) -> Manifest:
     """Build `output/corpus` unless it is up to date, and return its manifest.
+
+    `sets` are the evaluation sets of `config.decontamination`.
 
     Raises:
         SettingError: the raw text is missing or cannot be read, or no document is kept.
@@ -51,13 +56,20 @@ def build_corpus(output: Path, config: CorpusConfig) -> Manifest:
         steps(config)  # an error of a file is a line
     inputs |= {key: input_from(expanded(path), output) for key, path in files.items()}
     paths |= {key: key for key in files}
+    for name, place in (sets.files if sets else {}).items():
+        inputs[f"evaluation set {name}"] = input_from(place, output)
+        if config.decontamination is not None and name in config.decontamination.tasks:
+            paths["decontamination.data"] = f"evaluation set {name}"
     stage = Stage("corpus", "corpus", output / "corpus", inputs, settings, paths=paths, defaults=known)
-    return stage.ensure(
-        lambda directory: _build(directory, raw.fetched, config), lambda counts: _summary(counts, config)
-    )
+
+    def make(directory: Path) -> dict[str, Any]:
+        index = EvaluationIndex(config.decontamination, list(sets.items())) if sets and config.decontamination else None
+        return _build(directory, raw.fetched, config, index)
+
+    return stage.ensure(make, lambda counts: _summary(counts, config))
 
 
-def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
+def _build(directory: Path, raw: Raw, config: CorpusConfig, index: EvaluationIndex | None) -> dict[str, Any]:
     """Write the files of the corpus and return its counts."""
     from neolm.corpus.frames import (
         decide,
@@ -76,13 +88,16 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig) -> dict[str, Any]:
         for done in read_files(raw.files, scratch, config):
             bar.advance(done / 1e6)
     records = open_records(scratch)
-    verdicts = decide(records, config)
+    verdicts = decide(records, config, index)
     counts = verdicts.counts
     if not counts["kept"]["documents"]:
         problem = nothing_kept(raw, counts["rejected"], errors=first_errors(records))
         raise SettingError("path", f"{raw.location}: {problem}")
     with task("corpus: writing", verdicts.kept_bytes / 1e6, "MB") as bar:
         written = write_splits(directory, final_rows(records, verdicts, config), lambda size: bar.advance(size / 1e6))
+    if verdicts.contamination is not None:
+        lines = map(json_text, verdicts.contamination.report)
+        write_text(directory / CONTAMINATION, "".join(f"{line}\n" for line in lines))
     shutil.rmtree(scratch)
     for split in ("kept", "train", "validation"):
         counts[split] |= written[split]
@@ -149,6 +164,12 @@ def _summary(counts: Mapping[str, Any], config: CorpusConfig) -> str:
         largest = f", the largest of {near['largest'][0]:,} documents" if near["largest"] else ""
         clusters = "1 cluster" if near["clusters"] == 1 else f"{near['clusters']:,} clusters"
         line += f"; near-duplicates: {near['documents']:,} in {clusters}{largest}"
+    if dirty := counts.get("contamination"):
+        sets = dirty["evaluations"].values()
+        touched, items = (sum(one[key] for one in sets) for key in ("touched", "items"))
+        unjudged = sum(sum(one["not_judged"].values()) for one in sets)
+        line += f"; contamination: {touched:,} of {items:,} items in {dirty['documents']:,} documents"
+        line += f", {unjudged:,} not judged" if unjudged else ""
     if counts["masked"]:
         found = (f"{number:,} {KIND_WORDS[kind][number != 1]}" for kind, number in counts["masked"].items())
         line += f"; masked: {', '.join(found)}"

@@ -59,6 +59,55 @@ class NearDuplicatesConfig(KeepConfig):
     """If more of a source would be dropped, nothing is written and the run ends; 1 consents to any share."""
 
 
+class EvaluationTableConfig(Config):
+    """An evaluation set of yours: a table, and the columns that make an item."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Name of the set in the report."""
+    path: Annotated[str, Field(min_length=1)]
+    """A table (.csv, .tsv, .jsonl, .json, .parquet, .txt, also compressed) or a folder of them."""
+    question: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Columns with what is asked."""
+    answer: str | None = None
+    """Column with the answer, a text or a list of texts of which one is enough. Items without it are not judged."""
+    passage: str | None = None
+    """Column with a text that the question is about. It proves nothing alone."""
+
+
+class DecontaminationConfig(Config):
+    """Documents that have items of evaluation sets."""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks of GLUE and SuperGLUE, such as glue/rte: the validation part of their official files."""
+    data: str | None = None
+    """For `tasks`: the folder with a subfolder for each task, or with the folders glue and superglue."""
+    tables: tuple[EvaluationTableConfig, ...] = ()
+    """Evaluation sets of yours, each with name, path, question, and perhaps answer and passage."""
+    rule: Literal["careful", "gpt3", "ngram"] = "careful"
+    """`careful`: question and answer, rare n-grams; `gpt3`: that of GPT-3 (Brown et al. 2020, appendix C); `ngram`: any
+    common n-gram."""
+    action: Literal["drop", "cut", "report"] | None = None
+    """`drop` the document, `cut` the matches and 200 characters on each side out of it, or only `report`; null: cut for
+    the rule gpt3, else drop."""
+    ngram: Annotated[int, Field(ge=8, le=100), Unit("words")] = 13
+    """Words of an n-gram."""
+    max_documents: Annotated[int, Field(ge=1), Unit("documents")] = 10
+    """N-grams in more documents do not count; nor, for `careful`, those in more questions."""
+
+    @model_validator(mode="after")
+    def _has_sets(self) -> Self:
+        if not self.tasks and not self.tables:
+            raise ValueError("give tasks=[glue/rte] with data=FOLDER, or tables")
+        if bool(self.tasks) != (self.data is not None):
+            raise ValueError("tasks and data need each other")
+        names = [*self.tasks, *(table.name for table in self.tables)]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two evaluation sets have the name {repeated[0]!r}")
+        if self.rule == "ngram" and self.max_documents != 10:
+            raise ValueError("max_documents has no effect, because the rule is ngram")
+        return self
+
+
 class CorpusConfig(Config):
     """Where the raw text is, and which documents are kept."""
 
@@ -114,6 +163,8 @@ class CorpusConfig(Config):
     longest, then that with the smallest id. Reason: `same_url`."""
     near_duplicates: NearDuplicatesConfig | None = None
     """Drop or report documents with nearly the same words; null: only exact duplicates are dropped."""
+    decontamination: DecontaminationConfig | None = None
+    """Drop, cut or report documents that have items of evaluation sets. Reason: `contaminated`."""
 
     @model_validator(mode="after")
     def _with_preset(self) -> Self:

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from neolm.core.manifest import intact_file, require
 
 Split = Literal["train", "validation"]
+CONTAMINATION = "contamination.jsonl"
+"""File of a corpus with a line for each item of an evaluation set that was found or cannot be judged."""
 
 DOCUMENT_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "parent", "text", "source", "licence", "metadata")])
 KEPT_SCHEMA = DOCUMENT_SCHEMA.append(pa.field("scores", pa.string()))

@@ -14,11 +14,13 @@ import pyarrow as pa
 
 from neolm.core.artifact import Stage
 from neolm.core.errors import InputError
+from neolm.core.files import write_text
 from neolm.core.manifest import Manifest, input_from, require
 from neolm.corpus.browse import Row, rows
 from neolm.corpus.config import DROPPED
-from neolm.corpus.documents import REJECTED_SCHEMA
+from neolm.corpus.documents import CONTAMINATION, REJECTED_SCHEMA
 from neolm.corpus.writer import write_splits
+from neolm.formats.json_values import json_text
 
 TAKEN_BACK = "taken_back"
 BATCH = 64
@@ -95,6 +97,7 @@ def _write(corpus: Path, place: Path, criteria: Criteria, dropped: set[str], par
     documents: dict[str, set[str]] = {"train": set(), "validation": set(), "rejected": set()}
     sources: dict[str, set[str]] = {name: set() for name in require(corpus, "corpus", "corpus build").counts["sources"]}
     gone, copied = Counter[str](), dropped | parents  # a copy of a divided document names that, not its parts
+    forgotten = set(copied)
 
     def decided() -> Iterator[Row]:
         for row in rows(corpus):
@@ -104,8 +107,9 @@ def _write(corpus: Path, place: Path, criteria: Criteria, dropped: set[str], par
                 documents["rejected"].add(row["parent"])
                 yield _without_text(row) | {"split": "rejected", "reason": TAKEN_BACK}
             elif row["split"] == "rejected":
-                copy = json.loads(row["metadata"]).get("duplicate_of") in copied
-                yield _without_text(row) if copy or criteria.names(row) else row
+                named = json.loads(row["metadata"]).get("duplicate_of") in copied or criteria.names(row)
+                forgotten.update({row["id"]} if named else ())
+                yield _without_text(row) if named else row
             else:
                 documents[row["split"]].add(row["parent"])
                 sources.get(row["source"], set()).add(row["parent"])
@@ -113,6 +117,9 @@ def _write(corpus: Path, place: Path, criteria: Criteria, dropped: set[str], par
 
     schema = REJECTED_SCHEMA.append(pa.field("split", pa.string()))
     written = write_splits(place, _batches(decided(), schema), lambda size: None)
+    if (corpus / CONTAMINATION).is_file():
+        lines = map(json.loads, filter(None, (corpus / CONTAMINATION).read_text("utf-8").split("\n")))
+        write_text(place / CONTAMINATION, "".join(f"{json_text(_forget(line, forgotten))}\n" for line in lines))
     counts = dict(require(corpus, "corpus", "corpus build").counts)
     documents["kept"] = documents["train"] | documents["validation"]
     for split in ("kept", "train", "validation"):
@@ -120,6 +127,11 @@ def _write(corpus: Path, place: Path, criteria: Criteria, dropped: set[str], par
     counts["sources"] = {name: len(names) for name, names in sources.items() if names}
     counts["rejected"] = counts["rejected"] | {TAKEN_BACK: dict(gone)}
     return counts
+
+
+def _forget(line: dict[str, Any], names: Set[str]) -> dict[str, Any]:
+    """A line of contamination.jsonl without the text of some documents."""
+    return line | {"matches": [one for one in line.get("matches", ()) if one["document"] not in names]}
 
 
 def _without_text(row: Row) -> Row:

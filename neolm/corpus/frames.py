@@ -22,11 +22,14 @@ import pyarrow as pa
 
 from neolm.core.errors import NeoLMError
 from neolm.corpus.config import CorpusConfig, KeepConfig
+from neolm.corpus.decontaminate import Contamination, find_contamination
 from neolm.corpus.engine import daft
+from neolm.corpus.evaluation_items import EvaluationIndex
 from neolm.corpus.ingest import group_files, ingest
 from neolm.corpus.near_duplicates import NearDuplicates, find_near_duplicates
 from neolm.corpus.sources import RawFile
 from neolm.corpus.text import split_text
+from neolm.formats.json_values import json_text
 
 col: Any = daft.col
 lit, when = daft.lit, daft.functions.when
@@ -62,6 +65,7 @@ class Verdicts:
     """Units with a smaller validation score are held out."""
     mojibake_file: int | None
     """Index of the first file with mojibake in a kept document."""
+    contamination: Contamination | None = None
 
 
 def read_files(files: Sequence[RawFile], scratch: Path, config: CorpusConfig) -> Iterator[int]:
@@ -101,8 +105,8 @@ def first_errors(records: Any) -> dict[str, str]:
     return {reason: error for reason, error in errors.items() if isinstance(error, str)}
 
 
-def decide(records: Any, config: CorpusConfig) -> Verdicts:
-    """Give every record a unique id, find the duplicates, and choose what is held out for validation."""
+def decide(records: Any, config: CorpusConfig, index: EvaluationIndex | None = None) -> Verdicts:
+    """Give every record a unique id, find the duplicates and the items of `index`, and choose what is held out."""
     columns = ("file", "record", "id", "parent", "source", "digest", "url", "retrieved", "characters", "reason")
     narrow = records.select(*columns, "parts", "size", "mojibake", "masked")
     frame = _with_duplicates(_with_unique_ids(narrow.collect()), config).collect()
@@ -113,6 +117,11 @@ def decide(records: Any, config: CorpusConfig) -> Verdicts:
         )
         found = find_near_duplicates(records, documents, config.near_duplicates)
         frame, near = _with_near_duplicates(frame, found, config.near_duplicates.action).collect(), found.counts
+    contamination = None
+    if index is not None:
+        documents = frame.where(col("reason").is_null()).select("file", "record", "id")
+        contamination = find_contamination(records, documents, index, config.split_characters)
+        frame = _with_contamination(frame, contamination).collect()
     rows, size = col("size").count().alias("documents"), col("size").sum().alias("bytes")
     documents = col("parent").count_distinct().alias("documents")
     rejected = {row.pop("reason"): row for row in frame.groupby("reason").agg(rows, size).to_pylist()}
@@ -134,9 +143,10 @@ def decide(records: Any, config: CorpusConfig) -> Verdicts:
         "mojibake": mojibake["documents"],
         **({"near_duplicates": near} if near else {}),
         **({} if config.url is None else {"without_url": _without_url(records)}),
+        **({"contamination": contamination.counts} if contamination else {}),
         "masked": {kind: masked[kind] for kind in sorted(masked)},
     }
-    return Verdicts(frame, counts, kept_bytes, held_out, threshold, mojibake["file"])
+    return Verdicts(frame, counts, kept_bytes, held_out, threshold, mojibake["file"], contamination)
 
 
 def _without_url(records: Any) -> int:
@@ -238,10 +248,22 @@ def _with_near_duplicates(frame: Any, found: NearDuplicates, action: Literal["dr
     return _with_kept_copies(frame.with_column("reason", reason).collect())
 
 
+def _with_contamination(frame: Any, found: Contamination) -> Any:
+    """Give the documents with items of evaluation sets a reason, or the number of parts of what is left of them."""
+    frame = frame.join(found.frame.select("file", "record", "gone", "left"), on=["file", "record"], how="left")
+    reason = when(col("gone") == 1, lit("contaminated")).otherwise(col("reason"))
+    return frame.with_columns({"reason": reason, "parts": col("left").fill_null(col("parts"))}).exclude("gone", "left")
+
+
 def final_rows(records: Any, verdicts: Verdicts, config: CorpusConfig) -> Iterator[pa.RecordBatch]:
     """The rows of the finished corpus sorted by id, each with its `split`: train, validation or rejected."""
     texts = records.select("file", "record", "text", "licence", "metadata", "scores")
     frame = texts.join(verdicts.frame, on=["file", "record"]).sort("id")
+    if verdicts.contamination is not None:
+        found = verdicts.contamination.frame.select("file", "record", "told", "cut")
+        frame = frame.join(found, on=["file", "record"], how="left").sort("id")
+        told = {"text": col("cut").fill_null(col("text")), "metadata": _with_told(col("metadata"), col("told"))}
+        frame = frame.with_columns(told)
     frame = frame.with_column("metadata", _mark_copy(col("metadata"), col("copy_of"), col("similarity")))
     others = [col(name) for name in ("parent", "source", "licence", "metadata", "scores", "reason", "group")]
     if config.split_characters is None:
@@ -251,6 +273,11 @@ def final_rows(records: Any, verdicts: Verdicts, config: CorpusConfig) -> Iterat
     below = _score(col("group" if verdicts.held_out == "documents" else "id")) < verdicts.threshold
     split = when(col("reason").not_null(), lit("rejected")).when(below, lit("validation")).otherwise(lit("train"))
     yield from frame.with_column("split", split).to_arrow_iter()
+
+
+@daft.func(return_dtype=daft.DataType.string())
+def _with_told(metadata: str, told: str | None) -> str:
+    return metadata if told is None else json_text({**json.loads(metadata), **json.loads(told)})
 
 
 @daft.func(return_dtype=daft.DataType.string())

@@ -31,6 +31,7 @@ REASONS: Mapping[str, Reason] = {
     "duplicate": Reason("a copy of another document", "give files that differ"),
     "near_duplicate": Reason("nearly a copy", "raise corpus.near_duplicates.threshold=F"),
     "same_url": Reason("another copy of a page", "keep all copies with corpus.unique_urls=false"),
+    "contaminated": Reason("with items of evaluation sets", "keep them with corpus.decontamination.action=report"),
     "broken_record": Reason("a damaged record", "check the archive"),
     "http_error": Reason(
         "an error message of a server", "these are error messages of servers; give an archive with pages"

@@ -28,6 +28,8 @@ _WITHOUT_SPACES = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff])"
 )
+# A run of characters whose words are those of the run alone
+TOKEN = re.compile(rf"{_WITHOUT_SPACES.pattern}|(?:(?!{_WITHOUT_SPACES.pattern})\S)+")
 
 
 def normalise(text: str) -> bytes:
@@ -68,7 +70,7 @@ def shingle_hashes(texts: Iterable[str], ngram: int) -> Iterator[tuple[Array, Ar
 def _hashes(words: list[bytes], ngram: int) -> tuple[Array, Array]:
     ends = np.cumsum([len(text) for text in words], dtype=np.int64)
     hashes, counts = hash_shingles(np.frombuffer(b"".join(words), np.uint8), ends, ngram)
-    return hashes, counts
+    return (hashes >> np.uint64(32)).astype(np.uint32), counts
 
 
 def shingle_sets(texts: Iterable[str], ngram: int) -> list[Array]:

@@ -1,4 +1,4 @@
-"""Shingles (word n-grams) of texts as 32-bit hashes, their MinHash signatures, and clusters of similar documents."""
+"""Shingles (word n-grams) of texts as 64-bit hashes, their MinHash signatures, and clusters of similar documents."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def hash_shingles(text: Any, ends: Any, ngram: int) -> Any:
         ngram: Words of a shingle.
 
     Returns:
-        The hashes of all documents one after another (uint32), and the number of each (int64, (documents,)). A document
+        The hashes of all documents one after another (uint64), and the number of each (int64, (documents,)). A document
         of fewer words has none.
     """
-    hashes = np.empty((len(text) + len(ends)) // 2 + 1, np.uint32)
+    hashes = np.empty((len(text) + len(ends)) // 2 + 1, np.uint64)
     counts = np.zeros(len(ends), np.int64)
     words = np.empty(ngram, np.uint64)  # the last words of the document, as a ring
     total = position = 0
@@ -55,7 +55,7 @@ def hash_shingles(text: Any, ends: Any, ngram: int) -> Any:
                     index = oldest + offset
                     shingle = (shingle ^ words[index - ngram if index >= ngram else index]) * _MIX
                     shingle ^= shingle >> _HALF
-                hashes[total] = np.uint32((shingle * _MIX) >> _HALF)
+                hashes[total] = shingle * _MIX
                 total += 1
         counts[document] = max(0, number - ngram + 1)
     return hashes[:total].copy(), counts

@@ -125,6 +125,9 @@ def _values(corpus: Path, manifest: Manifest, found: Contents, shards: Manifest 
         "languages": languages,
         "measured_languages": set(found.languages) - {""},
         "masked": masked,
+        "evaluations": [
+            _evaluation_row(*one) for one in counts.get("contamination", {}).get("evaluations", {}).items()
+        ],
         "kept": found.kept,
         "rejected": found.rejected,
         "reasons": counts.get("reasons", {}),
@@ -135,6 +138,12 @@ def _values(corpus: Path, manifest: Manifest, found: Contents, shards: Manifest 
     questions, union = _questions(manifest, found, masked), _union_summary(manifest, found)
     answers = [answer for _, part in [*questions, *union] for _, answer in part]
     return {**shared, "questions": questions, "union": union, "open": answers.count(None), "asked": len(answers)}
+
+
+def _evaluation_row(name: str, counts: Mapping[str, Any]) -> tuple[str, ...]:
+    """An evaluation set: its items, those in the corpus with their share, their documents, and those not judged."""
+    items, touched, unjudged = counts["items"], counts["touched"], sum(counts["not_judged"].values())
+    return name, f"{items:,}", f"{touched:,} ({touched / items:.1%})", f"{counts['documents']:,}", f"{unjudged:,}"
 
 
 def _table(groups: Mapping[str, Counter[str]], more: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from neolm.core.chunks import COMPRESSIONS
 from neolm.core.errors import InputError
@@ -34,6 +34,10 @@ class Benchmark:
     pair: bool = True
     suffix: str = ".tsv"
     header: bool = True
+    texts: tuple[str, str] = ("text", "second")
+    """Columns with the texts of a pair as they are in the file."""
+    passage: Literal["text", "second"] | None = None
+    """Which of a pair is a text that the other one is about."""
 
 
 def _columns(text: str, second: str, label: str, *names: str) -> Callable[[Values], Iterator[Values]]:
@@ -56,7 +60,7 @@ def _copa(values: Values) -> Iterator[Values]:
 def _wic(values: Values) -> Iterator[Values]:
     """Each sentence with the word whose meaning is compared in front of it."""
     first, second = (f"{values.get('word')}: {values.get(name)}" for name in ("sentence1", "sentence2"))
-    yield {"text": first, "second": second, "label": values.get("label")}
+    yield {**values, "text": first, "second": second, "label": values.get("label")}
 
 
 def _multirc(values: Values) -> Iterator[Values]:
@@ -82,21 +86,26 @@ BENCHMARKS = {
         "MRPC", "pair", ("accuracy", "f1"), _columns("#1 String", "#2 String", "Quality", "different", "equivalent")
     ),
     "glue/stsb": Benchmark("STS-B", "regression", ("pearson", "spearman"), _columns("sentence1", "sentence2", "score")),
-    "glue/qnli": Benchmark("QNLI", "pair", ("accuracy",), _columns("question", "sentence", "label")),
-    "glue/rte": Benchmark("RTE", "pair", ("accuracy",), _ENTAILED),
-    "glue/wnli": Benchmark("WNLI", "pair", ("accuracy",), _ENTAILED),
+    "glue/qnli": Benchmark("QNLI", "pair", ("accuracy",), _columns("question", "sentence", "label"), passage="second"),
+    "glue/rte": Benchmark("RTE", "pair", ("accuracy",), _ENTAILED, passage="text"),
+    "glue/wnli": Benchmark("WNLI", "pair", ("accuracy",), _ENTAILED, passage="text"),
     "superglue/boolq": Benchmark(
-        "BoolQ", "pair", ("accuracy",), _columns("question", "passage", "label"), suffix=".jsonl"
+        *("BoolQ", "pair", ("accuracy",)), _columns("question", "passage", "label"), suffix=".jsonl", passage="second"
     ),
     "superglue/cb": Benchmark(
-        "CB", "pair", ("accuracy", "macro_f1"), _columns("premise", "hypothesis", "label"), suffix=".jsonl"
+        *("CB", "pair", ("accuracy", "macro_f1")),
+        _columns("premise", "hypothesis", "label"),
+        suffix=".jsonl",
+        passage="text",
     ),
     "superglue/copa": Benchmark("COPA", "choice", ("accuracy",), _copa, suffix=".jsonl"),
-    "superglue/multirc": Benchmark("MultiRC", "pair", ("f1",), _multirc, suffix=".jsonl"),
+    "superglue/multirc": Benchmark("MultiRC", "pair", ("f1",), _multirc, suffix=".jsonl", passage="text"),
     "superglue/rte": Benchmark(
-        "RTE", "pair", ("accuracy",), _columns("premise", "hypothesis", "label"), suffix=".jsonl"
+        *("RTE", "pair", ("accuracy",)), _columns("premise", "hypothesis", "label"), suffix=".jsonl", passage="text"
     ),
-    "superglue/wic": Benchmark("WiC", "pair", ("accuracy",), _wic, suffix=".jsonl"),
+    "superglue/wic": Benchmark(
+        *("WiC", "pair", ("accuracy",)), _wic, suffix=".jsonl", texts=("sentence1", "sentence2")
+    ),
 }
 
 
