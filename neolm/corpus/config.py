@@ -12,6 +12,7 @@ from neolm.corpus.filter_config import (
     FILTERS,
     PRESETS,
     C4Config,
+    CodeConfig,
     FinewebConfig,
     GopherQualityConfig,
     GopherRepetitionConfig,
@@ -151,6 +152,10 @@ class CorpusConfig(Config):
     """Keep documents that a classifier likes, by chance. Reason: `quality`."""
     scores: tuple[ModelScoreConfig, ...] = ()
     """Scores by models, and their limits. Reasons: `perplexity` and `model_score`."""
+    code: CodeConfig | None = None
+    """Read source code of all common languages, with the licence of each file; {}: with the default limits."""
+    licences: tuple[str, ...] = ()
+    """Keep only documents under these licences, SPDX names such as MIT; empty: under any. Reason: `licence`."""
     privacy: PrivacyConfig | None = None
     """Replace personal data and secrets by placeholders, which are counted."""
     split_characters: Annotated[int | None, Field(ge=1), Unit("characters")] = None

@@ -191,6 +191,21 @@ class PrivacyConfig(Config):
     example.com, and the others words such as [PHONE-1a2b3c4d]."""
 
 
+class CodeConfig(Config):
+    """Source code: which files are read and which are rejected as `generated`."""
+
+    max_line_characters: Annotated[int | None, Field(ge=1), Unit("characters")] = 1000
+    """The longest line (Codex, The Stack)."""
+    max_mean_line_characters: Annotated[float | None, Field(gt=0), Unit("characters")] = 100
+    """The mean length of the lines (Codex, The Stack)."""
+    min_alphanumeric: Annotated[float | None, Field(ge=0, le=1), Unit("fraction of characters")] = 0.25
+    """Share of letters and digits (The Stack)."""
+    generated: bool = False
+    """Keep files that say in their first five lines that they are generated."""
+    vendored: bool = False
+    """Keep minified files, and those below node_modules, bower_components, vendor, third_party, site-packages, dist."""
+
+
 FILTERS: Mapping[str, type[Config]] = {
     "url": UrlConfig,
     "language": LanguageConfig,

@@ -26,6 +26,8 @@ REASONS: Mapping[str, Reason] = {
     "binary": Reason("binary", "give text files"),
     "truncated": Reason("cut off", "the compressed file ends early; download it again"),
     "too_large": Reason("too large", "raise the limit with corpus.max_document_bytes=N, or unpack or divide the files"),
+    "generated": Reason("generated, minified or copied code", "change corpus.code, or name other files"),
+    "licence": Reason("under another licence", "name the licences with corpus.licences=[MIT,Apache-2.0]"),
     "unreachable": Reason("out of reach", "check the addresses and the network, and run the same command again"),
     "unreadable": Reason("unreadable", "check the files and their permissions"),
     "duplicate": Reason("a copy of another document", "give files that differ"),

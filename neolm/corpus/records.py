@@ -6,6 +6,7 @@ The reasons are in `neolm.corpus.reasons`. A bad record does not stop the others
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from neolm.core.chunks import ChunkStream, DamageError, Expansion, Line, find_damage, read_chunks, read_lines
 from neolm.core.text_encoding import BYTE_ORDER_MARK, is_storable, storable
+from neolm.corpus.code import LANGUAGES, generated, is_allowed, licence_of
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.sources import ARCHIVES, PYTHON_LICENCE, RawFile, kind_of, suffixes
 from neolm.formats.archives import read_tar, read_zip
@@ -79,7 +81,12 @@ def read_records(file: RawFile, config: CorpusConfig) -> Iterator[Record]:
     try:
         if file.failure:
             raise DamageError("unreachable", file.failure)
-        yield from _records(file, origin, config)
+        for record in _records(file, origin, config):
+            if record.reason or not config.licences or is_allowed(record.licence, config.licences):
+                yield record
+            else:
+                why = {**json.loads(record.metadata), "why": f"the licence is {record.licence}"}
+                yield replace(record, reason="licence", metadata=json_text(why))
     except DamageError as damage:
         yield origin.refuse(damage.reason, b"", str(damage))
     except (
@@ -97,6 +104,8 @@ def _records(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[R
         yield from _rows(read_rows(Path(file.path), known, config.text_key, limit), file, origin, config)
     elif file.kind == "text":
         yield from _text_file(read_chunks(file.content, file.compression, limit), origin, limit)
+    elif file.kind == "code":
+        yield from _source_code(file, origin, config)
     elif file.kind == "csv":
         yield from _rows(read_delimited(file.content, file.compression, config.text_key), file, origin, config)
     elif file.kind == "json":
@@ -127,7 +136,7 @@ def _items(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Rec
 def _member(item: Item, file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Record]:
     """The documents of a member of an archive, which is read like a file below the archive."""
     name = storable(f"{origin.id}/{item.name}"[-NAME_CHARACTERS:])
-    kind, damage = kind_of(name), item.damage
+    kind, damage = kind_of(name, config.code is not None), item.damage
     if damage is None and kind in (None, "parquet", *ARCHIVES):
         damage = DamageError("other_format", "files of this kind are not read in archives")
     if kind is None or damage is not None:
@@ -199,6 +208,22 @@ def _text_file(chunks: Iterable[bytes], origin: _Origin, limit: int) -> Iterator
         yield origin.refuse("broken_utf8", data, f"{error.reason} at byte {error.start}")
     if damage is not None:
         yield origin.refuse(damage.reason, b"", str(damage))
+
+
+def _source_code(file: RawFile, origin: _Origin, config: CorpusConfig) -> Iterator[Record]:
+    """A file of source code with its language and its licence, or the reason why nobody wrote it by hand."""
+    assert config.code is not None
+    limit, language = config.max_document_bytes, LANGUAGES[suffixes(file.name)[0]]
+    for record in _text_file(read_chunks(file.content, file.compression, limit), origin, limit):
+        if record.reason is not None:
+            yield record
+        elif why := generated(origin.id, record.text, config.code):
+            yield origin.refuse("generated", record.text, why, record.size)
+        else:
+            stated = licence_of(record.text)
+            known = {"programming_language": language} | ({"licence_from": "header"} if stated else {})
+            metadata = json_text(json.loads(record.metadata) | known)
+            yield replace(record, licence=stated or record.licence, metadata=metadata)
 
 
 def _not_text(data: bytes, origin: _Origin) -> Record:

@@ -18,6 +18,7 @@ from neolm.core.errors import InputError, SettingError
 from neolm.core.files import digest_file, digest_json, expanded
 from neolm.core.manifest import read_manifest
 from neolm.core.text_encoding import storable
+from neolm.corpus.code import LANGUAGES, licences_of_folders, nearest_licence
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.remote import RemoteFile, download, fixed_part, is_glob, is_remote, list_remote, name_pattern
 from neolm.formats.pages import INSTALL, is_installed
@@ -74,10 +75,12 @@ class RawFile:
         return cls(str(path.resolve()), name, kind, status.st_size, status.st_mtime_ns, suffixes(name)[1])
 
     @classmethod
-    def downloaded(cls, file: RemoteFile) -> RawFile:
+    def downloaded(cls, file: RemoteFile, code: bool) -> RawFile:
         """A file that was behind a URL."""
-        kind, suffix, failure = kind_of(file.name) or "text", suffixes(file.name)[1], file.failure
-        url = "url" if kind in ("text", "html") else "file_url"  # a file with many documents is none of their pages
+        kind, suffix, failure = kind_of(file.name, code) or "text", suffixes(file.name)[1], file.failure
+        url = (
+            "url" if kind in ("text", "html", "code") else "file_url"
+        )  # a file with many documents is none of their pages
         facts = {url: file.url, "retrieved": file.retrieved}
         return cls(file.path, file.name, kind, file.size or 0, 0, suffix, None, file.licence, facts, failure)
 
@@ -140,7 +143,8 @@ class RawText:
         if not self.found.remote:
             return self.found
         remote = tuple(download(self.found.remote, self.output / "downloads"))
-        files = [*self.found.files, *map(RawFile.downloaded, remote)]
+        code = self.config.code is not None
+        files = [*self.found.files, *(RawFile.downloaded(file, code) for file in remote)]
         return replace(self.found, files=tuple(sorted(files, key=lambda file: file.name)), remote=remote)
 
     @property
@@ -187,18 +191,21 @@ def find_files(config: CorpusConfig, output: Path) -> Raw:
     if not given:
         raise SettingError("path", "corpus.source=files needs a file or a folder: corpus.path=FILE_OR_FOLDER")
     if config.path == given[0] and not is_remote(given[0]):
-        return _local(given[0], output)
+        return _local(given[0], output, config.code is not None)
     roots = {one: _root(expanded(one)).resolve() for one in sorted(given) if not is_remote(one)}
     tell_apart = range(1, max((len(root.parts) for root in roots.values()), default=1) + 1)
     parts = next(n for n in tell_apart if len({root.parts[-n:] for root in roots.values()}) == len({*roots.values()}))
-    raws = [(root, _local(one, output)) for one, root in sorted(roots.items(), key=lambda item: -len(item[1].parts))]
+    raws = [
+        (root, _local(one, output, config.code is not None))
+        for one, root in sorted(roots.items(), key=lambda item: -len(item[1].parts))
+    ]
     files: dict[str, RawFile] = {}
     for root, raw in raws:
         label = PurePosixPath(*root.parts[-parts:])
         for file in raw.files:
             name = label if file.path == str(root) else label / file.name
             files.setdefault(file.path, replace(file, name=str(name)))
-    remote, ignored = _remote([one for one in given if is_remote(one)], bool(files))
+    remote, ignored = _remote([one for one in given if is_remote(one)], config.code is not None, bool(files))
     ignored = sum((Counter(raw.ignored) for _, raw in raws), start=ignored)
     links = Links(
         tuple(itertools.chain(*(raw.links.followed for _, raw in raws))),
@@ -213,10 +220,10 @@ def _given(config: CorpusConfig) -> tuple[str, ...]:
     return (config.path,) if isinstance(config.path, str) else config.path or ()
 
 
-def _remote(urls: Sequence[str], others: bool) -> tuple[tuple[RemoteFile, ...], Counter[str]]:
+def _remote(urls: Sequence[str], code: bool, others: bool) -> tuple[tuple[RemoteFile, ...], Counter[str]]:
     """The files behind `urls`, and the numbers of those that are not read. `others`: there are other files to read."""
     listed = {file.name: file for file in list_remote(urls)}.values()
-    kinds = {file.name: file.failure or kind_of(file.name) for file in listed}
+    kinds = {file.name: file.failure or kind_of(file.name, code) for file in listed}
     hidden = {name for name in kinds if name.rpartition("/")[2].startswith(".")}
     found = tuple(file for file in listed if kinds[file.name] and file.name not in hidden)
     ignored = Counter(
@@ -237,13 +244,13 @@ def _root(path: Path) -> Path:
     return Path(path.anchor, fixed_part(str(path))) if is_glob(str(path)) and not path.exists() else path
 
 
-def _local(given: str, output: Path) -> Raw:
+def _local(given: str, output: Path, code: bool) -> Raw:
     """The files of a file, a folder or a glob."""
     path = expanded(given)
     try:
         if _root(path) != path:
-            return _folder(path, output, name_pattern(str(path)))
-        return _folder(path, output) if path.is_dir() else _single_file(path)
+            return _folder(path, output, code, name_pattern(str(path)))
+        return _folder(path, output, code) if path.is_dir() else _single_file(path, code)
     except OSError as error:
         raise SettingError("path", f"{path}: cannot be read ({error.strerror})") from None
 
@@ -268,11 +275,11 @@ def _library_root() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def _single_file(path: Path) -> Raw:
+def _single_file(path: Path, code: bool) -> Raw:
     if not path.exists():
         missing = f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
         raise SettingError("path", f"{path} {missing}")
-    kind = kind_of(path.name)
+    kind = kind_of(path.name, code)
     if kind is None:
         raise SettingError("path", f"{path}: files of this kind cannot be read; supported: {SUPPORTED}")
     if not path.is_file():
@@ -284,16 +291,17 @@ def _single_file(path: Path) -> Raw:
     return Raw(path, (RawFile.at(path, path.name, kind),), {})
 
 
-def _folder(path: Path, output: Path, pattern: re.Pattern[str] | None = None) -> Raw:
+def _folder(path: Path, output: Path, code: bool, pattern: re.Pattern[str] | None = None) -> Raw:
     """The files of a folder, or those whose path matches the pattern of a glob."""
     found, dangling = [], []
     root = _root(path)
     tree = _Tree(root, output)
     ignored: Counter[str] = Counter()
+    folders = licences_of_folders(root, tree.names) if code else {}
     manifest = read_manifest(root)
     is_corpus = manifest is not None and manifest.stage == "corpus"
     for name in tree.names:
-        file, kind = root / name, kind_of(name)
+        file, kind = root / name, kind_of(name, code)
         if pattern is not None and not pattern.fullmatch(str(file)):
             continue
         if is_hidden(name):
@@ -308,7 +316,8 @@ def _folder(path: Path, output: Path, pattern: re.Pattern[str] | None = None) ->
         elif not file.is_file():
             ignored["not a regular file"] += 1
         else:
-            found.append(RawFile.at(file, name, kind))
+            raw, stated = RawFile.at(file, name, kind), nearest_licence(name, folders)
+            found.append(replace(raw, licence=stated[0], facts={"licence_from": stated[1]}) if stated else raw)
     if not found:
         seen = describe_ignored(ignored) if ignored else "no files"
         raise SettingError("path", f"{path} has no text to read ({seen}); supported: {SUPPORTED}")
@@ -398,9 +407,11 @@ def suffixes(name: str) -> tuple[str, str]:
     return (PurePosixPath(path.stem).suffix if packed else path.suffix), (path.suffix if packed else "")
 
 
-def kind_of(name: str) -> str | None:
-    """The format of a file by its name; None: it is not read."""
+def kind_of(name: str, code: bool = False) -> str | None:
+    """The format of a file by its name; None: it is not read. `code`: source code is read as such."""
     suffix, compression = suffixes(name)
+    if code and suffix in LANGUAGES:
+        return "code"
     return None if compression and suffix in _NOT_COMPRESSED else KINDS.get(suffix)
 
 

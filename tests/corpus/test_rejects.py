@@ -6,14 +6,18 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import random
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.filters import judge, text_fraction
+from neolm.corpus.records import read_records
+from neolm.corpus.sources import find_files
 
 
 @pytest.mark.parametrize(
@@ -199,3 +203,32 @@ def test_mojibake_is_counted_and_kept(build, write, capsys):
     assert (corpus.counts["mojibake"], corpus.counts["mojibake_example"]) == (2, "b.txt")
     assert set(corpus.kept) == {"a.txt", "b.txt", "c.txt", "d.txt"}
     assert "corpus: mojibake in 2 of the kept documents, for example b.txt" in capsys.readouterr().err
+
+
+def test_odd_files_of_one_folder(neolm_, write, tmp_path):
+    raw = write("good.txt", "a good text of some words").parent
+    lines = [
+        '{"text": "one line \u2028 with a line separator"}\n',
+        '{"text": "the first", "text": "the last key is kept"}\n',
+    ]
+    write("lines.jsonl", lines)
+    for number in range(300):
+        write(f"empty/{number}.txt", "")
+    os.mkfifo(raw / "pipe.txt")
+    (raw / "loop").symlink_to(raw)
+    (raw / "itself.txt").symlink_to("itself.txt")
+    code, _, error = neolm_("corpus", "build", "text", f"corpus.path={raw}", f"output={raw / 'output'}")
+    assert code == 0 and "3 of 303 documents kept" in error and "empty 300" in error
+    assert "1 not a regular file" in error and "itself.txt" in error
+    rows = [row for path in (raw / "output/corpus/documents").iterdir() for row in pq.read_table(path).to_pylist()]
+    texts = {row["id"]: row["text"] for row in rows}
+    assert texts["lines.jsonl:1"] == "one line \u2028 with a line separator"
+    assert texts["lines.jsonl:2"] == "the last key is kept"
+
+
+@pytest.mark.parametrize("name", ["b.txt", "b.jsonl", "b.csv", "b.zip", "b.parquet", "b.html", "b.mbox"])
+def test_a_file_that_vanishes(write, tmp_path, name):
+    path = write(name, "some text")
+    [file] = find_files(CorpusConfig(source="files", path=str(path)), tmp_path).files
+    path.unlink()
+    assert [record.reason for record in read_records(file, CorpusConfig(source="files"))] == ["unreadable"]

@@ -1,10 +1,13 @@
 """Mutated files of models, runs and corpora: every case ends in a result or in one line, in bounded memory and time."""
 
 import gzip
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,6 +40,7 @@ CASES = {
     "template": 1_000,
     "run": 4_000,
     "corpus": 22_000,
+    "formats": 4_000,
 }
 FIRST = 60
 
@@ -60,6 +64,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (root / "tokenizer" / "added_tokens.json").write_text(json.dumps({"<|user|>": 330}))
     (root / "template" / "chat_template.jinja").write_text(TEMPLATE)
     _write_corpus(root / "corpus")
+    _write_formats(root / "formats")
     texts = root / "texts"
     texts.mkdir()
     for number in range(12):
@@ -87,6 +92,42 @@ def _write_corpus(folder: Path) -> None:
         (folder / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
         (folder / f"{name}.zst").write_bytes(zstandard.ZstdCompressor(write_checksum=True).compress(content))
     pq.write_table(pa.Table.from_pylist(lines), folder / "c.parquet")
+
+
+def _write_formats(folder: Path) -> None:
+    """A small file of each other format, of source code and of what states a licence."""
+    folder.mkdir()
+    text = sample_text(2)[:2000]
+    message = (
+        "From a@example.org Mon Jan  1 00:00:00 2024\nSubject: =?utf-8?q?one?=\nContent-Type: text/plain\n\nHi.\n\n"
+    )
+    article = f"<page><title>A</title><ns>0</ns><revision><text>{'A [[link|text]]. ' * 9}</text></revision></page>"
+    record = "WARC/1.0\r\nWARC-Type: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n{}\r\n\r\n"
+    answer = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: identity\r\n\r\nA text of the web."
+    records = (("conversion", "text/plain", text), ("response", "application/http; msgtype=response", answer))
+    header = "/* SPDX-License-Identifier: (MIT OR Apache-2.0) */\n// Generated code\nint main() { return 0; }\n"
+    members = {"a.txt": text, "b.jsonl": json.dumps({"text": text}), "deep/c.c": header, "d.csv": "text\n1\n"}
+    files = {
+        "a.csv": f'id,text\n1,"{text.replace(chr(34), "")}"\n2,two\n',
+        "b.mbox": message * 3,
+        "c.xml": f"<mediawiki><base>https://example.org/wiki/A</base>{article * 2}</mediawiki>",
+        "d.warc": "".join(record.format(kind, mime, len(body.encode()), body) for kind, mime, body in records),
+        "e/f.c": header,
+        "e/LICENSE": "GNU GENERAL PUBLIC LICENSE Version 3, 29 June 2007\n" * 3,
+        "e/package.json": json.dumps({"name": "e", "license": {"type": "MIT"}}),
+        "pyproject.toml": '[project]\nname = "e"\nlicense = {text = "MIT OR (BSD-2-Clause AND ISC)"}\n',
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8", newline="")
+    with zipfile.ZipFile(folder / "g.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with tarfile.open(folder / "h.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content.encode())
+            archive.addfile(info, io.BytesIO(content.encode()))
 
 
 def run_cases(target: str, base: Path, scratch: Path, first: int, last: int) -> list[str]:

@@ -24,6 +24,7 @@ from mutations import Mutate, mutated_bytes, mutated_json, mutated_template, mut
 
 from neolm.core.errors import NeoLMError
 from neolm.corpus.config import CorpusConfig
+from neolm.corpus.filter_config import CodeConfig
 from neolm.corpus.records import read_records
 from neolm.corpus.sources import find_files
 from neolm.data.shards import TokenShards
@@ -90,7 +91,7 @@ def _read_shards(directory: Path) -> None:
 
 def read_corpus(directory: Path, base: Path) -> None:
     """Read every record."""
-    config = CorpusConfig(source="files", path=str(directory))
+    config = CorpusConfig(source="files", path=str(directory), code=CodeConfig(), licences=("MIT", "unknown"))
     for file in find_files(config, directory / "output").files:
         for record in read_records(file, config):
             assert isinstance(record.text, str)
@@ -132,6 +133,16 @@ TARGETS = {
         read_output,
     ),
     "corpus": Target({"*": mutated_bytes, "*.jsonl": mutated_text, "*.txt": mutated_text}, read_corpus),
+    "formats": Target(
+        {
+            "*.*": mutated_bytes,
+            "[a-d].*": mutated_text,
+            "e/*": mutated_text,
+            "pyproject.toml": mutated_text,
+            "e/package.json": mutated_json,
+        },
+        read_corpus,
+    ),
 }
 
 
