@@ -72,13 +72,14 @@ def licence_of(text: str) -> str | None:
     if found := _SPDX.search(text[:HEADER]):
         return found[1] if found[1].count("(") == found[1].count(")") else found[1].strip("()")
     words = " ".join(re.sub(r"(?m)^[\s#*/;%!\"'-]+", "", text[:HEADER]).lower().split())
-    for name, pattern in _WORDING:
-        if match := pattern.search(words):
-            if "{}" not in name:
-                return name
-            version = match[1] if "." in match[1] else f"{match[1]}.0"
-            return f"{name.format(version)}-{'or-later' if _LATER.search(words) else 'only'}"
-    return None
+    found_at = [(match.start(), name, match) for name, pattern in _WORDING if (match := pattern.search(words))]
+    if not found_at:
+        return None
+    _, name, match = min(found_at, key=lambda one: one[0])  # what comes later is of other parts, or is only mentioned
+    if "{}" not in name:
+        return name
+    version = match[1] if "." in match[1] else f"{match[1]}.0"
+    return f"{name.format(version)}-{'or-later' if _LATER.search(words) else 'only'}"
 
 
 def licences_of_folders(root: Path, names: Sequence[str]) -> dict[str, tuple[str, str]]:
