@@ -34,7 +34,7 @@ BSD = "Redistribution and use in source and binary forms, with or without modifi
         (f"{BSD} provided that the following conditions are met: 1. ... 2. ...", "BSD-2-Clause"),
         ("MIT License\n\nPermission is hereby granted, free of charge, to any\nperson obtaining a copy", "MIT"),
         ("# Released under the MIT License.", "MIT"),
-        (f"# Released under the MIT License. Files of others: {BSD}. Python Software Foundation License Version 2", "MIT"),
+        (f"# Released under the MIT License. Others: {BSD}. Python Software Foundation License Version 2", "MIT"),
         ("This is free and unencumbered software released into the public domain.", "Unlicense"),
         ("// Use of this source code is governed by a BSD-style license that is in the LICENSE file.", None),
         ("def licence():\n    return 'the licence of a driver'\n", None),
