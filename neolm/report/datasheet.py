@@ -26,6 +26,7 @@ from neolm.report.pages import Figure, data_size, plural, render
 
 KEPT_SHOWN, REJECTED_SHOWN, CHARACTERS_SHOWN = 20, 10, 400
 ROWS_SHOWN = 20
+PLACES_SHOWN = 5  # of corpus.path
 COLUMNS = ("id", "text", "source", "licence", "metadata")
 FILES = ("datasheet.html", "datasheet.md")
 Question = tuple[str, str | None]
@@ -159,11 +160,19 @@ def _table(groups: Mapping[str, Counter[str]], more: tuple[str, ...] = ()) -> li
     ]
 
 
+def places_of_text(settings: Mapping[str, Any]) -> list[str]:
+    """The first places that `corpus.path` names, and how many others there are."""
+    given = settings.get("path") or []
+    places = [given] if isinstance(given, str) else list(given)
+    rest = len(places) - PLACES_SHOWN
+    return places[:PLACES_SHOWN] + ([f"{rest:,} others"] if rest > 0 else [])
+
+
 def _questions(manifest: Manifest, found: Contents, masked: str) -> list[tuple[str, list[Question]]]:
     """The questions of Datasheets for Datasets, group by group."""
     counts, settings = manifest.counts, manifest.config
     kept, read = counts["kept"], counts["read"]
-    origin = settings.get("path") or settings.get("source") or "another corpus"
+    origin = ", ".join(places_of_text(settings)) or settings.get("source") or "another corpus"
     unknown = f"{found.licences['unknown']['documents']:,} rows have no known licence"
     broken = f"{counts.get('mojibake', 0):,} kept documents look wrongly decoded; copies were removed, see the funnel"
     size = f"{plural(kept['documents'], 'document')} of text, {data_size(kept['bytes'])}"

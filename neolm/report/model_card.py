@@ -21,6 +21,7 @@ from neolm.core.files import write_text
 from neolm.core.manifest import chain, intact_file, recorded_values
 from neolm.core.progress import say
 from neolm.models.families import ENCODERS
+from neolm.report.datasheet import places_of_text
 from neolm.report.finetune_results import FinetuneResults, read_results
 from neolm.report.finetuned_card import finetuned_card
 from neolm.report.pages import render
@@ -103,7 +104,7 @@ def model_card(directory: Path) -> str:
         run=run,
         parameters=parameters,
         family=FAMILIES.get(family, family or "published"),
-        source=Path(run.config("corpus").get("path") or "").name,
+        source=", ".join(Path(place).name for place in places_of_text(run.config("corpus"))),
         licences=_licences(places["corpus"]) if "corpus" in places else [],
         sizes=sizes,
         scores=_scores(scores),

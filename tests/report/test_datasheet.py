@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from neolm.report.datasheet import places_of_text
+
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -67,3 +69,8 @@ def test_it_is_written_again_only_with_its_corpus(corpus: Path, neolm_: Command)
     assert (corpus / "datasheet.md").is_file()
     assert neolm_(*again, *same[:2])[0] == 0
     assert "Languages were not measured" in (corpus / "datasheet.md").read_text()
+
+
+def test_places_of_text() -> None:
+    assert [places_of_text({"path": path}) for path in (None, "a", ["a", "b"])] == [[], ["a"], ["a", "b"]]
+    assert places_of_text({"path": list("abcdefg")}) == ["a", "b", "c", "d", "e", "2 others"]
