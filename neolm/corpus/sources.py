@@ -192,7 +192,9 @@ def find_files(config: CorpusConfig, output: Path) -> Raw:
         raise SettingError("path", "corpus.source=files needs a file or a folder: corpus.path=FILE_OR_FOLDER")
     if config.path == given[0] and not is_remote(given[0]):
         return _local(given[0], output, config.code is not None)
-    roots = {one: _root(expanded(one)).resolve() for one in sorted(given) if not is_remote(one)}
+    roots = {one: _root(expanded(one)) for one in sorted(given) if not is_remote(one)}
+    # A link to a file keeps its name, which has the suffix of the format.
+    roots = {one: path.resolve() if path.is_dir() else path.parent.resolve() / path.name for one, path in roots.items()}
     tell_apart = range(1, max((len(root.parts) for root in roots.values()), default=1) + 1)
     parts = next(n for n in tell_apart if len({root.parts[-n:] for root in roots.values()}) == len({*roots.values()}))
     raws = [
@@ -203,7 +205,7 @@ def find_files(config: CorpusConfig, output: Path) -> Raw:
     for root, raw in raws:
         label = PurePosixPath(*root.parts[-parts:])
         for file in raw.files:
-            name = label if file.path == str(root) else label / file.name
+            name = label / file.name if root.is_dir() else label
             files.setdefault(file.path, replace(file, name=str(name)))
     remote, ignored = _remote([one for one in given if is_remote(one)], config.code is not None, bool(files))
     ignored = sum((Counter(raw.ignored) for _, raw in raws), start=ignored)

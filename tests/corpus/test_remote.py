@@ -80,6 +80,9 @@ def test_several_places(build, write, tmp_path):
     assert corpus.counts["ignored_kinds"] == {".png": 1}
     again = find_files(CorpusConfig(source="files", path=tuple(map(str, places[::-1]))), tmp_path / "output")
     assert [file.name for file in again.files] == ["de/texts/a.txt", "en/texts/a.txt", "raw/b.txt"]
+    (raw / "link.md").symlink_to(raw / "b.txt")
+    one = find_files(CorpusConfig(source="files", path=(str(raw / "link.md"),)), tmp_path / "output")
+    assert [(file.name, file.kind) for file in one.files] == [("link.md", "text")]
     with pytest.raises(SettingError, match="missing does not exist"):
         find_files(CorpusConfig(source="files", path=(str(raw), str(raw / "missing"))), tmp_path)
 
