@@ -201,5 +201,5 @@ class CorpusConfig(Config):
 
     def without_effect(self) -> dict[str, str]:
         """Fields that other fields make meaningless, each with the reason."""
-        names = ("licence", "extractor", "text_key") if self.source != "files" else ()
+        names = ("licence", "extractor", "text_key", "code") if self.source != "files" else ()
         return dict.fromkeys(names, "source is python-stdlib")
