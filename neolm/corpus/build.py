@@ -170,6 +170,9 @@ def _summary(counts: Mapping[str, Any], config: CorpusConfig) -> str:
         unjudged = sum(sum(one["not_judged"].values()) for one in sets)
         line += f"; contamination: {touched:,} of {items:,} items in {dirty['documents']:,} documents"
         line += f", {unjudged:,} not judged" if unjudged else ""
+    if cut := counts.get("repeated_text"):
+        documents = "1 document" if cut["documents"] == 1 else f"{cut['documents']:,} documents"
+        line += f"; repeated text: {count(cut['bytes'])} bytes are cut out of {documents}"
     if counts["masked"]:
         found = (f"{number:,} {KIND_WORDS[kind][number != 1]}" for kind, number in counts["masked"].items())
         line += f"; masked: {', '.join(found)}"

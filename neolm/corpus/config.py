@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -26,6 +27,9 @@ from neolm.corpus.filter_config import (
 
 DROPPED = "dropped"
 """Key of the settings in the manifest of a corpus that `neolm corpus drop` wrote."""
+
+TextKind = Literal["lines", "paragraphs", "sentences", "spans"]
+"""A kind of text that may be repeated."""
 
 
 class KeepConfig(Config):
@@ -109,6 +113,39 @@ class DecontaminationConfig(Config):
         return self
 
 
+class RepeatedTextConfig(KeepConfig):
+    """Text that occurs again, in another document or later in the same one. Only the first occurrence stays."""
+
+    kinds: Annotated[tuple[TextKind, ...], Field(min_length=1)] = ("spans",)
+    """What is looked for: whole `lines`, whole `paragraphs`, `sentences` (C4: three in a row) and `spans` of words."""
+    action: Literal["cut", "drop"] = "cut"
+    """`cut` removes the repeated text; `drop` rejects every document with text of a document that stays."""
+    span_words: Annotated[int, Field(ge=2, le=10_000), Unit("words")] = 50
+    """The shortest span."""
+    sentences: Annotated[int, Field(ge=1, le=100), Unit("sentences")] = 3
+    """Sentences in a row."""
+    min_words: Annotated[int, Field(ge=1), Unit("words")] = 10
+    """Shorter lines, paragraphs and sentences in a row stay: a bracket in code, a greeting."""
+    min_words_left: Annotated[int, Field(ge=1), Unit("words")] = 20
+    """A document with fewer words after a cut is rejected. Reason: `repeated_text`."""
+    max_dropped_share: Annotated[float, Field(ge=0, le=1), Unit("fraction of characters")] = 0.5
+    """If more of a source would be removed, nothing is written and the run ends; 1 consents to any share."""
+
+    @model_validator(mode="after")
+    def _settings_are_used(self) -> Self:
+        used = {"sentences": "sentences" in self.kinds, "span_words": "spans" in self.kinds}
+        used |= {"min_words": self.kinds != ("spans",), "min_words_left": self.action == "cut"}
+        if unused := sorted(self.model_fields_set & {name for name, is_used in used.items() if not is_used}):
+            raise ValueError(f"{', '.join(unused)} has no effect with kinds={list(self.kinds)}, action={self.action}")
+        return self
+
+
+_COMPARISONS: Mapping[str, type[Config]] = {
+    "near_duplicates": NearDuplicatesConfig,
+    "repeated_text": RepeatedTextConfig,
+}
+
+
 class CorpusConfig(Config):
     """Where the raw text is, and which documents are kept."""
 
@@ -170,6 +207,8 @@ class CorpusConfig(Config):
     """Drop or report documents with nearly the same words; null: only exact duplicates are dropped."""
     decontamination: DecontaminationConfig | None = None
     """Drop, cut or report documents that have items of evaluation sets. Reason: `contaminated`."""
+    repeated_text: RepeatedTextConfig | None = None
+    """Remove text that occurs again: lines, paragraphs, sentences, long spans of words; null: it stays."""
 
     @model_validator(mode="after")
     def _with_preset(self) -> Self:
@@ -177,8 +216,7 @@ class CorpusConfig(Config):
         for name, settings in PRESETS.get(self.preset or "", {}).items():
             given = getattr(self, name)
             if name not in self.model_fields_set:
-                filter_ = NearDuplicatesConfig if name == "near_duplicates" else FILTERS[name]
-                self.__dict__[name] = filter_(**settings)
+                self.__dict__[name] = ({**FILTERS, **_COMPARISONS}[name])(**settings)
             elif given is not None:
                 missing = {key: value for key, value in settings.items() if key not in given.model_fields_set}
                 self.__dict__[name] = given.model_copy(update=missing)

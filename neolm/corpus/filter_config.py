@@ -221,7 +221,11 @@ FILTERS: Mapping[str, type[Config]] = {
 FILES = ("url.blocked_domains", "url.allowed_domains", "url.words", "url.subwords", "c4.blocklist", "quality.model")
 """Settings that name a file or folder, which is an input of the stage."""
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "c4": {"language": {"min_score": 0.99}, "c4": {}},
+    "c4": {
+        "language": {"min_score": 0.99},
+        "c4": {},
+        "repeated_text": {"kinds": ("sentences",), "min_words": 1},
+    },
     "gopher": {"language": {}, "gopher_repetition": {}, "gopher_quality": {}, "near_duplicates": {"ngram": 13}},
     "fineweb": {
         "language": {},

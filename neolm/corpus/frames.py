@@ -27,6 +27,7 @@ from neolm.corpus.engine import daft
 from neolm.corpus.evaluation_items import EvaluationIndex
 from neolm.corpus.ingest import group_files, ingest
 from neolm.corpus.near_duplicates import NearDuplicates, find_near_duplicates
+from neolm.corpus.repeated_text import find_repeated_text, without
 from neolm.corpus.sources import RawFile
 from neolm.corpus.text import split_text
 from neolm.formats.json_values import json_text
@@ -36,6 +37,7 @@ lit, when = daft.lit, daft.functions.when
 SOURCES_SHOWN = 20
 _PART = daft.DataType.struct({"id": daft.DataType.string(), "text": daft.DataType.string()})
 
+_without: Any = daft.func(without, return_dtype=daft.DataType.string())
 _ingest: Any = daft.func(ingest, return_dtype=daft.DataType.int64())
 
 
@@ -122,6 +124,12 @@ def decide(records: Any, config: CorpusConfig, index: EvaluationIndex | None = N
         documents = frame.where(col("reason").is_null()).select("file", "record", "id")
         contamination = find_contamination(records, documents, index, config.split_characters)
         frame = _with_contamination(frame, contamination).collect()
+    cut: dict[str, Any] = {}
+    if config.repeated_text is not None:
+        documents = frame.where(col("reason").is_null()).select("file", "record", "id", "source", "characters")
+        texts = records if contamination is None else _without_items(records, contamination)
+        marks, cut = find_repeated_text(texts, documents, config.repeated_text, config.split_characters)
+        frame = frame if marks is None else _with_cuts(frame, daft.from_arrow(marks))
     rows, size = col("size").count().alias("documents"), col("size").sum().alias("bytes")
     documents = col("parent").count_distinct().alias("documents")
     rejected = {row.pop("reason"): row for row in frame.groupby("reason").agg(rows, size).to_pylist()}
@@ -144,6 +152,7 @@ def decide(records: Any, config: CorpusConfig, index: EvaluationIndex | None = N
         **({"near_duplicates": near} if near else {}),
         **({} if config.url is None else {"without_url": _without_url(records)}),
         **({"contamination": contamination.counts} if contamination else {}),
+        **({"repeated_text": cut} if cut else {}),
         "masked": {kind: masked[kind] for kind in sorted(masked)},
     }
     return Verdicts(frame, counts, kept_bytes, held_out, threshold, mojibake["file"], contamination)
@@ -207,8 +216,9 @@ def _with_duplicates(frame: Any, config: CorpusConfig) -> Any:
     place = lit(len((policy := config.near_duplicates or KeepConfig()).source_order))
     for number, source in reversed([*enumerate(policy.source_order)]):
         place = when(col("source") == source, lit(number)).otherwise(place)
-    none, similarity = lit(None).cast(daft.DataType.string()), lit(None).cast(daft.DataType.float64())
-    added = {"parent": parent, "group": parent, "place": place, "copy_of": none, "similarity": similarity}
+    none = lit(None).cast(daft.DataType.string())
+    added = {"parent": parent, "group": parent, "place": place, "copy_of": none, "removed": none, "cuts": none}
+    added["similarity"] = lit(None).cast(daft.DataType.float64())
     frame = frame.with_columns(added)
     if config.unique_urls:
         frame = _mark_others(frame, "same_url", "url", ["retrieved", "characters", "id"], [True, True, False])
@@ -255,16 +265,33 @@ def _with_contamination(frame: Any, found: Contamination) -> Any:
     return frame.with_columns({"reason": reason, "parts": col("left").fill_null(col("parts"))}).exclude("gone", "left")
 
 
+def _without_items(frame: Any, found: Contamination) -> Any:
+    """Replace the `text` of each document of which items of evaluation sets were cut out."""
+    frame = frame.join(found.frame.select("file", "record", "cut"), on=["file", "record"], how="left")
+    return frame.with_column("text", col("cut").fill_null(col("text"))).exclude("cut")
+
+
+def _with_cuts(frame: Any, marks: Any) -> Any:
+    """Give documents with repeated text a reason, or what is cut out of them."""
+    changed = ("reason", "parts", "removed", "cuts")
+    frame = frame.join(marks.select("id", *(col(name).alias(f"new_{name}") for name in changed)), on="id", how="left")
+    new = {name: col(f"new_{name}").fill_null(col(name)) for name in changed}
+    return frame.with_columns(new).exclude(*(f"new_{name}" for name in changed)).collect()
+
+
 def final_rows(records: Any, verdicts: Verdicts, config: CorpusConfig) -> Iterator[pa.RecordBatch]:
     """The rows of the finished corpus sorted by id, each with its `split`: train, validation or rejected."""
     texts = records.select("file", "record", "text", "licence", "metadata", "scores")
     frame = texts.join(verdicts.frame, on=["file", "record"]).sort("id")
     if verdicts.contamination is not None:
-        found = verdicts.contamination.frame.select("file", "record", "told", "cut")
-        frame = frame.join(found, on=["file", "record"], how="left").sort("id")
-        told = {"text": col("cut").fill_null(col("text")), "metadata": _with_told(col("metadata"), col("told"))}
-        frame = frame.with_columns(told)
+        found = verdicts.contamination.frame.select("file", "record", "told")
+        frame = _without_items(frame, verdicts.contamination).join(found, on=["file", "record"], how="left").sort("id")
+        frame = frame.with_column("metadata", _with_told(col("metadata"), col("told")))
     frame = frame.with_column("metadata", _mark_copy(col("metadata"), col("copy_of"), col("similarity")))
+    if config.repeated_text is not None:
+        is_cut = col("reason").is_null() & col("cuts").not_null()
+        text = when(is_cut, _without(col("text"), col("cuts"))).otherwise(col("text"))
+        frame = frame.with_columns({"text": text, "metadata": _with_told(col("metadata"), col("removed"))})
     others = [col(name) for name in ("parent", "source", "licence", "metadata", "scores", "reason", "group")]
     if config.split_characters is None:
         frame = frame.select(col("id"), col("text"), *others)

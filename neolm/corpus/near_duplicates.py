@@ -73,7 +73,11 @@ def find_near_duplicates(records: Any, kept: Any, config: NearDuplicatesConfig) 
     documents = compared.to_arrow().sort_by("id").combine_chunks()
     documents = _clusters(documents, rows, sizes, config)
     if config.action == "drop":
-        _check_shares(kept, documents, config.max_dropped_share)
+        near = documents.filter(documents.column("near").is_valid()).select(["source"])
+        near = near.append_column("amount", pa.array(np.ones(len(near), np.int64)))
+        advice = "Look at them with corpus.near_duplicates.action=report, " + REASONS["near_duplicate"].remedy
+        problem = ("near_duplicates", "documents", "are near-duplicates", advice)
+        check_shares(kept.with_column("amount", lit(1)), near, config.max_dropped_share, *problem)
     marks, groups = daft.from_arrow(documents.select(["id", "near", "similarity"])), daft.from_arrow(_groups(documents))
     return NearDuplicates(marks, groups, _counts(documents))
 
@@ -142,24 +146,26 @@ def _groups(documents: pa.Table) -> pa.Table:
     return pa.table({"parent": names, "group": names.take(pa.array(groups))})
 
 
-def _check_shares(kept: Any, documents: pa.Table, limit: float) -> None:
-    """Raise a SettingError if more than the share `limit` of a source would be dropped."""
-    near = daft.from_arrow(documents.filter(documents.column("near").is_valid()).select(["id", "source"]))
-    totals = kept.groupby("source").agg(col("id").count().alias("documents"))
-    totals = totals.join(near.groupby("source").agg(col("id").count().alias("dropped")), on="source", how="left")
+def check_shares(
+    kept: Any, dropped: pa.Table, limit: float, section: str, unit: str, problem: str, advice: str
+) -> None:
+    """Raise a SettingError if more than the share `limit` of a source would be dropped.
+
+    `kept` is a frame of documents, `dropped` a table: the `source` of each, and its `amount` in `unit`.
+    """
+    lost = daft.from_arrow(dropped).groupby("source").agg(col("amount").sum().alias("dropped"))
+    totals = kept.groupby("source").agg(col("amount").count().alias("documents"), col("amount").sum())
     name = when(col("documents") < SMALL_SOURCE, lit("")).otherwise(col("source"))
-    dropped = col("dropped").fill_null(0).cast(daft.DataType.int64())
-    totals = totals.select(name.alias("source"), col("documents"), dropped)
-    sums = totals.groupby("source").agg(col("documents").sum(), col("dropped").sum())
-    over = sums.where(col("dropped") > col("documents") * limit).sort(["dropped", "source"], desc=[True, False])
+    totals = totals.join(lost, on="source", how="left").select(name.alias("source"), "amount", "dropped")
+    sums = totals.groupby("source").agg(col("amount").sum(), col("dropped").fill_null(0).sum())
+    over = sums.where(col("dropped") > col("amount") * limit).sort(["dropped", "source"], desc=[True, False])
     for row in over.limit(1).to_pylist():
         source = f"the source {shortened(row['source'])}" if row["source"] else _SMALL_SOURCES
-        share = f"{row['dropped']:,} of {row['documents']:,} documents ({row['dropped'] / row['documents']:.1%})"
+        share = f"{row['dropped']:,} of {row['amount']:,} {unit} ({row['dropped'] / row['amount']:.1%})"
         raise SettingError(
-            "near_duplicates.max_dropped_share",
-            f"{share} of {source} are near-duplicates, and at most {limit:.1%} may be dropped. Look at them with "
-            f"corpus.near_duplicates.action=report, {REASONS['near_duplicate'].remedy}, or consent with "
-            "corpus.near_duplicates.max_dropped_share=1",
+            f"{section}.max_dropped_share",
+            f"{share} of {source} {problem}, and at most {limit:.1%} may be dropped. {advice}, or consent with "
+            f"corpus.{section}.max_dropped_share=1",
         )
 
 
@@ -168,18 +174,19 @@ def _buckets(text: Any, config: NearDuplicatesConfig) -> pa.Array:
     """The LSH buckets of each text; none for a text without shingles."""
     signature, is_long = signatures(_texts(text), config.ngram, config.buckets * config.rows)
     hashes = bucket_hashes(signature[is_long], config.buckets, config.rows)
-    return _lists(hashes.ravel(), is_long * config.buckets)
+    return list_array(hashes.ravel(), is_long * config.buckets)
 
 
 @daft.func.batch(return_dtype=daft.DataType.list(daft.DataType.uint32()))
 def _shingles(text: Any, ngram: int) -> pa.Array:
     sets = shingle_sets(_texts(text), ngram)
-    return _lists(np.concatenate([np.zeros(0, np.uint32), *sets]), np.array([len(one) for one in sets], np.int64))
+    return list_array(np.concatenate([np.zeros(0, np.uint32), *sets]), np.array([len(one) for one in sets], np.int64))
 
 
 def _texts(series: Any) -> Iterator[str]:
     return (value.as_py() for value in series.to_arrow())
 
 
-def _lists(values: Array, lengths: Array) -> pa.Array:
+def list_array(values: Array, lengths: Array) -> pa.Array:
+    """Lists whose values are given one after another."""
     return pa.LargeListArray.from_arrays(np.concatenate(([0], np.cumsum(lengths))), values)

@@ -34,6 +34,9 @@ REASONS: Mapping[str, Reason] = {
     "near_duplicate": Reason("nearly a copy", "raise corpus.near_duplicates.threshold=F"),
     "same_url": Reason("another copy of a page", "keep all copies with corpus.unique_urls=false"),
     "contaminated": Reason("with items of evaluation sets", "keep them with corpus.decontamination.action=report"),
+    "repeated_text": Reason(
+        "text of other documents", "lower the limit with corpus.repeated_text.min_words_left=N, or set it to null"
+    ),
     "broken_record": Reason("a damaged record", "check the archive"),
     "http_error": Reason(
         "an error message of a server", "these are error messages of servers; give an archive with pages"

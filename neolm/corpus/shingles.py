@@ -24,12 +24,12 @@ _SLICE = 2**20  # characters; the matches of a longer text would take many times
 _BUFFER_BYTES = 2**22
 _ASCII = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(128)) + bytes(range(128, 256))
 # Thai, Lao, Burmese, Khmer, Japanese and Chinese
-_WITHOUT_SPACES = re.compile(
+WITHOUT_SPACES = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff])"
 )
 # A run of characters whose words are those of the run alone
-TOKEN = re.compile(rf"{_WITHOUT_SPACES.pattern}|(?:(?!{_WITHOUT_SPACES.pattern})\S)+")
+TOKEN = re.compile(rf"{WITHOUT_SPACES.pattern}|(?:(?!{WITHOUT_SPACES.pattern})\S)+")
 
 
 def normalise(text: str) -> bytes:
@@ -48,7 +48,7 @@ def _normalise_slice(text: str) -> str:
         if character > "\x7f" and unicodedata.category(character)[0] not in "LMN":
             is_invisible = unicodedata.category(character) == "Cf" and character != "\u200b"  # a zero-width space
             text = text.replace(character, "" if is_invisible else " ")
-    return _WITHOUT_SPACES.sub(r" \1 ", text)
+    return WITHOUT_SPACES.sub(r" \1 ", text)
 
 
 def shingle_hashes(texts: Iterable[str], ngram: int) -> Iterator[tuple[Array, Array]]:

@@ -12,7 +12,7 @@ from neolm.kernels.jit import cached_jit
 # documents takes at most 64 n comparisons.
 CENTRES = 64
 
-_SPACE = 32
+_SPACE, _NEWLINE = 32, 10
 _PRIME = np.uint64(0x100000001B3)  # FNV-1a
 _START = np.uint64(0xCBF29CE484222325)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)  # MurmurHash3's finalizer
@@ -151,3 +151,27 @@ def _similarity(a: int, b: int, shingles: Any, ends: Any, threshold: float) -> A
     if min(len(left), len(right)) < threshold * max(len(left), len(right)):
         return 0.0
     return jaccard(left, right)
+
+
+@cached_jit
+def split_words(codes: Any, classes: Any, space: int, own_word: int) -> Any:
+    """Where each word begins and ends (int64), its hash (uint64), and the number of line ends before it (int64).
+
+    Words are separated by characters of the class `space`; a character of a class from `own_word` on is a word.
+    `codes` are code points (uint32), `classes` has the class of each.
+    """
+    starts, ends = np.empty(len(codes), np.int64), np.empty(len(codes), np.int64)
+    hashes = np.empty(len(codes), np.uint64)
+    lines = np.zeros(len(codes) + 1, np.int64)
+    number, previous, value = 0, space, _START
+    for position in range(len(codes)):
+        kind = classes[codes[position]]
+        if kind == space:
+            lines[number] += codes[position] == _NEWLINE
+        else:
+            if previous == space or previous >= own_word or kind >= own_word:
+                starts[number], value, number = position, _START, number + 1
+            value = (value ^ np.uint64(codes[position])) * _PRIME
+            ends[number - 1], hashes[number - 1] = position + 1, value
+        previous = kind
+    return starts[:number].copy(), ends[:number].copy(), hashes[:number].copy(), lines[:number].copy()

@@ -52,6 +52,8 @@ def stage_tokens(
         total = sum(stored.values())
         rate = sum(size * tokens[name] for name, size in stored.items()) / total if total else usual
         guesses[reason] = value["bytes"] * rate
+    if cut := counts.get("repeated_text"):
+        guesses["cut"] = cut["bytes"] * usual
     about = {"read": kept + sum(guesses.values()), **guesses}
     exact = {name: f"{number:,} tokens" for name, number in {"kept": kept, **splits}.items()}
     return {name: f"about {count(number)} tokens" for name, number in about.items()} | exact
@@ -74,6 +76,9 @@ def funnel_figure(counts: Mapping[str, Any], tokens: Mapping[str, str] | None = 
         left = max(0.0, left - value["bytes"])
         words = counts.get("reasons", {}).get(reason, reason.replace("_", " "))
         bars.append(bar(f"dropped: {words}", value, reason, left, quiet=True))
+    if cut := counts.get("repeated_text"):
+        left = max(0.0, left - cut["bytes"])
+        bars.append(bar("cut out: repeated text", cut, "cut", left, quiet=True))
     train = counts["train"]
     bars += [bar("kept", counts["kept"], "kept"), bar("for training", train, "train")]
     bars.append(bar("for validation", counts["validation"], "validation", train["bytes"]))

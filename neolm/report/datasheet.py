@@ -181,6 +181,8 @@ def _questions(manifest: Manifest, found: Contents, masked: str) -> list[tuple[s
     filters = [name for name in names if settings.get(name)]
     cleaned = "Unicode NFC, one kind of line end; exact copies are removed"
     cleaned += f"; filters: {', '.join(filters)}" if filters else "; no quality filter was applied"
+    if cut := counts.get("repeated_text"):
+        cleaned += f"; repeated text, {data_size(cut['bytes'])}, is cut out of {plural(cut['documents'], 'document')}"
     split = f"{plural(counts['validation']['documents'], 'document')} are held out, chosen by a hash of their ids"
     private = f"Placeholders replace {masked}" if masked else None
     languages = ", ".join(name for name, _ in found.languages.most_common(5) if name)
