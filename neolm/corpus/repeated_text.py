@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +44,8 @@ SPACE, LOWER, UPPER, CLOSER, END, OWN_WORD, OWN_WORD_END = range(1, 8)
 _BASE = 0x9E3779B97F4A7C15
 
 
-class Words(NamedTuple):
+@dataclass
+class Words:
     """The words of a text: `codes` of its characters, where each word `starts` and `ends`, line ends before it, and
     `prefix`, (words + 1,) the hash of the words before: the sum of hash * _BASE ** index.
     """
@@ -54,6 +56,7 @@ class Words(NamedTuple):
     lines: Array
     prefix: Array
 
+    @cached_property
     def begins(self) -> Array:
         """What begins with each word. A sentence ends with `.?!`, unless the next word begins with a small letter, or
         the word is a capital, at most two letters and a full stop.
@@ -106,7 +109,7 @@ def pieces_of(words: Words, kind: str, config: RepeatedTextConfig) -> tuple[Arra
     prefix, inverse = words.prefix, _powers(len(words.starts).bit_length())[1]
     if kind != "spans":
         level = {"lines": LINE, "paragraphs": PARAGRAPH, "sentences": SENTENCE}[kind]
-        borders = np.append(np.flatnonzero(words.begins() >= level), len(words.starts))
+        borders = np.append(np.flatnonzero(words.begins >= level), len(words.starts))
         run = config.sentences if kind == "sentences" else 1
         long_enough = borders[run:] - borders[:-run] >= config.min_words
         first, last = borders[:-run][long_enough], borders[run:][long_enough]
@@ -263,7 +266,7 @@ def cuts(text: str, ranges: Array, shortest: int) -> tuple[list[tuple[int, int]]
     or more. A span without a whole sentence or line is cut out as it is.
     """
     words = words_of(text)
-    begins, size = words.begins(), len(words.starts)
+    begins, size = words.begins, len(words.starts)
     borders, gone = np.append(np.flatnonzero(begins), size), np.zeros(size + 1, np.bool_)
     for first, last, is_span in ranges.tolist():
         inside = borders[np.searchsorted(borders, first) : np.searchsorted(borders, last, "right")].tolist()
