@@ -59,7 +59,6 @@ def corpus_train_filter(
     ],
     output: Annotated[Path, typer.Option(help="The directory to write.")],
     l2: Annotated[float, typer.Option(min=1e-6, help="L2 penalty of the weights; more for few documents.")] = 0.03,
-    text_key: Annotated[str, typer.Option(help="Key or column of the text, in .jsonl, .parquet and tables.")] = "text",
 ) -> None:
     """Train the quality classifier of a corpus, and measure it.
 
@@ -67,7 +66,7 @@ def corpus_train_filter(
     """
     from neolm.train_filter import train_filter
 
-    train_filter(positive, negative, output, l2, text_key)
+    train_filter(positive, negative, output, l2)
     print(output)
 
 

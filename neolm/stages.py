@@ -61,11 +61,21 @@ def _evaluation_sets(config: CorpusConfig) -> EvaluationSets | None:
 
 
 def _corpus(output: Path, config: Any, recipe: Recipe) -> None:
-    from neolm.corpus.build import build_corpus
     from neolm.report.datasheet import write_datasheet
 
-    build_corpus(output, config, _evaluation_sets(config))
+    _build_corpus(output, config)
     write_datasheet(output / "corpus")
+
+
+def _build_corpus(output: Path, config: CorpusConfig) -> None:
+    from neolm.corpus.build import build_corpus
+
+    found = {}
+    if config.scores:
+        from neolm.document_scorers import scorers  # loads torch
+
+        found = scorers(config.scores)
+    build_corpus(output, config, _evaluation_sets(config), found)
 
 
 def _tokenizer(output: Path, config: Any, recipe: Recipe) -> None:
@@ -75,7 +85,6 @@ def _tokenizer(output: Path, config: Any, recipe: Recipe) -> None:
 
 
 def _shards(output: Path, config: Any, recipe: Recipe) -> None:
-    from neolm.corpus.build import build_corpus
     from neolm.corpus.documents import training_sources
     from neolm.data.build import build_shards
     from neolm.report.datasheet import write_datasheet
@@ -87,8 +96,7 @@ def _shards(output: Path, config: Any, recipe: Recipe) -> None:
         write_datasheet(output / "corpus")  # with the tokens
     if config.replay.path is not None:
         say(f"shards: the text that is replayed, {config.replay.path}")
-        corpus = _replay_corpus(recipe)
-        build_corpus(output / "replay", corpus, _evaluation_sets(corpus))
+        _build_corpus(output / "replay", _replay_corpus(recipe))
         build_shards(output / "replay", output / "tokenizer")
 
 

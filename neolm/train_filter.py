@@ -29,15 +29,8 @@ HELD_OUT = 0.2  # share of the smaller side, of which so many documents of both 
 SIDES = ("positive", "negative")
 
 
-def train_filter(positive: Path, negative: Path, output: Path, l2: float, text_key: str = "text") -> None:
-    """Write the classifier to `output`, unless it is up to date.
-
-    Args:
-        positive: Files of texts of the wanted quality, as `corpus.path`.
-        negative: Files of other texts.
-        output: The directory to write.
-        l2: Factor of half the squared weights, which are added to the sum of the losses.
-        text_key: As `corpus.text_key`.
+def train_filter(positive: Path, negative: Path, output: Path, l2: float) -> None:
+    """Write the classifier of `positive` and `negative` files to `output`, unless it is up to date.
 
     Raises:
         InputError: the files cannot be read or have too few documents, or `output` is something else.
@@ -46,12 +39,12 @@ def train_filter(positive: Path, negative: Path, output: Path, l2: float, text_k
     if output.exists() and (made is None or made.stage != STAGE):
         raise InputError(f"{output} exists and is no filter; choose another --output")
     for side, path in zip(SIDES, (positive, negative), strict=True):
-        raws[side] = RawText(CorpusConfig(source="files", path=str(path), text_key=text_key), output)
+        raws[side] = RawText(CorpusConfig(source="files", path=str(path)), output)
         try:
             raws[side].found  # noqa: B018 - raises what is wrong with the files
         except SettingError as error:
             raise InputError(f"{side.upper()}: {error.problem}") from None
-    stage = Stage(STAGE, "corpus", output, raws, {"l2": l2, "text_key": text_key})
+    stage = Stage(STAGE, "corpus", output, raws, {"l2": l2})
     stage.ensure(lambda directory: _train(directory, raws, l2), _summary)
 
 
@@ -70,9 +63,7 @@ def _train(directory: Path, raws: Mapping[str, RawText], l2: float) -> dict[str,
     for side, texts in zip(SIDES, sides, strict=True):
         counts[side]["used"] = len(texts)
         if len(texts) < FEWEST:
-            raise InputError(
-                f"{side.upper()}: {len(texts)} different documents of its own are too few; give {FEWEST} or more"
-            )
+            raise InputError(f"{side.upper()}: {len(texts)} different documents are too few; give {FEWEST} or more")
     size = round(HELD_OUT * min(map(len, sides)))  # the texts are sorted by hash: the first are a random sample
     with task("filter: training"):
         gold = np.repeat([True, False], [len(texts) - size for texts in sides])
@@ -80,11 +71,11 @@ def _train(directory: Path, raws: Mapping[str, RawText], l2: float) -> dict[str,
     save_file({"weights": weights}, directory / WEIGHTS)
     scores = quality_scores(weights.astype(np.float64), (text for texts in sides for text in texts[:size]))
     truth = np.repeat([True, False], size)
+    bins = reliability_table(scores, truth)
 
     def error(rows: Any) -> float:
         return expected_calibration_error(reliability_table(scores[rows], truth[rows]))
 
-    bins = reliability_table(scores, truth)
     return {
         **counts,
         "in_both": len(shared),

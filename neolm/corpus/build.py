@@ -23,6 +23,7 @@ from neolm.corpus.config import DROPPED, CorpusConfig
 from neolm.corpus.documents import CONTAMINATION
 from neolm.corpus.evaluation_items import EvaluationIndex, EvaluationSets
 from neolm.corpus.filter_config import LEFT_OUT
+from neolm.corpus.model_scores import Scorer, score_documents
 from neolm.corpus.privacy import KIND_WORDS
 from neolm.corpus.reasons import REASONS
 from neolm.corpus.sources import Raw, RawText, describe_ignored
@@ -34,10 +35,15 @@ PARTS_TO_HOLD_OUT_FROM = 20
 MIN_PART_CHARACTERS = 200
 
 
-def build_corpus(output: Path, config: CorpusConfig, sets: EvaluationSets | None = None) -> Manifest:
+def build_corpus(
+    output: Path,
+    config: CorpusConfig,
+    sets: EvaluationSets | None = None,
+    scorers: Mapping[str, Scorer] | None = None,
+) -> Manifest:
     """Build `output/corpus` unless it is up to date, and return its manifest.
 
-    `sets` are the evaluation sets of `config.decontamination`.
+    `sets` are the evaluation sets of `config.decontamination`, `scorers` the models of `config.scores`.
 
     Raises:
         SettingError: the raw text is missing or cannot be read, or no document is kept.
@@ -51,10 +57,9 @@ def build_corpus(output: Path, config: CorpusConfig, sets: EvaluationSets | None
     raw = RawText(config, output)
     settings, paths, known = config.model_dump(), {"path": "raw"}, defaults(config)
     inputs: dict[str, Input | RawInput] = {"raw": raw}
-    files = config.files()
-    if made is None or not made.inputs.keys() >= files.keys():
-        steps(config)  # an error of a file is a line
+    files, models = config.files(), dict(scorers or {})
     inputs |= {key: input_from(expanded(path), output) for key, path in files.items()}
+    inputs |= {f"scores.{name}": input_from(model.directory, output) for name, model in models.items()}
     paths |= {key: key for key in files}
     for name, place in (sets.files if sets else {}).items():
         inputs[f"evaluation set {name}"] = input_from(place, output)
@@ -64,12 +69,14 @@ def build_corpus(output: Path, config: CorpusConfig, sets: EvaluationSets | None
 
     def make(directory: Path) -> dict[str, Any]:
         index = EvaluationIndex(config.decontamination, list(sets.items())) if sets and config.decontamination else None
-        return _build(directory, raw.fetched, config, index)
+        return _build(directory, raw.fetched, config, index, models)
 
     return stage.ensure(make, lambda counts: _summary(counts, config))
 
 
-def _build(directory: Path, raw: Raw, config: CorpusConfig, index: EvaluationIndex | None) -> dict[str, Any]:
+def _build(
+    directory: Path, raw: Raw, config: CorpusConfig, index: EvaluationIndex | None, scorers: Mapping[str, Scorer]
+) -> dict[str, Any]:
     """Write the files of the corpus and return its counts."""
     from neolm.corpus.frames import (
         decide,
@@ -80,13 +87,15 @@ def _build(directory: Path, raw: Raw, config: CorpusConfig, index: EvaluationInd
     )  # Daft takes a while to import
     from neolm.corpus.writer import write_splits
 
-    steps(config)  # an error of the settings comes before anything is read
+    steps(config)  # an error of the settings, or of a model, comes before anything is read
+    loaded = {name: scorer.load() for name, scorer in scorers.items()}
     scratch = directory / ".scratch"
     scratch.mkdir()
     size = sum(file.size for file in raw.files)
     with task("corpus: reading", size / 1e6, "MB") as bar:
         for done in read_files(raw.files, scratch, config):
             bar.advance(done / 1e6)
+    score_documents(scratch, config.scores, loaded)
     records = open_records(scratch)
     verdicts = decide(records, config, index)
     counts = verdicts.counts

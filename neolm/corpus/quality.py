@@ -13,7 +13,6 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,16 +61,12 @@ class Features:
 
     def product(self, weights: Floats) -> Floats:
         """Rows times weights (F,): (N,)."""
-        return _sums(self.row, self.value * weights[self.place], self.texts)
+        # Added in order: `@` would add in an order that depends on the threads.
+        return np.bincount(self.row, self.value * weights[self.place], self.texts).astype(np.float64)
 
     def transposed(self, factors: Floats, size: int) -> Floats:
         """Columns times factors (N,): (F,)."""
-        return _sums(self.place, self.value * factors[self.row], size)
-
-
-def _sums(places: Ints, values: Floats, size: int) -> Floats:
-    """The sums of the values at each place, added in order: `@` would add in an order that depends on the threads."""
-    return np.bincount(places, values, size).astype(np.float64, copy=False)
+        return np.bincount(self.place, self.value * factors[self.row], size).astype(np.float64)
 
 
 def _dot(first: Floats, second: Floats) -> float:
@@ -81,20 +76,13 @@ def _dot(first: Floats, second: Floats) -> float:
 def fit(found: Features, positive: NDArray[np.bool_], l2: float) -> Floats:
     """The weights (F,) of the logistic regression, by Newton's method with conjugate gradients (Lin et al. 2008).
 
-    The minimum is unique: the sum of the losses, in which both sides weigh the same, and l2 / 2 times the squared
-    weights without the intercept.
+    They are the only minimum of the sum of the losses, in which both sides weigh the same, and l2 / 2 times the squared
+    weights without the intercept. Steps are damped as the loss's self-concordance allows (Bach 2010).
     """
     places, column = np.unique(found.place, return_inverse=True)
     data = Features(found.row, column, found.value, found.texts)
-    share = np.where(positive, positive.mean(), 1 - positive.mean())
-    cost, sign = 0.5 / share, np.where(positive, 1.0, -1.0)
-    penalty = np.append(np.full(len(places) - 1, l2), 0.0)
-    weights = np.zeros(len(places))
-
-    def loss(candidate: Floats) -> float:
-        margins = sign * data.product(candidate)
-        return float((cost * np.logaddexp(0, -margins)).sum()) + 0.5 * _dot(penalty, candidate**2)
-
+    cost, sign = 0.5 / np.where(positive, positive.mean(), 1 - positive.mean()), np.where(positive, 1.0, -1.0)
+    penalty, weights = np.append(np.full(len(places) - 1, l2), 0.0), np.zeros(len(places))
     start = 0.0
     for _ in range(NEWTON_STEPS):
         wrong = _sigmoid(-sign * data.product(weights))
@@ -102,11 +90,9 @@ def fit(found: Features, positive: NDArray[np.bool_], l2: float) -> Floats:
         start = start or _dot(gradient, gradient)
         if _dot(gradient, gradient) <= TOLERANCE**2 * start:
             break
-        step, before = _newton_step(data, cost * wrong * (1 - wrong), penalty, gradient), loss(weights)
-        size, slope = 1.0, _dot(gradient, step)
-        while loss(weights + size * step) > before + 1e-4 * size * slope and size > 1e-9:
-            size /= 2
-        weights = weights + size * step
+        step = _newton_step(data, cost * wrong * (1 - wrong), penalty, gradient)
+        change = np.abs(data.product(step)).max()
+        weights = weights + np.log1p(change) / change * step
     result = np.zeros(PLACES + 1)
     result[places] = weights
     return result
@@ -128,14 +114,13 @@ def _newton_step(data: Features, curvature: Floats, penalty: Floats, gradient: F
     return step
 
 
-def _sigmoid(logits: Any) -> Any:
+def _sigmoid(logits: Floats) -> Floats:
     return 0.5 * (1 + np.tanh(0.5 * logits))  # without overflow
 
 
 def quality_scores(weights: Floats, texts: Iterable[str]) -> Floats:
     """(N,) the probability that each text is of the positive side, if both sides are equally frequent."""
-    scores: Floats = _sigmoid(Features.of(texts).product(weights))
-    return scores
+    return _sigmoid(Features.of(texts).product(weights))
 
 
 def load_weights(path: Path) -> Floats:

@@ -75,8 +75,8 @@ def steps(config: CorpusConfig) -> tuple[Named, ...]:
     Raises:
         SettingError: a language is unknown, a file cannot be read, or a package is missing.
     """
-    places = [expanded(path) for path in config.files().values()]
-    files = [place / MANIFEST if place.is_dir() else place for place in places]
+    places = map(expanded, config.files().values())
+    files = (place / MANIFEST if place.is_dir() else place for place in places)
     return _steps(config, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files))
 
 
@@ -104,9 +104,7 @@ def _url(config: UrlConfig) -> Step:
 
     def step(text: str, metadata: Metadata) -> Outcome:
         url = metadata.get("url")
-        if not isinstance(url, str) or not url:
-            return Outcome(text, {"missing": 1.0})
-        return Outcome(text, why=refusal(url))
+        return Outcome(text, why=refusal(url)) if url and isinstance(url, str) else Outcome(text, {"missing": 1.0})
 
     return step
 

@@ -158,7 +158,7 @@ def test_files_that_no_filter_can_be_trained_on(folder: Path, tmp_path: Path, ne
         assert code == 2
         return err
 
-    assert "NEGATIVE: 5 different documents of its own are too few; give 25 or more" in refused(folder / "good", few)
+    assert "NEGATIVE: 5 different documents are too few; give 25 or more" in refused(folder / "good", few)
     assert "POSITIVE: 0 different documents" in refused(folder / "good", folder / "good")
     assert "POSITIVE: " in refused(tmp_path / "nothing", few)
     assert "is no filter; choose another --output" in refused(folder / "good", folder / "bad", folder)
