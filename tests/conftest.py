@@ -1,5 +1,6 @@
 """Shared fixtures and settings: one thread per test worker, no network, sample text."""
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -14,12 +15,42 @@ import pytest
 from samples import sample_text
 
 import neolm.cli
+import neolm.core.device
+
+# Every training measures it, for half a second or more; most trainings of the tests take less.
+neolm.core.device.matrix_ceiling = functools.cache(neolm.core.device.matrix_ceiling)
 
 # No test has a time limit: a busy machine is not a bug.
-hypothesis.settings.register_profile("neolm", deadline=None)
-hypothesis.settings.load_profile("neolm")
+hypothesis.settings.register_profile("all", deadline=None)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=40)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`make test` leaves out slow tests and tries fewer examples; `make test-all` does neither."""
+    hypothesis.settings.load_profile("quick" if "not slow" in config.option.markexpr else "all")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run tests that share a fixture in one worker of pytest-xdist, so that the fixture is built once.
+
+    They are those of a file, or of a directory where the fixture is in its `conftest.py`.
+    """
+    shared: dict[Path, str] = {}
+    for item in items:
+        for name in wide_fixtures(item):
+            shared[item.path] = min(name, shared.get(item.path, name), key=len)
+    for item in items:
+        if wide_fixtures(item) and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(shared[item.path]))
+
+
+def wide_fixtures(item: pytest.Item) -> set[str]:
+    """The files and directories whose fixtures of a module or of all tests `item` uses; not those of this file."""
+    fixtures = [fixture for found in item._fixtureinfo.name2fixturedefs.values() for fixture in found]  # type: ignore[attr-defined]
+    return {fixture.baseid for fixture in fixtures if fixture.scope in ("module", "session") and "/" in fixture.baseid}
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from neolm.models.config import decoder_config
 from neolm.models.decoder import Decoder
 from neolm.models.hf import save_model
 from neolm.tokenizer.tokenizer import train_tokenizer
+
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -34,29 +37,29 @@ def neolm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_an_exported_model_generates_the_same_text(model: Path, tmp_path: Path) -> None:
+def test_an_exported_model_generates_the_same_text(model: Path, tmp_path: Path, neolm_: Run) -> None:
     target = tmp_path / "four bits"
     done = neolm("export", model, target, "--quantize", "int4")
     assert (done.returncode, done.stdout.strip()) == (0, str(target)), done.stderr
     assert json.loads((target / "config.json").read_text(encoding="utf-8"))["quantization_config"]["bits"] == 4
     texts = [
         neolm("generate", model, "the sea", "--quantize", "int4", "--max-new-tokens", "8").stdout,
-        neolm("generate", target, "the sea", "--max-new-tokens", "8").stdout,
-        neolm("generate", target, "the sea", "--max-new-tokens", "8", "--offload", "disk").stdout,
-        neolm("generate", target, "the sea", "--max-new-tokens", "8", "--draft", "lookup").stdout,
+        neolm_("generate", target, "the sea", "--max-new-tokens", "8")[1],
+        neolm_("generate", target, "the sea", "--max-new-tokens", "8", "--offload", "disk")[1],
+        neolm_("generate", target, "the sea", "--max-new-tokens", "8", "--draft", "lookup")[1],
     ]
     assert texts[0].startswith("the sea")
     assert len(set(texts)) == 1
 
 
-def test_evaluate_measures_the_quantised_model(model: Path, tmp_path: Path) -> None:
+def test_evaluate_measures_the_quantised_model(model: Path, tmp_path: Path, neolm_: Run) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the day of the sea and the water\n" * 20, encoding="utf-8")
     scores = []
     for more in ([], ["--quantize", "int8"]):
         output = tmp_path / "scores.json"
-        done = neolm("evaluate", model, "--text", text, "--output", output, "--set", "baselines=false", *more)
-        assert done.returncode == 0, done.stderr
+        code, _, said = neolm_("evaluate", model, "--text", text, "--output", output, "--set", "baselines=false", *more)
+        assert code == 0, said
         scores.append(json.loads(output.read_text(encoding="utf-8")))
     assert scores[1]["protocols"][scores[1]["loss"]["protocol"]]["quantize"] == "int8"
     plain, quantised = (score["bits_per_byte"]["value"] for score in scores)
@@ -75,13 +78,13 @@ def test_evaluate_measures_the_quantised_model(model: Path, tmp_path: Path) -> N
     ],
 )
 def test_invalid_arguments_are_one_error_line_and_exit_code_2(
-    arguments: list[str], message: str, model: Path, tmp_path: Path
+    arguments: list[str], message: str, model: Path, tmp_path: Path, neolm_: Run
 ) -> None:
     paths = {"MODEL": model, "TARGET": tmp_path / "target"}
-    done = neolm(*(paths.get(argument, argument) for argument in arguments))
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert message.lower() in done.stderr.lower()
+    code, _, said = neolm_(*(paths.get(argument, argument) for argument in arguments))
+    assert code == 2, said
+    assert len(said.strip().splitlines()) == 1
+    assert message.lower() in said.lower()
     assert not (tmp_path / "target").exists()
 
 

@@ -5,12 +5,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked_command
 import pytest
 import yaml
 from hypothesis import given
@@ -158,29 +158,30 @@ def lines_of(output: Path) -> int:
 def stop(path: Path, output: Path, number: int, more: int) -> tuple[int, str]:
     """Start the study and send it the signal `number` after `more` rows of metrics; its exit code and its messages."""
     begun = lines_of(output)
-    command = [sys.executable, "-m", "neolm", "run", str(path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while process.poll() is None and lines_of(output) < begun + more:
+    said = path.with_name("said.txt")
+    process = forked_command.start(["run", path], said)
+    while process.is_alive() and lines_of(output) < begun + more:
         time.sleep(0.005)
-    process.send_signal(number)
-    _, said = process.communicate()
-    return process.returncode, said
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join()
+    return process.exitcode or 0, said.read_text()
 
 
 def test_an_interrupted_or_killed_study_resumes_bit_for_bit(tmp_path: Path, text_folder: Path) -> None:
     seed = int.from_bytes(os.urandom(4))
     chance = random.Random(seed)
-    disturbed, calm = (recipe(tmp_path / name, text_folder, steps=60) for name in ("killed", "calm"))
+    disturbed, calm = (recipe(tmp_path / name, text_folder, steps=30) for name in ("killed", "calm"))
     path, output = tmp_path / "study.yaml", tmp_path / "killed"
     path.write_text(yaml.safe_dump(disturbed))
-    assert stop(path, output, signal.SIGKILL, chance.randint(1, 100))[0] == -signal.SIGKILL, f"seed {seed}"
-    code, said = stop(path, output, signal.SIGINT, chance.randint(5, 60))
+    assert stop(path, output, signal.SIGKILL, chance.randint(1, 50))[0] == -signal.SIGKILL, f"seed {seed}"
+    code, said = stop(path, output, signal.SIGINT, chance.randint(5, 30))
     assert code == 130, f"seed {seed}: {said}"
     if "stopped and saved" in said:  # the signal came during a training
         last = said.splitlines()[-1]
         assert " (cell " in last, last
         assert "the same command resumes there" in last
-    assert stop(path, output, signal.SIGKILL, chance.randint(1, 30))[0] == -signal.SIGKILL, f"seed {seed}"
+    assert stop(path, output, signal.SIGKILL, chance.randint(1, 15))[0] == -signal.SIGKILL, f"seed {seed}"
     neolm.run(path)
     neolm.run(calm)
     for name, number in ((name, number) for name in CELLS for number in (1, 5)):

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -25,7 +26,6 @@ from neolm.kernels.lookup import lookup, lookup_product
 
 SLOPE = math.sqrt(8 / math.pi)
 MAX_CHUNK_ELEMENTS = 2**18  # numbers at a time, so that the float32 intermediates stay in the cache
-MAX_CHUNKS = 1024  # estimates of memory run this loop too, for models of any size
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -82,9 +82,9 @@ class _Gelu(torch.autograd.Function):
         result, derivative = torch.empty_like(x), torch.empty_like(x)
         wide = torch.promote_types(x.dtype, torch.float32)
         slope = torch.full((), SLOPE, dtype=wide)
-        size = max(MAX_CHUNK_ELEMENTS, x.numel() // MAX_CHUNKS)
-        work = torch.empty(3, min(size, x.numel()), dtype=wide)
-        chunks = zip(*(torch.split(t.view(-1), size) for t in (x, result, derivative)), strict=True)
+        work = torch.empty(3, min(MAX_CHUNK_ELEMENTS, x.numel()), dtype=wide)
+        whole = () if isinstance(x, FakeTensor) else (x, result, derivative)  # the loop takes no memory to estimate
+        chunks = zip(*(torch.split(t.view(-1), MAX_CHUNK_ELEMENTS) for t in whole), strict=True)
         for numbers, value, slopes in chunks:
             y, p, s = work[:, : len(numbers)]
             y.copy_(numbers)

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -60,6 +61,13 @@ def words(seed: int) -> str:
 
 
 TEXTS = [words(number) for number in range(DOCUMENTS)]
+RECORDS = [json.dumps(text).encode() for text in TEXTS]
+
+
+@cache
+def sound(suffix: str) -> bytes:
+    """The content of a sound file."""
+    return contents(suffix, good(suffix))
 
 
 def contents(suffix: str, records: list[bytes]) -> bytes:
@@ -83,8 +91,7 @@ def parquet(texts: list[bytes | None]) -> bytes:
 
 def good(suffix: str) -> list[bytes]:
     """The records of a sound file. A text file is one document; it is shorter than the limit."""
-    texts = TEXTS[:20] if suffix.startswith(".txt") else TEXTS
-    return [json.dumps(text).encode() for text in texts]
+    return RECORDS[:20] if suffix.startswith(".txt") else RECORDS[:]
 
 
 def with_bad_record(suffix: str, damage: str, place: str) -> bytes | None:
@@ -101,7 +108,7 @@ def with_bad_record(suffix: str, damage: str, place: str) -> bytes | None:
 def altered(suffix: str, place: str) -> bytes | None:
     if suffix.endswith(".zst") and place != "beginning":  # may be unpacked to altered text; see the test below
         return None
-    data = bytearray(contents(suffix, good(suffix)))
+    data = bytearray(sound(suffix))
     at = {"beginning": 30, "middle": len(data) // 2, "end": len(data) - 400}[place]
     end = at + min(400, len(data) // 10)
     data[at:end] = bytes(255 - byte for byte in data[at:end])
@@ -111,12 +118,12 @@ def altered(suffix: str, place: str) -> bytes | None:
 def cut(suffix: str, place: str) -> bytes | None:
     if suffix == ".txt":  # nothing tells
         return None
-    data = contents(suffix, good(suffix))
+    data = sound(suffix)
     return data[: {"beginning": 12, "middle": len(data) // 2, "end": len(data) - 2}[place]]
 
 
 def other_check_sum(suffix: str, place: str) -> bytes | None:
-    data = bytearray(contents(suffix, good(suffix)))
+    data = bytearray(sound(suffix))
     where = CHECK_SUM.get(Path(suffix).suffix)
     if where is None or place != "end":
         return None
@@ -126,7 +133,7 @@ def other_check_sum(suffix: str, place: str) -> bytes | None:
 
 def appended(suffix: str, place: str) -> bytes | None:
     packed = Path(suffix).suffix in PACK and place == "end"
-    return contents(suffix, good(suffix)) + b"<html>not found</html>" if packed else None
+    return sound(suffix) + b"<html>not found</html>" if packed else None
 
 
 DAMAGES: dict[str, Callable[[str, str], bytes | None]] = {
@@ -143,14 +150,21 @@ def read(path: Path) -> list[Record]:
     return [record for file in find_files(config, path / "output").files for record in read_records(file, config)]
 
 
-def outcome(suffix: str, damage: str, place: str, directory: Path) -> str | None:
-    """What is kept and why not the rest, as a cell of the table; None: the damage is not possible there."""
-    data = DAMAGES[damage](suffix, place)
-    if data is None:
-        return None
-    path = directory / f"file{suffix}"
-    path.write_bytes(data)
-    records = read(path)
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory) -> dict[tuple[str, str, str], tuple[Path, list[Record]]]:
+    """Damage, kind of file and place: the file, of those that are possible, and its records. All are in one folder."""
+    folder, found = tmp_path_factory.mktemp("damaged"), {}
+    for number, (damage, suffix, place) in enumerate(itertools.product(DAMAGES, FORMATS, PLACES)):
+        data = DAMAGES[damage](suffix, place)
+        if data is not None:
+            path = folder / f"{number}{suffix}"
+            path.write_bytes(data)
+            found[damage, suffix, place] = path, read(path)
+    return found
+
+
+def outcome(suffix: str, records: list[Record]) -> str:
+    """What is kept and why not the rest, as a cell of the table."""
     kept = [record.text for record in records if record.reason is None]
     reasons = sorted({record.reason for record in records if record.reason is not None})
     return ", ".join([*(f"`{reason}`" for reason in reasons), share(kept, suffix)])
@@ -165,44 +179,42 @@ def share(kept: list[str], suffix: str) -> str:
     assert len(set(kept) - set(expected)) == 0, "altered text is kept"
     if kept == expected[: len(kept)] and len(kept) not in (len(expected) - 1, len(expected) - GROUP):
         return "all before"
-    missing = [number for number, text in enumerate(expected) if text not in set(kept)]
+    found = set(kept)
+    missing = [number for number, text in enumerate(expected) if text not in found]
     assert missing == list(range(missing[0], missing[-1] + 1))
     assert len(missing) <= 2 or len(missing) == GROUP
     return "other row groups" if len(missing) == GROUP else "all others"
 
 
-def rows(directory: Path) -> list[tuple[str, str, tuple[str, ...]]]:
+def rows(damaged) -> list[tuple[str, str, tuple[str, ...]]]:
     """Damage, files, and the outcomes at the three places. Files with equal outcomes share a row."""
     found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for damage, suffix in itertools.product(DAMAGES, FORMATS):
-        cells = tuple(outcome(suffix, damage, place, directory) or "" for place in PLACES)
+        files = (damaged.get((damage, suffix, place)) for place in PLACES)
+        cells = tuple(outcome(suffix, file[1]) if file else "" for file in files)
         if any(cells):
             found.setdefault((damage, cells), []).append(suffix)
     return [(damage, ", ".join(suffixes), cells) for (damage, cells), suffixes in found.items()]
 
 
-def markdown(directory: Path) -> str:
+def markdown(damaged) -> str:
     lines = ["| damage | files | at the beginning | in the middle | at the end |", "|---|---|---|---|---|"]
-    return "\n".join(lines + [f"| {d} | {files} | {' | '.join(cells)} |" for d, files, cells in rows(directory)])
+    return "\n".join(lines + [f"| {d} | {files} | {' | '.join(cells)} |" for d, files, cells in rows(damaged)])
 
 
-def test_the_table_in_the_docs_is_what_the_reader_does(tmp_path):
+@pytest.mark.xdist_group("damage")
+def test_the_table_in_the_docs_is_what_the_reader_does(damaged):
     text = (Path(__file__).parents[2] / "docs" / "corpus.md").read_text(encoding="utf-8")
     table = re.search(r"\| damage \| files \|.*?(?=\n\n)", text, re.DOTALL)
-    assert table is not None and table[0] == markdown(tmp_path)
+    assert table is not None and table[0] == markdown(damaged)
 
 
-def test_damaged_files_do_not_affect_others_and_alone_are_bad_input(build, tmp_path):
+@pytest.mark.xdist_group("damage")
+def test_damaged_files_do_not_affect_others_and_alone_are_bad_input(build, damaged, tmp_path):
     """Every file of the table, in a folder with a good one; and alone: exit code 2 if nothing of it is kept."""
-    raw = tmp_path / "raw"
-    raw.mkdir()
+    raw = next(path for path, _ in damaged.values()).parent
     (raw / "good.txt").write_text("a good text that stays")
-    kept = set()
-    for number, (damage, suffix, place) in enumerate(itertools.product(DAMAGES, FORMATS, PLACES)):
-        data = DAMAGES[damage](suffix, place)
-        if data is not None:
-            (raw / f"{number}{suffix}").write_bytes(data)
-            kept |= {record.text for record in read(raw / f"{number}{suffix}") if record.reason is None}
+    kept = {record.text for _, records in damaged.values() for record in records if record.reason is None}
     corpus = build(raw, max_document_bytes=LIMIT)
     assert {document.text for document in corpus.kept.values()} == {"a good text that stays", *kept}
     alone = tmp_path / "cut.jsonl.gz"

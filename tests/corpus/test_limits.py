@@ -63,8 +63,8 @@ def zst(path: Path, **options):
     return zstandard.ZstdCompressor(**options).stream_writer(path.open("wb"))
 
 
-def gz(path: Path):
-    return gzip.open(path, "wb")
+def gz(path: Path, **options):
+    return gzip.open(path, "wb", **options)
 
 
 def plain(path: Path):
@@ -76,15 +76,16 @@ def text_zst(folder: Path) -> None:
 
 
 def text_gz(folder: Path) -> None:
-    unpacked(gz, folder / "a.txt.gz", b"word " * (MIB // 5), 200)
+    unpacked(gz, folder / "a.txt.gz", b"word " * (MIB // 5), 200, compresslevel=1)
 
 
 def text_xz(folder: Path) -> None:
-    unpacked(lzma.open, folder / "a.txt.xz", b"word " * (MIB // 5), 300, mode="wb")
+    unpacked(lzma.open, folder / "a.txt.xz", b"word " * (MIB // 5), 300, mode="wb", preset=0)
 
 
 def lines_bz2(folder: Path) -> None:
-    unpacked(bz2.open, folder / "a.jsonl.bz2", b'{"text": "%s"}\n' % (b"the same " * 100) * 1000, 100, mode="wb")
+    """bzip2 takes 15 s to pack as much of repeated words, and less than one for a repeated byte."""
+    unpacked(bz2.open, folder / "a.jsonl.bz2", b'{"text": "%s"}\n' % (b"a" * 900) * 1000, 100, mode="wb")
 
 
 def window_xz(folder: Path) -> None:

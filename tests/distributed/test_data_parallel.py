@@ -1,9 +1,8 @@
 """The seams of the loop: several processes that average their gradients train as one process does."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import forked_command
 import pytest
 from small_encoder import write_corpus
 from small_training import losses, numbers
@@ -73,13 +72,11 @@ if size > 1:
 
 def run(place: Path, size: int, kind: str) -> Path:
     place.mkdir()
-    command = [sys.executable, "-W", "error", "-c", RANK]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(size), str(place), kind], stderr=subprocess.PIPE, text=True)
-        for rank in range(size)
-    ]
-    said = [process.communicate()[1] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(said)
+    said = [place / f"said by {rank}.txt" for rank in range(size)]
+    ranks = [forked_command.start([rank, size, place, kind], said[rank], RANK) for rank in range(size)]
+    for rank in ranks:
+        rank.join()
+    assert not any(rank.exitcode for rank in ranks), "\n".join(path.read_text() for path in said)
     return place
 
 
@@ -90,10 +87,7 @@ def examples(directory: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(("kind", "sizes"), [("decoder", (2,)), ("bert", (2,)), ("albert", (4,))])
-def test_ranks_train_as_one_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, sizes: tuple[int, ...]
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=":")
+def test_ranks_train_as_one_process(tmp_path: Path, kind: str, sizes: tuple[int, ...]) -> None:
     if kind != "decoder":
         write_corpus(tmp_path / "shards")
     one = run(tmp_path / "one", 1, kind) / "0"

@@ -1,9 +1,8 @@
 """A checkpoint of any number of processes is read by any other number, bit for bit, over gloo on a CPU."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import forked_command
 import torch
 from safetensors import safe_open
 
@@ -105,13 +104,12 @@ dist.destroy_process_group()
 def run(place: Path, world: int, source: Path) -> Path:
     """Let `world` processes read the checkpoints of `source` and write their own, whose place is returned."""
     root, store = place / f"checkpoints of {world}", place / f"store of {world}"
-    commands = [
-        [sys.executable, "-W", "error", "-c", RANK, str(rank), str(world), str(store), str(root), str(source)]
-        for rank in range(world)
-    ]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
-    said = [process.communicate()[1] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(said)
+    paths = [place / f"said by {rank} of {world}.txt" for rank in range(world)]
+    ranks = [forked_command.start([rank, world, store, root, source], paths[rank], RANK) for rank in range(world)]
+    for rank in ranks:
+        rank.join()
+    said = [path.read_text() for path in paths]
+    assert not any(rank.exitcode for rank in ranks), "\n".join(said)
     assert not any("damaged" in text for text in said), said
     return root
 

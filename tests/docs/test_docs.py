@@ -287,7 +287,7 @@ def test_commands(
         if "quickstart" in arguments:
             output = output or "runs/quickstart"
         if "finetune" in arguments:
-            output, small = arguments[arguments.index("--output") + 1], QUICK
+            output, small = arguments[arguments.index("--output") + 1], (*QUICK, "finetune.epochs=1")
         if output:
             shutil.rmtree(workplace / output, ignore_errors=True)
         of_encoder = ["model.embedding_size=16", "tokenizer.vocab_size=140"]  # WordPiece finds few in these texts

@@ -2,13 +2,12 @@
 
 import json
 import operator
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import forked_command
 import pytest
 import sacrebleu
 import torch
@@ -314,20 +313,19 @@ def test_a_killed_run_ends_with_the_same_bits(decoder: Path, tmp_path: Path) -> 
     settings = [*QUICK[1:], "finetune.checkpoint_every=3", "finetune.log_every=1", "finetune.lora.dropout=0.1"]
     settings += ["finetune.method=lora", "finetune.steps=10", "finetune.validate_every=5"]
 
-    def command(output: Path) -> list[str]:
-        given = map(str, [decoder, "--task", "instruct", "--train", train, "--output", output])
-        return [sys.executable, "-m", "neolm", "finetune", *given, *settings]
+    def arguments(output: Path) -> list[object]:
+        return ["finetune", decoder, "--task", "instruct", "--train", train, "--output", output, *settings]
 
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole), capture_output=True, check=True)
+    whole, killed, said = tmp_path / "whole", tmp_path / "killed", tmp_path / "said.txt"
+    forked_command.finish(arguments(whole), said)
     metrics = killed / "finetune" / "metrics.jsonl"
-    process = subprocess.Popen(command(killed), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not (metrics.exists() and len(metrics.read_bytes().splitlines()) > 4):
+    process = forked_command.start(arguments(killed), said)
+    while process.is_alive() and not (metrics.exists() and len(metrics.read_bytes().splitlines()) > 4):
         time.sleep(0.005)
     process.kill()
-    process.wait()
+    process.join()
     assert not (killed / "model").exists()
-    subprocess.run(command(killed), capture_output=True, check=True)
+    forked_command.finish(arguments(killed), said)
 
     def outcome(output: Path) -> tuple[Any, Any]:
         measured = ("tokens_per_second", "mfu", "memory_bytes")

@@ -1,13 +1,12 @@
 """A fine-tuning that is killed at any moment ends with the same bits, through the real command."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked_command
 import pytest
 from safetensors.torch import load_file
 from topic_tables import QUICK
@@ -28,7 +27,7 @@ def dropping_base(base: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def command(base: Path, train: Path, output: Path) -> list[str]:
+def arguments(base: Path, train: Path, output: Path) -> list[object]:
     settings = [
         *QUICK,
         "finetune.epochs=12",
@@ -36,14 +35,7 @@ def command(base: Path, train: Path, output: Path) -> list[str]:
         "finetune.log_every=1",
         "finetune.patience=null",
     ]
-    return [
-        sys.executable,
-        "-m",
-        "neolm",
-        "finetune",
-        *map(str, [base, "--train", train, "--output", output]),
-        *settings,
-    ]
+    return ["finetune", base, "--train", train, "--output", output, *settings]
 
 
 def outcome(output: Path) -> tuple[Any, Any, list[Any]]:
@@ -59,26 +51,22 @@ def outcome(output: Path) -> tuple[Any, Any, list[Any]]:
 def test_a_killed_run_ends_with_the_same_bits(dropping_base: Path, topics: Topics, tmp_path: Path) -> None:
     train = topics("train.csv", 100, 1)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = subprocess.run(command(dropping_base, train, whole), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    said = tmp_path / "said.txt"
+    forked_command.finish(arguments(dropping_base, train, whole), said)
     metrics = killed / "finetune" / "metrics.jsonl"
     kills = 0
     for after in (0, 8, 40):  # rows of the metrics; 0: while the baselines are trained
-        process = subprocess.Popen(
-            command(dropping_base, train, killed), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
+        process = forked_command.start(arguments(dropping_base, train, killed), said)
         waited_for = (killed / "finetune" / "tfidf.safetensors") if after == 0 else metrics
-        while process.poll() is None:
+        while process.is_alive():
             if waited_for.exists() and (not after or len(waited_for.read_bytes().splitlines()) > after):
                 process.kill()
                 kills += 1
                 break
             time.sleep(0.005)
-        process.wait()
+        process.join()
     assert kills >= 2
     torn = killed / "finetune" / ".probe.safetensors.tmp"  # what a kill in the middle of a write leaves
     torn.write_bytes(b"half")
-    done = subprocess.run(command(dropping_base, train, killed), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "resuming at step" in done.stderr
+    assert "resuming at step" in forked_command.finish(arguments(dropping_base, train, killed), said)
     assert outcome(killed) == outcome(whole)

@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -114,6 +115,11 @@ WIDER = {
 }
 
 
+def quick_and_slow(cases: Iterable[str], *quick: str) -> list[Any]:
+    """The names of `cases`, of which those that are not `quick` are slow tests."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in cases]
+
+
 def estimated(measured: Case) -> MemoryEstimate:
     return estimate_memory(measured.architecture, measured.config, measured.precision, "cpu")
 
@@ -179,7 +185,7 @@ SHARED: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("name", quick_and_slow(SHARED, "bert", "albert", "albert, attention", "albert, groups"))
 def test_an_extrapolated_estimate_of_an_encoder_is_that_of_the_whole_training(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,11 +247,13 @@ DEEP: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize(
+    "name", quick_and_slow(DEEP, "gpt2, a large embedding", "gpt-neo, alternating", "gpt-neox, Muon")
+)
 def test_the_state_of_a_deep_model_is_extrapolated_exactly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     family, device, precision, fields, settings = DEEP[name]
     hidden = 1024 if "Muon" in name else 128
-    sizes = {"hidden_size": hidden, "num_layers": 35, "num_heads": 2, "vocab_size": 512}
+    sizes = {"hidden_size": hidden, "num_layers": 23, "num_heads": 2, "vocab_size": 512}
     model = decoder_config(family, max_position_embeddings=256, **{**sizes, **fields})
     config = PretrainConfig(steps=3, **{"batch_size": 16, "sequence_length": 256, **settings})
     deepest, run_step = 0, memory.run_step
