@@ -21,10 +21,10 @@ demo: $(VENV)/.neolm-demo
 	@echo "Open runs/quickstart/report.html in a browser. Serve the model: $(VENV)/bin/neolm serve runs/quickstart/model"
 
 test: lint
-	$(RUN) pytest -n 2 --dist loadgroup -m "not slow"
+	$(RUN) pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: lint
-	$(RUN) pytest -n 2 --dist loadgroup
+	$(RUN) pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.neolm-dev
 	$(RUN) ruff check --quiet .

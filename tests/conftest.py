@@ -32,27 +32,6 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("quick" if "not slow" in config.option.markexpr else "all")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tests that share a fixture in one worker of pytest-xdist, so that the fixture is built once.
-
-    They are those of a file, or of a directory where the fixture is in its `conftest.py`.
-    """
-    shared: dict[Path, str] = {}
-    for item in items:
-        for name in wide_fixtures(item):
-            shared[item.path] = min(name, shared.get(item.path, name), key=len)
-    for item in items:
-        if wide_fixtures(item) and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(shared[item.path]))
-
-
-def wide_fixtures(item: pytest.Item) -> set[str]:
-    """The files and directories whose fixtures of a module or of all tests `item` uses; not those of this file."""
-    fixtures = [fixture for found in item._fixtureinfo.name2fixturedefs.values() for fixture in found]  # type: ignore[attr-defined]
-    return {fixture.baseid for fixture in fixtures if fixture.scope in ("module", "session") and "/" in fixture.baseid}
-
-
 @pytest.fixture(scope="session")
 def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of forty small text files."""

@@ -202,14 +202,12 @@ def markdown(damaged) -> str:
     return "\n".join(lines + [f"| {d} | {files} | {' | '.join(cells)} |" for d, files, cells in rows(damaged)])
 
 
-@pytest.mark.xdist_group("damage")
 def test_the_table_in_the_docs_is_what_the_reader_does(damaged):
     text = (Path(__file__).parents[2] / "docs" / "corpus.md").read_text(encoding="utf-8")
     table = re.search(r"\| damage \| files \|.*?(?=\n\n)", text, re.DOTALL)
     assert table is not None and table[0] == markdown(damaged)
 
 
-@pytest.mark.xdist_group("damage")
 def test_damaged_files_do_not_affect_others_and_alone_are_bad_input(build, damaged, tmp_path):
     """Every file of the table, in a folder with a good one; and alone: exit code 2 if nothing of it is kept."""
     raw = next(path for path, _ in damaged.values()).parent

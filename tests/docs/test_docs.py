@@ -55,9 +55,6 @@ NOT_RUN = {
 
 ANSWERS = [[{"text": "in town", "answer_start": len(f"Number {n} is ")}] for n in range(12)]
 
-# Commands share one worker, and so one small run.
-pytestmark = pytest.mark.xdist_group("docs")
-
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)

@@ -11,8 +11,6 @@ import pytest
 from page_driver import PHONE, WIDE, PageDriver
 from page_server import PAGE, Reply, model
 
-pytestmark = pytest.mark.xdist_group("page")
-
 MARKDOWN = (
     "# Title\n\nSome **bold** text with `code`, a [link](https://example.org/) and\n\n"
     "- one\n  - two\n\n1. three\n\n> quote\n\n"

@@ -10,8 +10,6 @@ import pytest
 from page_driver import PageDriver
 from page_server import KEY, FakeServer, Reply, model
 
-pytestmark = pytest.mark.xdist_group("page")
-
 START = {"temperature": 0.8, "top_p": 0.95, "max_tokens": 256}
 STREAM = {"stream": True, "stream_options": {"include_usage": True}, "truncate_prompt_tokens": 2048 - 256}
 

@@ -14,7 +14,6 @@ from tiny_encoders import write_classifier
 
 import neolm
 
-pytestmark = pytest.mark.xdist_group("page")
 FIELDS = {"kind": "classify", "chat_template": None, "labels": ["weather", "7"]}
 TOPICS = model("topics", **FIELDS, pair=False, problem="single_label_classification")
 PAIRS = model("pairs", **FIELDS, pair=True, problem="single_label_classification")

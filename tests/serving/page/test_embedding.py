@@ -14,7 +14,6 @@ from tiny_encoders import write_encoder
 
 import neolm
 
-pytestmark = pytest.mark.xdist_group("page")
 BERT = model("bert", kind="embed", dimensions=384, chat_template=None)
 
 

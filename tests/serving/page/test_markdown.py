@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from page_server import Reply, model
 
-pytestmark = pytest.mark.xdist_group("page")
-
 # A DOM tree as a list: text, or [tag, children ...] for an element, without copy buttons.
 OUTLINE = """
 const outline = (node) => node.nodeType === 3 ? node.data

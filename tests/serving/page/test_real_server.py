@@ -18,8 +18,6 @@ from neolm.generation.batch import generate_ids
 from neolm.generation.config import GenerationConfig
 from neolm.serving.server.preferences import export
 
-pytestmark = pytest.mark.xdist_group("page")
-
 
 def write_endless_model(directory: Path, **options: int) -> Path:
     """A model that never generates the end of text greedily: the logit of that token is always 0."""

@@ -6,8 +6,6 @@ import pytest
 from page_driver import PHONE, WIDE, PageDriver
 from page_server import Reply
 
-pytestmark = pytest.mark.xdist_group("page")
-
 
 @pytest.fixture
 def library(ui: PageDriver) -> PageDriver:

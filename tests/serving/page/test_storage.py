@@ -11,8 +11,6 @@ import pytest
 from page_driver import PageDriver
 from page_server import Reply
 
-pytestmark = pytest.mark.xdist_group("page")
-
 DONE = {"model": "fox-7m", "state": "done"}
 GOOD = {
     "id": "abc", "mode": "chat", "title": "Foxes", "system": "", "created": 1, "updated": 2, "first": "p1",
