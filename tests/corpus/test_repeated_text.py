@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from neolm.core.errors import InputError
 from neolm.corpus import repeated_text
 from neolm.corpus.config import CorpusConfig, RepeatedTextConfig
 from neolm.corpus.repeated_text import Compared, candidates, compared, cuts, fingerprints, without, words_of
+from neolm.pipeline import run
 
 ALL = {"max_dropped_share": 1.0, "min_words_left": 1}
 
@@ -225,6 +227,25 @@ def test_a_document_with_too_few_words_left_is_rejected_as_it_was(build, write):
     assert set(corpus.kept) == {"a", "c"}  # c was short before
     assert corpus.rejected["b"]["text"] == records[1]["text"]
     assert "15 of its 85 words" in json.loads(corpus.rejected["b"]["metadata"])["why"]
+
+
+def test_after_the_items_of_evaluation_sets_are_cut_out(tmp_path):
+    question = "Which gardener plants seven rows of purple tulips and waters every second row on Monday morning again"
+    left, right, tail = (" ".join(f"{name}{n}" for n in range(60)) for name in ("left", "right", "tail"))
+    texts = {"a": f"{STORY} {OWN}", "b": f"{left} {question} Nobody {right}.\n{STORY}\n{tail}"}
+    (tmp_path / "raw.jsonl").write_text("\n".join(json.dumps({"id": n, "text": text}) for n, text in texts.items()))
+    (tmp_path / "items.jsonl").write_text(json.dumps({"q": question, "a": "Nobody"}))
+    table = {"name": "items", "path": str(tmp_path / "items.jsonl"), "question": ["q"], "answer": "a"}
+    corpus = {"source": "files", "path": str(tmp_path / "raw.jsonl"), "min_characters": 1}
+    corpus |= {"decontamination": {"tables": [table], "action": "cut"}, "repeated_text": {**ALL, "keep": "first"}}
+    run({"output": str(tmp_path / "run"), "corpus": corpus})
+    rows = pq.read_table(tmp_path / "run/corpus/documents").to_pylist()
+    kept, metadata = ({row["id"]: row[name] for row in rows} for name in ("text", "metadata"))
+    assert kept["a"] == texts["a"]
+    assert kept["b"].startswith("left0 left1")
+    assert kept["b"].endswith(f"right59.\n{tail}")
+    assert not {"gardener", "fisherman"} & set(kept["b"].split())
+    assert {"contamination", "cut_characters", "repeated_text"} == json.loads(metadata["b"]).keys()
 
 
 def test_the_guard(build, write):
