@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 
 from neolm import commands
-from neolm.core.errors import NeoLMError
+from neolm.core.errors import InputError, NeoLMError
+from neolm.core.ranks import ranks_in_environment
 from neolm.corpus.commands import inspect
 from neolm.evaluation.commands import evaluate
 from neolm.finetuning.commands import finetune
@@ -61,6 +62,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
+PARALLEL = ("run", "pretrain")
+"""Commands that torchrun may start in several processes."""
+
+
 def _app(help_text: str) -> typer.Typer:
     return typer.Typer(
         help=help_text,
@@ -82,7 +87,15 @@ for name, function in COMMANDS.items():
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if context.invoked_subcommand not in PARALLEL and (ranks := ranks_in_environment()) > 1:
+        raise InputError(
+            f"neolm {context.invoked_subcommand} runs in one process, not in {ranks}: start it without torchrun. "
+            f"Commands for several processes are {', '.join(PARALLEL)}"
+        )
     if version:
         import neolm
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -95,7 +96,10 @@ def pretrain(
 def _run(recipe: str, overrides: list[str] | None, until: str | None = None) -> Path:
     from neolm.pipeline import run as run_recipe
 
-    return run_recipe(recipe, overrides or [], until)
+    output = run_recipe(recipe, overrides or [], until)
+    if os.environ.get("RANK", "0") != "0":  # rank 0 prints the result
+        raise typer.Exit
+    return output
 
 
 def import_model(

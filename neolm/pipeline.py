@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import PENDING_RECIPE, adopt_recipe
+from neolm.core.artifact import PENDING_RECIPE, adopt_recipe, code_version
 from neolm.core.config import Overrides, sections
+from neolm.core.device import choose_device
 from neolm.core.errors import InputError, SettingError
 from neolm.core.files import expanded, remove
 from neolm.core.manifest import read_manifest
 from neolm.core.output import claim_output
 from neolm.core.progress import say
+from neolm.core.ranks import OneRank, RunRanks, ranks_in_environment
 from neolm.recipe import Recipe, load_recipe, save_recipe
 from neolm.stages import REPORT, STAGES, Action, StageRow
+
+ONE_RANK = OneRank()
 
 
 def run(recipe: str | Path | Mapping[str, Any], overrides: Overrides = (), until: str | None = None) -> Path:
@@ -29,16 +33,39 @@ def run(recipe: str | Path | Mapping[str, Any], overrides: Overrides = (), until
     Raises:
         InputError: the recipe, the data or the output directory cannot be used. Nothing was lost.
     """
-    settings = load_recipe(recipe, overrides)
-    output = expanded(settings.output)
-    if settings.study is not None:
-        from neolm.study import run_study
+    with _run_ranks() as ranks:
+        settings = load_recipe(recipe, overrides)
+        output = expanded(settings.output)
+        ranks.compare({"recipe": settings.model_dump(mode="json"), "code": code_version("training")})
+        if settings.study is not None:
+            from neolm.study import run_study
 
-        run_study(settings, output, until)
-    else:
-        with claimed(output):
-            build(settings, output, until)
+            if ranks.count > 1:
+                raise InputError("study: its trainings run in one process each; start this recipe without torchrun")
+            run_study(settings, output, until)
+        elif ranks.first:
+            with claimed(output):
+                build(settings, output, until, ranks)
+        else:
+            _follow(settings, output, ranks)
     return output
+
+
+def _run_ranks() -> AbstractContextManager[RunRanks]:
+    """Meet the other processes that torchrun started, if there are any."""
+    if ranks_in_environment() == 1:
+        return nullcontext(OneRank())
+    from neolm.distributed.ranks import joined
+
+    return joined()
+
+
+def _follow(settings: Recipe, output: Path, ranks: RunRanks) -> None:
+    """Build together with rank 0 the stages that it tells."""
+    for message in ranks.heard():
+        settings = settings.complete(tokenizer_exists=message["tokenizer_exists"])
+        row = next(row for row in STAGES if row.name == message["stage"])
+        _build(row, output, settings, ranks)
 
 
 def claimed(output: Path) -> AbstractContextManager[None]:
@@ -46,12 +73,14 @@ def claimed(output: Path) -> AbstractContextManager[None]:
     return claim_output(output, [*(row.name for row in STAGES), REPORT.name])
 
 
-def build(settings: Recipe, output: Path, until: str | None = None) -> None:
+def build(settings: Recipe, output: Path, until: str | None = None, ranks: RunRanks = ONE_RANK) -> None:
     """Build the stages of a recipe in `output`, which is locked; and the report, if `until` is None.
 
-    A stage whose directory is a link belongs to another run and is used as it is.
+    A stage whose directory is a link belongs to another run and is used as it is. Of several ranks, this is rank 0,
+    which builds alone every stage that is not `parallel`.
     """
-    settings = settings.complete(tokenizer_exists=read_manifest(output / "tokenizer") is not None)
+    tokenizer_exists = read_manifest(output / "tokenizer") is not None
+    settings = settings.complete(tokenizer_exists=tokenizer_exists)
     rows = _rows(settings, output, until)
     try:
         for row in rows:
@@ -62,7 +91,9 @@ def build(settings: Recipe, output: Path, until: str | None = None) -> None:
                 say(f"{name}.{key} has no effect here, because {reason}")
         save_recipe(settings, output / PENDING_RECIPE)
         for row in rows:
-            _attempt(row.build, row, output, settings)
+            if row.parallel:
+                ranks.tell({"stage": row.name, "tokenizer_exists": tokenizer_exists})
+            _build(row, output, settings, ranks)
         adopt_recipe(output)
     finally:
         remove(output / PENDING_RECIPE)
@@ -94,6 +125,15 @@ def _rows(recipe: Recipe, output: Path, until: str | None) -> list[StageRow]:
                     f"Add the section '{next(other.section for other in STAGES if other.name == name)}'"
                 )
     return rows
+
+
+def _build(row: StageRow, output: Path, recipe: Recipe, ranks: RunRanks) -> None:
+    config = recipe.pretrain
+    if row.parallel and config is not None:
+        with ranks.connected(choose_device(config.device).value, config.parallel.timeout):
+            _attempt(row.build, row, output, recipe)
+    else:
+        _attempt(row.build, row, output, recipe)
 
 
 def _attempt(action: Action, row: StageRow, output: Path, recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from neolm.core.errors import InputError, SettingError
 from neolm.core.files import expanded
 from neolm.core.manifest import read_manifest, require
 from neolm.core.progress import say
+from neolm.core.ranks import ranks_in_environment
 from neolm.corpus.config import CorpusConfig
 from neolm.recipe import Recipe
 from neolm.tokenizer.config import TokenizerConfig
@@ -39,6 +41,8 @@ class StageRow:
     """Builds the stage under `output`, unless it is up to date."""
     inputs: tuple[str, ...] = ()
     """Stages that it reads."""
+    parallel: bool = False
+    """Built by all ranks of a run that torchrun started together; the others are built by rank 0."""
     resumable: bool = False
     """Built in place over several sessions, and never rebuilt by itself."""
     check: Action = lambda output, config, recipe: None
@@ -108,6 +112,7 @@ def _replay_corpus(recipe: Recipe) -> CorpusConfig:
 
 
 def _check_pretrain(output: Path, config: Any, recipe: Recipe) -> None:
+    from neolm.training.parallel_config import check_ranks
     from neolm.training.pretrain_task import unused_settings
     from neolm.training.trackers import require_packages
 
@@ -118,6 +123,7 @@ def _check_pretrain(output: Path, config: Any, recipe: Recipe) -> None:
             _check_corpus(output / "replay", _replay_corpus(recipe), recipe)
         except SettingError as error:
             raise error.within("replay") from None
+    check_ranks(config.parallel, config.batch_sizes, ranks_in_environment())
     device = choose_device(config.device).value
     choose_compile(config.compile, device, choose_precision(config.precision, device).value)
     require_packages(config.track)
@@ -126,7 +132,13 @@ def _check_pretrain(output: Path, config: Any, recipe: Recipe) -> None:
 def _pretrain(output: Path, config: Any, recipe: Recipe) -> None:
     from neolm.training.pretrain import pretrain
 
-    pretrain(output, recipe.model or _base(recipe), config, recipe.seed)
+    if ranks_in_environment() == 1:
+        pretrain(output, recipe.model or _base(recipe), config, recipe.seed)
+        return
+    from neolm.distributed.plan import parallelism
+
+    plan = partial(parallelism, config.parallel)
+    pretrain(output, recipe.model or _base(recipe), config, recipe.seed, plan)
 
 
 def _model(output: Path, config: Any, recipe: Recipe) -> None:
@@ -206,7 +218,7 @@ STAGES = (
         ("corpus", "tokenizer"),
         counts={"train.tokens": "tokens to train on", "train.sentences": "sentences to train on"},
     ),
-    StageRow("pretrain", "pretrain", _pretrain, ("shards", "tokenizer"), resumable=True, check=_check_pretrain),
+    StageRow("pretrain", "pretrain", _pretrain, ("shards", "tokenizer"), True, resumable=True, check=_check_pretrain),
     StageRow("model", "pretrain", _model, ("pretrain", "tokenizer"), counts={"step": "step of the weights"}),
     StageRow("finetune", "finetune", _finetune, resumable=True, check=_check_finetune),
     StageRow("model", "finetune", _finetuned_model, ("finetune",)),

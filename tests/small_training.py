@@ -38,16 +38,18 @@ class Counting:
         return [f"document {example}" for example in examples]
 
 
-def training(directory: Path, precision: str = "float32", dropout: float = 0.1, **settings: Any) -> Training:
+def training(
+    directory: Path, precision: str = "float32", dropout: float = 0.1, family: str = "gpt-neo", **settings: Any
+) -> Training:
     config = decoder_config(
-        "gpt-neo",
+        family,
         vocab_size=V,
         hidden_size=16,
         num_layers=2,
         num_heads=2,
         max_position_embeddings=T,
-        window_size=4,
         residual_dropout=dropout,
+        **({"window_size": 4} if family == "gpt-neo" else {}),
     )
     torch.manual_seed(0)
     defaults: dict[str, Any] = {

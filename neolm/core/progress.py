@@ -16,8 +16,21 @@ if TYPE_CHECKING:
 PLAIN_INTERVAL = 10.0  # seconds between the plain lines of one task
 
 
+class Output:
+    """Whether this process prints progress."""
+
+    muted = False
+
+
+def mute() -> None:
+    """Print no progress from now on, because another process prints it."""
+    Output.muted = True
+
+
 def say(text: str) -> None:
     """Print one line, above the bar if there is one."""
+    if Output.muted:
+        return
     bar = Task.active
     if bar is not None and bar.rich is not None:
         bar.rich.console.print(text, highlight=False, markup=False)
@@ -35,7 +48,7 @@ class Task:
         self.done, self._base = start, start
         self._began = self._printed = time.monotonic()
         self._fields = ""
-        self.rich: RichProgress | None = _rich_bar() if sys.stderr.isatty() else None
+        self.rich: RichProgress | None = _rich_bar() if sys.stderr.isatty() and not Output.muted else None
         if self.rich is not None:
             self.rich.start()
             self._id = self.rich.add_task(title, total=total, completed=int(start), rate="", fields="")
@@ -49,7 +62,7 @@ class Task:
         if self.rich is not None:
             rate = "" if "tok/s" in fields else self._rate(now)
             self.rich.update(self._id, completed=self.done, rate=rate, fields=self._fields)
-        elif now - self._printed >= PLAIN_INTERVAL:
+        elif now - self._printed >= PLAIN_INTERVAL and not Output.muted:
             self._printed = now
             print(self._plain(now), file=sys.stderr, flush=True)
 

@@ -20,10 +20,13 @@ from neolm.core.progress import say
 class ResumableStage(Stage):
     """A `Stage` that is built in place over one or several sessions."""
 
-    def resume(self, make: Callable[[], tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Manifest:
+    def resume(
+        self, make: Callable[[], tuple[Mapping[str, Any], Mapping[str, Any]]], *, writes: bool = True
+    ) -> Manifest | None:
         """Return the manifest of the finished stage; start or resume the stage first if it is not finished.
 
-        `make` returns the counts of the manifest, and the energy of all sessions together.
+        `make` returns the counts of the manifest, and the energy of all sessions together. Without `writes`, another
+        process writes the manifest, and None is returned.
 
         Raises:
             InputError: the directory holds a run with other settings or inputs; the message names the differences.
@@ -49,6 +52,8 @@ class ResumableStage(Stage):
             )
         clock = Clock()
         counts, energy = make()
+        if not writes:
+            return None
         return self.seal(self.directory, counts, clock, config_file=False, energy=energy)
 
     def start(self, **facts: Any) -> dict[str, Any]:

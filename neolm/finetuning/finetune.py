@@ -83,7 +83,9 @@ def finetune(output: Path, base: Path, config: FinetuneConfig, seed: int) -> Man
         write_json(stage.directory / ARCHITECTURE_FILE, architecture.model_dump(mode="json"))
         return run.run()
 
-    return stage.resume(make)
+    manifest = stage.resume(make)
+    assert manifest is not None
+    return manifest
 
 
 def build_finetuned_model(output: Path, base: Path, config: FinetuneConfig) -> Manifest:

@@ -8,7 +8,7 @@ and skipped. A name that starts with a dot is a checkpoint that is being written
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,9 @@ class Checkpoint:
         """Optimiser steps done."""
         return int(self.state["step"])
 
-    def tensors(self, part: str) -> dict[str, Tensor]:
-        """Read the tensors of `part`, such as `weights`, assembled from all shards."""
-        return read_tensors(self.directory / part)
+    def tensors(self, part: str, like: Callable[[str, torch.Size], Tensor | None] | None = None) -> dict[str, Tensor]:
+        """Read the tensors of `part`, such as `weights`, assembled from all shards; see `read_tensors`."""
+        return read_tensors(self.directory / part, like)
 
     def load(self, part: str, into: Mapping[str, Tensor]) -> None:
         """Fill `into` in place with the tensors of `part`, as `read_shards` does."""
@@ -126,18 +126,24 @@ def checkpoint_path(root: Path, kind: str, step: int) -> Path:
     return root / f"{kind}-{step:08d}"
 
 
-def random_state() -> dict[str, Tensor]:
-    """The state of torch's random generators, as tensors."""
-    state = {"cpu": torch.get_rng_state()}
+def random_state(rank: int = 0) -> dict[str, Tensor]:
+    """The state of torch's random generators in process `rank`, as tensors."""
+    prefix = f"rank{rank}." if rank else ""
+    state = {f"{prefix}cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        state |= {f"cuda.{i}": value for i, value in enumerate(torch.cuda.get_rng_state_all())}
+        state |= {f"{prefix}cuda.{i}": value for i, value in enumerate(torch.cuda.get_rng_state_all())}
     return state
 
 
-def restore_random_state(state: Mapping[str, Tensor]) -> None:
-    """Restore the result of `random_state`."""
-    torch.set_rng_state(state["cpu"])
-    cuda = [value for name, value in state.items() if name.startswith("cuda.")]
+def restore_random_state(state: Mapping[str, Tensor], rank: int = 0) -> None:
+    """Restore the result of `random_state`; a process that was not there goes on with numbers of its own."""
+    prefix = f"rank{rank}." if rank else ""
+    if f"{prefix}cpu" not in state:
+        torch.set_rng_state(state["cpu"])
+        torch.manual_seed(int(torch.randint(2**62, ())) + rank)
+        return
+    torch.set_rng_state(state[f"{prefix}cpu"])
+    cuda = [value for name, value in state.items() if name.startswith(f"{prefix}cuda.")]
     if cuda and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(cuda)
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from neolm.core.config import Alias, Config, Supersedes, Unit
 from neolm.data.batch_sizes import BatchSizes
+from neolm.training.parallel_config import ParallelConfig
 from neolm.training.schedule import LearningRate, Shape
 
 Count = Annotated[int, Field(gt=0)]
@@ -87,6 +88,8 @@ class TrainConfig(Config):
     compile: Annotated[Literal["auto"] | bool, Changeable()] = "auto"
     """Compile the model with torch.compile: slower to start, faster to run; on a CPU it needs a C++ compiler.
     auto: where it pays, printed with its reason."""
+    parallel: Annotated[ParallelConfig, Changeable()] = ParallelConfig()
+    """How the processes that torchrun starts share the training."""
     checkpoint_every: Annotated[Count, Unit("steps"), Changeable()] = 500
     """Steps between checkpoints; one more is written at the end and when the run is interrupted."""
     keep_checkpoints: Annotated[int, Field(ge=2), Changeable()] = 2
@@ -176,4 +179,5 @@ class TrainConfig(Config):
     def changeable(cls) -> frozenset[str]:
         """Names of the settings that may differ when a run is resumed."""
         fields = cls.model_fields.items()
-        return frozenset(name for name, field in fields if any(isinstance(mark, Changeable) for mark in field.metadata))
+        marked = {name for name, field in fields if any(isinstance(mark, Changeable) for mark in field.metadata)}
+        return frozenset({*marked, *(f"parallel.{key}" for key in ParallelConfig.model_fields)})

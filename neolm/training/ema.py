@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from neolm.training.shards import is_sharded, local_tensor
+
 
 class ExponentialMovingAverage:
     """EMA of the parameters of `model`."""
@@ -29,7 +31,8 @@ class ExponentialMovingAverage:
         """Update the average with the weights after `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
         trained = [name for name, parameter in self._parameters.items() if parameter.requires_grad]
-        averages, weights = ([found[name] for name in trained] for found in (self.tensors, self._parameters))
+        found = (self.tensors, self._parameters)
+        averages, weights = ([local_tensor(tensors[name]) for name in trained] for tensors in found)
         torch._foreach_lerp_(averages, weights, 1 - decay)
 
     @contextmanager
@@ -43,4 +46,10 @@ class ExponentialMovingAverage:
 
     def _exchange(self) -> None:
         for name, parameter in self._parameters.items():
-            parameter.data, self.tensors[name] = self.tensors[name], parameter.data
+            if is_sharded(parameter):  # FSDP keeps views of the data
+                average, weights = local_tensor(self.tensors[name]), local_tensor(parameter)
+                copy = weights.clone()
+                weights.copy_(average)
+                average.copy_(copy)
+            else:
+                parameter.data, self.tensors[name] = self.tensors[name], parameter.data

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from neolm.training.precision import buckets
+from neolm.training.shards import gradient_of, is_sharded, local_tensor, part_of, whole_tensor, with_part
 
 MAX_ELEMENTS = 2**20  # of parameters updated together: few enough for the caches, and for the memory of their steps
 
@@ -51,7 +52,7 @@ class Lamb(torch.optim.Optimizer):
 
     def _move(self, members: list[nn.Parameter], group: dict[str, Any]) -> None:
         steps = self._adam_steps(members, group)
-        parameters: list[Tensor] = list(members)
+        parameters = [local_tensor(p) for p in members]
         if group["weight_decay"]:
             torch._foreach_add_(steps, parameters, alpha=group["weight_decay"])
         if self.found_inf is not None:
@@ -59,12 +60,17 @@ class Lamb(torch.optim.Optimizer):
         if not group["blocks"]:
             torch._foreach_add_(parameters, steps, alpha=-group["lr"])
             return
-        layers, moves = ([_layers(tensor, group["blocks"]) for tensor in tensors] for tensors in (parameters, steps))
+        whole = [whole_tensor(with_part(step, p)) for step, p in zip(steps, members, strict=True)]
+        weights: list[Tensor] = [whole_tensor(p) for p in members]
+        layers, moves = ([_layers(tensor, group["blocks"]) for tensor in tensors] for tensors in (weights, whole))
         sizes, lengths = _norms(layers), _norms(moves)
         ratios = torch.where((sizes > 0) & (lengths > 0), sizes / lengths, 1.0)
         factors = (ratios * -group["lr"]).view(-1, group["blocks"], 1, 1)
-        for layer, move, factor in zip(layers, moves, factors, strict=True):
-            layer.addcmul_(move, factor)
+        for p, layer, move, factor in zip(members, layers, moves, factors, strict=True):
+            if is_sharded(p):
+                local_tensor(p).add_(part_of((move * factor).view(p.shape), p))
+            else:
+                layer.addcmul_(move, factor)
 
     def _adam_steps(self, members: list[nn.Parameter], group: dict[str, Any]) -> list[Tensor]:
         """Update the moments and return m / (sqrt(v) + eps) of each parameter; zeros where `found_inf` is 1."""
@@ -75,12 +81,13 @@ class Lamb(torch.optim.Optimizer):
                     "exp_avg": torch.zeros_like(p),
                     "exp_avg_sq": torch.zeros_like(p),
                 }
-        steps = [torch.zeros_like(p) for p in members]
-        counters, means, squares = ([self.state[p][key] for p in members] for key in ("step", "exp_avg", "exp_avg_sq"))
+        steps = [torch.zeros_like(local_tensor(p)) for p in members]
+        counters = [self.state[p]["step"] for p in members]
+        means, squares = ([local_tensor(self.state[p][key]) for p in members] for key in ("exp_avg", "exp_avg_sq"))
         torch._foreach_add_(counters, 1)
         torch._fused_adam_(
             steps,
-            [p.grad for p in members if p.grad is not None],
+            [gradient_of(p) for p in members],
             means,
             squares,
             [],

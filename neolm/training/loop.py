@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from neolm.core.errors import InterruptedRun
 from neolm.core.progress import say, task
 from neolm.data.batch import Batch
 from neolm.data.prefetch import Prefetcher
-from neolm.training.checkpoint import checkpoint_path, discard_after, last_checkpoint, named_checkpoints
+from neolm.training.checkpoint import Checkpoint, checkpoint_path, discard_after, last_checkpoint, named_checkpoints
 from neolm.training.checkpoint_writer import CheckpointWriter
 from neolm.training.journal import Journal
 from neolm.training.metrics import MetricsLog
@@ -57,7 +58,8 @@ def train(training: Training) -> Progress:
         state = _state(training)
         module = _module(training, state)
         progress = state.progress
-        log = MetricsLog(training.directory / "metrics.jsonl", progress.step, training.trackers(progress.step))
+        trackers = training.trackers(progress.step) if world.first else ()
+        log = MetricsLog(training.directory / "metrics.jsonl", progress.step, trackers, writes=world.first)
         stack.enter_context(closing(log))
         batch_of = _reader(training, state, module, stack)
         writer = stack.enter_context(
@@ -109,13 +111,9 @@ def _state(training: Training) -> TrainingState:
     device, dtype = training.device.value, getattr(torch, training.precision.value)
     for model in training.frozen:
         model.to(device, dtype).eval().requires_grad_(False)
-    state = TrainingState(training.model.to(device), training.config, dtype, training.parallelism.precision)
-    checkpoint = last_checkpoint(training.checkpoints, "step")
-    step = checkpoint.step if checkpoint else 0
-    if checkpoint is None and named_checkpoints(training.checkpoints, "step"):
-        say("there is no intact checkpoint: the training starts again")
-    for kind in ("step", "best"):  # later ones are damaged, or will be made again
-        discard_after(training.checkpoints, kind, step)
+    parallelism = training.parallelism
+    state = TrainingState(training.model.to(device), training.config, dtype, parallelism)
+    checkpoint = parallelism.world.on_first(partial(_last_checkpoint, training.checkpoints))
     if checkpoint is None:
         return state
     state.restore(checkpoint)
@@ -124,9 +122,19 @@ def _state(training: Training) -> TrainingState:
         say(f"the best checkpoint, of step {best}, is missing; the best of the next validations is kept")
         state.progress.best_score = state.progress.best_loss = state.progress.best_step = None
         state.progress.validations_since_best = 0
-    if step < training.config.total_steps:
-        say(f"resuming at step {step} of {training.config.total_steps}, from {checkpoint.directory}")
+    if checkpoint.step < training.config.total_steps:
+        say(f"resuming at step {checkpoint.step} of {training.config.total_steps}, from {checkpoint.directory}")
     return state
+
+
+def _last_checkpoint(root: Path) -> Checkpoint | None:
+    """The newest intact checkpoint; later ones are removed, because they are damaged or will be made again."""
+    checkpoint = last_checkpoint(root, "step")
+    if checkpoint is None and named_checkpoints(root, "step"):
+        say("there is no intact checkpoint: the training starts again")
+    for kind in ("step", "best"):
+        discard_after(root, kind, checkpoint.step if checkpoint else 0)
+    return checkpoint
 
 
 def _module(training: Training, state: TrainingState) -> nn.Module:
@@ -246,10 +254,13 @@ def _measure(training: Training, module: nn.Module, state: TrainingState, batche
     objective, world = training.objective, training.parallelism.world
     sums, counts = Sums(), dict.fromkeys(objective.weights, 0.0)
     with _evaluation(module, state):
-        for batch in batches:
-            sums.add(objective(module, batch.to(training.device.value)))
+        for start in range(0, len(batches), world.count):
+            group = batches[start : start + world.count]
+            # all ranks run as many passes; a rank without a batch of its own repeats the last one with weight zero
+            batch, weight = group[min(world.number, len(group) - 1)], float(world.number < len(group))
+            sums.add(objective(module, batch.to(training.device.value)), weight)
             for term, targets in objective.targets(batch).items():
-                counts[term] += targets
+                counts[term] += weight * targets
         values, _ = read_sums(sums, world)
     counts = dict(zip(counts, world.sum(list(counts.values())), strict=True))
     return sums.means(values, counts, objective.weights)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from neolm.core.device import choose_precision
+from neolm.training.shards import gradient_of, local_tensor, part_of, whole_tensor, with_part
 
 A, B, C = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5
@@ -47,15 +48,16 @@ class Muon(torch.optim.Optimizer):
                 self._move(matrices, group)
 
     def _move(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> None:
-        grads = [p.grad for p in matrices if p.grad is not None]
         for p in matrices:
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        momenta = [self.state[p]["momentum_buffer"] for p in matrices]
+        grads = [gradient_of(p) for p in matrices]
+        momenta = [local_tensor(self.state[p]["momentum_buffer"]) for p in matrices]
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov
-        steps = orthogonal(torch.stack(ahead))
-        tensors: list[Tensor] = list(matrices)
+        whole = [whole_tensor(with_part(part, p)) for part, p in zip(ahead, matrices, strict=True)]
+        steps = orthogonal(torch.stack(whole))  # of whole matrices, in every process
+        tensors = [local_tensor(p) for p in matrices]
         decay = 1 - group["lr"] * group["weight_decay"]
         if self.found_inf is None:
             torch._foreach_mul_(tensors, decay)
@@ -64,7 +66,8 @@ class Muon(torch.optim.Optimizer):
             steps = steps.masked_fill(failed, 0.0)
             torch._foreach_mul_(tensors, torch.where(failed, 1.0, decay))
         size = 0.2 * max(matrices[0].shape) ** 0.5
-        torch._foreach_add_(tensors, list(steps.to(matrices[0].dtype).unbind()), alpha=-group["lr"] * size)
+        parts = [part_of(step, p) for step, p in zip(steps.to(matrices[0].dtype).unbind(), matrices, strict=True)]
+        torch._foreach_add_(tensors, parts, alpha=-group["lr"] * size)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from neolm.core.errors import InputError
 from neolm.training.config import TrainConfig
 from neolm.training.lamb import Lamb
 from neolm.training.muon import Muon
+from neolm.training.shards import zeros_like_sharded
 
 HIDDEN = ("blocks", "projection", "pooler")
 """Modules whose matrices Muon updates. The steps of AdamW at Muon's learning rates displace a matrix within a few steps
@@ -124,6 +125,13 @@ def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, 
         for index, entry in optimiser.state_dict()["state"].items()
         for key, value in entry.items()
     }
+
+
+def moment_like(optimisers: Sequence[torch.optim.Optimizer], name: str, size: torch.Size) -> torch.Tensor | None:
+    """A tensor to read the state `name` of `optimiser_tensors` into; None unless its parameter is sharded."""
+    number, index, _ = name.split(".", maxsplit=2)
+    parameters = [p for group in optimisers[int(number)].param_groups for p in group["params"]]
+    return zeros_like_sharded(parameters[int(index)], size)
 
 
 def restore_optimisers(optimisers: Sequence[torch.optim.Optimizer], tensors: dict[str, torch.Tensor]) -> None:

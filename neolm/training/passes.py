@@ -22,11 +22,11 @@ class Sums:
         self.tensors: dict[tuple[str, str], Tensor] = {}
         """Sums by term and metric; a term's loss is its metric `loss`."""
 
-    def add(self, terms: Mapping[str, Term]) -> None:
-        """Add the terms of a micro-batch."""
+    def add(self, terms: Mapping[str, Term], weight: float = 1.0) -> None:
+        """Add `weight` times the terms of a micro-batch."""
         for term, (total, metrics) in terms.items():
             for name, value in {"loss": total, **metrics}.items():
-                wide = value.detach().to(sum_dtype(value.device))
+                wide = value.detach().to(sum_dtype(value.device)) * weight
                 self.tensors[term, name] = self.tensors[term, name] + wide if (term, name) in self.tensors else wide
 
     def finite(self) -> Tensor:

@@ -100,11 +100,15 @@ class MixedPrecision:
         """See `Precision`."""
         if self.working is self.model:
             self._grads = _take_gradients(self._masters)
+        self._reduce()
         norms = torch.stack(torch._foreach_norm(self._grads, 2, torch.float32))
         norm: Tensor = torch.linalg.vector_norm(norms).to(sum_dtype(norms.device)) / divisor
         share = torch.ones_like(norm) if clip is None else (clip / norm).clamp(max=1.0)
         self._factor = (share / divisor).float()
         return norm
+
+    def _reduce(self) -> None:
+        """Add the accumulated gradients of other devices to `_grads`; there are none."""
 
     def hand_over(self) -> Iterator[None]:
         """See `Precision`."""

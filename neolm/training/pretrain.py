@@ -6,7 +6,7 @@ directory that holds another run, finished or not, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,7 @@ from neolm.training.memory_check import require_fit
 from neolm.training.numerics import numerics
 from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.pretrain_task import pretrain_task
-from neolm.training.run import Training
+from neolm.training.run import Parallelism, Training
 from neolm.training.state import Progress, load_final
 from neolm.training.token_similarity import SEQUENCES, similarity_line, token_similarity
 from neolm.training.trackers import open_trackers
@@ -61,10 +61,17 @@ EXAMPLES_FILE = "examples.json"  # of an encoder's training, with its first exam
 EXAMPLES = 4
 
 
-def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, seed: int) -> Manifest:
+def pretrain(
+    output: Path,
+    model: ModelConfig | Path,
+    config: PretrainConfig,
+    seed: int,
+    plan: Callable[[str], Parallelism] = lambda device: Parallelism(),
+) -> Manifest | None:
     """Train on `output/shards` into `output/pretrain`, or resume an unfinished training; a finished one is kept.
 
-    `model` is the architecture of a new model, or the directory of a model to continue from.
+    `model` is the architecture of a new model, or the directory of a model to continue from. `plan` returns for a
+    device how several processes share the training; all of them call this function, and rank 0 writes the manifest.
     """
     tokenizer = load_tokenizer(output / "tokenizer")
     architecture = resolve_architecture(model, config, tokenizer.size, special_tokens(tokenizer), output)
@@ -79,13 +86,15 @@ def pretrain(output: Path, model: ModelConfig | Path, config: PretrainConfig, se
     stage = ResumableStage("pretrain", "training", output / "pretrain", inputs, settings, changeable, defaults=known)
 
     def make() -> tuple[dict[str, Any], dict[str, Any]]:
-        training = _prepare(stage, tokenizer, architecture, base, config, seed)
+        training = _prepare(stage, tokenizer, architecture, base, config, seed, parallelism)
         done = train(training)
         best = "" if done.best_loss is None else f", validation loss {done.best_loss:.4f} at {done.best_step}"
         say(f"pretrain: {done.step} steps, {count(done.tokens)} tokens in {duration(done.seconds)}{best}")
         return _counts(training, done), done.energy
 
-    return stage.resume(make)
+    device = choose_device(config.device)
+    parallelism = plan(device.value)
+    return stage.resume(make, writes=parallelism.world.first)
 
 
 def resolve_architecture(
@@ -193,6 +202,7 @@ def _prepare(
     base: Path | None,
     config: PretrainConfig,
     seed: int,
+    parallelism: Parallelism,
 ) -> Training:
     device = choose_device(config.device)
     if device.value == "cpu":
@@ -203,12 +213,13 @@ def _prepare(
     require(source, "shards", "run RECIPE")
     task = pretrain_task(source, tokenizer, architecture, config, seed)
     require_fit(architecture, config, precision.value, device.value)
-    began = stage.start(precision=precision.value)["precision"]
+    world = parallelism.world
+    began = world.on_first(lambda: stage.start(precision=precision.value))["precision"]
     if began != precision.value:
         say(f"this training began in {began} and continues in {precision.value}, so it is not the same bit for bit")
-    if isinstance(task.data, SegmentBatches):
+    if isinstance(task.data, SegmentBatches) and world.first:
         write_json(stage.directory / EXAMPLES_FILE, _first_examples(task.data, tokenizer))
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + world.number)  # of dropout, which differs from rank to rank
     if base is None or (not base.is_dir() and last_checkpoint(stage.directory / "checkpoints", "step")):
         model = build(architecture).initialise(seed)  # if the base is gone, the checkpoint has the weights
         if isinstance(model, Encoder) and not last_checkpoint(stage.directory / "checkpoints", "step"):
@@ -219,8 +230,11 @@ def _prepare(
     else:
         model = load_model(base, "cpu", "float32").train()
     with numerics(config.deterministic, config.tf32):
-        ceiling = matrix_ceiling(device.value, getattr(torch, precision.value))
-    say(f"device: {device}; precision: {precision}; matrix ceiling {ceiling / 1e9:,.0f} GFLOP/s")
+        ceiling = world.sum([matrix_ceiling(device.value, getattr(torch, precision.value))])[0]
+    ranks = f"{world.count} processes, each on " if world.count > 1 else ""
+    say(f"device: {ranks}{device}; precision: {precision}; matrix ceiling {ceiling / 1e9:,.0f} GFLOP/s")
+    if world.count > 1:
+        say(f"parallel: {config.parallel.about(world.count)}")
     say(f"torch.compile: {compiled}")
     parameters = count(model.parameter_count())
     say(f"{architecture.family} of {parameters} parameters, {config.total_steps} steps, {task.about}")
@@ -235,6 +249,7 @@ def _prepare(
         device=device,
         precision=precision,
         compile=compiled,
+        parallelism=parallelism,
         flops_per_token=task.flops_per_token,
         ceiling=ceiling,
         unigram_entropy=task.unigram_entropy,
@@ -258,6 +273,7 @@ def _counts(training: Training, progress: Progress) -> dict[str, Any]:
     speed = progress.tokens / max(progress.seconds, 1e-9)
     data = training.data.parts[0] if isinstance(training.data, ReplayBatches) else training.data
     return {
+        "ranks": training.parallelism.world.count,
         "parameters": model.parameter_count(),
         "non_embedding_parameters": model.parameter_count(embeddings=False),
         "steps": progress.step,

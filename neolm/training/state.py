@@ -6,8 +6,8 @@ and is restored bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from neolm.training.checkpoint import Checkpoint, random_state, restore_random_s
 from neolm.training.config import TrainConfig
 from neolm.training.ema import ExponentialMovingAverage
 from neolm.training.loss_scale import LossScale
-from neolm.training.optimiser import build_optimisers, optimiser_tensors, restore_optimisers
-from neolm.training.precision import MixedPrecision, Precision
+from neolm.training.optimiser import build_optimisers, moment_like, optimiser_tensors, restore_optimisers
+from neolm.training.run import Parallelism
 from neolm.training.spikes import SpikeFilter
 
 
@@ -53,10 +53,12 @@ class TrainingState:
         model: nn.Module,
         config: TrainConfig,
         dtype: torch.dtype,
-        precision: Callable[[nn.Module, torch.dtype], Precision] = MixedPrecision,
+        parallelism: Parallelism | None = None,
     ) -> None:
+        plan = parallelism or Parallelism()
         self.model = model
-        self.weights = precision(model, dtype)
+        self.weights = plan.precision(model, dtype)
+        self._rank = plan.world.number
         self.optimisers = build_optimisers(model, config)
         self.average = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay is not None else None
         scale = LossScale(config.loss_scale, config.loss_scale_window, config.loss_scale_hysteresis)
@@ -69,7 +71,7 @@ class TrainingState:
         parts = {
             "weights": weights_of(self.model),
             "optimiser": optimiser_tensors(self.optimisers),
-            "random": random_state(),
+            "random": random_state(self._rank),
         }
         if self.average is not None:
             parts["average"] = self.average.tensors
@@ -86,8 +88,9 @@ class TrainingState:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restore the parts and the record of a checkpoint."""
         load_weights(self.model, checkpoint)
-        restore_optimisers(self.optimisers, checkpoint.tensors("optimiser"))
-        restore_random_state(checkpoint.tensors("random"))
+        stored = checkpoint.tensors("optimiser", partial(moment_like, self.optimisers))
+        restore_optimisers(self.optimisers, stored)
+        restore_random_state(checkpoint.tensors("random"), self._rank)
         if self.average is not None:
             checkpoint.load("average", self.average.tensors)
         record = dict(checkpoint.state)

@@ -16,7 +16,7 @@ Not supported: more than one shard of a tensor in one process, which the layout 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,14 +25,8 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, Def
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan
-from torch.distributed.tensor import DTensor
 
 from neolm.core.files import write_tensors
-
-
-def local_tensor(tensor: Tensor) -> Tensor:
-    """The shard of `tensor` in this process: all of it, unless it is a DTensor."""
-    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 def plan_shards(tensors: Mapping[str, Tensor]) -> SavePlan:
@@ -81,12 +75,16 @@ def read_shards(directory: Path, into: Mapping[str, Tensor]) -> None:
         reader.read_data(planner.finish_plan(plan), planner).wait()
 
 
-def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """Read all tensors of a directory, assembled from their shards."""
+def read_tensors(directory: Path, like: Callable[[str, torch.Size], Tensor | None] | None = None) -> dict[str, Tensor]:
+    """Read all tensors of a directory, assembled from their shards.
+
+    `like` returns a new tensor to read into, such as a DTensor, for a name and a size; None: a whole tensor is read.
+    """
     found = {}
     for name, metadata in HuggingFaceStorageReader(str(directory)).read_metadata().state_dict_metadata.items():
         assert isinstance(metadata, TensorStorageMetadata)
-        found[name] = torch.empty(metadata.size, dtype=metadata.properties.dtype)
+        sharded = like(name, metadata.size) if like is not None else None
+        found[name] = torch.empty(metadata.size, dtype=metadata.properties.dtype) if sharded is None else sharded
     read_shards(directory, found)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -23,11 +24,13 @@ class World:
     every process must create its instances in the same order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float | None = None) -> None:
+        """`timeout` is how long a rank waits for the others, in seconds; None: torch's default of 30 minutes."""
+        limit = None if timeout is None else timedelta(seconds=timeout)
         distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self.number = dist.get_rank() if distributed else 0
         self.count = dist.get_world_size() if distributed else 1
-        self._group = dist.new_group(backend="gloo") if distributed else None
+        self._group = dist.new_group(backend="gloo", timeout=limit) if distributed else None
 
     @property
     def first(self) -> bool:
@@ -42,6 +45,14 @@ class World:
         dist.all_reduce(total, group=self._group)
         return total.tolist()
 
+    def most(self, value: int) -> int:
+        """The largest `value` of all ranks."""
+        if self._group is None:
+            return value
+        largest = torch.tensor(value)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._group)
+        return int(largest)
+
     def agree(self, flag: bool) -> bool:
         """Whether `flag` is true on any rank."""
         return bool(self.sum([flag])[0])
@@ -49,6 +60,10 @@ class World:
     def rows(self, size: int) -> slice:
         """The rows of a batch of `size` examples that this rank processes."""
         return slice(size * self.number // self.count, size * (self.number + 1) // self.count)
+
+    def on_first(self, action: Callable[[], T]) -> T:
+        """Call `action` on rank 0, while the other ranks wait, and return its result on all of them."""
+        return self.combine(lambda: None, lambda absent: [action()] * len(absent))
 
     def combine(self, own: Callable[[], T], merge: Callable[[list[T]], list[R]]) -> R:
         """Call `own` on every rank and `merge` on rank 0 with the results; return this rank's element of the merge.

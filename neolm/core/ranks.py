@@ -1,0 +1,55 @@
+"""The processes that torchrun starts together, and a run of a single one (`neolm.distributed.ranks` has the others)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+
+class RunRanks(Protocol):
+    """The processes of a run. Rank 0 builds its stages, and tells the others which ones to build together."""
+
+    count: int
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0."""
+
+    def compare(self, facts: Mapping[str, Any]) -> None:
+        """Raise an InputError if a fact differs between the ranks."""
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Send `message`, which must be JSON, from rank 0 to the others."""
+
+    def heard(self) -> Iterator[dict[str, Any]]:
+        """The messages of rank 0, until its run ends."""
+
+    def connected(self, device: str, timeout: float) -> AbstractContextManager[None]:
+        """A process group of all ranks inside the `with` block; they wait `timeout` seconds for each other."""
+
+
+class OneRank:
+    """A run of a single process."""
+
+    count, first = 1, True
+
+    def compare(self, facts: Mapping[str, Any]) -> None:
+        """Nothing can differ."""
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Nobody listens."""
+
+    def heard(self) -> Iterator[dict[str, Any]]:
+        """No messages."""
+        return iter(())
+
+    def connected(self, device: str, timeout: float) -> AbstractContextManager[None]:
+        """Nothing to connect."""
+        return nullcontext()
+
+
+def ranks_in_environment() -> int:
+    """Number of processes that torchrun started together; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() else 1

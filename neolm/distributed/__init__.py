@@ -1,0 +1,1 @@
+"""Training on many devices: the ranks that torchrun starts, and the plans by which they share a model."""

@@ -1,0 +1,126 @@
+"""Fully sharded data parallelism: torch's FSDP2 behind the seams of the loop (Zhao et al. 2023).
+
+Each rank keeps a part of the rows of every float32 master weight, of its gradient and of its optimiser state. A block's
+weights are gathered, in the type of the passes, before its forward and its backward pass, and freed after them; its
+gradients are summed over the ranks in float32. The embeddings and the head, which may be one tensor, are in one group.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from neolm.core.errors import InputError
+from neolm.data.batch import Batch
+from neolm.training.loop import blocks_of
+from neolm.training.numerics import sum_dtype
+from neolm.training.objective import Objective
+from neolm.training.passes import GradientAccumulation, Sums
+from neolm.training.precision import Precision
+from neolm.training.world import World
+
+
+def mesh_of(ranks: int, shard: int, device: str) -> DeviceMesh:
+    """The ranks as groups of `shard` neighbours, of which each has one copy of the model."""
+    kind = device.partition(":")[0]
+    if ranks == shard:
+        return init_device_mesh(kind, (shard,), mesh_dim_names=("shard",))
+    return init_device_mesh(kind, (ranks // shard, shard), mesh_dim_names=("replicate", "shard"))
+
+
+class Sharded:
+    """`Precision` of a model whose parameters are divided over the ranks of `mesh`; `model` is changed in place."""
+
+    def __init__(self, mesh: DeviceMesh, model: nn.Module, dtype: torch.dtype) -> None:
+        """Raises `InputError` in float16, whose loss scale would overflow in sums over ranks."""
+        if dtype == torch.float16:
+            raise InputError("precision: float16 cannot be sharded; choose bfloat16, float32 or parallel.shard=1")
+        policy = MixedPrecisionPolicy(
+            None if dtype == torch.float32 else dtype, torch.float32, cast_forward_inputs=False
+        )
+        for block in _own_blocks(model):
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+        self._parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        for part in self._parts:
+            part.set_gradient_divide_factor(1.0)  # the loop divides by the number of targets
+            part.set_force_sum_reduction_for_comms(True)  # gloo has no other one
+        self.model = self.working = model
+        self._group = mesh["shard"].get_group()
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._factor = torch.ones(())
+
+    def refresh(self) -> None:
+        """See `Precision`. The weights are gathered where they are used; what is gathered may be out of date."""
+        for part in self._parts:
+            part.reshard()
+        for parameter in self._trained:
+            parameter.grad = None
+
+    def gather(self) -> None:
+        """See `Precision`. FSDP adds up the gradients of this rank's rows in float32."""
+
+    @torch.no_grad()
+    def finish(self, divisor: float, clip: float | None) -> Tensor:
+        """See `Precision`."""
+        grads = [_local(parameter.grad) for parameter in self._trained if parameter.grad is not None]
+        norms = torch.stack(torch._foreach_norm(grads, 2, torch.float32))
+        square = norms.to(sum_dtype(norms.device)).square().sum()
+        dist.all_reduce(square, group=self._group)
+        norm: Tensor = square.sqrt() / divisor
+        share = torch.ones_like(norm) if clip is None else (clip / norm).clamp(max=1.0)
+        self._factor = (share / divisor).float()
+        return norm
+
+    @torch.no_grad()
+    def hand_over(self) -> Iterator[None]:
+        """See `Precision`. All gradients at once, because each rank has only its part of them."""
+        grads = [_local(parameter.grad) for parameter in self._trained if parameter.grad is not None]
+        torch._foreach_mul_(grads, self._factor)
+        yield
+        for parameter in self._trained:
+            parameter.grad = None
+
+
+class EqualPasses(GradientAccumulation):
+    """Runs as many passes on every rank, because each gathers weights from all of them.
+
+    A rank with fewer micro-batches repeats its last one with weight zero.
+    """
+
+    def __init__(self, world: World, module: nn.Module, objective: Objective, precision: Precision) -> None:
+        super().__init__(module, objective, precision)
+        self._world = world
+
+    def run(self, parts: Sequence[Batch], factors: Mapping[str, float]) -> Sums:
+        """See `Passes`."""
+        sums = super().run(parts, factors)
+        for _ in range(self._world.most(len(parts)) - len(parts)):
+            super().run(parts[-1:], dict.fromkeys(factors, 0.0))
+        return sums
+
+
+def _own_blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks that share no parameter with another module; the others stay in the group of the whole model."""
+    blocks = list(dict.fromkeys(blocks_of(model)))
+    uses = Counter(id(parameter) for block in blocks for parameter in set(block.parameters()))
+    inside = {id(block) for block in blocks}
+    outside = {id(p) for name, p in model.named_parameters() if "blocks" not in name.split(".")}
+    return [
+        block
+        for block in blocks
+        if id(block) in inside and all(uses[id(p)] == 1 and id(p) not in outside for p in block.parameters())
+    ]
+
+
+def _local(gradient: Tensor | None) -> Tensor:
+    assert isinstance(gradient, DTensor)
+    local: Tensor = gradient.to_local()
+    return local

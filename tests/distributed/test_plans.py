@@ -1,0 +1,104 @@
+"""Every plan of several processes trains as one process does, and goes on from the checkpoint of any other plan."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from plan_ranks import CASES, Recorded, orthogonalise_exactly, small
+from small_encoder import write_corpus
+from small_training import numbers
+
+from neolm.training import muon
+from neolm.training.loop import train
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _float32() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(muon, "choose_precision", muon.choose_precision)
+        orthogonalise_exactly()
+        yield
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("shards")
+    write_corpus(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    """The trainings of one process."""
+    place = tmp_path_factory.mktemp("one")
+    for case in CASES:
+        run = small(case, place, shards)
+        train(replace(run, data=Recorded(run.data, run.directory / "examples-1-0.txt")))
+    return place
+
+
+def examples(directory: Path, ranks: int) -> list[list[str]]:
+    """Step and examples of each batch, of all ranks together."""
+    files = [directory / f"examples-{ranks}-{rank}.txt" for rank in range(ranks)]
+    read = [sorted((line.split() for line in file.read_text().splitlines()), key=lambda r: int(r[0])) for file in files]
+    return [[rows[0][0], *(example for row in rows for example in row[1:])] for rows in zip(*read, strict=True)]
+
+
+def launch(ranks: int, shard: int, place: Path, shards: Path, cases: Sequence[str], stop: int = 0) -> None:
+    place.mkdir(exist_ok=True)
+    script = [sys.executable, "-W", "error", str(TESTS / "plan_ranks.py")]
+    environment = os.environ | {"PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [*script, *map(str, (rank, ranks, place, shards, shard, stop)), *cases],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    said = [process.communicate()[1] for process in processes]
+    assert all(process.returncode == 0 for process in processes), "\n".join(said)
+
+
+def same(place: Path, one: Path, case: str) -> None:
+    rows, expected = numbers(place / case), numbers(one / case)
+    assert len(rows) == len(expected) == 24
+    for row, other in zip(rows, expected, strict=True):
+        for key, value in other.items():
+            assert row[key] == pytest.approx(value, abs=1e-5 if "loss" in key else 1e-4), (case, row["step"], key)
+
+
+FEW = ["gpt2", "albert-groups"]
+PLANS = [(2, 1, FEW), (2, 2, [*CASES]), (4, 2, FEW)]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "shard", "cases"),
+    [*PLANS, *(pytest.param(r, s, [*CASES], marks=pytest.mark.slow) for r, s in ((2, 1), (4, 2), (4, 4)))],
+)
+def test_plans_train_as_one_process(
+    tmp_path: Path, shards: Path, one: Path, ranks: int, shard: int, cases: list[str]
+) -> None:
+    launch(ranks, shard, tmp_path / "run", shards, cases)
+    for case in cases:
+        same(tmp_path / "run", one, case)
+        assert examples(tmp_path / "run" / case, ranks) == examples(one / case, 1)
+        assert len(list((tmp_path / "run" / case / "checkpoints").glob("step-*"))) == 2
+
+
+def test_a_run_goes_on_under_another_plan(tmp_path: Path, shards: Path, one: Path) -> None:
+    """From four processes to three, two and one, with the losses of one process and nothing but its rows."""
+    place, cases = tmp_path / "run", ["gpt-neo"]
+    for ranks, shard, stop in ((4, 4, 4), (3, 1, 9), (2, 2, 14)):  # rank 0 alone is interrupted
+        launch(ranks, shard, place, shards, cases, stop)
+        assert not (place / cases[0] / "metrics.jsonl").read_text().count('"step": 20')
+    for case in cases:
+        train(small(case, place, shards))
+        same(place, one, case)

@@ -1,0 +1,138 @@
+"""The command line under torchrun: the same run, resumed after a kill, and mistakes that are said once."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from neolm.core.errors import SettingError
+from neolm.core.metrics import read_metrics
+from neolm.data.batch_sizes import BatchSizes
+from neolm.pipeline import run
+from neolm.training.parallel_config import ParallelConfig, check_ranks
+
+RECIPE = {
+    "seed": 3,
+    "corpus": {"source": "files"},
+    "tokenizer": {"vocab_size": 300},
+    "model": {"family": "gpt2", "hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_position_embeddings": 32},
+    "pretrain": {
+        "steps": 30,
+        "sequence_length": 32,
+        "batch_size": 5,
+        "precision": "float32",
+        "compile": False,
+        "log_every": 1,
+        "validate_every": 10,
+        "checkpoint_every": 5,
+    },
+    "evaluate": None,
+}
+RECIPE["model"] |= {"residual_dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}  # type: ignore[operator]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("a run")
+    text = "\n\n".join(f"Sentence {n} says that {n * n} is the square of {n}." for n in range(2000))
+    (place / "text.txt").write_text(text)
+    recipe = RECIPE | {"output": str(place / "one")}
+    recipe["corpus"] = {"source": "files", "path": str(place / "text.txt"), "split_characters": 2000}
+    (place / "recipe.yaml").write_text(json.dumps(recipe))
+    return run(place / "recipe.yaml")
+
+
+def torchrun(*arguments: str, ranks: int = 2, restarts: int = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command += ["--max-restarts", str(restarts), "-m", "neolm", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def worker(process: subprocess.Popen[str], output: Path) -> int:
+    """The process of rank 1, once the training has a checkpoint."""
+    deadline = time.monotonic() + 300
+    while not list((output / "pretrain" / "checkpoints").glob("step-*")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
+    return next(child for child in map(int, children.split()) if b"RANK=1" in environment_of(child))
+
+
+def environment_of(process: int) -> list[bytes]:
+    return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+
+
+def losses(output: Path) -> list[float]:
+    return [row["loss"] for row in read_metrics(output / "pretrain" / "metrics.jsonl") if "loss" in row]
+
+
+def test_a_killed_rank_comes_back_and_nothing_changes(one: Path) -> None:
+    output = one.with_name("two")
+    settings = [str(one.with_name("recipe.yaml")), f"output={output}", "pretrain.parallel.shard=2"]
+    process = torchrun("pretrain", *settings, restarts=1)
+    os.kill(worker(process, output), signal.SIGKILL)
+    printed, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert printed == f"{output / 'model'}\n"
+    assert re.search(r"resuming at step \d+ of 30|pretrain: up to date", said), said
+    assert losses(output) == pytest.approx(losses(one), abs=1e-5)
+    assert json.loads((output / "pretrain" / "manifest.json").read_text())["counts"]["ranks"] == 2
+
+
+@pytest.mark.slow  # torchrun waits 30 s for the rank before it kills it
+def test_a_rank_that_stops_answering_is_named(one: Path) -> None:
+    output = one.with_name("stopped")
+    settings = [str(one.with_name("recipe.yaml")), f"output={output}", "pretrain.parallel.timeout=8"]
+    process = torchrun("pretrain", *settings, "pretrain.steps=100000")
+    child = worker(process, output)
+    os.kill(child, signal.SIGSTOP)
+    try:
+        _, said = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            os.kill(child, signal.SIGKILL)
+            process.kill()
+    lines = [text for text in said.splitlines() if text.startswith("neolm:")]
+    assert lines[0].startswith("neolm: rank 1 ended or cannot be reached"), said
+    assert lines[0].endswith("The same command resumes from the last checkpoint")
+    assert list((output / "pretrain" / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (["pretrain.parallel.shard=3"], "pretrain.parallel.shard: 3 does not divide the 2 processes of this run"),
+        (["pretrain.stepz=1"], ".*pretrain.stepz"),
+    ],
+)
+def test_a_mistake_is_said_once(one: Path, settings: list[str], line: str) -> None:
+    process = torchrun("pretrain", str(one.with_name("recipe.yaml")), f"output={one.with_name('bad')}", *settings)
+    printed, said = process.communicate(timeout=300)
+    lines = [text for text in said.splitlines() if text.startswith("neolm:")]
+    assert len(lines) == 1, said
+    assert re.match(f"neolm: {line}", lines[0]), lines
+    assert process.returncode == 1  # of torchrun, whatever the ranks' exit codes are
+    assert printed == ""
+    assert not one.with_name("bad").exists()
+
+
+def test_other_commands_run_in_one_process(one: Path) -> None:
+    environment = os.environ | {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    command = [sys.executable, "-m", "neolm", "evaluate", str(one / "model")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("neolm: neolm evaluate runs in one process, not in 2: start it without torchrun.")
+
+
+def test_settings_that_the_ranks_cannot_follow(one: Path) -> None:
+    with pytest.raises(SettingError, match=r"parallel\.shard: 2 needs as many processes: start with torchrun"):
+        run(one.with_name("recipe.yaml"), ["pretrain.parallel.shard=2", f"output={one.with_name('none')}"])
+    with pytest.raises(SettingError, match="a batch of 2 cannot be divided among 3 processes"):
+        check_ranks(ParallelConfig(), BatchSizes(16, start=2, ramp=64), 3)

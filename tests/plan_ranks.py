@@ -1,0 +1,99 @@
+"""Trainings of small models by plans, for `test_plans.py`; run as a script, it is one rank of several."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from small_encoder import encoder_training
+from small_training import training
+
+from neolm.core.device import Choice
+from neolm.core.errors import InterruptedRun
+from neolm.data.batch import Batch
+from neolm.distributed.plan import parallelism
+from neolm.training import muon
+from neolm.training.loop import train
+from neolm.training.parallel_config import ParallelConfig
+from neolm.training.run import IndexedData, Training
+from neolm.training.world import World
+
+ENCODER = {"segments": {"task": "sop", "one_sentence": "single"}, "short_length": 16, "short_steps": 6}
+CASES: dict[str, dict[str, Any]] = {
+    "gpt2": {"family": "gpt2", "micro_batch_size": 2, "z_loss": 1e-3},
+    "gpt-neo": {"family": "gpt-neo", "optimiser": "muon", "ema_decay": 0.9, "gradient_clip": 0.5},
+    "gpt-neox": {"family": "gpt-neox", "activation_checkpointing": True, "bias_correction": False},
+    "bert": {"family": "bert", "micro_batch_size": 2, **ENCODER, "optimiser": "lamb"},
+    "albert": {"family": "albert", **ENCODER, "optimiser": "muon"},
+    "albert-groups": {"family": "albert", "model": {"num_layers": 4, "groups": 2}, **ENCODER, "optimiser": "lamb"},
+    "albert-attention": {"family": "albert", "model": {"sharing": "attention"}, **ENCODER},
+}
+
+
+def orthogonalise_exactly() -> None:
+    """Make Muon compute in float32; in bfloat16 it makes differences of rounding larger than the tolerance."""
+    muon.choose_precision = lambda *request: Choice("float32", "test")
+
+
+def small(case: str, place: Path, shards: Path, **settings: Any) -> Training:
+    """The training of `case`, in a directory of its own below `place`."""
+    directory = place / case
+    directory.mkdir(parents=True, exist_ok=True)
+    chosen = {"steps": 20, "batch_size": 7, "validate_every": 5, "checkpoint_every": 5} | CASES[case] | settings
+    family = chosen.pop("family")
+    if family in ("bert", "albert"):
+        return encoder_training(family, shards, directory, **chosen)
+    return training(directory, dropout=0.0, family=family, **chosen)
+
+
+class Recorded:
+    """The data of a training, whose examples are written to `path`; it is interrupted when step `stop` is read."""
+
+    def __init__(self, data: IndexedData, path: Path, stop: int = 0) -> None:
+        self._data, self._path, self._stop, self.documents = data, path, stop, data.documents
+
+    def batch(self, step: int, rows: slice) -> Batch:
+        if step == self._stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        batch = self._data.batch(step, rows)
+        with self._path.open("a") as file:
+            print(step, *batch.examples, file=file)
+        return batch
+
+
+def check_world(world: World, rank: int, ranks: int) -> None:
+    rows = world.combine(lambda: list(range(7))[world.rows(7)], lambda parts: [[*chain(*parts)]] * ranks)
+    assert rows == [0, 1, 2, 3, 4, 5, 6]
+    assert world.sum([rank, 1]) == [ranks * (ranks - 1) / 2, ranks]
+    assert world.most(10 - rank) == 10
+    assert world.agree(rank == ranks - 1)
+    assert not world.agree(False)
+    assert world.on_first(lambda: f"of {rank}") == "of 0"
+
+
+def main() -> None:
+    """Arguments: rank, ranks, a directory for all, the token shards, shard, the step at which to stop, the cases."""
+    rank, ranks, place, shards, shard, stop, *cases = sys.argv[1:]
+    orthogonalise_exactly()
+    store = f"file://{place}/store-{ranks}-{shard}-{stop}"
+    dist.init_process_group("gloo", init_method=store, rank=int(rank), world_size=int(ranks))
+    for case in cases:
+        plan = parallelism(ParallelConfig(shard=int(shard)), "cpu")
+        check_world(plan.world, int(rank), int(ranks))
+        run = replace(small(case, Path(place), Path(shards)), parallelism=plan)
+        record = run.directory / f"examples-{ranks}-{rank}.txt"
+        run = replace(run, data=Recorded(run.data, record, int(stop) if rank == "0" else 0))
+        with suppress(InterruptedRun):
+            train(run)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
