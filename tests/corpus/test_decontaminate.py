@@ -264,7 +264,7 @@ def test_tasks_by_name(tmp_path: Path) -> None:
     (tmp_path / "glue" / "RTE" / "dev.tsv").write_text(header + "".join("\t".join(row) + "\n" for row in rows))
     recipe = settings(tmp_path, {"news": f"{premise} {PAGE}", "leak": f"{premise}\t{hypothesis}\t{PAGE}", "page": PAGE})
     recipe["corpus"]["decontamination"] = {"tasks": ["glue/rte"], "data": str(tmp_path)}
-    kept, counts, report, rejected = built(recipe)
+    _, counts, report, rejected = built(recipe)
     assert set(rejected) == {"leak"}
     assert counts["contamination"]["evaluations"]["glue/rte"] == {
         **{"items": 2, "touched": 1, "documents": 1, "not_judged": {"no answer": 1}}
