@@ -10,6 +10,7 @@ makes uint16 arrays; tiktoken does the same with the same vocabulary. All give t
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -80,7 +81,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run all contestants in turn, each in its own process."""
     from neolm.tokenizer.tokenizer import copy_tokenizer, load_tokenizer
 
+    cores = os.sched_getaffinity(0)
     size = prepare(options.text, folder)
+    os.sched_setaffinity(0, cores)  # the preparation can undo `taskset`
     copy_tokenizer(options.tokenizer, folder / "tokenizer")
     spelled = enumerate(load_tokenizer(folder / "tokenizer")._token_bytes)
     ranks = {token.hex(): number for number, token in spelled if token != b"<|endoftext|>"}
@@ -94,10 +97,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             threads = {"RAYON_NUM_THREADS": str(usable_cores()), "TOKENIZERS_PARALLELISM": "true"}
             done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **threads})
             measured.append(json.loads(done.stdout.splitlines()[-1]))
-    peers = {
-        name: versions(name, environment("tiktoken" if name == "tiktoken" else None, options.environments))[name]
-        for name in CONTESTANTS[1:]
-    }
+    tiktoken = versions("tiktoken", environment("tiktoken", options.environments))["tiktoken"]
+    peers = {"tokenizers": importlib.metadata.version("tokenizers"), "tiktoken": tiktoken}
     return {"bytes": size, "rounds": rounds, "peers": peers, "cores": usable_cores()}
 
 
