@@ -1,15 +1,21 @@
 """Compare the speed of near-duplicate search with that of rensa, MinHash and LSH in Rust, on the same documents.
 
     taskset -c 1 python benchmarks/corpus.py --text ../shared/data/minipile
+    taskset -c 1 python benchmarks/corpus.py --text ../shared/data/minipile --pipeline
 
 NeoLM reads the texts from its scratch files, normalises and signs them, and verifies every pair. rensa has the texts in
 memory; Python cuts them into word 5-grams, because rensa takes lists of tokens; its batch functions sign and compare,
 and nothing is verified. Both use 112 MinHash values. Compilation and imports are not timed.
+
+`--pipeline` compares a whole build with datatrove instead: FineWeb's filters of quality (both of Gopher, C4, FineWeb)
+and near-duplicates with 14 buckets of 8, from JSON lines to files of the documents that are kept. NeoLM also hashes its
+input and output, finds exact duplicates, verifies the pairs, and sorts. Languages and tokens are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import tempfile
@@ -28,6 +34,12 @@ SETTINGS = {
     "rensa": {"buckets": 16, "rows": 7},
 }
 
+PIPELINES = ("neolm, whole build", "datatrove, whole build")
+FILTERS: dict[str, Any] = {"gopher_repetition": {}, "gopher_quality": {}, "fineweb": {}} | {
+    "c4": {"terminal_punctuation": False, "min_line_words": 3, "min_sentences": 5},
+    "near_duplicates": {"buckets": 14, "rows": 8, "max_dropped_share": 1.0},
+}
+
 
 def prepare(place: Path, folder: Path) -> int:
     """Write the texts of `place` as scratch files and as JSON lines, and return their bytes."""
@@ -44,7 +56,28 @@ def prepare(place: Path, folder: Path) -> int:
             if row["reason"] is None:
                 size += len(row["text"].encode("utf-8"))
                 file.write(json.dumps(row["text"]) + "\n")
+    (folder / "documents").mkdir()
+    with (folder / "texts.jsonl").open(encoding="utf-8") as texts:
+        number = 0
+        while part := list(itertools.islice(texts, 1000)):
+            lines = "".join(json.dumps({"text": json.loads(line)}) + "\n" for line in part)
+            (folder / "documents" / f"{number:04d}.jsonl").write_text(lines, encoding="utf-8")
+            number += 1
     return size
+
+
+def run_pipeline(folder: Path) -> dict[str, float]:
+    """Build a corpus of the documents twice and measure the second build."""
+    from neolm.corpus.build import build_corpus
+    from neolm.corpus.config import CorpusConfig
+
+    config = CorpusConfig(source="files", path=str(folder / "documents"), **FILTERS)
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as output:
+            wall, cpu = time.perf_counter(), time.process_time()
+            counts = build_corpus(Path(output), config).counts
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {"wall": wall, "cpu": cpu, "found": counts["kept"]["documents"]}
 
 
 def run_neolm(folder: Path, settings: dict[str, Any]) -> dict[str, float]:
@@ -55,11 +88,13 @@ def run_neolm(folder: Path, settings: dict[str, Any]) -> dict[str, float]:
     from neolm.corpus.near_duplicates import find_near_duplicates
 
     records, name = open_records(folder / "scratch"), daft.col("id")
-    kept = records.where(daft.col("reason").is_null()).select("file", "record", "id", name.alias("parent"), "source")
+    kept = records.where(daft.col("reason").is_null()).select(
+        "file", "record", "id", name.alias("parent"), "source", "characters"
+    )
     kept, config = kept.collect(), NearDuplicatesConfig(**settings, max_dropped_share=1.0)
     for _ in range(2):
         wall, cpu = time.perf_counter(), time.process_time()
-        found = find_near_duplicates(records, kept, config).counts["documents"]
+        found = find_near_duplicates(records, kept, config, folder / "scratch").counts["documents"]
         measured = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "found": found}
     return measured
 
@@ -87,31 +122,38 @@ def run_rensa(folder: Path, settings: dict[str, Any]) -> dict[str, float]:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run all contestants in turn, each in its own process."""
-    size, rounds = prepare(options.text, folder), {name: [] for name in SETTINGS}
+    names = PIPELINES if options.pipeline else tuple(SETTINGS)
+    peer = "datatrove" if options.pipeline else "rensa"
+    size, rounds = prepare(options.text, folder), {name: [] for name in names}
     for number in range(options.rounds):
         for name, measured in rounds.items():
             log(f"round {number + 1}: {name}")
-            python = environment("rensa" if name == "rensa" else None, options.environments)
+            python = environment(peer if name.startswith(peer) else None, options.environments)
             command = [python, HERE / "corpus.py", "--contestant", name, "--folder", folder]
+            if name.startswith("datatrove"):
+                work = folder / f"datatrove-{number}"
+                command = [python, HERE / "contestant_datatrove.py", folder / "documents", work]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             measured.append(json.loads(done.stdout.splitlines()[-1]))
-    peer = versions("rensa", environment("rensa", options.environments))
-    return {"bytes": size, "rounds": rounds, "peer": peer, "cores": usable_cores()}
+    found = versions(peer, environment(peer, options.environments))
+    return {"bytes": size, "rounds": rounds, "peer": {peer: found[peer]}, "cores": usable_cores()}
 
 
 def section(results: dict[str, Any]) -> str:
     """Return the results as a section of docs/benchmarks.md."""
     megabytes, rounds = results["bytes"] / 1e6, results["rounds"]
+    ((peer, version),) = results["peer"].items()
+    theirs_name = list(rounds)[-1]
     rows = []
     for name, measured in rounds.items():
         cpu, wall = ([megabytes / row[key] for row in measured] for key in ("cpu", "wall"))
-        theirs = [megabytes / row["cpu"] for row in rounds["rensa"]]
+        theirs = [megabytes / row["cpu"] for row in rounds[theirs_name]]
         rows.append([name, spread(cpu, 1), spread(wall, 1), ratio(cpu, theirs), f"{measured[0]['found']:,}"])
-    header = ["contestant", "MB per second of processor time", "MB/s", "ratio to rensa", "documents found"]
+    header = ["contestant", "MB per second of processor time", "MB/s", f"ratio to {peer}", "documents found or kept"]
     return "\n\n".join(
         [
-            f"{megabytes:.1f} MB of text, cores: {results['cores']}, {len(rounds['rensa'])} rounds. NeoLM at revision "
-            f"{results['revision']}; rensa {results['peer']['rensa']}.",
+            f"{megabytes:.1f} MB of text, cores: {results['cores']}, {len(rounds[theirs_name])} rounds. "
+            f"NeoLM at revision {results['revision']}; {peer} {version}.",
             table(header, rows),
             f"Made by `{results['command']}`.",
         ]
@@ -125,17 +167,24 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=Path(".benchmarks"), metavar="DIR", help="of the peers")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all numbers as JSON")
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="write the section into this page")
-    parser.add_argument("--contestant", choices=SETTINGS, help=argparse.SUPPRESS)
+    parser.add_argument("--pipeline", action="store_true", help="a whole build, compared with datatrove")
+    parser.add_argument("--contestant", choices=(*SETTINGS, PIPELINES[0]), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contestant:
-        run = run_rensa if options.contestant == "rensa" else run_neolm
-        print(json.dumps(run(options.folder, SETTINGS[options.contestant])))
+        if options.contestant in PIPELINES:
+            measured = run_pipeline(options.folder)
+        else:
+            run = run_rensa if options.contestant == "rensa" else run_neolm
+            measured = run(options.folder, SETTINGS[options.contestant])
+        print(json.dumps(measured))
         return
     with tempfile.TemporaryDirectory() as folder:
         results = measure(options, Path(folder))
     results |= {"command": command_line("corpus"), "revision": revision()}
-    publish("corpus", section(results), results, options.output, options.docs)
+    publish(
+        "corpus pipeline" if options.pipeline else "corpus", section(results), results, options.output, options.docs
+    )
 
 
 if __name__ == "__main__":

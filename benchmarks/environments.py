@@ -28,6 +28,7 @@ REQUIREMENTS = {
     "sentence-transformers openvino": ("sentence-transformers[openvino]>=5.1,<7", "openvino"),
     "rensa": ("rensa>=0.5,<0.6",),
     "tiktoken": ("tiktoken>=0.9,<1",),
+    "datatrove": ("datatrove[processing]>=0.10,<0.11", "orjson", "spacy>=3.8"),
     "ctranslate2": ("ctranslate2>=4.6,<5", "transformers>=4.50,<5"),  # later versions fail to convert GPT-NeoX
 }
 REMOVED = {"sentence-transformers openvino": ("torchvision",)}

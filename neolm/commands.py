@@ -9,19 +9,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from neolm.options import Dtype, ModelArgument, OverridesArgument, Quantize, RecipeArgument
+from neolm.options import Cluster, Dtype, ModelArgument, OverridesArgument, Quantize, RecipeArgument
 from neolm.scaling.commands import plan
 
 
-def run(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+def run(recipe: RecipeArgument, overrides: OverridesArgument = None, cluster: Cluster = None) -> None:
     """Run a recipe: from raw text to a report."""
-    output = _run(recipe, overrides)
+    output = _run(recipe, overrides, cluster=cluster)
     print(output / "report.html" if (output / "report.html").exists() else output)
 
 
-def corpus_build(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+def corpus_build(recipe: RecipeArgument, overrides: OverridesArgument = None, cluster: Cluster = None) -> None:
     """Build the documents of a recipe."""
-    print(_run(recipe, overrides, "corpus") / "corpus")
+    print(_run(recipe, overrides, "corpus", cluster) / "corpus")
 
 
 def corpus_drop(
@@ -93,9 +93,13 @@ def pretrain(
     print(_run(recipe, overrides, "model") / "model")
 
 
-def _run(recipe: str, overrides: list[str] | None, until: str | None = None) -> Path:
+def _run(recipe: str, overrides: list[str] | None, until: str | None = None, cluster: str | None = None) -> Path:
     from neolm.pipeline import run as run_recipe
 
+    if cluster is not None:
+        from neolm.corpus.engine import use_cluster
+
+        use_cluster(cluster)
     output = run_recipe(recipe, overrides or [], until)
     if os.environ.get("RANK", "0") != "0":  # rank 0 prints the result
         raise typer.Exit

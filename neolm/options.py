@@ -22,3 +22,7 @@ Offload = Annotated[
     str | None, typer.Option(help="disk: read the weights from disk as needed, for models larger than the memory.")
 ]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Build the corpus on Ray: local, or the ray://HOST:PORT of a cluster."),
+]

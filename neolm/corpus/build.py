@@ -7,29 +7,32 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from neolm.core.artifact import Stage
+from neolm.core.artifact import Stage, code_digest
 from neolm.core.config import defaults
 from neolm.core.errors import InputError, SettingError
-from neolm.core.files import expanded, write_text
+from neolm.core.files import digest_json, expanded, remove, write_text
 from neolm.core.manifest import Input, Manifest, RawInput, input_from, read_manifest
-from neolm.core.progress import count, task
+from neolm.core.progress import count, say, task
 from neolm.core.text_encoding import storable
 from neolm.corpus.config import DROPPED, CorpusConfig
 from neolm.corpus.documents import CONTAMINATION
 from neolm.corpus.evaluation_items import EvaluationIndex, EvaluationSets
 from neolm.corpus.filter_config import LEFT_OUT
-from neolm.corpus.model_scores import Scorer, score_documents
+from neolm.corpus.model_scores import Score, Scorer, score_documents
 from neolm.corpus.privacy import KIND_WORDS
 from neolm.corpus.reasons import REASONS
 from neolm.corpus.sources import Raw, RawText, describe_ignored
 from neolm.corpus.steps import steps
 from neolm.formats.json_values import json_text
 
+READ_LATER = ("near_duplicates", "validation_fraction")
+"""Settings that do not change what is read of the raw files."""
 # A single document is to be divided into so many parts, each with a few sentences.
 PARTS_TO_HOLD_OUT_FROM = 20
 MIN_PART_CHARACTERS = 200
@@ -68,16 +71,48 @@ def build_corpus(
     stage = Stage("corpus", "corpus", output / "corpus", inputs, settings, paths=paths, defaults=known)
 
     def make(directory: Path) -> dict[str, Any]:
+        steps(config)  # an error of the settings comes before anything is read
         index = EvaluationIndex(config.decontamination, list(sets.items())) if sets and config.decontamination else None
-        return _build(directory, raw.fetched, config, index, models)
+        loaded = {name: scorer.load() for name, scorer in models.items()}  # errors of a model come before, too
+        with _scratch(stage) as scratch:
+            return _build(scratch, directory, raw.fetched, config, index, loaded)
 
     return stage.ensure(make, lambda counts: _summary(counts, config))
 
 
+@contextlib.contextmanager
+def _scratch(stage: Stage) -> Iterator[Path]:
+    """The directory of what is read of the raw files. It stays if the build ends early, for the next run.
+
+    Another one is begun if inputs, code or settings change, except for settings that are used after the reading.
+    """
+    settings = {key: value for key, value in stage.config.items() if key not in READ_LATER}
+    inputs = {name: value.digest for name, value in stage.recorded_inputs().items()}
+    folder = stage.directory.with_name(f".{stage.name}.read")
+    scratch = folder / digest_json([settings, inputs, code_digest(stage.room)])[:16]
+    for path in folder.glob("*"):
+        if path != scratch:
+            remove(path)
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        yield scratch
+    except BaseException:
+        for path in (scratch, folder):
+            with contextlib.suppress(OSError):
+                path.rmdir()  # nothing was read
+        raise
+    remove(folder)
+
+
 def _build(
-    directory: Path, raw: Raw, config: CorpusConfig, index: EvaluationIndex | None, scorers: Mapping[str, Scorer]
+    scratch: Path,
+    directory: Path,
+    raw: Raw,
+    config: CorpusConfig,
+    index: EvaluationIndex | None,
+    loaded: Mapping[str, tuple[str, Score]],
 ) -> dict[str, Any]:
-    """Write the files of the corpus and return its counts."""
+    """Write the files of the corpus, with what is read in `scratch` on the way, and return its counts."""
     from neolm.corpus.frames import (
         decide,
         final_rows,
@@ -87,27 +122,27 @@ def _build(
     )  # Daft takes a while to import
     from neolm.corpus.writer import write_splits
 
-    steps(config)  # an error of the settings, or of a model, comes before anything is read
-    loaded = {name: scorer.load() for name, scorer in scorers.items()}
-    scratch = directory / ".scratch"
-    scratch.mkdir()
-    size = sum(file.size for file in raw.files)
+    size, groups = sum(file.size for file in raw.files), Counter[bool]()
     with task("corpus: reading", size / 1e6, "MB") as bar:
-        for done in read_files(raw.files, scratch, config):
+        for done, was_there in read_files(raw.files, scratch, config):
             bar.advance(done / 1e6)
+            groups[was_there] += 1
+    if groups[True]:
+        say(f"corpus: {groups[True]:,} of {groups.total():,} groups of files were read by an earlier run")
     score_documents(scratch, config.scores, loaded)
     records = open_records(scratch)
-    verdicts = decide(records, config, index)
+    verdicts = decide(records, config, scratch, index)
     counts = verdicts.counts
     if not counts["kept"]["documents"]:
         problem = nothing_kept(raw, counts["rejected"], errors=first_errors(records))
+        remove(scratch)
         raise SettingError("path", f"{raw.location}: {problem}")
     with task("corpus: writing", verdicts.kept_bytes / 1e6, "MB") as bar:
-        written = write_splits(directory, final_rows(records, verdicts, config), lambda size: bar.advance(size / 1e6))
+        rows = final_rows(records, verdicts, config, scratch)
+        written = write_splits(directory, rows, lambda size: bar.advance(size / 1e6))
     if verdicts.contamination is not None:
         lines = map(json_text, verdicts.contamination.report)
         write_text(directory / CONTAMINATION, "".join(f"{line}\n" for line in lines))
-    shutil.rmtree(scratch)
     for split in ("kept", "train", "validation"):
         counts[split] |= written[split]
     if verdicts.mojibake_file is not None:

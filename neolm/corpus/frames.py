@@ -1,7 +1,7 @@
 """The corpus as Daft DataFrames: read in groups, make ids unique, find duplicates, hold out documents, sort.
 
 Everything that compares documents (ids, duplicates, the split) runs on a narrow frame without the texts. The texts
-are joined back at the end and sorted by id. Daft sorts in memory on one machine, and across machines on Ray.
+are joined back at the end and sorted by id, in ranges of ids that fit in memory.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from neolm.core.errors import NeoLMError
+from neolm.core.errors import InputError, NeoLMError
 from neolm.corpus.config import CorpusConfig, KeepConfig
 from neolm.corpus.decontaminate import Contamination, find_contamination
 from neolm.corpus.engine import daft
 from neolm.corpus.evaluation_items import EvaluationIndex
-from neolm.corpus.ingest import group_files, ingest
+from neolm.corpus.ingest import finished_groups, group_files, group_name, ingest
 from neolm.corpus.near_duplicates import NearDuplicates, find_near_duplicates
 from neolm.corpus.repeated_text import find_repeated_text, without
+from neolm.corpus.sorting import sorted_by_id
 from neolm.corpus.sources import RawFile
 from neolm.corpus.text import split_text
 from neolm.formats.json_values import json_text
@@ -38,7 +39,7 @@ SOURCES_SHOWN = 20
 _PART = daft.DataType.struct({"id": daft.DataType.string(), "text": daft.DataType.string()})
 
 _without: Any = daft.func(without, return_dtype=daft.DataType.string())
-_ingest: Any = daft.func(ingest, return_dtype=daft.DataType.int64())
+_ingest: Any = daft.func(ingest, return_dtype=daft.DataType.string())
 
 
 def validation_score(name: str) -> float:
@@ -70,26 +71,44 @@ class Verdicts:
     contamination: Contamination | None = None
 
 
-def read_files(files: Sequence[RawFile], scratch: Path, config: CorpusConfig) -> Iterator[int]:
-    """Read all `files` into `scratch` and yield the bytes of each finished group.
+def read_files(files: Sequence[RawFile], scratch: Path, config: CorpusConfig) -> Iterator[tuple[int, bool]]:
+    """Read all `files` into `scratch`; yield the bytes of each finished group, and whether it was there already.
 
     Raises:
         OSError: writing fails.
         NeoLMError: there is not enough memory.
     """
-    groups = group_files(files)
-    frame = daft.from_pydict({"group": [group for group, _ in groups], "bytes": [size for _, size in groups]})
+    present = finished_groups(scratch)
+    groups = {group_name(group): (group, size) for group, size in group_files(files)}
+    for name in groups.keys() & present.keys():
+        yield groups.pop(name)[1], True
+    if not groups:
+        return
+    todo, sizes = zip(*groups.values(), strict=True)
+    frame = daft.from_pydict({"group": list(todo), "bytes": list(sizes)})
     # One group per batch: Daft gives a worker (a thread, or a task on Ray) one batch at a time.
     frame = frame.into_batches(1)
-    done = frame.select(col("bytes"), _ingest(col("group"), scratch, config).alias("failure"))
+    done = frame.select(col("bytes"), _ingest(col("group"), scratch.resolve(), config, Path.cwd()).alias("name"))
+    written = {*present.values()}
     for batch in done.to_arrow_iter():
-        for failure in filter(None, batch.column("failure").to_pylist()):
-            if failure == errno.ENOMEM:
-                raise NeoLMError(
-                    "corpus: not enough memory to read the files; lower the limit with corpus.max_document_bytes=N"
-                )
-            raise OSError(failure, os.strerror(failure))
-        yield sum(batch.column("bytes").to_pylist())
+        for size, name in zip(*(batch.column(key).to_pylist() for key in ("bytes", "name")), strict=True):
+            if name.startswith("errno "):
+                _raise_failure(int(name.removeprefix("errno ")), scratch)
+            written.add(name)
+            yield size, False
+    for path in scratch.iterdir():  # of a task that Ray ran twice, with another result
+        if path.name not in written:
+            path.unlink()
+
+
+def _raise_failure(number: int, scratch: Path) -> None:
+    if number == errno.ENOMEM:
+        raise NeoLMError(
+            "corpus: not enough memory to read the files; lower the limit with corpus.max_document_bytes=N"
+        )
+    if number == errno.ENOENT:
+        raise InputError(f"{scratch.parent.parent}: the workers of the cluster do not see this directory")
+    raise OSError(number, os.strerror(number))
 
 
 def open_records(scratch: Path) -> Any:
@@ -107,7 +126,7 @@ def first_errors(records: Any) -> dict[str, str]:
     return {reason: error for reason, error in errors.items() if isinstance(error, str)}
 
 
-def decide(records: Any, config: CorpusConfig, index: EvaluationIndex | None = None) -> Verdicts:
+def decide(records: Any, config: CorpusConfig, scratch: Path, index: EvaluationIndex | None = None) -> Verdicts:
     """Give every record a unique id, find the duplicates and the items of `index`, and choose what is held out."""
     columns = ("file", "record", "id", "parent", "source", "digest", "url", "retrieved", "characters", "reason")
     narrow = records.select(*columns, "parts", "size", "mojibake", "masked")
@@ -117,7 +136,7 @@ def decide(records: Any, config: CorpusConfig, index: EvaluationIndex | None = N
         documents = frame.where(col("reason").is_null()).select(
             *("file", "record", "id", "parent", "source", "characters")
         )
-        found = find_near_duplicates(records, documents, config.near_duplicates)
+        found = find_near_duplicates(records, documents, config.near_duplicates, scratch)
         frame, near = _with_near_duplicates(frame, found, config.near_duplicates.action).collect(), found.counts
     contamination = None
     if index is not None:
@@ -230,6 +249,9 @@ def _mark_others(frame: Any, reason: str, key: str, order: list[str], descending
     """Of the records that share a `key`, mark all but the first in an order with `reason` and `copy_of`."""
     nth = daft.functions.row_number().over(daft.Window().partition_by(key).order_by(*order, desc=descending))
     ranked = frame.where(col("reason").is_null() & col(key).not_null()).select("id", key, *{*order} - {"id"})
+    # A window takes about 4 KB for each value of its key, so it gets only those that are shared.
+    shared = ranked.groupby(key).agg(col("id").count().alias("records")).where(col("records") > 1).select(key)
+    ranked = ranked.join(shared, on=key)
     first = ranked.with_column("nth", nth).where(col("nth") == 1).select(key, col("id").alias("first"))
     frame = frame.join(first, on=key, how="left")
     is_copy = col("reason").is_null() & (col("first") != col("id")).fill_null(False)
@@ -279,27 +301,28 @@ def _with_cuts(frame: Any, marks: Any) -> Any:
     return frame.with_columns(new).exclude(*(f"new_{name}" for name in changed)).collect()
 
 
-def final_rows(records: Any, verdicts: Verdicts, config: CorpusConfig) -> Iterator[pa.RecordBatch]:
+def final_rows(records: Any, verdicts: Verdicts, config: CorpusConfig, scratch: Path) -> Iterator[pa.RecordBatch]:
     """The rows of the finished corpus sorted by id, each with its `split`: train, validation or rejected."""
     texts = records.select("file", "record", "text", "licence", "metadata", "scores")
-    frame = texts.join(verdicts.frame, on=["file", "record"]).sort("id")
+    whole = texts.join(verdicts.frame, on=["file", "record"])
     if verdicts.contamination is not None:
         found = verdicts.contamination.frame.select("file", "record", "told")
-        frame = _without_items(frame, verdicts.contamination).join(found, on=["file", "record"], how="left").sort("id")
-        frame = frame.with_column("metadata", _with_told(col("metadata"), col("told")))
-    frame = frame.with_column("metadata", _mark_copy(col("metadata"), col("copy_of"), col("similarity")))
+        whole = _without_items(whole, verdicts.contamination).join(found, on=["file", "record"], how="left")
+        whole = whole.with_column("metadata", _with_told(col("metadata"), col("told")))
+    whole = whole.with_column("metadata", _mark_copy(col("metadata"), col("copy_of"), col("similarity")))
     if config.repeated_text is not None:
         is_cut = col("reason").is_null() & col("cuts").not_null()
         text = when(is_cut, _without(col("text"), col("cuts"))).otherwise(col("text"))
-        frame = frame.with_columns({"text": text, "metadata": _with_told(col("metadata"), col("removed"))})
+        whole = whole.with_columns({"text": text, "metadata": _with_told(col("metadata"), col("removed"))})
     others = [col(name) for name in ("parent", "source", "licence", "metadata", "scores", "reason", "group")]
-    if config.split_characters is None:
-        frame = frame.select(col("id"), col("text"), *others)
-    else:
-        frame = frame.select(_parts(col("id"), col("text"), col("reason"), config.split_characters), *others)
     below = _score(col("group" if verdicts.held_out == "documents" else "id")) < verdicts.threshold
     split = when(col("reason").not_null(), lit("rejected")).when(below, lit("validation")).otherwise(lit("train"))
-    yield from frame.with_column("split", split).to_arrow_iter()
+    for frame in sorted_by_id(whole, verdicts.frame, scratch.parent):
+        if config.split_characters is None:
+            rows = frame.select(col("id"), col("text"), *others)
+        else:
+            rows = frame.select(_parts(col("id"), col("text"), col("reason"), config.split_characters), *others)
+        yield from rows.with_column("split", split).to_arrow_iter()
 
 
 @daft.func(return_dtype=daft.DataType.string())

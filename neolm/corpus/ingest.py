@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from neolm.core.files import digest_file
 from neolm.corpus.config import CorpusConfig
 from neolm.corpus.filters import judge
 from neolm.corpus.records import Record, read_records
@@ -57,23 +60,44 @@ def group_files(files: Sequence[RawFile]) -> list[tuple[str, int]]:
     return groups
 
 
-def ingest(group: str, scratch: Path, config: CorpusConfig) -> int:
-    """Read the files of `group` and write their rows to one file in `scratch`.
+def ingest(group: str, scratch: Path, config: CorpusConfig, directory: Path) -> str:
+    """Read the files of `group`, write their rows to one file in `scratch`, and return its name.
 
-    Returns 0, or the `errno` if writing failed: Daft would turn an exception into text.
+    Relative paths of settings are read from `directory`, where a worker of Ray is not. The name is that of `group_name`
+    with the digest of the file, so that a later run can take it over; the file gets it when it is complete. Returns
+    `errno N` if writing failed: Daft would turn an exception into text.
     """
     files = [(number, RawFile(**file)) for number, file in json.loads(group)]
+    partial = scratch / f".{uuid.uuid4().hex}"  # Ray may run a task twice, on two machines at the same time
     try:
-        # The name is the index of the first file, so that a repeated task replaces its own output only.
-        path = scratch / f"{files[0][0]:08d}.parquet"
-        with scratch_writer(path) as writer:
+        if Path.cwd() != directory:
+            os.chdir(directory)
+        with scratch_writer(partial) as writer:
             for batch in _batches(_rows(files, config)):
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCRATCH_SCHEMA))
-    except OSError as error:
-        return error.errno or errno.EIO
-    except MemoryError:
-        return errno.ENOMEM
-    return 0
+        name = f"{group_name(group)}-{digest_file(partial)}.parquet"
+        partial.replace(scratch / name)
+    except (OSError, MemoryError) as error:
+        partial.unlink(missing_ok=True)
+        return f"errno {errno.ENOMEM if isinstance(error, MemoryError) else error.errno or errno.EIO}"
+    return name
+
+
+def group_name(group: str) -> str:
+    """The name of a group: the index of its first file."""
+    return f"{json.loads(group)[0][0]:08d}"
+
+
+def finished_groups(scratch: Path) -> dict[str, str]:
+    """The intact files in `scratch` by the names of their groups. All others are removed."""
+    found = {}
+    for path in sorted(scratch.iterdir()):
+        group, _, digest = path.stem.partition("-")
+        if path.suffix == ".parquet" and group not in found and digest_file(path) == digest:
+            found[group] = path.name
+        else:
+            path.unlink()
+    return found
 
 
 def scratch_writer(path: Path) -> pq.ParquetWriter:

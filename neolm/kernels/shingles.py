@@ -97,38 +97,39 @@ def jaccard(left: Any, right: Any) -> Any:
 
 
 @cached_jit
-def similarities(left: Any, right: Any, shingles: Any, ends: Any) -> Any:
+def similarities(left: Any, right: Any, shingles: Any, starts: Any, ends: Any) -> Any:
     """The `jaccard` of the documents `left[i]` and `right[i]`, for each i. See `connect`. float64."""
     found = np.empty(len(left), np.float64)
     for pair in range(len(left)):
-        found[pair] = _similarity(left[pair], right[pair], shingles, ends, 0.0)
+        found[pair] = _similarity(left[pair], right[pair], shingles, starts, ends, 0.0)
     return found
 
 
 @cached_jit
-def connect(members: Any, bucket_ends: Any, shingles: Any, ends: Any, threshold: float) -> Any:
+def connect(roots: Any, members: Any, bucket_ends: Any, shingles: Any, starts: Any, ends: Any, threshold: float) -> Any:
     """Clusters: the connected components of the pairs that share a bucket and are similar.
 
     The result depends on the set of pairs alone, not on the order of the buckets: a pair is left out only if its
-    documents are connected already.
+    documents are connected already. So it may be called for some buckets at a time.
 
     Args:
+        roots: For each document a smaller number in its cluster, or its own; changed. At first 0, 1, 2, ... int64
         members: Numbers of the documents of each bucket, ascending within a bucket. int64
         bucket_ends: Where each bucket ends in `members`. int64
-        shingles: Those of all documents one after another, each sorted and without repetition.
-        ends: Where each document ends in `shingles`. int64, (documents,)
+        shingles: Those of the documents, each sorted and without repetition.
+        starts: Where each document starts in `shingles`. int64, (documents,)
+        ends: Where each document ends.
         threshold: The smallest Jaccard similarity of a pair; 0 connects all documents of a bucket.
 
     Returns:
-        The smallest number in the cluster of each document. int64, (documents,)
+        `roots`, each the smallest number in the cluster of the document.
     """
-    roots = np.arange(len(ends))
     start = 0
     for end in bucket_ends:
         for i in range(start, min(end, start + CENTRES)):
             for j in range(i + 1, end):
                 a, b = _root(roots, members[i]), _root(roots, members[j])
-                if a != b and _similarity(members[i], members[j], shingles, ends, threshold) >= threshold:
+                if a != b and _similarity(members[i], members[j], shingles, starts, ends, threshold) >= threshold:
                     roots[max(a, b)] = min(a, b)
         start = end
     for document in range(len(roots)):
@@ -145,9 +146,9 @@ def _root(roots: Any, node: int) -> int:
 
 
 @cached_jit
-def _similarity(a: int, b: int, shingles: Any, ends: Any, threshold: float) -> Any:
+def _similarity(a: int, b: int, shingles: Any, starts: Any, ends: Any, threshold: float) -> Any:
     """The similarity of two documents; 0 if the sizes of their sets show that it is below the threshold."""
-    left, right = shingles[(ends[a - 1] if a else 0) : ends[a]], shingles[(ends[b - 1] if b else 0) : ends[b]]
+    left, right = shingles[starts[a] : ends[a]], shingles[starts[b] : ends[b]]
     if min(len(left), len(right)) < threshold * max(len(left), len(right)):
         return 0.0
     return jaccard(left, right)

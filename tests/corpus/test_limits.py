@@ -315,8 +315,8 @@ def test_records_are_written_before_they_fill_memory(tmp_path):
     file = {"path": str(tmp_path / "a.jsonl"), "name": "a.jsonl", "kind": "json", "size": len(lines), "modified": 0}
     tracemalloc.start()
     config = CorpusConfig(source="files", path="x", min_characters=1)
-    assert ingest(json.dumps([(0, file)]), tmp_path / "scratch", config) == 0
+    name = ingest(json.dumps([(0, file)]), tmp_path / "scratch", config, Path.cwd())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert pq.read_metadata(tmp_path / "scratch" / "00000000.parquet").num_rows == 400
+    assert pq.read_metadata(tmp_path / "scratch" / name).num_rows == 400
     assert peak < 25e6

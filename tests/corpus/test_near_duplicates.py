@@ -242,7 +242,7 @@ def test_a_source_is_not_emptied_without_consent(build, write, tmp_path):
     )
     with pytest.raises(InputError, match=problem):
         build(path, near_duplicates={})
-    assert not list((tmp_path / "output").glob("*"))
+    assert not list((tmp_path / "output").glob("[!.]*"))
     assert len(build(path, near_duplicates=ALL).kept) == 399
 
 
@@ -333,3 +333,17 @@ def test_exact_duplicates_are_kept_by_the_same_rule(build, write):
     assert set(corpus.kept) == {"2"}
     assert {row["metadata"] for row in corpus.rejected.values()} == {'{"duplicate_of": "2"}'}
     assert corpus.reasons == {"0": "duplicate", "1": "duplicate"}
+
+
+@pytest.mark.parametrize("slice_", [1, 7])
+def test_threads_and_slices_of_buckets_do_not_change_the_clusters(build, write, tmp_path, monkeypatch, slice_):
+    draw = random.Random(2)
+    originals = library_texts(40, 60)
+    rows = [{"id": str(n), "text": edited(draw.choice(originals), draw.randint(0, 3), draw)} for n in range(200)]
+    path = write("a.jsonl", rows)
+    near = {**ALL, "threshold": 0.5}
+    whole = build(path, output=tmp_path / "whole", near_duplicates=near)
+    monkeypatch.setattr("neolm.corpus.near_duplicates.SLICE", slice_)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(3))
+    assert build(path, output=tmp_path / "slices", near_duplicates=near).manifest.outputs == whole.manifest.outputs
+    assert whole.counts["near_duplicates"]["documents"] > 100

@@ -189,3 +189,13 @@ def test_bad_input_is_one_clear_line(build, write, tmp_path, case):
         build(name and tmp_path / "raw" / name, **settings)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "output" / "corpus").exists()
+
+
+@pytest.mark.parametrize("settings", [{}, {"split_characters": 300}])
+def test_texts_are_sorted_in_ranges_of_ids(build, write, tmp_path, monkeypatch, settings):
+    rows = [{"text": f"{number:05d} " * 200, "id": f"é{number * 7919 % 1000}"} for number in range(300)]
+    path = write("a.jsonl", [*rows, rows[0]])
+    whole = build(path, output=tmp_path / "whole", **settings)
+    monkeypatch.setattr("neolm.corpus.sorting.RANGE_BYTES", 20_000)
+    monkeypatch.setattr("neolm.corpus.sorting.SAMPLED", 100)
+    assert build(path, output=tmp_path / "ranges", **settings).manifest.outputs == whole.manifest.outputs

@@ -21,6 +21,18 @@ def flat(sets):
     return values, np.cumsum([len(one) for one in sets], dtype=np.int64)
 
 
+def clusters(members, bucket_ends, values, ends, threshold):
+    """All buckets at once, and one after another with the same roots: the same."""
+    starts = np.concatenate([np.zeros(1, np.int64), ends])[:-1]
+    found = connect(np.arange(len(ends)), members, bucket_ends, values, starts, ends, threshold)
+    roots, start = np.arange(len(ends)), 0
+    for end in bucket_ends:
+        connect(roots, members[start:end], np.array([end - start]), values, starts, ends, threshold)
+        start = end
+    assert roots.tolist() == found.tolist()
+    return found
+
+
 def brute_components(number, edges):
     """The smallest node that is reachable from each node."""
     label = list(range(number))
@@ -65,7 +77,7 @@ def test_clusters_are_the_components_of_the_verified_pairs_of_each_bucket(sets, 
     edges = [(a, b) for a, b in edges if jaccard(sets[a], sets[b]) >= threshold]
     values, ends = flat(sets)
     members, bucket_ends = flat([np.array(one, np.int64) for one in buckets])
-    found = connect(members.astype(np.int64), bucket_ends, values, ends, threshold)
+    found = clusters(members.astype(np.int64), bucket_ends, values, ends, threshold)
     assert found.tolist() == brute_components(number, edges)
 
 
@@ -73,21 +85,21 @@ def test_clusters_are_the_components_of_the_verified_pairs_of_each_bucket(sets, 
 def test_the_threshold_0_connects_buckets_also_without_shingles(number, data):
     edges = data.draw(st.lists(st.tuples(*[st.integers(0, number - 1)] * 2), max_size=12))
     members, bucket_ends = np.array(edges, np.int64).ravel(), np.arange(2, 2 * len(edges) + 2, 2)
-    found = connect(members, bucket_ends, np.zeros(0, np.uint32), np.zeros(number, np.int64), 0.0)
+    found = clusters(members, bucket_ends, np.zeros(0, np.uint32), np.zeros(number, np.int64), 0.0)
     assert found.tolist() == brute_components(number, edges)
 
 
 def test_similarities():
     values, ends = np.array([1, 2, 3, 1, 2, 4], np.uint32), np.array([3, 6])
-    assert similarities(np.array([0, 1, 1]), np.array([1, 1, 0]), values, ends).tolist() == [0.5, 1, 0.5]
+    assert similarities(np.array([0, 1, 1]), np.array([1, 1, 0]), values, ends - 3, ends).tolist() == [0.5, 1, 0.5]
 
 
 def test_the_comparisons_of_a_large_bucket_are_bounded():
     """One bucket of 3,000 different documents, and a copy of the first: each is compared with the first ones only."""
     number = 3000
     values, ends = np.append(np.arange(number), 0).astype(np.uint32), np.arange(1, number + 2)
-    found = connect(np.arange(number + 1), np.array([number + 1]), values, ends, 0.5)
+    found = clusters(np.arange(number + 1), np.array([number + 1]), values, ends, 0.5)
     assert found.tolist() == [*range(number), 0]
     values[-1] = values[shingles.CENTRES]  # a copy of the first document that is not one of those
-    found = connect(np.arange(number + 1), np.array([number + 1]), values, ends, 0.5)
+    found = clusters(np.arange(number + 1), np.array([number + 1]), values, ends, 0.5)
     assert found.tolist() == [*range(number + 1)]
