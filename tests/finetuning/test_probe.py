@@ -22,20 +22,21 @@ def labels_of(x: Tensor, labels: int, noise: float = 1.0) -> Tensor:
 
 @pytest.mark.parametrize("labels", [2, 5])
 def test_the_probe_is_the_logistic_regression_of_scikit_learn(labels: int) -> None:
-    x, weights = features(0), torch.rand(300, generator=torch.Generator().manual_seed(1)) + 0.2
-    y = labels_of(x, labels)
+    # in float64, because the minimum is so flat that in float32 it depends on the processor's rounding
+    x, weights = features(0).double(), torch.rand(300, generator=torch.Generator().manual_seed(1)).double() + 0.2
+    y = labels_of(x.float(), labels)
     weights = weights / weights.mean()
-    found = minimise(x, y, weights, "single_label_classification", 2.0, torch.zeros(labels, 9))
-    oracle = LogisticRegression(C=2.0, tol=1e-10, max_iter=5000).fit(x.double(), y, sample_weight=weights.double())
-    logits = x.double().numpy() @ found[:, :-1].double().numpy().T + found[:, -1].double().numpy()
-    expected = oracle.decision_function(x.double())
+    found = minimise(x, y, weights, "single_label_classification", 2.0, x.new_zeros(labels, 9))
+    oracle = LogisticRegression(C=2.0, tol=1e-10, max_iter=5000).fit(x, y, sample_weight=weights)
+    logits = x.numpy() @ found[:, :-1].numpy().T + found[:, -1].numpy()
+    expected = oracle.decision_function(x)
     difference = logits - logits.mean(axis=1, keepdims=True)  # softmax does not see a common term
     if labels == 2:
         # scikit-learn fits one vector w with |w|^2; two of w / 2 and - w / 2 have half of that penalty
-        oracle = LogisticRegression(C=4.0, tol=1e-10, max_iter=5000).fit(x.double(), y, sample_weight=weights.double())
-        np.testing.assert_allclose(difference[:, 1] * 2, oracle.decision_function(x.double()), atol=2e-3)
+        oracle = LogisticRegression(C=4.0, tol=1e-10, max_iter=5000).fit(x, y, sample_weight=weights)
+        np.testing.assert_allclose(difference[:, 1] * 2, oracle.decision_function(x), atol=5e-4)
     else:
-        np.testing.assert_allclose(difference, expected - expected.mean(axis=1, keepdims=True), atol=2e-3)
+        np.testing.assert_allclose(difference, expected - expected.mean(axis=1, keepdims=True), atol=5e-4)
 
 
 def test_several_labels_are_independent_logistic_regressions() -> None:
