@@ -78,7 +78,8 @@ class TableWriter:
             self._file.close()
 
     def _flush(self) -> None:
-        group = pa.concat_tables(self._pending) if self._pending else self._schema.empty_table()
+        # In one chunk: the pages of a Parquet file depend on the chunks of a table.
+        group = pa.concat_tables(self._pending).combine_chunks() if self._pending else self._schema.empty_table()
         if self._file is None:
             path = self._directory / f"{self._name}-{self._parts:05d}.parquet"
             self._file, self._file_bytes = pq.ParquetWriter(path, self._schema, compression="zstd"), 0

@@ -144,6 +144,18 @@ def test_row_groups_and_files_depend_on_the_rows_alone(tmp_path, monkeypatch):
     assert pa.concat_tables(tables).to_pylist() == rows
 
 
+def test_pages_do_not_depend_on_batches(tmp_path):
+    """Pages are cut after every 1,024 rows of a chunk, if they are large enough."""
+    rows = [dict.fromkeys(DOCUMENT_SCHEMA.names, "") | {"id": f"{n:05d}", "text": f"{n} " * 300} for n in range(3000)]
+    for step in (3000, 700):
+        out = writer.TableWriter(tmp_path / str(step), "train", DOCUMENT_SCHEMA)
+        for start in range(0, 3000, step):
+            out.write(pa.Table.from_pylist(rows[start : start + step], DOCUMENT_SCHEMA))
+        out.close()
+    first, second = (next((tmp_path / name).iterdir()).read_bytes() for name in ("3000", "700"))
+    assert first == second
+
+
 def test_daft_is_silent_and_the_settings_do_not_load_it():
     code = (
         "import sys, neolm.corpus.config; assert not {'daft', 'pyarrow', 'torch'} & set(sys.modules);"
