@@ -91,9 +91,10 @@ def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    if context.invoked_subcommand not in PARALLEL and (ranks := ranks_in_environment()) > 1:
+    command = context.invoked_subcommand
+    if command and command not in PARALLEL and (ranks := ranks_in_environment()) > 1:
         raise InputError(
-            f"neolm {context.invoked_subcommand} runs in one process, not in {ranks}: start it without torchrun. "
+            f"neolm {command} runs in one process, not in {ranks}: start it without torchrun. "
             f"Commands for several processes are {', '.join(PARALLEL)}"
         )
     if version:

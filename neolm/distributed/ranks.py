@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
 from neolm.core.errors import InputError, NeoLMError
 from neolm.core.progress import mute
@@ -40,29 +39,32 @@ class LostRankError(NeoLMError):
 class Ranks:
     """This process among those of a run. The methods must be called by all ranks, in the same order."""
 
-    def __init__(self, timeout: float = 600.0) -> None:
-        """Meet the other ranks; `timeout` is in seconds.
+    def __init__(self, timeout: float = 600.0, environment: Mapping[str, str] = os.environ) -> None:
+        """Meet the other ranks, which have `timeout` seconds to come; `environment` is what torchrun has set.
 
         Raises:
             InputError: the port is in use.
             LostRankError: ranks did not come in time; the message names them.
         """
-        self.number, self.count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.number, self.count = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        self._local = int(environment.get("LOCAL_RANK", "0"))
         self.timeout = timeout
         self._turn = self._told = 0
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        host, port = environment["MASTER_ADDR"], environment["MASTER_PORT"]
+        serves = self.first and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun itself does
+        limit = timedelta(seconds=timeout)
         try:
-            store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
+            store = dist.TCPStore(host, int(port), is_master=serves, timeout=limit, wait_for_workers=False)
         except (dist.DistError, ValueError, RuntimeError) as error:
             if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
                 raise InputError(
-                    f"MASTER_PORT: {place} is in use by another program; choose another port, such as "
+                    f"MASTER_PORT: {port} is in use by another program; choose another port, such as "
                     "torchrun --master-port 29501"
                 ) from None
-            raise LostRankError(f"the ranks cannot meet at {place}: {_first_line(error)}") from None
+            raise LostRankError(f"rank 0 cannot be reached at {host}:{port}: {_first_line(error)}") from None
         # torchrun keeps its store when it starts the ranks again
-        self._store = PrefixStore(f"start/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        self._store.set_timeout(timedelta(seconds=timeout))
+        self._store = PrefixStore(f"start/{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        self._store.set_timeout(limit)
         self._store.set(f"here/{self.number}", "1")
         missing = self._wait(lambda: [rank for rank in range(self.count) if not self._store.check([f"here/{rank}"])])
         if missing:
@@ -129,7 +131,7 @@ class Ranks:
         """
         cuda = device.startswith("cuda")
         if cuda:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % max(torch.cuda.device_count(), 1))
+            torch.cuda.set_device(self._local % max(torch.cuda.device_count(), 1))
         store = PrefixStore(f"group/{self._turn}", self._store)
         self._turn += 1
         try:
