@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.planner import SavePlan
 from neolm.core.files import digest_file, jsonable, remove, storage_errors, sync_directory
 from neolm.core.progress import say
 from neolm.training.checkpoint import best_step_of, checkpoint_path, discard, named_checkpoints, write_record
-from neolm.training.shards import local_tensor
+from neolm.training.sharded_tensor import local_tensor
 from neolm.training.tensor_files import assign_shards, plan_shards, write_shards
 from neolm.training.world import World
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from neolm.training.shards import is_sharded, local_tensor
+from neolm.training.sharded_tensor import is_sharded, local_tensor
 
 
 class ExponentialMovingAverage:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from neolm.training.precision import buckets
-from neolm.training.shards import gradient_of, is_sharded, local_tensor, part_of, whole_tensor, with_part
+from neolm.training.sharded_tensor import gradient_of, is_sharded, local_tensor, part_of, whole_tensor, with_part
 
 MAX_ELEMENTS = 2**20  # of parameters updated together: few enough for the caches, and for the memory of their steps
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from neolm.core.device import choose_precision
-from neolm.training.shards import gradient_of, local_tensor, part_of, whole_tensor, with_part
+from neolm.training.sharded_tensor import gradient_of, local_tensor, part_of, whole_tensor, with_part
 
 A, B, C = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5

@@ -19,7 +19,7 @@ from neolm.core.errors import InputError
 from neolm.training.config import TrainConfig
 from neolm.training.lamb import Lamb
 from neolm.training.muon import Muon
-from neolm.training.shards import zeros_like_sharded
+from neolm.training.sharded_tensor import zeros_like_sharded
 
 HIDDEN = ("blocks", "projection", "pooler")
 """Modules whose matrices Muon updates. The steps of AdamW at Muon's learning rates displace a matrix within a few steps
