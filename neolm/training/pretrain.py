@@ -212,8 +212,12 @@ def _prepare(
     source = stage.directory.with_name("shards")
     require(source, "shards", "run RECIPE")
     task = pretrain_task(source, tokenizer, architecture, config, seed)
-    require_fit(architecture, config, precision.value, device.value)
     world = parallelism.world
+    if config.parallel.shard == 1:
+        largest = -(-config.batch_size // world.count)  # of a rank
+        require_fit(architecture, config.model_copy(update={"batch_size": largest}), precision.value, device.value)
+    else:
+        say("memory: not estimated before the training, because the model is divided over processes")
     began = world.on_first(lambda: stage.start(precision=precision.value))["precision"]
     if began != precision.value:
         say(f"this training began in {began} and continues in {precision.value}, so it is not the same bit for bit")
