@@ -259,8 +259,8 @@ def matrix_ceiling(device: str, dtype: torch.dtype, size: int = 2048, seconds: f
     """Highest FLOP/s of a `size`-cubed matrix product, measured for about `seconds`: the machine's present ceiling."""
     import torch
 
-    a = torch.randn(size, size, device=device).to(dtype)
-    b = torch.randn(size, size, device=device).to(dtype)
+    generator = torch.Generator(device).manual_seed(0)  # the numbers of the training must not depend on this one
+    a, b = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
     product = torch.empty(size, size, device=device, dtype=dtype)
     best, deadline = float("inf"), None
     while deadline is None or time.perf_counter() < deadline:

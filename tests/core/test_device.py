@@ -165,3 +165,9 @@ def test_all_threads_share_two_heaps() -> None:
         return int(done.stdout)
 
     assert heaps("shared") <= 2 < heaps("apart")
+
+
+def test_measuring_the_ceiling_draws_none_of_a_training_s_random_numbers() -> None:
+    before = torch.get_rng_state()
+    assert device.matrix_ceiling("cpu", torch.float32, size=67, seconds=0.001) > 0  # measured by no other test
+    assert torch.equal(torch.get_rng_state(), before)
