@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from neolm.core.errors import InputError, NeoLMError
 from neolm.core.progress import mute
@@ -54,7 +54,7 @@ class Ranks:
         serves = self.first and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun itself does
         limit = timedelta(seconds=timeout)
         try:
-            store = dist.TCPStore(host, int(port), is_master=serves, timeout=limit, wait_for_workers=False)
+            store = TCPStore(host, int(port), is_master=serves, timeout=limit, wait_for_workers=False)
         except (dist.DistError, ValueError, RuntimeError) as error:
             if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
                 raise InputError(
