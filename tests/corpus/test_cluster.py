@@ -124,6 +124,11 @@ def cluster(tmp_path_factory):
                 if found.count("1 node_") == len(nodes):
                     break
         assert found.count("1 node_") == 2, found
+        while time.monotonic() < deadline:  # the server for clients may start later than the nodes
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", client), timeout=1).close()
+                break
+            time.sleep(0.1)
         yield f"ray://127.0.0.1:{client}", nodes[1]
     finally:
         for node in nodes:
