@@ -7,20 +7,22 @@ import signal
 import sys
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from small_encoder import encoder_training
 from small_training import training
+from torch import nn
 
 from neolm.core.device import Choice
-from neolm.core.errors import InterruptedRun
+from neolm.core.errors import InterruptedRun, NonFiniteError
 from neolm.data.batch import Batch
 from neolm.distributed.plan import parallelism
 from neolm.training import muon
 from neolm.training.loop import train
+from neolm.training.objective import Objective, Term
 from neolm.training.parallel_config import ParallelConfig
 from neolm.training.run import IndexedData, Training
 from neolm.training.world import World
@@ -68,6 +70,19 @@ class Recorded:
         return batch
 
 
+class Failing:
+    """An objective whose loss is not finite from the third pass on."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective, self._passes = objective, count(1)
+        self.weights, self.targets = objective.weights, objective.targets
+
+    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Term]:
+        factor = float("nan") if model.training and next(self._passes) >= 3 else 1.0
+        terms = self._objective(model, batch)
+        return {name: Term(term.total * factor, term.metrics) for name, term in terms.items()}
+
+
 def check_world(world: World, rank: int, ranks: int) -> None:
     rows = world.combine(lambda: list(range(7))[world.rows(7)], lambda parts: [[*chain(*parts)]] * ranks)
     assert rows == [0, 1, 2, 3, 4, 5, 6]
@@ -90,8 +105,13 @@ def main() -> None:
         run = replace(small(case, Path(place), Path(shards)), parallelism=plan)
         record = run.directory / f"examples-{ranks}-{rank}.txt"
         run = replace(run, data=Recorded(run.data, record, int(stop) if rank == "0" else 0))
-        with suppress(InterruptedRun):
-            train(run)
+        if stop == "-1" and int(rank) == int(ranks) - 1:  # the last rank's third pass fails
+            run = replace(run, objective=Failing(run.objective))
+        try:
+            with suppress(InterruptedRun):
+                train(run)
+        except NonFiniteError as error:
+            (run.directory / f"error-{rank}.txt").write_text(str(error))
     dist.destroy_process_group()
 
 

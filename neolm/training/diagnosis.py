@@ -13,6 +13,8 @@ from neolm.core.errors import NonFiniteError
 from neolm.data.batch import Batch
 from neolm.training.objective import Objective
 from neolm.training.passes import weighted_loss
+from neolm.training.sharded_tensor import is_sharded
+from neolm.training.world import World
 
 
 def explain_non_finite(
@@ -22,21 +24,31 @@ def explain_non_finite(
     parts: Sequence[Batch],
     documents: Callable[[Sequence[Any]], list[str]],
     advice: str,
+    world: World,
 ) -> NonFiniteError:
     """Run the batch of `step` again, one micro-batch after the other, and describe the first failure in one line.
 
+    Every rank runs its own micro-batches, and all describe the failure of the first rank that has one. A model that is
+    divided over processes is not run again, because a rank that stops early would keep the others waiting.
     `model` has the weights of that step, and the micro-batches `parts` are on its device. `documents` returns the names
     of the documents behind the examples with the given ids. `advice` ends the message.
     """
+    if any(is_sharded(parameter) for parameter in model.parameters()):
+        unknown = "in which layer is not known, because the model is divided over processes"
+        return NonFiniteError(f"step {step}: the loss or its gradient is not finite; {unknown}. {advice}")
     failures = ((_first_non_finite(model, objective, part), part.examples) for part in parts)
     otherwise = "the gradients of the micro-batches are finite, but not their sum"
     everything = [example for part in parts for example in part.examples]
-    found, examples = next((failure for failure in failures if failure[0]), (otherwise, everything))
+    located, examples = next((failure for failure in failures if failure[0]), (None, everything))
     ids = documents(examples)
     shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
-    return NonFiniteError(
-        f"step {step}: the loss or its gradient is not finite: {found}. The batch came from {shown}. {advice}"
-    )
+    where = f" on rank {world.number}" if world.count > 1 else ""
+    text = f"the loss or its gradient is not finite{where}: {located or otherwise}. The batch came from {shown}"
+
+    def first(found: list[tuple[bool, str]]) -> list[str]:
+        return [next((text for known, text in found if known), found[0][1])] * len(found)
+
+    return NonFiniteError(f"step {step}: {world.combine(lambda: (located is not None, text), first)}. {advice}")
 
 
 def _first_non_finite(model: nn.Module, objective: Objective, batch: Batch) -> str | None:

@@ -169,5 +169,5 @@ class OptimiserStep:
         advice = f"The last checkpoint is of step {saved}; " if saved else "No checkpoint was written; "
         advice += "a lower learning_rate" + (" or precision=float32" if training.precision.value != "float32" else "")
         return explain_non_finite(
-            step, working, training.objective, self._parts(batch), documents, f"{advice} may help"
+            step, working, training.objective, self._parts(batch), documents, f"{advice} may help", self._world
         )

@@ -102,3 +102,16 @@ def test_a_run_goes_on_under_another_plan(tmp_path: Path, shards: Path, one: Pat
     for case in cases:
         train(small(case, place, shards))
         same(place, one, case)
+
+
+@pytest.mark.parametrize(
+    ("shard", "words"), [(1, "on rank 1: first in the loss itself"), (2, "divided over processes")]
+)
+def test_a_loss_that_is_not_finite_on_one_rank_is_explained_by_all(
+    tmp_path: Path, shards: Path, shard: int, words: str
+) -> None:
+    launch(2, shard, tmp_path / "run", shards, ["gpt-neo"], stop=-1)
+    said = [(tmp_path / "run" / "gpt-neo" / f"error-{rank}.txt").read_text() for rank in range(2)]
+    assert said[0] == said[1]
+    assert said[0].startswith("step 3: the loss or its gradient is not finite")
+    assert words in said[0]
