@@ -36,7 +36,8 @@ def run(recipe: str | Path | Mapping[str, Any], overrides: Overrides = (), until
     with _run_ranks() as ranks:
         settings = load_recipe(recipe, overrides)
         output = expanded(settings.output)
-        ranks.compare({"recipe": settings.model_dump(mode="json"), "code": code_version("training")})
+        if ranks.count > 1:
+            ranks.compare({"recipe": settings.model_dump(mode="json"), "code": code_version("training")})
         if settings.study is not None:
             from neolm.study import run_study
 

@@ -36,7 +36,7 @@ class OneRank:
     count, first = 1, True
 
     def compare(self, facts: Mapping[str, Any]) -> None:
-        """Nothing can differ."""
+        """Facts of one process cannot differ."""
 
     def tell(self, message: Mapping[str, Any]) -> None:
         """Nobody listens."""
