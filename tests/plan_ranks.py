@@ -90,6 +90,7 @@ def check_world(world: World, rank: int, ranks: int) -> None:
     assert world.most(10 - rank) == 10
     assert world.agree(rank == ranks - 1)
     assert not world.agree(False)
+    assert (world.data_number, world.data_count, world.stream) == (rank, ranks, rank)
     assert world.on_first(lambda: f"of {rank}") == "of 0"
 
 

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch.distributed as dist
+
+from neolm.core.errors import SettingError
 from neolm.distributed.data_parallel import Replicated
 from neolm.distributed.sharded import EqualPasses, Sharded, mesh_of
 from neolm.training.parallel_config import ParallelConfig
@@ -21,7 +24,11 @@ from neolm.training.world import World
 
 def parallelism(config: ParallelConfig, device: str) -> Parallelism:
     """The plan of the ranks in the process group of this process."""
-    world = World(config.timeout)
+    for name in ("tensor", "pipeline", "context"):
+        if getattr(config, name) > 1:
+            raise SettingError(f"parallel.{name}", "must be 1: this parallelism is not supported yet")
+    grid = config.grid(dist.get_world_size() if dist.is_initialized() else 1)
+    world = World(config.timeout, grid)
     if world.count == 1:
         return Parallelism(world)
     if config.shard == 1:

@@ -126,21 +126,21 @@ def checkpoint_path(root: Path, kind: str, step: int) -> Path:
     return root / f"{kind}-{step:08d}"
 
 
-def random_state(rank: int = 0) -> dict[str, Tensor]:
-    """The state of torch's random generators in process `rank`, as tensors."""
-    prefix = f"rank{rank}." if rank else ""
+def random_state(stream: int = 0) -> dict[str, Tensor]:
+    """The state of torch's random generators of stream `stream`, as tensors."""
+    prefix = f"rank{stream}." if stream else ""
     state = {f"{prefix}cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state |= {f"{prefix}cuda.{i}": value for i, value in enumerate(torch.cuda.get_rng_state_all())}
     return state
 
 
-def restore_random_state(state: Mapping[str, Tensor], rank: int = 0) -> None:
-    """Restore the result of `random_state`; a process that was not there goes on with numbers of its own."""
-    prefix = f"rank{rank}." if rank else ""
+def restore_random_state(state: Mapping[str, Tensor], stream: int = 0) -> None:
+    """Restore the result of `random_state`; a stream that was not there begins with numbers of its own."""
+    prefix = f"rank{stream}." if stream else ""
     if f"{prefix}cpu" not in state:
         torch.set_rng_state(state["cpu"])
-        torch.manual_seed(int(torch.randint(2**62, ())) + rank)
+        torch.manual_seed(int(torch.randint(2**62, ())) + stream)
         return
     torch.set_rng_state(state[f"{prefix}cpu"])
     cuda = [value for name, value in state.items() if name.startswith(f"{prefix}cuda.")]

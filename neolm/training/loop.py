@@ -254,10 +254,10 @@ def _measure(training: Training, module: nn.Module, state: TrainingState, batche
     objective, world = training.objective, training.parallelism.world
     sums, counts = Sums(), dict.fromkeys(objective.weights, 0.0)
     with _evaluation(module, state):
-        for start in range(0, len(batches), world.count):
-            group = batches[start : start + world.count]
+        for start in range(0, len(batches), world.data_count):
+            group = batches[start : start + world.data_count]
             # all ranks run as many passes; a rank without a batch of its own repeats the last one with weight zero
-            batch, weight = group[min(world.number, len(group) - 1)], float(world.number < len(group))
+            batch, weight = group[min(world.data_number, len(group) - 1)], float(world.data_number < len(group))
             sums.add(objective(module, batch.to(training.device.value)), weight)
             for term, targets in objective.targets(batch).items():
                 counts[term] += weight * targets

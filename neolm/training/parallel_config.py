@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pydantic import Field
@@ -9,34 +10,60 @@ from pydantic import Field
 from neolm.core.config import Config, Unit
 from neolm.core.errors import SettingError
 from neolm.data.batch_sizes import BatchSizes
+from neolm.training.rank_grid import DATA, RankGrid
 
 
 class ParallelConfig(Config):
-    """How many processes share one copy of the model."""
+    """How the processes share a training. With more of them than one copy of the model needs, there are several."""
 
     shard: Annotated[int, Field(gt=0), Unit("processes")] = 1
     """Processes over which weights, gradients and optimiser state are divided (FSDP2); 1: each process has all of them.
     With more processes there are several such groups, which train on different examples."""
+    tensor: Annotated[int, Field(gt=0), Unit("processes")] = 1
+    """Processes over which the matrices of each layer and the vocabulary are divided (tensor parallelism)."""
+    pipeline: Annotated[int, Field(gt=0), Unit("processes")] = 1
+    """Processes, or stages, over which the layers are divided (pipeline parallelism)."""
+    context: Annotated[int, Field(gt=0), Unit("processes")] = 1
+    """Processes over which the tokens of each sequence are divided (context parallelism)."""
     timeout: Annotated[int, Field(gt=0), Unit("seconds")] = 600
     """Time for which the processes wait for one that does not answer, before all of them end."""
 
+    def grid(self, ranks: int) -> RankGrid:
+        """The places of `ranks` processes, a multiple of those that one copy of the model needs."""
+        sizes = {name: getattr(self, name) for name in ("pipeline", "shard", "context", "tensor")}
+        return RankGrid({**sizes, "copies": ranks // math.prod(sizes.values())})
+
     def about(self, ranks: int) -> str:
         """The plan of `ranks` processes, in words."""
-        if self.shard == 1:
+        sizes = self.grid(ranks).sizes
+        parts = [
+            f"{what} over {sizes[axis]}"
+            for axis, what in (
+                ("pipeline", "its layers"),
+                ("tensor", "its matrices"),
+                ("shard", "its weights and their optimiser state"),
+                ("context", "its sequences"),
+            )
+            if sizes[axis] > 1
+        ]
+        if not parts:
             return f"each of the {ranks} processes has the whole model and a part of each batch"
-        copies = f"{ranks // self.shard} copies of the model, each " if ranks > self.shard else "the model is "
-        return f"{copies}divided over {self.shard} processes; each has a part of each batch"
+        copies = f"{sizes['copies']} copies of the model" if sizes["copies"] > 1 else "one copy of the model"
+        return f"{copies}, with {', '.join(parts)} processes"
 
 
-def check_ranks(config: ParallelConfig, sizes: BatchSizes, ranks: int) -> None:
-    """Raise a SettingError if `ranks` processes cannot train by `config` with batches of `sizes`."""
-    if ranks == 1 and config.shard > 1:
-        raise SettingError(
-            "parallel.shard",
-            f"{config.shard} needs as many processes: start with torchrun --nproc-per-node {config.shard} -m neolm",
-        )
-    if ranks % config.shard:
-        raise SettingError("parallel.shard", f"{config.shard} does not divide the {ranks} processes of this run")
-    smallest = min(sizes.full, sizes.start or sizes.full)
-    if smallest < ranks:
-        raise SettingError("batch_size", f"a batch of {smallest} cannot be divided among {ranks} processes")
+def check_ranks(config: ParallelConfig, batch_sizes: BatchSizes, ranks: int) -> None:
+    """Raise a SettingError if `ranks` processes cannot train by `config` with batches of `batch_sizes`."""
+    sizes = {name: getattr(config, name) for name in ("shard", "tensor", "pipeline", "context")}
+    asked = {name: size for name, size in sizes.items() if size > 1}
+    needed = math.prod(asked.values())
+    product = " x ".join(f"{name} {size}" for name, size in asked.items())
+    key = f"parallel.{next(iter(asked), 'shard')}"
+    if ranks == 1 and asked:
+        start = f"start with torchrun --nproc-per-node {needed} -m neolm"
+        raise SettingError(key, f"{product} needs {needed} processes: {start}")
+    if ranks % needed:
+        raise SettingError(key, f"{product} is {needed} processes, which do not divide the {ranks} of this run")
+    smallest, parts = min(batch_sizes.full, batch_sizes.start or batch_sizes.full), config.grid(ranks).size(DATA)
+    if smallest < parts:
+        raise SettingError("batch_size", f"a batch of {smallest} cannot be divided among {parts} processes")

@@ -214,7 +214,7 @@ def _prepare(
     task = pretrain_task(source, tokenizer, architecture, config, seed)
     world = parallelism.world
     if config.parallel.shard == 1:
-        largest = -(-config.batch_size // world.count)  # of a rank
+        largest = -(-config.batch_size // world.data_count)  # of a rank
         require_fit(architecture, config.model_copy(update={"batch_size": largest}), precision.value, device.value)
     else:
         say("memory: not estimated before the training, because the model is divided over processes")
@@ -223,7 +223,7 @@ def _prepare(
         say(f"this training began in {began} and continues in {precision.value}, so it is not the same bit for bit")
     if isinstance(task.data, SegmentBatches) and world.first:
         write_json(stage.directory / EXAMPLES_FILE, _first_examples(task.data, tokenizer))
-    torch.manual_seed(seed + world.number)  # of dropout, which differs from rank to rank
+    torch.manual_seed(seed + world.stream)  # of dropout
     if base is None or (not base.is_dir() and last_checkpoint(stage.directory / "checkpoints", "step")):
         model = build(architecture).initialise(seed)  # if the base is gone, the checkpoint has the weights
         if isinstance(model, Encoder) and not last_checkpoint(stage.directory / "checkpoints", "step"):

@@ -58,7 +58,7 @@ class TrainingState:
         plan = parallelism or Parallelism()
         self.model = model
         self.weights = plan.precision(model, dtype)
-        self._rank = plan.world.number
+        self._stream = plan.world.stream
         self.optimisers = build_optimisers(model, config)
         self.average = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay is not None else None
         scale = LossScale(config.loss_scale, config.loss_scale_window, config.loss_scale_hysteresis)
@@ -71,7 +71,7 @@ class TrainingState:
         parts = {
             "weights": weights_of(self.model),
             "optimiser": optimiser_tensors(self.optimisers),
-            "random": random_state(self._rank),
+            "random": random_state(self._stream),
         }
         if self.average is not None:
             parts["average"] = self.average.tensors
@@ -90,7 +90,7 @@ class TrainingState:
         load_weights(self.model, checkpoint)
         stored = checkpoint.tensors("optimiser", partial(moment_like, self.optimisers))
         restore_optimisers(self.optimisers, stored)
-        restore_random_state(checkpoint.tensors("random"), self._rank)
+        restore_random_state(checkpoint.tensors("random"), self._stream)
         if self.average is not None:
             checkpoint.load("average", self.average.tensors)
         record = dict(checkpoint.state)

@@ -12,6 +12,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.utils import _DistWrapper
 
 from neolm.core.errors import NeoLMError
+from neolm.training.rank_grid import DATA, RankGrid
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,13 +25,29 @@ class World:
     every process must create its instances in the same order.
     """
 
-    def __init__(self, timeout: float | None = None) -> None:
-        """`timeout` is how long a rank waits for the others, in seconds; None: torch's default of 30 minutes."""
+    def __init__(self, timeout: float | None = None, grid: RankGrid | None = None) -> None:
+        """Create the groups of the ranks.
+
+        Args:
+            timeout: How long a rank waits for the others, in seconds; None: torch's default of 30 minutes.
+            grid: The places of all ranks; None: each of them has examples of its own.
+        """
         limit = None if timeout is None else timedelta(seconds=timeout)
         distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self.number = dist.get_rank() if distributed else 0
         self.count = dist.get_world_size() if distributed else 1
         self._group = dist.new_group(backend="gloo", timeout=limit) if distributed else None
+        grid = grid or RankGrid({"copies": self.count})
+        self.data_number, self.data_count = grid.number(self.number, DATA), grid.size(DATA)
+        """Place of this rank among those with different examples, and the number of different places."""
+        self.stream = self.number // grid.sizes["tensor"]
+        """Number of this rank's stream of random numbers, which ranks with the same activations share."""
+        self._counting = self._group  # the ranks whose targets add up to those of the step
+        counting = (*DATA, "context")
+        if distributed and grid.size(counting) < self.count:
+            for members in grid.groups(counting):  # every rank must create all groups
+                group = dist.new_group(members, backend="gloo", timeout=limit)
+                self._counting = group if self.number in members else self._counting
 
     @property
     def first(self) -> bool:
@@ -38,11 +55,11 @@ class World:
         return self.number == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Sum of each value over the ranks."""
-        if self._group is None:
+        """Sum of each value over the ranks that process different examples or different tokens."""
+        if self._counting is None:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(total, group=self._group)
+        dist.all_reduce(total, group=self._counting)
         return total.tolist()
 
     def most(self, value: int) -> int:
@@ -55,11 +72,12 @@ class World:
 
     def agree(self, flag: bool) -> bool:
         """Whether `flag` is true on any rank."""
-        return bool(self.sum([flag])[0])
+        return bool(self.most(int(flag)))
 
     def rows(self, size: int) -> slice:
         """The rows of a batch of `size` examples that this rank processes."""
-        return slice(size * self.number // self.count, size * (self.number + 1) // self.count)
+        number, count = self.data_number, self.data_count
+        return slice(size * number // count, size * (number + 1) // count)
 
     def on_first(self, action: Callable[[], T]) -> T:
         """Call `action` on rank 0, while the other ranks wait, and return its result on all of them."""

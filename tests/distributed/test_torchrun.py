@@ -108,7 +108,11 @@ def test_a_rank_that_stops_answering_is_named(one: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        (["pretrain.parallel.shard=3"], "pretrain.parallel.shard: 3 does not divide the 2 processes of this run"),
+        (["pretrain.parallel.shard=3"], "pretrain.parallel.shard: shard 3 is 3 processes, which do not divide the 2 "),
+        (
+            ["pretrain.parallel.shard=2", "pretrain.parallel.tensor=2"],
+            "pretrain.parallel.shard: shard 2 x tensor 2 is 4",
+        ),
         (["pretrain.stepz=1"], ".*pretrain.stepz"),
     ],
 )
@@ -132,7 +136,7 @@ def test_other_commands_run_in_one_process(one: Path) -> None:
 
 
 def test_settings_that_the_ranks_cannot_follow(one: Path) -> None:
-    with pytest.raises(SettingError, match=r"parallel\.shard: 2 needs as many processes: start with torchrun"):
+    with pytest.raises(SettingError, match=r"parallel\.shard: shard 2 needs 2 processes: start with torchrun"):
         run(one.with_name("recipe.yaml"), ["pretrain.parallel.shard=2", f"output={one.with_name('none')}"])
     with pytest.raises(SettingError, match="a batch of 2 cannot be divided among 3 processes"):
         check_ranks(ParallelConfig(), BatchSizes(16, start=2, ramp=64), 3)
