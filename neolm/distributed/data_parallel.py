@@ -1,27 +1,38 @@
-"""Data parallelism: every rank has the whole model, and the gradients of a step are summed over the ranks.
+"""Data parallelism: every rank has the same parameters, and the gradients of a step are summed over the ranks.
 
-The sum is taken once a step, after the last micro-batch, in float32 and in buckets (Li et al. 2020, section 4.2).
+The sum is taken once a step, after the last micro-batch, in float32 and in buckets (Li et al. 2020, section 4.2). The
+parameters are the whole model, or the part of it that tensor and pipeline parallelism give to this rank.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
+from neolm.distributed.groups import Groups
+from neolm.training.numerics import sum_dtype
 from neolm.training.precision import MixedPrecision, buckets
 
 BUCKET_ELEMENTS = 2**23  # 32 MiB of float32
 
 
 class Replicated(MixedPrecision):
-    """`Precision` of a model that every rank has; the ranks' gradients are added up before their norm is taken."""
+    """`Precision` of parameters that several ranks have; their gradients are added up before the norm is taken."""
+
+    def __init__(self, groups: Groups, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__(model, dtype)
+        self._groups = groups
 
     def _reduce(self) -> None:
+        group = self._groups.gradients
+        if group is None:
+            return
         flats, works = [], []
         for members in buckets(self._grads, BUCKET_ELEMENTS):
             flat = torch.cat([self._grads[number].flatten().float() for number in members])
             flats.append((members, flat))
-            works.append(dist.all_reduce(flat, async_op=True))
+            works.append(dist.all_reduce(flat, group=group, async_op=True))
             for number in members:
                 self._grads[number] = self._grads[number].new_empty(0)
         shapes = [parameter.shape for parameter in self._masters]
@@ -30,3 +41,16 @@ class Replicated(MixedPrecision):
             work.wait()
             for number, part in zip(members, torch.split(flat, [shapes[n].numel() for n in members]), strict=True):
                 self._grads[number] = part.view(shapes[number])
+
+    def _global_norm(self, norms: Tensor) -> Tensor:
+        if self._groups.model is None:
+            return super()._global_norm(norms)
+        return norm_over(self._groups.model, norms)
+
+
+def norm_over(group: dist.ProcessGroup | None, norms: Tensor) -> Tensor:
+    """The norm of gradients whose parts, with these `norms`, are divided over the ranks of `group`."""
+    square = norms.to(sum_dtype(norms.device)).square().sum()
+    if group is not None:
+        dist.all_reduce(square, group=group)
+    return square.sqrt()

@@ -16,7 +16,8 @@ import torch.distributed as dist
 
 from neolm.core.errors import SettingError
 from neolm.distributed.data_parallel import Replicated
-from neolm.distributed.sharded import EqualPasses, Sharded, mesh_of
+from neolm.distributed.groups import Groups
+from neolm.distributed.sharded import EqualPasses, Sharded
 from neolm.training.parallel_config import ParallelConfig
 from neolm.training.run import Parallelism
 from neolm.training.world import World
@@ -31,7 +32,7 @@ def parallelism(config: ParallelConfig, device: str) -> Parallelism:
     world = World(config.timeout, grid)
     if world.count == 1:
         return Parallelism(world)
+    groups = Groups(grid, device)
     if config.shard == 1:
-        return Parallelism(world, precision=Replicated)
-    mesh = mesh_of(world.count, config.shard, device)
-    return Parallelism(world, precision=partial(Sharded, mesh), passes=partial(EqualPasses, world))
+        return Parallelism(world, precision=partial(Replicated, groups))
+    return Parallelism(world, precision=partial(Sharded, groups), passes=partial(EqualPasses, world))

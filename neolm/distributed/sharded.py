@@ -11,40 +11,32 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from neolm.core.errors import InputError
 from neolm.data.batch import Batch
+from neolm.distributed.data_parallel import norm_over
+from neolm.distributed.groups import Groups
 from neolm.training.loop import blocks_of
-from neolm.training.numerics import sum_dtype
 from neolm.training.objective import Objective
 from neolm.training.passes import GradientAccumulation, Sums
 from neolm.training.precision import Precision
 from neolm.training.world import World
 
 
-def mesh_of(ranks: int, shard: int, device: str) -> DeviceMesh:
-    """The ranks as groups of `shard` neighbours, of which each has one copy of the model."""
-    kind = device.partition(":")[0]
-    if ranks == shard:
-        return init_device_mesh(kind, (shard,), mesh_dim_names=("shard",))
-    return init_device_mesh(kind, (ranks // shard, shard), mesh_dim_names=("replicate", "shard"))
-
-
 class Sharded:
-    """`Precision` of a model whose parameters are divided over the ranks of `mesh`; `model` is changed in place."""
+    """`Precision` of a model whose parameters are divided over ranks; `model` is changed in place."""
 
-    def __init__(self, mesh: DeviceMesh, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, groups: Groups, model: nn.Module, dtype: torch.dtype) -> None:
         """Raises `InputError` in float16, whose loss scale would overflow in sums over ranks."""
         if dtype == torch.float16:
             raise InputError("precision: float16 cannot be sharded; choose bfloat16, float32 or parallel.shard=1")
         policy = MixedPrecisionPolicy(
             None if dtype == torch.float32 else dtype, torch.float32, cast_forward_inputs=False
         )
+        mesh = groups.mesh()
         for block in _own_blocks(model):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -53,7 +45,7 @@ class Sharded:
             part.set_gradient_divide_factor(1.0)  # the loop divides by the number of targets
             part.set_force_sum_reduction_for_comms(True)  # gloo has no other one
         self.model = self.working = model
-        self._group = mesh["shard"].get_group()
+        self._group = groups.model
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._factor = torch.ones(())
 
@@ -72,9 +64,7 @@ class Sharded:
         """See `Precision`."""
         grads = [_local(parameter.grad) for parameter in self._trained if parameter.grad is not None]
         norms = torch.stack(torch._foreach_norm(grads, 2, torch.float32))
-        square = norms.to(sum_dtype(norms.device)).square().sum()
-        dist.all_reduce(square, group=self._group)
-        norm: Tensor = square.sqrt() / divisor
+        norm = norm_over(self._group, norms) / divisor
         share = torch.ones_like(norm) if clip is None else (clip / norm).clamp(max=1.0)
         self._factor = (share / divisor).float()
         return norm

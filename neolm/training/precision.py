@@ -102,13 +102,18 @@ class MixedPrecision:
             self._grads = _take_gradients(self._masters)
         self._reduce()
         norms = torch.stack(torch._foreach_norm(self._grads, 2, torch.float32))
-        norm: Tensor = torch.linalg.vector_norm(norms).to(sum_dtype(norms.device)) / divisor
+        norm = self._global_norm(norms).to(sum_dtype(norms.device)) / divisor
         share = torch.ones_like(norm) if clip is None else (clip / norm).clamp(max=1.0)
         self._factor = (share / divisor).float()
         return norm
 
     def _reduce(self) -> None:
         """Add the accumulated gradients of other devices to `_grads`; there are none."""
+
+    def _global_norm(self, norms: Tensor) -> Tensor:
+        """The norm of all gradients, from the `norms` of those of the trained parameters of this process."""
+        norm: Tensor = torch.linalg.vector_norm(norms)
+        return norm
 
     def hand_over(self) -> Iterator[None]:
         """See `Precision`."""

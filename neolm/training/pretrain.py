@@ -234,7 +234,7 @@ def _prepare(
     else:
         model = load_model(base, "cpu", "float32").train()
     with numerics(config.deterministic, config.tf32):
-        ceiling = world.sum([matrix_ceiling(device.value, getattr(torch, precision.value))])[0]
+        ceiling = sum(world.gather(matrix_ceiling(device.value, getattr(torch, precision.value))))
     ranks = f"{world.count} processes, each on " if world.count > 1 else ""
     say(f"device: {ranks}{device}; precision: {precision}; matrix ceiling {ceiling / 1e9:,.0f} GFLOP/s")
     if world.count > 1:

@@ -74,6 +74,10 @@ class World:
         """Whether `flag` is true on any rank."""
         return bool(self.most(int(flag)))
 
+    def gather(self, value: T) -> list[T]:
+        """The `value` of every rank."""
+        return self.combine(lambda: value, lambda values: [values] * len(values))
+
     def rows(self, size: int) -> slice:
         """The rows of a batch of `size` examples that this rank processes."""
         number, count = self.data_number, self.data_count

@@ -1,0 +1,45 @@
+"""Process groups along the axes of the grid of ranks, and the mesh of fully sharded data parallelism."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from neolm.training.rank_grid import RankGrid
+
+
+class Groups:
+    """The process groups of this rank. All ranks create them in the same order."""
+
+    def __init__(self, grid: RankGrid, device: str) -> None:
+        self.grid, self._device = grid, device
+        self.place = grid.place(dist.get_rank())
+        sharded = grid.sizes["shard"] > 1
+        self.gradients = self.along(["copies", "context"])
+        """Ranks with the same parameters and other tokens, over which replicated gradients are summed; None: this one.
+        With `shard` above 1, FSDP sums gradients by `mesh`."""
+        self.model = self.along(["pipeline", "tensor", *(["shard", "context"] if sharded else [])])
+        """Ranks that have one copy of the model's parameters together, over which norms are summed; None: this one."""
+
+    def along(self, axes: Sequence[str]) -> dist.ProcessGroup | None:
+        """The ranks that differ from this one in nothing but their places on `axes`; None: no other rank."""
+        if self.grid.size(axes) == 1:
+            return None
+        found = None
+        for members in self.grid.groups(axes):  # every rank must create all groups
+            group = dist.new_group(members)
+            found = group if dist.get_rank() in members else found
+        return found
+
+    def mesh(self) -> DeviceMesh:
+        """The ranks of this place on `pipeline` and `tensor`: groups that share parameters, each with one copy of them.
+
+        Parameters are divided over the ranks of `shard` and `context`.
+        """
+        sizes = self.grid.sizes
+        shape = (sizes["pipeline"], sizes["copies"], sizes["shard"] * sizes["context"], sizes["tensor"])
+        names = ("pipeline", "replicate", "shard", "tensor")
+        mesh = init_device_mesh(self._device.partition(":")[0], shape, mesh_dim_names=names)
+        return mesh["shard"] if sizes["copies"] == 1 else mesh["replicate", "shard"]
