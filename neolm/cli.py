@@ -62,7 +62,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
-PARALLEL = ("run", "pretrain")
+PARALLEL = ("run", "pretrain", "finetune")
 """Commands that torchrun may start in several processes."""
 
 

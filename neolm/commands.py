@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from neolm.core.ranks import is_rank_0
 from neolm.options import Cluster, Dtype, ModelArgument, OverridesArgument, Quantize, RecipeArgument
 from neolm.scaling.commands import plan
 
@@ -101,7 +101,7 @@ def _run(recipe: str, overrides: list[str] | None, until: str | None = None, clu
 
         use_cluster(cluster)
     output = run_recipe(recipe, overrides or [], until)
-    if os.environ.get("RANK", "0") != "0":  # rank 0 prints the result
+    if not is_rank_0():
         raise typer.Exit
     return output
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from neolm.core.artifact import PENDING_RECIPE, adopt_recipe, code_version
 from neolm.core.config import Overrides, sections
-from neolm.core.device import choose_device
 from neolm.core.errors import InputError, SettingError
 from neolm.core.files import expanded, remove
 from neolm.core.manifest import read_manifest
@@ -17,7 +16,7 @@ from neolm.core.output import claim_output
 from neolm.core.progress import say
 from neolm.core.ranks import OneRank, RunRanks, ranks_in_environment
 from neolm.recipe import Recipe, load_recipe, save_recipe
-from neolm.stages import REPORT, STAGES, Action, StageRow
+from neolm.stages import REPORT, STAGES, StageRow
 
 ONE_RANK = OneRank()
 
@@ -66,7 +65,7 @@ def _follow(settings: Recipe, output: Path, ranks: RunRanks) -> None:
     for message in ranks.heard():
         settings = settings.complete(tokenizer_exists=message["tokenizer_exists"])
         row = next(row for row in STAGES if row.name == message["stage"])
-        _build(row, output, settings, ranks)
+        _attempt(row.build, row, output, settings, ranks)
 
 
 def claimed(output: Path) -> AbstractContextManager[None]:
@@ -94,12 +93,12 @@ def build(settings: Recipe, output: Path, until: str | None = None, ranks: RunRa
         for row in rows:
             if row.parallel:
                 ranks.tell({"stage": row.name, "tokenizer_exists": tokenizer_exists})
-            _build(row, output, settings, ranks)
+            _attempt(row.build, row, output, settings, ranks)
         adopt_recipe(output)
     finally:
         remove(output / PENDING_RECIPE)
     if until is None and (settings.pretrain or settings.finetune or settings.evaluate):
-        REPORT.build(output, None, settings)
+        REPORT.build(output, None, settings, ranks)
 
 
 def _rows(recipe: Recipe, output: Path, until: str | None) -> list[StageRow]:
@@ -128,17 +127,8 @@ def _rows(recipe: Recipe, output: Path, until: str | None) -> list[StageRow]:
     return rows
 
 
-def _build(row: StageRow, output: Path, recipe: Recipe, ranks: RunRanks) -> None:
-    config = recipe.pretrain
-    if row.parallel and config is not None:
-        with ranks.connected(choose_device(config.device).value, config.parallel.timeout):
-            _attempt(row.build, row, output, recipe)
-    else:
-        _attempt(row.build, row, output, recipe)
-
-
-def _attempt(action: Action, row: StageRow, output: Path, recipe: Recipe) -> None:
+def _attempt(action: Callable[..., object], row: StageRow, output: Path, recipe: Recipe, *ranks: RunRanks) -> None:
     try:
-        action(output, getattr(recipe, row.section), recipe)
+        action(output, getattr(recipe, row.section), recipe, *ranks)
     except SettingError as error:
         raise error.within(row.section) from None

@@ -6,7 +6,8 @@ nothing heavy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,16 +18,18 @@ from neolm.core.errors import InputError, SettingError
 from neolm.core.files import expanded
 from neolm.core.manifest import read_manifest, require
 from neolm.core.progress import say
-from neolm.core.ranks import ranks_in_environment
+from neolm.core.ranks import RunRanks, ranks_in_environment
 from neolm.corpus.config import CorpusConfig
 from neolm.recipe import Recipe
 from neolm.tokenizer.config import TokenizerConfig
 
 if TYPE_CHECKING:
     from neolm.corpus.evaluation_items import EvaluationSets
+    from neolm.training.config import TrainConfig
+    from neolm.training.run import Parallelism
 
-Action = Callable[[Path, Any, Recipe], object]
-"""Takes the output directory, the section of the recipe and the whole recipe."""
+Build = Callable[[Path, Any, Recipe, RunRanks], object]
+"""Takes the output directory, the section of the recipe, the whole recipe and the processes of the run."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class StageRow:
     """Name of the stage and of its directory (or file) under `output`."""
     section: str
     """Section of the recipe that asks for it."""
-    build: Action
+    build: Build
     """Builds the stage under `output`, unless it is up to date."""
     inputs: tuple[str, ...] = ()
     """Stages that it reads."""
@@ -45,7 +48,7 @@ class StageRow:
     """Built by all ranks of a run that torchrun started together; the others are built by rank 0."""
     resumable: bool = False
     """Built in place over several sessions, and never rebuilt by itself."""
-    check: Action = lambda output, config, recipe: None
+    check: Callable[[Path, Any, Recipe], object] = lambda output, config, recipe: None
     """Raises InputError for mistakes that the recipe alone shows, before anything is built."""
     counts: Mapping[str, str] = field(default_factory=dict)
     """Words for the counts of its manifest, by dotted key; other counts are shown by their key."""
@@ -64,7 +67,7 @@ def _evaluation_sets(config: CorpusConfig) -> EvaluationSets | None:
     return None if config.decontamination is None else evaluation_sets(config.decontamination)
 
 
-def _corpus(output: Path, config: Any, recipe: Recipe) -> None:
+def _corpus(output: Path, config: Any, recipe: Recipe, ranks: RunRanks) -> None:
     from neolm.report.datasheet import write_datasheet
 
     _build_corpus(output, config)
@@ -82,13 +85,13 @@ def _build_corpus(output: Path, config: CorpusConfig) -> None:
     build_corpus(output, config, _evaluation_sets(config), found)
 
 
-def _tokenizer(output: Path, config: Any, recipe: Recipe) -> None:
+def _tokenizer(output: Path, config: Any, recipe: Recipe, ranks: RunRanks) -> None:
     from neolm.tokenizer.build import build_tokenizer
 
     build_tokenizer(output, _tokenizer_config(recipe))
 
 
-def _shards(output: Path, config: Any, recipe: Recipe) -> None:
+def _shards(output: Path, config: Any, recipe: Recipe, ranks: RunRanks) -> None:
     from neolm.corpus.documents import training_sources
     from neolm.data.build import build_shards
     from neolm.report.datasheet import write_datasheet
@@ -129,19 +132,29 @@ def _check_pretrain(output: Path, config: Any, recipe: Recipe) -> None:
     require_packages(config.track)
 
 
-def _pretrain(output: Path, config: Any, recipe: Recipe) -> None:
+def _pretrain(output: Path, config: Any, recipe: Recipe, ranks: RunRanks) -> None:
     from neolm.training.pretrain import pretrain
 
-    if ranks_in_environment() == 1:
-        pretrain(output, recipe.model or _base(recipe), config, recipe.seed)
+    with shared_training(ranks, config) as parallelism:
+        pretrain(output, recipe.model or _base(recipe), config, recipe.seed, parallelism)
+
+
+@contextmanager
+def shared_training(ranks: RunRanks, config: TrainConfig) -> Iterator[Parallelism]:
+    """How the processes share a training, which they are connected for inside the `with` block."""
+    from neolm.training.run import Parallelism
+
+    if ranks.count == 1:
+        yield Parallelism()
         return
     from neolm.distributed.plan import parallelism
 
-    plan = partial(parallelism, config.parallel)
-    pretrain(output, recipe.model or _base(recipe), config, recipe.seed, plan)
+    device = choose_device(config.device).value
+    with ranks.connected(device, config.parallel.timeout):
+        yield parallelism(config.parallel, device)
 
 
-def _model(output: Path, config: Any, recipe: Recipe) -> None:
+def _model(output: Path, config: Any, recipe: Recipe, ranks: RunRanks) -> None:
     from neolm.report.model_card import write_model_card
     from neolm.training.pretrain import build_model
 
@@ -149,13 +162,14 @@ def _model(output: Path, config: Any, recipe: Recipe) -> None:
     write_model_card(output / "model")
 
 
-def _finetune(output: Path, config: Any, recipe: Recipe) -> None:
+def _finetune(output: Path, config: Any, recipe: Recipe, ranks: RunRanks) -> None:
     from neolm.finetuning.finetune import finetune
+    from neolm.finetuning.fit import Team
 
-    finetune(output, _base(recipe), config, recipe.seed)
+    finetune(output, _base(recipe), config, recipe.seed, Team(ranks, partial(shared_training, ranks)))
 
 
-def _finetuned_model(output: Path, config: Any, recipe: Recipe) -> None:
+def _finetuned_model(output: Path, config: Any, recipe: Recipe, ranks: RunRanks) -> None:
     from neolm.finetuning.finetune import build_finetuned_model
     from neolm.report.model_card import write_model_card
 
@@ -171,7 +185,7 @@ def _check_finetune(output: Path, config: Any, recipe: Recipe) -> None:
     require_packages(config.track)
 
 
-def _evaluation(output: Path, config: Any, recipe: Recipe) -> None:
+def _evaluation(output: Path, config: Any, recipe: Recipe, ranks: RunRanks) -> None:
     from neolm.evaluation.evaluate import evaluate_stage
 
     if require(output / "corpus", "corpus", "corpus build RECIPE").counts["validation"]["documents"] == 0:
@@ -180,7 +194,7 @@ def _evaluation(output: Path, config: Any, recipe: Recipe) -> None:
     evaluate_stage(output, config, _base(recipe) if recipe.base and not recipe.pretrain else None)
 
 
-def _report(output: Path, config: Any, recipe: Recipe) -> None:
+def _report(output: Path, config: Any, recipe: Recipe, ranks: RunRanks) -> None:
     from neolm.report.model_card import write_model_card
     from neolm.report.run_report import build_report
 
@@ -220,7 +234,7 @@ STAGES = (
     ),
     StageRow("pretrain", "pretrain", _pretrain, ("shards", "tokenizer"), True, resumable=True, check=_check_pretrain),
     StageRow("model", "pretrain", _model, ("pretrain", "tokenizer"), counts={"step": "step of the weights"}),
-    StageRow("finetune", "finetune", _finetune, resumable=True, check=_check_finetune),
+    StageRow("finetune", "finetune", _finetune, parallel=True, resumable=True, check=_check_finetune),
     StageRow("model", "finetune", _finetuned_model, ("finetune",)),
     StageRow("evaluation", "evaluate", _evaluation, ("corpus", "model")),
 )

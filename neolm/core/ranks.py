@@ -50,6 +50,11 @@ class OneRank:
         return nullcontext()
 
 
+def is_rank_0() -> bool:
+    """Whether this process prints results: rank 0 of those that torchrun started together, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def ranks_in_environment() -> int:
     """Number of processes that torchrun started together; 1 without it."""
     return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() else 1

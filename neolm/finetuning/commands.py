@@ -48,6 +48,7 @@ def finetune(
     Further settings are those of `neolm config finetune`, such as finetune.epochs=5.
     """
     from neolm.core.errors import InputError
+    from neolm.core.ranks import is_rank_0
     from neolm.pipeline import run
 
     if train is None:
@@ -63,4 +64,6 @@ def finetune(
         "option_columns": option_column or [],
     }
     recipe = {"output": output, "seed": seed, "base": model, "finetune": section}
-    print(Path(run(recipe, overrides or [])) / "report.html")
+    report = Path(run(recipe, overrides or [])) / "report.html"
+    if is_rank_0():
+        print(report)

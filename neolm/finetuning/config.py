@@ -262,7 +262,7 @@ class FinetuneConfig(TrainConfig):
 
     def without_effect(self) -> dict[str, str]:
         """Fields that other fields make meaningless, each with the reason."""
-        found = super().without_effect() | {"parallel": "fine-tuning runs in one process"}
+        found = super().without_effect()
         if self.validation is not None:
             found |= dict.fromkeys(("validation_share", "group_column"), "a validation table is given")
         columns = ("group_column", "second_column", *(() if self.validation else READ_TABLES))

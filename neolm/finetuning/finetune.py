@@ -24,6 +24,7 @@ from neolm.core.resumable import ResumableStage
 from neolm.finetuning.choice_task import ChoiceTask
 from neolm.finetuning.config import FinetuneConfig
 from neolm.finetuning.finetune_data import read_data
+from neolm.finetuning.fit import Team
 from neolm.finetuning.heads import TextModel, head_config, scale_head, set_head, with_head
 from neolm.finetuning.instruct_task import InstructTask
 from neolm.finetuning.open_part import part_files
@@ -40,6 +41,7 @@ from neolm.tokenizer.tokenizer import copy_tokenizer
 from neolm.training.checkpoint import final_checkpoint
 from neolm.training.state import load_final
 
+STAGE = "finetune"
 ARCHITECTURE_FILE = "architecture.json"
 TASKS: Mapping[str, Callable[[FinetuneConfig, int], Task]] = {
     "span": QuestionTask,
@@ -48,14 +50,27 @@ TASKS: Mapping[str, Callable[[FinetuneConfig, int], Task]] = {
     "choice": ChoiceTask,
 }
 """The tasks that have a run of their own kind, each from the settings and the seed."""
+ALONE = Team()
 
 
-def finetune(output: Path, base: Path, config: FinetuneConfig, seed: int) -> Manifest:
+def finetune(output: Path, base: Path, config: FinetuneConfig, seed: int, team: Team = ALONE) -> Manifest | None:
     """Fine-tune the model in `base` into `output/finetune`, or resume an unfinished run; a finished one is kept.
+
+    All processes of the `team` call this function. Rank 0 returns the manifest, and the others None.
 
     Raises:
         InputError: the base or the tables cannot be used.
     """
+    if not team.ranks.first:
+        run = None
+        for message in team.ranks.heard():
+            if not message["trains"]:
+                break
+            if run is None:
+                run = _run(output / STAGE, base, config, seed, team)
+            else:
+                run.join(message)
+        return None
     tables = part_files(config)
     inputs = {name: input_from(place, output) for name, place in {"base": base, **tables}.items()}
     settings = {"finetune": config.model_dump(mode="json"), "seed": seed}
@@ -63,29 +78,31 @@ def finetune(output: Path, base: Path, config: FinetuneConfig, seed: int) -> Man
     paths = {f"finetune.{name}": name for name in tables}
     known = {"finetune": defaults(config)}
     stage = ResumableStage(
-        "finetune", "finetuning", output / "finetune", inputs, settings, changeable, paths=paths, defaults=known
+        STAGE, "finetuning", output / STAGE, inputs, settings, changeable, paths=paths, defaults=known
     )
 
     def make() -> tuple[dict[str, Any], dict[str, Any]]:
-        run: TaskRun | FinetuneRun
-        if config.kind in TASKS:
-            run = TaskRun(stage.directory, base, TASKS[config.kind](config, seed), config, seed)
-            stage.start()
-            write_json(stage.directory / ARCHITECTURE_FILE, run.architecture.model_dump(mode="json"))
-            return run.run()
-        data = read_data(config, seed)
-        found = open_model(base, "cpu").config
-        if isinstance(found, DecoderConfig) and config.pooling != "mean":
-            say(f"finetune.pooling has no effect here, because {found.family} is a decoder, which reads the last token")
-        architecture = head_config(found, data.targets, config.pooling)
-        run = FinetuneRun(stage.directory, base, architecture, data, config, seed)
+        team.ranks.tell({"trains": True})
+        run = _run(stage.directory, base, config, seed, team)
         stage.start()
-        write_json(stage.directory / ARCHITECTURE_FILE, architecture.model_dump(mode="json"))
+        write_json(stage.directory / ARCHITECTURE_FILE, run.architecture.model_dump(mode="json"))
         return run.run()
 
     manifest = stage.resume(make)
-    assert manifest is not None
+    team.ranks.tell({"trains": False})
     return manifest
+
+
+def _run(directory: Path, base: Path, config: FinetuneConfig, seed: int, team: Team) -> TaskRun | FinetuneRun:
+    """Read the data and the model."""
+    if config.kind in TASKS:
+        return TaskRun(directory, base, TASKS[config.kind](config, seed), config, seed, team)
+    data = read_data(config, seed)
+    found = open_model(base, "cpu").config
+    if isinstance(found, DecoderConfig) and config.pooling != "mean":
+        say(f"finetune.pooling has no effect here, because {found.family} is a decoder, which reads the last token")
+    architecture = head_config(found, data.targets, config.pooling)
+    return FinetuneRun(directory, base, architecture, data, config, seed, team)
 
 
 def build_finetuned_model(output: Path, base: Path, config: FinetuneConfig) -> Manifest:

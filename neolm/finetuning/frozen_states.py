@@ -37,7 +37,7 @@ class FrozenStates:
 
     def fits(self) -> bool:
         """Whether the file is there, or the disk has room for it. Prints its size, or that it does not fit."""
-        if self._is_stored():
+        if self.is_stored():
             return True
         size = f"{self.size / 2**20:,.0f} MiB"
         if self.size > shutil.disk_usage(self.path.parent).free:
@@ -52,7 +52,7 @@ class FrozenStates:
         Raises:
             StorageError: the file cannot be written.
         """
-        if self._is_stored():
+        if self.is_stored():
             return
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         with storage_errors(self.path), temporary.open("wb") as file:
@@ -78,7 +78,7 @@ class FrozenStates:
         rows = [states[self.starts[window] : self.starts[window + 1]] for window in windows]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
-    def _is_stored(self) -> bool:
+    def is_stored(self) -> bool:
         """Whether the file is there. One of another size is of a run that went on in another precision."""
         return self.path.is_file() and self.path.stat().st_size == self.size
 

@@ -21,7 +21,7 @@ from neolm.finetuning.config import FinetuneConfig
 from neolm.finetuning.encoded_examples import EncodedExamples
 from neolm.finetuning.features import frozen_features, text_logits
 from neolm.finetuning.finetune_data import FinetuneData
-from neolm.finetuning.fit import device_and_type, fit, trained_model
+from neolm.finetuning.fit import Team, device_and_type, fit, trained_model
 from neolm.finetuning.frozen_states import FrozenStates
 from neolm.finetuning.heads import TextModel, TextModelConfig, linear_head, reinitialise, set_head, with_head
 from neolm.finetuning.objectives import TextObjective
@@ -56,9 +56,11 @@ class FinetuneRun:
         data: FinetuneData,
         config: FinetuneConfig,
         seed: int,
+        team: Team,
     ) -> None:
         """Encode the examples. Raises `InputError` if the tokenizer does not fit the model."""
         self.directory, self.data, self.seed, self.problem = directory, data, seed, data.targets.problem
+        self.architecture, self.team = architecture, team
         self.device = choose_device(config.device).value
         if self.device == "cpu":
             keep_few_kernels()  # before the first product
@@ -78,11 +80,11 @@ class FinetuneRun:
         outside: list[Any] = [[*texts] for texts in zip(*data.outside, strict=True)] or [[]]
         seconds = outside[1] if len(outside) > 1 else None
         self.outside = encode_texts(self.tokenizer, outside[0], seconds, self.max_length, config.long_text)
-        self.cells = cells(config) if config.method != "probe" else []
+        size = len(self.training.windows)
+        found = cells(config) if config.method != "probe" else []
+        self.cells = [replace(cell, config=team.resolved(cell.config, size)) for cell in found]
         self.best: Cell | None = None
-        for cell in self.cells:
-            cell.config.resolved(len(self.training.windows))  # an error comes now, and not after hours
-        self.config = config.resolved(len(self.training.windows))
+        self.config = team.resolved(config, size)
         parts = {"train": self.training, "validation": self.validation}
         self.lengths = {name: self._describe_lengths(part) for name, part in parts.items()}
 
@@ -91,7 +93,7 @@ class FinetuneRun:
         candidates = [trained(self.directory, TFIDF, self._tfidf)] if self._wants_tfidf() else []
         candidates.append(probe := trained(self.directory, PROBE, self._probe))
         searched = self._search(probe) if self.cells else None
-        runs = [self._run(probe, seed, self.config, self._place(seed)) for seed in self._seeds()]
+        runs = [self._run(probe, seed, self.best, self._place(seed)) for seed in self._seeds()]
         for path in self.directory.glob("frozen-*.bin"):
             path.unlink()
         found = results(candidates, [one for one, _ in runs], self.data, self.scale, self.config)
@@ -109,6 +111,7 @@ class FinetuneRun:
             "parameters": self.model.parameter_count(),
             "examples": {"train": len(self.training.texts), "validation": len(self.validation.texts)},
             "steps": progress.step,
+            "ranks": self.team.ranks.count,
             "batch_size": self.config.batch_size,
             "tokens": progress.tokens,
             "training_seconds": round(progress.seconds, 1),
@@ -217,35 +220,59 @@ class FinetuneRun:
 
     def _search(self, probe: Trained) -> dict[str, Any]:
         """Train each cell of the search and continue with the settings of the best; these, and the score of each."""
-        examples, place = len(self.training.windows), self.directory / "search"
+        place = self.directory / "search"
 
         def train(cell: Cell) -> Trained:
             directory = place / cell.name
             if (directory / f"{FULL}.safetensors").is_file() and not (directory / "checkpoints").is_dir():
                 return kept(directory, FULL)  # an earlier session found a better one
-            return self._run(probe, self.seed, cell.config.resolved(examples), directory)[0]
+            return self._run(probe, self.seed, cell, directory)[0]
 
         self.best, rows = search(self.cells, train, place, self.problem, self.validation.targets.numpy())
-        self.config = self.best.config.resolved(examples)
+        self.config = self.best.config
         return {"chosen": dict(self.best.settings), "tried": rows}
 
-    def _run(self, probe: Trained, seed: int, config: FinetuneConfig, place: Path) -> tuple[Trained, Progress]:
-        """Train with a seed; what it gives for the validation examples, and its counters."""
+    def _run(self, probe: Trained, seed: int, cell: Cell | None, place: Path) -> tuple[Trained, Progress]:
+        """Train with a seed and the settings of a cell; what it gives for the validation examples, and its counters."""
+        config = self.config if cell is None else cell.config
         if config.seeds > 1:
             say(f"finetune: seed {seed}")
+        model, parts = self._prepared(probe, seed, config)
+        number = None if cell is None else self.cells.index(cell)
+        where = place.relative_to(self.directory).as_posix()
+        self.team.ranks.tell({"trains": True, "seed": seed, "cell": number, "place": where})
+        progress = self._fit(model, parts, seed, config, place)
+        return trained(place, FULL, partial(self._predict, model, place, config, progress), progress.seconds), progress
+
+    def join(self, training: Mapping[str, Any]) -> Progress:
+        """Train together with rank 0, which has told what."""
+        number, seed = training["cell"], training["seed"]
+        config = self.config if number is None else self.cells[number].config
+        model, parts = self._prepared(kept(self.directory, PROBE), seed, config)
+        return self._fit(model, parts, seed, config, self.directory / training["place"])
+
+    def _prepared(
+        self, probe: Trained, seed: int, config: FinetuneConfig
+    ) -> tuple[TextModel, tuple[EncodedExamples, EncodedExamples]]:
+        """A model to train, and the training and the validation examples."""
         model = copy.deepcopy(self.model)
         if config.reinitialised_layers:
             reinitialise(model, config.reinitialised_layers, seed)
         else:
             set_head(model, probe.tensors["weight"], probe.tensors["bias"])
         freeze(model, config, seed)
-        training, validation = (
-            self._with_states(self.training, "train"),
-            self._with_states(self.validation, "validation"),
-        )
+        return model, (self._with_states(self.training, "train"), self._with_states(self.validation, "validation"))
+
+    def _fit(
+        self,
+        model: TextModel,
+        parts: tuple[EncodedExamples, EncodedExamples],
+        seed: int,
+        config: FinetuneConfig,
+        place: Path,
+    ) -> Progress:
         objective = TextObjective(self.problem, config.focal_gamma, config.label_smoothing, config.frozen_layers or 0)
-        progress = fit(model, objective, training, validation, place, config, seed)
-        return trained(place, FULL, partial(self._predict, model, place, config, progress), progress.seconds), progress
+        return fit(model, objective, *parts, place, config, seed, self.team)
 
     def _with_states(self, part: EncodedExamples, name: str) -> EncodedExamples:
         """The examples with the hidden states of the frozen layers, which are computed now if they are not on disk."""
@@ -255,6 +282,8 @@ class FinetuneRun:
         device, dtype = device_and_type(self.config)
         inputs = [part.texts[number].inputs[place] for number, place in part.windows]
         states = FrozenStates(self.directory / f"frozen-{name}.bin", inputs, self.model.config.hidden_size, dtype)
+        if not self.team.ranks.first:  # rank 0 has computed them, or has no room for them
+            return replace(part, states=states) if states.is_stored() else part
         if not states.fits():
             return part
         states.compute(copy.deepcopy(self.model).to(device, dtype), layers)

@@ -6,7 +6,7 @@ directory that holds another run, finished or not, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -66,12 +66,12 @@ def pretrain(
     model: ModelConfig | Path,
     config: PretrainConfig,
     seed: int,
-    plan: Callable[[str], Parallelism] = lambda device: Parallelism(),
+    parallelism: Parallelism | None = None,
 ) -> Manifest | None:
     """Train on `output/shards` into `output/pretrain`, or resume an unfinished training; a finished one is kept.
 
-    `model` is the architecture of a new model, or the directory of a model to continue from. `plan` returns for a
-    device how several processes share the training; all of them call this function, and rank 0 writes the manifest.
+    `model` is the architecture of a new model, or the directory of a model to continue from. All processes that share
+    the training by `parallelism` call this function, and rank 0 writes the manifest; None: there is one.
     """
     tokenizer = load_tokenizer(output / "tokenizer")
     architecture = resolve_architecture(model, config, tokenizer.size, special_tokens(tokenizer), output)
@@ -86,15 +86,14 @@ def pretrain(
     stage = ResumableStage("pretrain", "training", output / "pretrain", inputs, settings, changeable, defaults=known)
 
     def make() -> tuple[dict[str, Any], dict[str, Any]]:
-        training = _prepare(stage, tokenizer, architecture, base, config, seed, parallelism)
+        training = _prepare(stage, tokenizer, architecture, base, config, seed, shared)
         done = train(training)
         best = "" if done.best_loss is None else f", validation loss {done.best_loss:.4f} at {done.best_step}"
         say(f"pretrain: {done.step} steps, {count(done.tokens)} tokens in {duration(done.seconds)}{best}")
         return _counts(training, done), done.energy
 
-    device = choose_device(config.device)
-    parallelism = plan(device.value)
-    return stage.resume(make, writes=parallelism.world.first)
+    shared = parallelism or Parallelism()
+    return stage.resume(make, writes=shared.world.first)
 
 
 def resolve_architecture(

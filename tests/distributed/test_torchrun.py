@@ -6,10 +6,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from torchrun_command import torchrun, worker
 
 from neolm.core.errors import SettingError
 from neolm.core.metrics import read_metrics
@@ -48,27 +48,6 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(place / "recipe.yaml")
 
 
-def torchrun(*arguments: str, ranks: int = 2, restarts: int = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command += ["--max-restarts", str(restarts), "-m", "neolm", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def worker(process: subprocess.Popen[str], output: Path) -> int:
-    """The process of rank 1, once the training has a checkpoint."""
-    deadline = time.monotonic() + 300
-    while not list((output / "pretrain" / "checkpoints").glob("step-*")) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
-    return next(child for child in map(int, children.split()) if b"RANK=1" in environment_of(child))
-
-
-def environment_of(process: int) -> list[bytes]:
-    return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-
-
 def losses(output: Path) -> list[float]:
     return [row["loss"] for row in read_metrics(output / "pretrain" / "metrics.jsonl") if "loss" in row]
 
@@ -77,7 +56,7 @@ def test_a_killed_rank_comes_back_and_nothing_changes(one: Path) -> None:
     output = one.with_name("two")
     settings = [str(one.with_name("recipe.yaml")), f"output={output}", "pretrain.parallel.shard=2"]
     process = torchrun("pretrain", *settings, restarts=1)
-    os.kill(worker(process, output), signal.SIGKILL)
+    os.kill(worker(process, output / "pretrain" / "checkpoints"), signal.SIGKILL)
     printed, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert printed == f"{output / 'model'}\n"
@@ -91,7 +70,7 @@ def test_a_rank_that_stops_answering_is_named(one: Path) -> None:
     output = one.with_name("stopped")
     settings = [str(one.with_name("recipe.yaml")), f"output={output}", "pretrain.parallel.timeout=8"]
     process = torchrun("pretrain", *settings, "pretrain.steps=100000")
-    child = worker(process, output)
+    child = worker(process, output / "pretrain" / "checkpoints")
     os.kill(child, signal.SIGSTOP)
     try:
         _, said = process.communicate(timeout=300)

@@ -9,7 +9,6 @@ from topic_tables import QUICK, write_csv
 
 from neolm.finetuning.config import FinetuneConfig
 from neolm.models.hf import save_model
-from neolm.training.parallel_config import ParallelConfig
 
 Topics = Callable[[str, int, int], Path]
 Command = Callable[..., tuple[int, str, str]]
@@ -176,8 +175,3 @@ def test_settings_without_effect_are_said(base: Path, topics: Topics, tmp_path: 
 def test_weights_of_labels_are_for_one_label() -> None:
     config = FinetuneConfig(task="classification", train="t", label_column=("a", "b"), class_weights="balanced")
     assert config.ignored() == {"class_weights": "there are several labels"}
-
-
-def test_fine_tuning_is_not_divided_over_processes() -> None:
-    alone = FinetuneConfig(task="classification", train="t", label_column=("a",), parallel=ParallelConfig(shard=2))
-    assert alone.ignored() == {"parallel": "fine-tuning runs in one process"}

@@ -1,0 +1,35 @@
+"""Commands in the processes of torchrun."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def torchrun(
+    *arguments: object, ranks: int = 2, restarts: int = 0, script: Path | None = None
+) -> subprocess.Popen[str]:
+    """Start `neolm` with these arguments, or a script, in several processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command += ["--max-restarts", str(restarts), *(["-m", "neolm"] if script is None else [str(script)])]
+    command += map(str, arguments)
+    places = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": places}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def worker(process: subprocess.Popen[str], checkpoints: Path) -> int:
+    """The process of rank 1, once the training has a checkpoint."""
+    deadline = time.monotonic() + 300
+    while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
+    return next(child for child in map(int, children.split()) if b"RANK=1" in environment_of(child))
+
+
+def environment_of(process: int) -> list[bytes]:
+    return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
