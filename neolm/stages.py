@@ -115,11 +115,12 @@ def _replay_corpus(recipe: Recipe) -> CorpusConfig:
 
 
 def _check_pretrain(output: Path, config: Any, recipe: Recipe) -> None:
-    from neolm.training.parallel_config import check_ranks
+    from neolm.training.parallel_config import check_model, check_ranks
     from neolm.training.pretrain_task import unused_settings
     from neolm.training.trackers import require_packages
 
-    for key, reason in unused_settings(architecture(recipe), config):
+    model = architecture(recipe)
+    for key, reason in unused_settings(model, config):
         say(f"pretrain.{key} has no effect here, because {reason}")
     if config.replay.path is not None:
         try:
@@ -127,6 +128,7 @@ def _check_pretrain(output: Path, config: Any, recipe: Recipe) -> None:
         except SettingError as error:
             raise error.within("replay") from None
     check_ranks(config.parallel, config.batch_sizes, ranks_in_environment())
+    check_model(config.parallel, model, config.sequence_length)
     device = choose_device(config.device).value
     choose_compile(config.compile, device, choose_precision(config.precision, device).value)
     require_packages(config.track)

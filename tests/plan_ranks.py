@@ -95,14 +95,19 @@ def check_world(world: World, rank: int, ranks: int) -> None:
 
 
 def main() -> None:
-    """Arguments: rank, ranks, a directory for all, the token shards, shard, the step at which to stop, the cases."""
-    rank, ranks, place, shards, shard, stop, *cases = sys.argv[1:]
+    """Arguments: rank, ranks, a directory for all, the token shards, a plan, the step at which to stop, the cases.
+
+    A plan is text such as "shard=2,tensor=2".
+    """
+    rank, ranks, place, shards, text, stop, *cases = sys.argv[1:]
+    config = ParallelConfig(**{name: int(size) for name, size in (part.split("=") for part in text.split(",") if part)})
     orthogonalise_exactly()
-    store = f"file://{place}/store-{ranks}-{shard}-{stop}"
+    store = f"file://{place}/store-{ranks}-{text}-{stop}"
     dist.init_process_group("gloo", init_method=store, rank=int(rank), world_size=int(ranks))
     for case in cases:
-        plan = parallelism(ParallelConfig(shard=int(shard)), "cpu")
-        check_world(plan.world, int(rank), int(ranks))
+        plan = parallelism(config, "cpu")
+        if text in ("", f"shard={ranks}"):
+            check_world(plan.world, int(rank), int(ranks))
         run = replace(small(case, Path(place), Path(shards)), parallelism=plan)
         record = run.directory / f"examples-{ranks}-{rank}.txt"
         run = replace(run, data=Recorded(run.data, record, int(stop) if rank == "0" else 0))

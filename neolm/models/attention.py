@@ -10,7 +10,7 @@ Shapes: B batch, T time (queries), S keys, H heads, D head size, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -121,6 +121,8 @@ class Attention(nn.Module):
         self.layer, self.num_heads = layer, config.num_heads
         self.window, self.scale = config.window(layer), config.scale(layer)
         self.dropout = config.attention_dropout
+        self.attend: Callable[..., Tensor] = attend
+        """Attention without a mask; replaced where the tokens of a sequence are divided over processes."""
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.output_bias)
 
@@ -139,7 +141,7 @@ class Attention(nn.Module):
             k, v, mask = cache.update(self.layer, k, v, self.window)
             q = q.to(k.dtype)
         if mask is None:
-            y = attend(q, k, v, self.window, self.scale, dropout)
+            y = self.attend(q, k, v, self.window, self.scale, dropout)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale, dropout_p=dropout)
         return self.output(y.transpose(1, 2).reshape(B, T, C).to(dtype))  # type: ignore[no-any-return]  # (B, T, C)

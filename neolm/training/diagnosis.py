@@ -13,7 +13,6 @@ from neolm.core.errors import NonFiniteError
 from neolm.data.batch import Batch
 from neolm.training.objective import Objective
 from neolm.training.passes import weighted_loss
-from neolm.training.sharded_tensor import is_sharded
 from neolm.training.world import World
 
 
@@ -25,15 +24,16 @@ def explain_non_finite(
     documents: Callable[[Sequence[Any]], list[str]],
     advice: str,
     world: World,
+    together: bool,
 ) -> NonFiniteError:
     """Run the batch of `step` again, one micro-batch after the other, and describe the first failure in one line.
 
     Every rank runs its own micro-batches, and all describe the failure of the first rank that has one. A model that is
-    divided over processes is not run again, because a rank that stops early would keep the others waiting.
+    divided over processes, `together`, is not run again: a rank that stops early would keep the others waiting.
     `model` has the weights of that step, and the micro-batches `parts` are on its device. `documents` returns the names
     of the documents behind the examples with the given ids. `advice` ends the message.
     """
-    if any(is_sharded(parameter) for parameter in model.parameters()):
+    if together:
         unknown = "in which layer is not known, because the model is divided over processes"
         return NonFiniteError(f"step {step}: the loss or its gradient is not finite; {unknown}. {advice}")
     failures = ((_first_non_finite(model, objective, part), part.examples) for part in parts)

@@ -257,7 +257,8 @@ def _measure(training: Training, module: nn.Module, state: TrainingState, batche
         for start in range(0, len(batches), world.data_count):
             group = batches[start : start + world.data_count]
             # all ranks run as many passes; a rank without a batch of its own repeats the last one with weight zero
-            batch, weight = group[min(world.data_number, len(group) - 1)], float(world.data_number < len(group))
+            batch = training.parallelism.cut(group[min(world.data_number, len(group) - 1)])
+            weight = float(world.data_number < len(group))
             sums.add(objective(module, batch.to(training.device.value)), weight)
             for term, targets in objective.targets(batch).items():
                 counts[term] += weight * targets

@@ -10,6 +10,8 @@ from pydantic import Field
 from neolm.core.config import Config, Unit
 from neolm.core.errors import SettingError
 from neolm.data.batch_sizes import BatchSizes
+from neolm.models.config import DecoderConfig
+from neolm.models.encoder_config import EncoderConfig
 from neolm.training.rank_grid import DATA, RankGrid
 
 
@@ -67,3 +69,14 @@ def check_ranks(config: ParallelConfig, batch_sizes: BatchSizes, ranks: int) -> 
     smallest, parts = min(batch_sizes.full, batch_sizes.start or batch_sizes.full), config.grid(ranks).size(DATA)
     if smallest < parts:
         raise SettingError("batch_size", f"a batch of {smallest} cannot be divided among {parts} processes")
+
+
+def check_model(config: ParallelConfig, model: DecoderConfig | EncoderConfig, sequence_length: int) -> None:
+    """Raise a SettingError if `model` cannot be divided by `config` on sequences of that many tokens."""
+    if config.context > 1:
+        if isinstance(model, EncoderConfig):
+            reason = f"must be 1: {model.family} is an encoder, whose sequences are not divided"
+            raise SettingError("parallel.context", reason)
+        if sequence_length % (2 * config.context):
+            reason = f"{config.context} processes have two chunks of a sequence each, and {2 * config.context} chunks"
+            raise SettingError("parallel.context", f"{reason} do not divide {sequence_length} tokens")

@@ -56,6 +56,10 @@ class Parallelism:
     world: World = field(default_factory=World)
     precision: Callable[[nn.Module, torch.dtype], Precision] = MixedPrecision
     passes: Callable[[nn.Module, Objective, Precision], Passes] = GradientAccumulation
+    cut: Callable[[Batch], Batch] = lambda batch: batch
+    """The part of a batch of sequences, on the host, that this process computes; context parallelism divides them."""
+    together: bool = False
+    """Whether a pass needs several processes at once, so that none of them can run one alone."""
     deferred: bool | None = None
     """Whether losses and norms are read from the device only when they are logged; None: not on a CPU."""
 
@@ -111,7 +115,7 @@ class Training:
         """Read this rank's batch of `step` from indexed data."""
         assert not isinstance(self.data, RolloutData)
         examples = self.config.batch_sizes.examples(step)
-        return self.data.batch(step, self.parallelism.world.rows(len(examples)))
+        return self.parallelism.cut(self.data.batch(step, self.parallelism.world.rows(len(examples))))
 
     @property
     def checkpoints(self) -> Path:

@@ -168,6 +168,8 @@ class OptimiserStep:
         saved = max(named_checkpoints(training.checkpoints, "step"), default=0)
         advice = f"The last checkpoint is of step {saved}; " if saved else "No checkpoint was written; "
         advice += "a lower learning_rate" + (" or precision=float32" if training.precision.value != "float32" else "")
+        together = training.parallelism.together
+        parts = self._parts(batch)
         return explain_non_finite(
-            step, working, training.objective, self._parts(batch), documents, f"{advice} may help", self._world
+            step, working, training.objective, parts, documents, f"{advice} may help", self._world, together
         )

@@ -50,13 +50,13 @@ def examples(directory: Path, ranks: int) -> list[list[str]]:
     return [[rows[0][0], *(example for row in rows for example in row[1:])] for rows in zip(*read, strict=True)]
 
 
-def launch(ranks: int, shard: int, place: Path, shards: Path, cases: Sequence[str], stop: int = 0) -> None:
+def launch(ranks: int, plan: str, place: Path, shards: Path, cases: Sequence[str], stop: int = 0) -> None:
     place.mkdir(exist_ok=True)
     script = [sys.executable, "-W", "error", str(TESTS / "plan_ranks.py")]
     environment = os.environ | {"PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [*script, *map(str, (rank, ranks, place, shards, shard, stop)), *cases],
+            [*script, *map(str, (rank, ranks, place, shards, plan, stop)), *cases],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -76,28 +76,34 @@ def same(place: Path, one: Path, case: str) -> None:
 
 
 FEW = ["gpt2", "albert-groups"]
-PLANS = [(2, 1, FEW), (2, 2, [*CASES]), (4, 2, FEW)]
+DECODERS = ["gpt2", "gpt-neo", "gpt-neox"]
+PLANS = [(2, "", FEW), (2, "shard=2", [*CASES]), (4, "shard=2", FEW), (2, "context=2", DECODERS)]
+SLOW_PLANS = [
+    *((2, "", [*CASES]), (4, "shard=2", [*CASES]), (4, "shard=4", [*CASES])),
+    *((4, "context=2", DECODERS), (4, "context=2,shard=2", DECODERS), (4, "context=4", DECODERS)),
+]
 
 
 @pytest.mark.parametrize(
-    ("ranks", "shard", "cases"),
-    [*PLANS, *(pytest.param(r, s, [*CASES], marks=pytest.mark.slow) for r, s in ((2, 1), (4, 2), (4, 4)))],
+    ("ranks", "plan", "cases"),
+    [*PLANS, *(pytest.param(*plan, marks=pytest.mark.slow) for plan in SLOW_PLANS)],
 )
 def test_plans_train_as_one_process(
-    tmp_path: Path, shards: Path, one: Path, ranks: int, shard: int, cases: list[str]
+    tmp_path: Path, shards: Path, one: Path, ranks: int, plan: str, cases: list[str]
 ) -> None:
-    launch(ranks, shard, tmp_path / "run", shards, cases)
+    launch(ranks, plan, tmp_path / "run", shards, cases)
     for case in cases:
         same(tmp_path / "run", one, case)
-        assert examples(tmp_path / "run" / case, ranks) == examples(one / case, 1)
+        if "context" not in plan:
+            assert examples(tmp_path / "run" / case, ranks) == examples(one / case, 1)
         assert len(list((tmp_path / "run" / case / "checkpoints").glob("step-*"))) == 2
 
 
 def test_a_run_goes_on_under_another_plan(tmp_path: Path, shards: Path, one: Path) -> None:
     """From four processes to three, two and one, with the losses of one process and nothing but its rows."""
     place, cases = tmp_path / "run", ["gpt-neo"]
-    for ranks, shard, stop in ((4, 4, 4), (3, 1, 9), (2, 2, 14)):  # rank 0 alone is interrupted
-        launch(ranks, shard, place, shards, cases, stop)
+    for ranks, plan, stop in ((4, "shard=4", 4), (3, "", 9), (2, "shard=2", 14)):  # rank 0 alone is interrupted
+        launch(ranks, plan, place, shards, cases, stop)
         assert not (place / cases[0] / "metrics.jsonl").read_text().count('"step": 20')
     for case in cases:
         train(small(case, place, shards))
@@ -105,12 +111,12 @@ def test_a_run_goes_on_under_another_plan(tmp_path: Path, shards: Path, one: Pat
 
 
 @pytest.mark.parametrize(
-    ("shard", "words"), [(1, "on rank 1: first in the loss itself"), (2, "divided over processes")]
+    ("plan", "words"), [("", "on rank 1: first in the loss itself"), ("shard=2", "divided over processes")]
 )
 def test_a_loss_that_is_not_finite_on_one_rank_is_explained_by_all(
-    tmp_path: Path, shards: Path, shard: int, words: str
+    tmp_path: Path, shards: Path, plan: str, words: str
 ) -> None:
-    launch(2, shard, tmp_path / "run", shards, ["gpt-neo"], stop=-1)
+    launch(2, plan, tmp_path / "run", shards, ["gpt-neo"], stop=-1)
     said = [(tmp_path / "run" / "gpt-neo" / f"error-{rank}.txt").read_text() for rank in range(2)]
     assert said[0] == said[1]
     assert said[0].startswith("step 3: the loss or its gradient is not finite")
