@@ -21,7 +21,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "prediction": ("core", "embedding", "generation", "metrics", "models", "tables", "tokenizer"),
     "moderation": ("core", "metrics", "models", "prediction", "tables"),
     "training": ("core", "data", "models", "tokenizer"),
-    "distributed": ("core", "data", "training"),
+    "distributed": ("core", "data", "models", "training"),
     "finetuning": (
         "core",
         "data",

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from neolm.core.device import choose_device, choose_precision, matrix_ceiling
+from neolm.core.errors import SettingError
 from neolm.core.progress import count, say
 from neolm.core.ranks import OneRank, RunRanks
 from neolm.finetuning.config import FinetuneConfig
@@ -43,6 +44,8 @@ class Team:
             SettingError: the processes cannot share such batches, or do not fit `parallel`.
         """
         found = config.resolved(examples)
+        if found.parallel.context > 1:
+            raise SettingError("parallel.context", "must be 1 in fine-tuning, whose texts are padded or packed")
         if config.method != "probe":
             check_ranks(found.parallel, found.batch_sizes, self.ranks.count)
         return found
@@ -75,7 +78,7 @@ def fit(
         if world.count > 1 and world.first:
             model = copy.deepcopy(model)  # sharding changes the modules, and rank 0 predicts with them later
         with numerics(config.deterministic, config.tf32):
-            ceiling = world.sum([matrix_ceiling(*device_and_type(config))])[0]
+            ceiling = sum(world.gather(matrix_ceiling(*device_and_type(config))))
         training = Training.from_config(
             config,
             directory=directory,
