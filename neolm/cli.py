@@ -62,7 +62,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
-PARALLEL = ("run", "pretrain", "finetune")
+PARALLEL = ("run", "pretrain", "finetune", "predict")
 """Commands that torchrun may start in several processes."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ from neolm.core.files import expanded, remove
 from neolm.core.manifest import read_manifest
 from neolm.core.output import claim_output
 from neolm.core.progress import say
-from neolm.core.ranks import OneRank, RunRanks, ranks_in_environment
+from neolm.core.ranks import ONE_RANK, RunRanks
 from neolm.recipe import Recipe, load_recipe, save_recipe
+from neolm.run_ranks import run_ranks
 from neolm.stages import REPORT, STAGES, StageRow
-
-ONE_RANK = OneRank()
 
 
 def run(recipe: str | Path | Mapping[str, Any], overrides: Overrides = (), until: str | None = None) -> Path:
@@ -32,7 +31,7 @@ def run(recipe: str | Path | Mapping[str, Any], overrides: Overrides = (), until
     Raises:
         InputError: the recipe, the data or the output directory cannot be used. Nothing was lost.
     """
-    with _run_ranks() as ranks:
+    with run_ranks() as ranks:
         settings = load_recipe(recipe, overrides)
         output = expanded(settings.output)
         if ranks.count > 1:
@@ -49,15 +48,6 @@ def run(recipe: str | Path | Mapping[str, Any], overrides: Overrides = (), until
         else:
             _follow(settings, output, ranks)
     return output
-
-
-def _run_ranks() -> AbstractContextManager[RunRanks]:
-    """Meet the other processes that torchrun started, if there are any."""
-    if ranks_in_environment() == 1:
-        return nullcontext(OneRank())
-    from neolm.distributed.ranks import joined
-
-    return joined()
 
 
 def _follow(settings: Recipe, output: Path, ranks: RunRanks) -> None:

@@ -27,8 +27,13 @@ def worker(process: subprocess.Popen[str], checkpoints: Path) -> int:
     while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
+    return rank_of(process, 1)
+
+
+def rank_of(process: subprocess.Popen[str], rank: int) -> int:
+    """The process of a rank."""
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
-    return next(child for child in map(int, children.split()) if b"RANK=1" in environment_of(child))
+    return next(child for child in map(int, children.split()) if f"RANK={rank}".encode() in environment_of(child))
 
 
 def environment_of(process: int) -> list[bytes]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class RunRanks(Protocol):
@@ -26,8 +29,15 @@ class RunRanks(Protocol):
     def heard(self) -> Iterator[dict[str, Any]]:
         """The messages of rank 0, until its run ends."""
 
-    def connected(self, device: str, timeout: float) -> AbstractContextManager[None]:
+    def connected(self, device: str, timeout: float = 600.0) -> AbstractContextManager[None]:
         """A process group of all ranks inside the `with` block; they wait `timeout` seconds for each other."""
+
+    def map(self, compute: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+        """Each item and what `compute` gives for it, in order and on every rank; each rank computes a part of them.
+
+        All ranks must be connected and give the same items, of which one for each rank is in memory at a time. If
+        `compute` raises an error on one of them, all raise it.
+        """
 
 
 class OneRank:
@@ -45,9 +55,16 @@ class OneRank:
         """No messages."""
         return iter(())
 
-    def connected(self, device: str, timeout: float) -> AbstractContextManager[None]:
+    def connected(self, device: str, timeout: float = 600.0) -> AbstractContextManager[None]:
         """Nothing to connect."""
         return nullcontext()
+
+    def map(self, compute: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+        """Each item and what `compute` gives for it."""
+        return ((item, compute(item)) for item in items)
+
+
+ONE_RANK = OneRank()
 
 
 def is_rank_0() -> bool:

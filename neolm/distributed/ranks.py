@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from neolm.core.errors import InputError, NeoLMError
 from neolm.core.progress import mute
 
 T = TypeVar("T")
+R = TypeVar("R")
 POLL = 0.1  # seconds
 HEARTBEAT = 2.0  # seconds between the signs of life of a rank
 GRACE = 3.0  # seconds in which rank 0 may report the same error first
@@ -50,6 +52,8 @@ class Ranks:
         self._local = int(environment.get("LOCAL_RANK", "0"))
         self.timeout = timeout
         self._turn = self._told = 0
+        self._ended = self.first
+        """Whether rank 0 will tell nothing more."""
         host, port = environment["MASTER_ADDR"], environment["MASTER_PORT"]
         serves = self.first and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun itself does
         limit = timedelta(seconds=timeout)
@@ -89,13 +93,14 @@ class Ranks:
             SystemExit: the run of rank 0 failed; with its exit code.
             LostRankError: rank 0 ended.
         """
-        while True:
+        while not self._ended:
             key = f"told/{self._told}"
             while not self._asked(lambda key=key: self._store.check([key])):  # type: ignore[misc]
                 time.sleep(POLL)
             message = json.loads(self._asked(lambda key=key: self._store.get(key)))  # type: ignore[misc]
             self._told += 1
             if "exit" in message:
+                self._ended = True
                 if message["exit"]:
                     raise SystemExit(message["exit"])
                 return
@@ -121,7 +126,7 @@ class Ranks:
                 )
 
     @contextlib.contextmanager
-    def connected(self, device: str, timeout: float) -> Iterator[None]:
+    def connected(self, device: str, timeout: float = 600.0) -> Iterator[None]:
         """A process group of all ranks inside the `with` block: NCCL between GPUs, gloo between CPUs.
 
         `timeout` is how long a rank waits for another one, in seconds.
@@ -150,6 +155,29 @@ class Ranks:
         finally:
             with contextlib.suppress(Exception):
                 dist.destroy_process_group()
+
+    def map(self, compute: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+        """Each item and what `compute` gives for it, in order and on every rank. See `RunRanks.map`.
+
+        Item k is computed by rank k mod `count`. The results are exchanged after one item of each rank.
+
+        Raises:
+            NeoLMError: `compute` raised it on one of the ranks.
+        """
+        items = iter(items)
+        while block := list(itertools.islice(items, self.count)):
+            own: tuple[R | None, NeoLMError | None] = None, None
+            if self.number < len(block):
+                try:
+                    own = compute(block[self.number]), None
+                except NeoLMError as error:
+                    own = None, error
+            results: list[Any] = [None] * self.count
+            failure = own[1] and (str(own[1]), own[1].exit_code)
+            dist.all_gather_object(results, (own[0], failure))
+            for failed in (failed for _, failed in results if failed is not None):
+                raise own[1] or _error(*failed)
+            yield from zip(block, [result for result, _ in results], strict=False)
 
     def reports(self, message: str) -> bool:
         """Whether this rank should print the error `message`: one rank prints an error that several have."""
@@ -219,7 +247,12 @@ def joined() -> Iterator[Ranks]:
     code = 1
     try:
         yield ranks
+        for _ in ranks.heard():  # rank 0 may still fail
+            pass
         code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+        raise
     except NeoLMError as error:
         code = error.exit_code
         if not ranks.reports(str(error)):
@@ -235,6 +268,13 @@ def _is_lost_connection(error: RuntimeError) -> bool:
     """Whether a collective operation failed because of another process; gloo raises plain RuntimeErrors."""
     words = ("gloo", "Connection closed", "Connection reset", "Timed out waiting", "Broken pipe")
     return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+
+
+def _error(message: str, exit_code: int) -> NeoLMError:
+    """The error of another rank."""
+    error = NeoLMError(message)
+    error.exit_code = exit_code
+    return error
 
 
 def _difference(first: str, other: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from neolm.core.ranks import ONE_RANK, RunRanks
 from neolm.options import Device, Dtype, ModelArgument, Quantize
 
 if TYPE_CHECKING:
@@ -105,45 +106,51 @@ def predict(
     questions answers by a part of a context, one that was trained on tags finds entities. With --labels, an encoder of
     sentences, a classifier of entailment or a decoder gives one of them.
     """
+    from neolm.core.device import choose_device
     from neolm.core.errors import InputError
     from neolm.prediction.predict import grouped, load_predictor, predict_texts
     from neolm.prediction.rows import work
-    from neolm.prediction.with_context import WithContext, read_context
+    from neolm.prediction.with_context import STANDARD_INPUT, WithContext, read_context
+    from neolm.run_ranks import run_ranks
     from neolm.tables.table import open_table
     from neolm.tables.writer import check_format
 
-    if bool(texts) == (source is not None):
-        raise InputError('predict: give texts such as "Paris is the [MASK] of France.", or a file with --input')
-    if source is None and target is not None:
-        raise InputError("predict: --output is for --input; texts on the command line are printed (--json)")
-    if target is not None:
-        check_format(target)
-    table = None if source is None else open_table(source, header, delimiter, encoding)
-    given = None if context is None else read_context(context)
-    settings = [*([] if task is None else [f"task={TASK_NAMES.get(task, task)}"]), *(overrides or [])]
-    loading = device, dtype, quantize
-    zero_shot: dict[str, Any] = {}
-    predictor: Predictor[Any]
-    if labels is not None:
-        predictor, zero_shot = _zero_shot(model, labels, template, shortlist, loading, settings, top_k)
-    elif template is not None or shortlist is not None:
-        raise InputError("predict: --template and --shortlist are for --labels")
-    else:
-        predictor = load_predictor(model, *loading, top_k, settings)
-    if given is not None:
-        predictor = WithContext(predictor, given)
-    if table is not None:
-        choices = {"top_k": top_k, "device": device, "dtype": dtype, "quantize": quantize, "settings": settings}
+    with run_ranks("prediction") as ranks, ranks.connected(choose_device(device).value):
+        if ranks.count > 1 and (source is None or context == STANDARD_INPUT):
+            raise InputError("predict: several processes need files: give --input TABLE, or start it without torchrun")
+        if bool(texts) == (source is not None):
+            raise InputError('predict: give texts such as "Paris is the [MASK] of France.", or a file with --input')
+        if source is None and target is not None:
+            raise InputError("predict: --output is for --input; texts on the command line are printed (--json)")
+        if target is not None:
+            check_format(target)
+        table = None if source is None else open_table(source, header, delimiter, encoding)
+        given = None if context is None else read_context(context)
+        settings = [*([] if task is None else [f"task={TASK_NAMES.get(task, task)}"]), *(overrides or [])]
+        loading = device, dtype, quantize
+        zero_shot: dict[str, Any] = {}
+        predictor: Predictor[Any]
+        if labels is not None:
+            predictor, zero_shot = _zero_shot(model, labels, template, shortlist, loading, settings, top_k)
+        elif template is not None or shortlist is not None:
+            raise InputError("predict: --template and --shortlist are for --labels")
+        else:
+            predictor = load_predictor(model, *loading, top_k, settings)
+        if given is not None:
+            predictor = WithContext(predictor, given)
+        if table is not None:
+            choices = {"top_k": top_k, "device": device, "dtype": dtype, "quantize": quantize, "settings": settings}
 
-        def done_by(columns: Sequence[str]) -> Mapping[str, Any]:
-            return work(model, {"columns": columns, **choices, "context": given, **zero_shot})
+            def done_by(columns: Sequence[str]) -> Mapping[str, Any]:
+                return work(model, {"columns": columns, **choices, "context": given, **zero_shot})
 
-        predict_table("predict", predictor, table, target, (text_column, second_column), done_by, batch_size)
-        return
-    if "context" in predictor.inputs:
-        raise InputError("predict: a question needs a context: give a file with --context, or a table with --input")
-    for result in predict_texts(predictor, grouped(texts or [], predictor.inputs), batch_size):
-        print(json.dumps(result, ensure_ascii=False) if as_json else predictor.describe(result))
+            columns = text_column, second_column
+            predict_table("predict", predictor, table, target, columns, done_by, batch_size, ranks)
+            return
+        if "context" in predictor.inputs:
+            raise InputError("predict: a question needs a context: give a file with --context, or a table with --input")
+        for result in predict_texts(predictor, grouped(texts or [], predictor.inputs), batch_size):
+            print(json.dumps(result, ensure_ascii=False) if as_json else predictor.describe(result))
 
 
 def _zero_shot(
@@ -177,6 +184,7 @@ def predict_table(
     columns: Sequence[str | None],
     done_by: Callable[[Sequence[str]], Mapping[str, Any]],
     batch_size: int,
+    ranks: RunRanks = ONE_RANK,
 ) -> None:
     """Add predictions to the rows of a table: written to `target`, or printed. Ends with 2 if a row is not used.
 
@@ -188,8 +196,10 @@ def predict_table(
         columns: The columns of the predictor's inputs; None: those of the same names.
         done_by: From the columns to what the predictions follow from, besides the table (`extend_table`).
         batch_size: Rows computed at a time.
+        ranks: The connected processes that share the batches.
     """
     from neolm.core.errors import InputError
+    from neolm.core.files import digest_file
     from neolm.core.progress import say
     from neolm.prediction.choose import Choose
     from neolm.prediction.rows import added_columns, row_predictions, suited
@@ -208,17 +218,21 @@ def predict_table(
     else:
         names = zip(columns, predictor.inputs, strict=False)
         chosen = [table.column(usual if given is None else given) for given, usual in names]
+    if ranks.count > 1:
+        ranks.compare({"table": digest_file(table.path)})
     added, compute = added_columns(predictor), row_predictions(predictor, chosen, reads)
     if target is None:
         summary = Summary()
-        for row in extended_rows(table, added, compute, batch_size, summary):
-            sys.stdout.buffer.write(json_line(row))
+        for row in extended_rows(table, added, compute, batch_size, summary, ranks):
+            if ranks.first:
+                sys.stdout.buffer.write(json_line(row))
+        sys.stdout.flush()  # torchrun ends this process when another one ends with 2
     else:
         check_target(table, target, added)
-        summary = extend_table(table, target, added, compute, done_by(chosen), batch_size)
+        summary = extend_table(table, target, added, compute, done_by(chosen), batch_size, ranks)
     say(f"{name}: {summary}")
     if summary.failed:
-        raise typer.Exit(2)
+        raise SystemExit(2)
 
 
 def decide(

@@ -15,6 +15,7 @@ from typing import Any
 from neolm.core.errors import InputError
 from neolm.core.files import check_output_file, digest_file
 from neolm.core.progress import say, task
+from neolm.core.ranks import ONE_RANK, RunRanks
 from neolm.tables.journal import Summary, open_journal
 from neolm.tables.table import Row, Table, open_table
 from neolm.tables.writer import check_format, write_table
@@ -41,9 +42,15 @@ def check_target(table: Table, target: Path, added: Sequence[str]) -> None:
 
 
 def extend_table(
-    table: Table, target: Path, added: Sequence[str], compute: Compute, work: Mapping[str, Any], batch_size: int
+    table: Table,
+    target: Path,
+    added: Sequence[str],
+    compute: Compute,
+    work: Mapping[str, Any],
+    batch_size: int,
+    ranks: RunRanks = ONE_RANK,
 ) -> Summary:
-    """Write the rows of `table` with the columns `added` to `target`.
+    """Write the rows of `table` with the columns `added` to `target`. All ranks call this; rank 0 counts and writes.
 
     A column of the table that has the name of an added one is called `given_NAME` in `target`.
 
@@ -54,15 +61,22 @@ def extend_table(
         compute: Computes them for a batch of rows.
         work: What the results follow from, besides the table and `batch_size`. Nothing is resumed if it has changed.
         batch_size: Rows computed at a time.
+        ranks: The connected processes that share the batches.
     """
+    if not ranks.first:
+        done = next(ranks.heard())["done"]
+        for _ in _computed(itertools.islice(table.rows(), done, None), compute, batch_size, ranks):
+            pass
+        return Summary()
     work = {**work, "input": digest_file(table.path), "columns": table.columns, "batch_size": batch_size}
     names = _names(table, added)
     with open_journal(target, work, batch_size) as journal:
         done = journal.summary.rows
+        ranks.tell({"done": done})
         if done:
             say(f"{target}: {done:,} rows were done before; resuming at row {done + 1:,}")
         with task("Computing", None, "rows", done) as shown:
-            for batch in _computed(itertools.islice(table.rows(), done, None), compute, batch_size):
+            for batch in _computed(itertools.islice(table.rows(), done, None), compute, batch_size, ranks):
                 journal.append([(row.line, result) for row, result in batch])
                 shown.advance(len(batch))
 
@@ -77,21 +91,27 @@ def extend_table(
 
 
 def extended_rows(
-    table: Table, added: Sequence[str], compute: Compute, batch_size: int, summary: Summary
+    table: Table,
+    added: Sequence[str],
+    compute: Compute,
+    batch_size: int,
+    summary: Summary,
+    ranks: RunRanks = ONE_RANK,
 ) -> Iterator[Mapping[str, Any]]:
-    """The rows with the added columns as they are computed, counted in `summary`."""
+    """The rows with the added columns as they are computed, counted in `summary`; the same on all ranks."""
     names = _names(table, added)
-    for batch in _computed(table.rows(), compute, batch_size):
+    for batch in _computed(table.rows(), compute, batch_size, ranks):
         summary.add([(row.line, result) for row, result in batch])
         for row, result in batch:
             yield _extended(row, result, names)
 
 
 def _computed(
-    rows: Iterator[Row], compute: Compute, batch_size: int
+    rows: Iterator[Row], compute: Compute, batch_size: int, ranks: RunRanks
 ) -> Iterator[Sequence[tuple[Row, Mapping[str, Any]]]]:
-    while batch := list(itertools.islice(rows, batch_size)):
-        yield list(zip(batch, compute(batch), strict=True))
+    batches = iter(lambda: list(itertools.islice(rows, batch_size)), [])
+    for batch, results in ranks.map(compute, batches):
+        yield list(zip(batch, results, strict=True))
 
 
 def _names(table: Table, added: Sequence[str]) -> dict[str, str]:
