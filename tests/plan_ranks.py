@@ -24,6 +24,7 @@ from neolm.training import muon
 from neolm.training.loop import train
 from neolm.training.objective import Objective, Term
 from neolm.training.parallel_config import ParallelConfig
+from neolm.training.rank_grid import RankGrid
 from neolm.training.run import IndexedData, Training
 from neolm.training.world import World
 
@@ -83,14 +84,16 @@ class Failing:
         return {name: Term(term.total * factor, term.metrics) for name, term in terms.items()}
 
 
-def check_world(world: World, rank: int, ranks: int) -> None:
+def check_world(world: World, grid: RankGrid, rank: int) -> None:
+    ranks, tensor = grid.count, grid.sizes["tensor"]
     rows = world.combine(lambda: list(range(7))[world.rows(7)], lambda parts: [[*chain(*parts)]] * ranks)
-    assert rows == [0, 1, 2, 3, 4, 5, 6]
-    assert world.sum([rank, 1]) == [ranks * (ranks - 1) / 2, ranks]
+    assert sorted(rows) == sorted([0, 1, 2, 3, 4, 5, 6] * tensor)
+    assert world.sum([rank // tensor, 1]) == [sum(range(ranks // tensor)), ranks // tensor]
     assert world.most(10 - rank) == 10
     assert world.agree(rank == ranks - 1)
     assert not world.agree(False)
-    assert (world.data_number, world.data_count, world.stream) == (rank, ranks, rank)
+    assert (world.data_number, world.data_count) == (rank // tensor, ranks // tensor)
+    assert world.stream == rank // tensor
     assert world.on_first(lambda: f"of {rank}") == "of 0"
 
 
@@ -106,10 +109,11 @@ def main() -> None:
     dist.init_process_group("gloo", init_method=store, rank=int(rank), world_size=int(ranks))
     for case in cases:
         plan = parallelism(config, "cpu")
-        if text in ("", f"shard={ranks}"):
-            check_world(plan.world, int(rank), int(ranks))
+        if config.context == 1:
+            check_world(plan.world, config.grid(int(ranks)), int(rank))
         run = replace(small(case, Path(place), Path(shards)), parallelism=plan)
-        record = run.directory / f"examples-{ranks}-{rank}.txt"
+        first = int(rank) % config.tensor == 0  # the other ranks of its group have the same examples
+        record = run.directory / f"examples-{ranks}-{rank}.txt" if first else Path(os.devnull)
         run = replace(run, data=Recorded(run.data, record, int(stop) if rank == "0" else 0))
         if stop == "-1" and int(rank) == int(ranks) - 1:  # the last rank's third pass fails
             run = replace(run, objective=Failing(run.objective))

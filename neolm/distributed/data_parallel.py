@@ -6,11 +6,14 @@ parameters are the whole model, or the part of it that tensor and pipeline paral
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from neolm.distributed.groups import Groups
+from neolm.training.division import division_of
 from neolm.training.numerics import sum_dtype
 from neolm.training.precision import MixedPrecision, buckets
 
@@ -45,12 +48,18 @@ class Replicated(MixedPrecision):
     def _global_norm(self, norms: Tensor) -> Tensor:
         if self._groups.model is None:
             return super()._global_norm(norms)
-        return norm_over(self._groups.model, norms)
+        return global_norm(self._groups, norms, self._masters)
 
 
-def norm_over(group: dist.ProcessGroup | None, norms: Tensor) -> Tensor:
-    """The norm of gradients whose parts, with these `norms`, are divided over the ranks of `group`."""
-    square = norms.to(sum_dtype(norms.device)).square().sum()
-    if group is not None:
-        dist.all_reduce(square, group=group)
+def global_norm(groups: Groups, norms: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """The norm of all gradients of a model, of which this rank has those of `parameters`, with these `norms`.
+
+    Tensor parallelism leaves some parameters to all ranks of a group. Their gradients are counted on the first of them.
+    """
+    squares = norms.to(sum_dtype(norms.device)).square()
+    if groups.place["tensor"]:
+        squares *= squares.new_tensor([division_of(parameter) is not None for parameter in parameters])
+    square = squares.sum()
+    if groups.model is not None:
+        dist.all_reduce(square, group=groups.model)
     return square.sqrt()

@@ -22,6 +22,8 @@ class Groups:
         With `shard` above 1, FSDP sums gradients by `mesh`."""
         self.model = self.along(["pipeline", "tensor", *(["shard", "context"] if sharded else [])])
         """Ranks that have one copy of the model's parameters together, over which norms are summed; None: this one."""
+        self.tensor = self.along(["tensor"])
+        """Ranks that share each matrix; None: this one."""
 
     def along(self, axes: Sequence[str]) -> dist.ProcessGroup | None:
         """The ranks that differ from this one in nothing but their places on `axes`; None: no other rank."""

@@ -1,6 +1,8 @@
 """The plan by which the ranks share a training: what replaces the seams of the loop (`training.run.Parallelism`).
 
 - `pretrain.parallel.shard = 1`: every rank has the whole model, and gradients are summed over the ranks.
+- `tensor = n`: n neighbours share each matrix and the vocabulary (`neolm.distributed.tensor_parallel`). The other axes
+  then divide or repeat the part of each place among them.
 - `shard = n`: weights, gradients and optimiser state are divided over groups of n ranks (fully sharded data
   parallelism, FSDP2; Zhao et al. 2023). With more ranks than n, each group has a copy, and gradients are summed over
   the groups too (hybrid sharding).
@@ -24,6 +26,7 @@ from neolm.distributed.context import ContextRank
 from neolm.distributed.data_parallel import Replicated
 from neolm.distributed.groups import Groups
 from neolm.distributed.sharded import EqualPasses, Sharded
+from neolm.distributed.tensor_parallel import TensorGroup, divide
 from neolm.training.parallel_config import ParallelConfig
 from neolm.training.precision import Precision
 from neolm.training.rank_grid import DATA
@@ -36,9 +39,8 @@ Division = Callable[[nn.Module], None]
 
 def parallelism(config: ParallelConfig, device: str) -> Parallelism:
     """The plan of the ranks in the process group of this process."""
-    for name in ("tensor", "pipeline"):
-        if getattr(config, name) > 1:
-            raise SettingError(f"parallel.{name}", "must be 1: this parallelism is not supported yet")
+    if config.pipeline > 1:
+        raise SettingError("parallel.pipeline", "must be 1: this parallelism is not supported yet")
     grid = config.grid(dist.get_world_size() if dist.is_initialized() else 1)
     world = World(config.timeout, grid)
     if world.count == 1:
@@ -46,6 +48,9 @@ def parallelism(config: ParallelConfig, device: str) -> Parallelism:
     groups = Groups(grid, device)
     plan = Parallelism(world, together=grid.size(DATA) < world.count or config.shard > 1)
     divisions = list[Division]()
+    if groups.tensor is not None:
+        ranks = TensorGroup(groups.tensor, groups.place["tensor"], grid.sizes["tensor"])
+        divisions.append(partial(divide, ranks=ranks))
     context = groups.along(["context"])
     if context is not None:
         rank = ContextRank(context)
@@ -64,6 +69,6 @@ def _divided(
     dtype: torch.dtype,
 ) -> Precision:
     """The `precision` of `model`, of which this rank keeps its part after all `divisions`."""
-    for divide in divisions:
-        divide(model)
+    for division in divisions:
+        division(model)
     return precision(model, dtype)

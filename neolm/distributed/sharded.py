@@ -17,8 +17,9 @@ from torch.distributed.tensor import DTensor
 
 from neolm.core.errors import InputError
 from neolm.data.batch import Batch
-from neolm.distributed.data_parallel import norm_over
+from neolm.distributed.data_parallel import global_norm
 from neolm.distributed.groups import Groups
+from neolm.training.division import divided_as
 from neolm.training.loop import blocks_of
 from neolm.training.objective import Objective
 from neolm.training.passes import GradientAccumulation, Sums
@@ -37,6 +38,7 @@ class Sharded:
             None if dtype == torch.float32 else dtype, torch.float32, cast_forward_inputs=False
         )
         mesh = groups.mesh()
+        divided = dict(model.named_parameters())
         for block in _own_blocks(model):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -45,7 +47,9 @@ class Sharded:
             part.set_gradient_divide_factor(1.0)  # the loop divides by the number of targets
             part.set_force_sum_reduction_for_comms(True)  # gloo has no other one
         self.model = self.working = model
-        self._group = groups.model
+        for name, parameter in model.named_parameters():  # FSDP has replaced them
+            divided_as(parameter, divided[name])
+        self._groups = groups
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._factor = torch.ones(())
 
@@ -62,9 +66,9 @@ class Sharded:
     @torch.no_grad()
     def finish(self, divisor: float, clip: float | None) -> Tensor:
         """See `Precision`."""
-        grads = [_local(parameter.grad) for parameter in self._trained if parameter.grad is not None]
-        norms = torch.stack(torch._foreach_norm(grads, 2, torch.float32))
-        norm = norm_over(self._group, norms) / divisor
+        parameters = [parameter for parameter in self._trained if parameter.grad is not None]
+        norms = torch.stack(torch._foreach_norm([_local(p.grad) for p in parameters], 2, torch.float32))
+        norm = global_norm(self._groups, norms, parameters) / divisor
         share = torch.ones_like(norm) if clip is None else (clip / norm).clamp(max=1.0)
         self._factor = (share / divisor).float()
         return norm

@@ -130,18 +130,21 @@ class Attention(nn.Module):
         self, x: Tensor, angles: tuple[Tensor, Tensor] | None, masks: Masks, cache: KeyValueCache | None
     ) -> Tensor:
         """Attention within x (B, T, C), or to a cache; `angles` are the rotary tables of x's positions."""
-        B, T, C = x.shape
+        B, T, _ = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         dtype = v.dtype
         if angles is not None:
             q, k = rotate(q, *angles), rotate(k, *angles)
-        dropout = self.dropout if self.training else 0.0
         mask = masks.get(self.window)
         if cache is not None:
             k, v, mask = cache.update(self.layer, k, v, self.window)
             q = q.to(k.dtype)
+        y = self.mix(q, k, v, mask)
+        return self.output(y.transpose(1, 2).reshape(B, T, -1).to(dtype))  # type: ignore[no-any-return]  # (B, T, C)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """The values, mixed by attention with this layer's window, scale and dropout, (B, H, T, D); `mask` is as in `Masks`."""
+        dropout = self.dropout if self.training else 0.0
         if mask is None:
-            y = self.attend(q, k, v, self.window, self.scale, dropout)
-        else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale, dropout_p=dropout)
-        return self.output(y.transpose(1, 2).reshape(B, T, C).to(dtype))  # type: ignore[no-any-return]  # (B, T, C)
+            return self.attend(q, k, v, self.window, self.scale, dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale, dropout_p=dropout)

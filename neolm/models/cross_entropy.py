@@ -2,12 +2,15 @@
 
 The rows are processed in chunks. The gradients are computed in the forward pass, while a chunk's logits exist.
 
-Shapes: N rows (B x T), R rows of a chunk, C channels, V vocabulary.
+Processes may divide the vocabulary (Shoeybi et al. 2019, section 3): each has some rows of the weight, and for each
+row of hidden states they exchange three numbers.
+
+Shapes: N rows (B x T), R rows of a chunk, C channels, V vocabulary or the part of it in this process.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,8 +24,34 @@ MIN_CHUNK_ROWS = 512
 MAX_PRODUCT_ROWS = 2048
 
 
+class VocabularyPart(Protocol):
+    """Part of a vocabulary in this process; `neolm.distributed.tensor_parallel` has the only one."""
+
+    first: int
+    """The first token of the part."""
+    largest: int
+    """Number of tokens in the largest part."""
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The tensors (...) of all processes, which have the same shape, as (parts, ...); without a gradient."""
+        ...
+
+    def add(self, x: Tensor) -> None:
+        """Add the tensors of the other processes to `x`; without a gradient."""
+        ...
+
+    def join(self, logits: Tensor) -> Tensor:
+        """The logits of the whole vocabulary, from those (..., V) of each part; without a gradient."""
+        ...
+
+
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float = 0.0, bias: Tensor | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    z_loss: float = 0.0,
+    bias: Tensor | None = None,
+    vocabulary: VocabularyPart | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over rows of the cross-entropy of softmax(hidden @ weight.T + bias) at `labels`, with and without z-loss.
 
@@ -32,18 +61,26 @@ def linear_cross_entropy(
         labels: (N) int64 in 0 ... V-1, or `IGNORED`.
         z_loss: Weight of log^2 of the softmax's denominator.
         bias: (V), of the same type.
+        vocabulary: The part of the vocabulary that `weight` and `bias` have; None: all of it. `hidden` and `labels` are
+            the same in all processes, and so is the result.
 
     Returns:
         Three float32 scalars: cross-entropy plus z-loss, which is differentiable; the cross-entropy; and the number of
         rows whose label is the likeliest (or as likely as another).
     """
-    return _LinearCrossEntropy.apply(hidden, weight, labels, z_loss, bias)  # type: ignore[no-any-return, no-untyped-call]
+    return _LinearCrossEntropy.apply(hidden, weight, labels, z_loss, bias, vocabulary)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float, bias: Tensor | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        z_loss: float,
+        bias: Tensor | None,
+        vocabulary: VocabularyPart | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         N, V = len(labels), len(weight)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -52,19 +89,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         grad_bias = torch.zeros(V, dtype=torch.float32, device=weight.device) if ctx.needs_input_grad[4] else None
-        rows = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS // V)
+        rows = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS // (V if vocabulary is None else vocabulary.largest))
         # Checked on a CPU only: on a GPU the check would wait for the device.
         all_count = labels.device.type == "cpu" and bool((labels != IGNORED).all())
         for start in range(0, N, rows):
             chunk = slice(start, min(start + rows, N))
             counted = (labels[chunk] != IGNORED).unsqueeze(1)  # (R, 1)
-            target = labels[chunk].clamp(min=0).unsqueeze(1)
+            target = labels[chunk].unsqueeze(1) - (0 if vocabulary is None else vocabulary.first)
+            one_hot = counted if vocabulary is None else (target >= 0) & (target < V) & counted
+            target = target.clamp(0, V - 1)
             rows_of = hidden[chunk]
             logits = rows_of @ weight.t() if bias is None else torch.addmm(bias, rows_of, weight.t())  # (R, V)
             probability = torch.softmax(logits, dim=-1, dtype=torch.float32)
             # log Z from the likeliest token, whose probability is at least 1/V: no second pass of exponentials
             largest, chosen = logits.amax(dim=-1, keepdim=True), logits.gather(1, target)
             log_z = largest - probability.amax(dim=-1, keepdim=True).log()  # (R, 1)
+            if vocabulary is not None:
+                of_part = log_z
+                log_z, largest, chosen = _over_parts(vocabulary, log_z, largest, chosen.where(one_hot, 0))
+                probability *= (of_part - log_z).exp()
             here = (log_z - chosen).where(counted, 0).sum()
             correct += ((chosen >= largest) & counted).sum()
             entropy += here
@@ -75,7 +118,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad = probability
             if z_loss or not all_count:
                 grad *= counted * (1 + 2 * z_loss * log_z)
-            grad.scatter_add_(1, target, -counted.to(grad.dtype))
+            grad.scatter_add_(1, target, -one_hot.to(grad.dtype))
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, weight, out=grad_hidden[chunk])
@@ -84,6 +127,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_bias is not None:
                 grad_bias += grad.sum(dim=0, dtype=torch.float32)
             del logits, probability, grad  # otherwise they are alive while the next chunk's are computed
+        if grad_hidden is not None and vocabulary is not None:
+            vocabulary.add(grad_hidden)
         if grad_weight is not None and weight.dtype != torch.float16:
             grad_weight = grad_weight.to(weight.dtype)  # float16 could overflow here: the sum is not scaled yet
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
@@ -99,7 +144,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if g is None else g.mul_(upstream.to(g.dtype)) for g in ctx.saved_tensors
         )
         grad_weight, grad_bias = (None if g is None else g.to(ctx.weight_dtype) for g in (grad_weight, grad_bias))
-        return grad_hidden, grad_weight, None, None, grad_bias
+        return grad_hidden, grad_weight, None, None, grad_bias, None
+
+
+def _over_parts(
+    vocabulary: VocabularyPart, log_z: Tensor, largest: Tensor, chosen: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the whole vocabulary: log Z, the largest logit, and the one of the target, which is 0 in the other parts."""
+    found = vocabulary.gather(torch.stack([log_z, largest.float(), chosen.float()]))  # (parts, 3, R, 1)
+    return found[:, 0].logsumexp(0), found[:, 1].amax(0), found[:, 2].sum(0)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

@@ -16,20 +16,25 @@ from torch import Tensor, nn
 
 from neolm.models.attention import KeyValueCache, Masks, causal_mask
 from neolm.models.config import DecoderConfig
-from neolm.models.cross_entropy import linear_cross_entropy
+from neolm.models.cross_entropy import VocabularyPart, linear_cross_entropy
 from neolm.models.trunk import Trunk
 
 
 class LanguageModelHead(nn.Linear):
     """Logits of the next token, or the loss of given next tokens, which never holds all logits."""
 
+    vocabulary: VocabularyPart | None = None
+    """The rows of `weight` among those of a vocabulary that is divided; None: they are all of it."""
+
     def forward(  # type: ignore[override]
         self, hidden: Tensor, labels: Tensor | None = None, z_loss: float = 0.0
     ) -> Tensor | tuple[Tensor, Tensor]:
         """(..., C) to logits (..., V); with `labels` (...), the two sums of `linear_cross_entropy`."""
         if labels is None:
-            return super().forward(hidden)
-        return linear_cross_entropy(hidden.flatten(0, -2), self.weight, labels.flatten(), z_loss)[:2]
+            logits = super().forward(hidden)
+            return logits if self.vocabulary is None else self.vocabulary.join(logits)
+        rows, vocabulary = hidden.flatten(0, -2), self.vocabulary
+        return linear_cross_entropy(rows, self.weight, labels.flatten(), z_loss, vocabulary=vocabulary)[:2]
 
 
 class SequenceClassifier(nn.Linear):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neolm.models.cross_entropy import IGNORED, linear_cross_entropy
+from neolm.models.cross_entropy import IGNORED, VocabularyPart, linear_cross_entropy
 from neolm.models.dropout import dropout
 from neolm.models.encoder_config import EncoderConfig
 from neolm.models.model import ACTIVATIONS, LayerNorm
@@ -36,6 +36,8 @@ class MaskedHead(nn.Module):
     """Masked language model (Devlin et al. 2019, section 3.1): a layer, a norm, and the embedding as output layer."""
 
     weight: nn.Parameter
+    vocabulary: VocabularyPart | None = None
+    """The rows of `weight` and `bias` among those of a vocabulary that is divided; None: they are all of it."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -49,12 +51,15 @@ class MaskedHead(nn.Module):
     def forward(self, hidden: Tensor, labels: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """(N, C) to logits (N, V); with `labels` (N), the summed loss over those that are not -100, and the hits."""
         if labels is None:
-            return F.linear(self._transformed(hidden), self.weight, self.bias)
+            logits = F.linear(self._transformed(hidden), self.weight, self.bias)
+            return logits if self.vocabulary is None else self.vocabulary.join(logits)
         predicted = self.predicted(labels)
         filling = filling_rows(len(predicted), labels.device)  # they repeat a row, without a label
         states = self._transformed(hidden[F.pad(predicted, (0, filling))])  # (M, E)
         targets = F.pad(labels[predicted], (0, filling), value=IGNORED)
-        loss, _, correct = linear_cross_entropy(states, self.weight, targets, bias=self.bias)
+        loss, _, correct = linear_cross_entropy(
+            states, self.weight, targets, bias=self.bias, vocabulary=self.vocabulary
+        )
         return loss, correct
 
     @torch.no_grad()

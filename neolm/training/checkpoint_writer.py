@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.planner import SavePlan
 from neolm.core.files import digest_file, jsonable, remove, storage_errors, sync_directory
 from neolm.core.progress import say
 from neolm.training.checkpoint import best_step_of, checkpoint_path, discard, named_checkpoints, write_record
-from neolm.training.sharded_tensor import local_tensor
-from neolm.training.tensor_files import assign_shards, plan_shards, write_shards
+from neolm.training.sharded_tensor import boxes, local_tensor
+from neolm.training.tensor_files import Boxes, assign_shards, plan_shards, write_shards
 from neolm.training.world import World
 
 Parts = dict[str, dict[str, Tensor]]
@@ -66,11 +66,12 @@ class CheckpointWriter:
         state = jsonable(state)
         if self._thread is None:
             copies = {part: {n: local_tensor(t).cpu() for n, t in tensors.items()} for part, tensors in parts.items()}
-            self._write(final, plans, copies, state)
+            self._write(final, plans, _boxes_of(parts, copies), state)
             return
         # The copies belong to the thread until all is written: an interruption here loses buffers, not data.
         copies = _copy_to_host(parts, self._buffers.pop(kind, {}))
-        self._pending[kind] = self._thread.submit(self._write_and_keep, kind, final, plans, copies, state)
+        own = _boxes_of(parts, copies)
+        self._pending[kind] = self._thread.submit(self._write_and_keep, kind, copies, final, plans, own, state)
 
     def poll(self) -> None:
         """Raise the errors of writes that have ended."""
@@ -104,13 +105,15 @@ class CheckpointWriter:
             if str(second) != str(error):
                 say(f"the checkpoint that was being written is lost: {second}")
 
-    def _write_and_keep(self, kind: str, final: Path, plans: Mapping[str, SavePlan], copies: Parts, state: Any) -> None:
+    def _write_and_keep(self, kind: str, copies: Parts, *write: Any) -> None:
         try:
-            self._write(final, plans, copies, state)
+            self._write(*write)
         finally:
             self._buffers[kind] = copies
 
-    def _write(self, final: Path, plans: Mapping[str, SavePlan], copies: Parts, state: Mapping[str, Any]) -> None:
+    def _write(
+        self, final: Path, plans: Mapping[str, SavePlan], copies: Mapping[str, Boxes], state: Mapping[str, Any]
+    ) -> None:
         partial = final.with_name(f".{final.name}.partial")
         try:
             assigned = self._world.combine(lambda: plans, lambda plans: self._begin(partial, plans))
@@ -131,7 +134,9 @@ class CheckpointWriter:
         assigned = {part: assign_shards([plan[part] for plan in plans]) for part in plans[0]}
         return [{part: plan[rank] for part, plan in assigned.items()} for rank in range(len(plans))]
 
-    def _write_parts(self, partial: Path, assigned: Mapping[str, SavePlan], copies: Parts) -> dict[str, str]:
+    def _write_parts(
+        self, partial: Path, assigned: Mapping[str, SavePlan], copies: Mapping[str, Boxes]
+    ) -> dict[str, str]:
         """Write the files of this process and return their digests, read back from disk."""
         digests = {}
         with storage_errors(self._root):
@@ -139,8 +144,8 @@ class CheckpointWriter:
                 directory = partial / part
                 directory.mkdir(exist_ok=True)
                 if plan.items or self._world.first:  # at least one file, so that the directory of an empty part exists
-                    path = write_shards(directory, self._world.number, plan, copies[part])
-                    digests[path.relative_to(partial).as_posix()] = digest_file(path)
+                    for path in write_shards(directory, self._world.number, plan, copies[part]):
+                        digests[path.relative_to(partial).as_posix()] = digest_file(path)
                 sync_directory(directory)
         return digests
 
@@ -167,6 +172,14 @@ class CheckpointWriter:
         for step, directory in list(named_checkpoints(self._root, "best").items())[:-1]:
             if step not in needed:
                 discard(directory)
+
+
+def _boxes_of(parts: Mapping[str, Mapping[str, Tensor]], copies: Parts) -> dict[str, Boxes]:
+    """The parts of this process in `copies` of `parts`, by their offsets in the whole tensors."""
+    return {
+        part: {name: dict(boxes(tensor, copies[part][name])) for name, tensor in tensors.items()}
+        for part, tensors in parts.items()
+    }
 
 
 def _copy_to_host(parts: Mapping[str, Mapping[str, Tensor]], buffers: Parts) -> Parts:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from neolm.training.division import divided_as
 from neolm.training.sharded_tensor import is_sharded, local_tensor
 
 
@@ -22,7 +23,8 @@ class ExponentialMovingAverage:
         self.decay = decay
         self._parameters = dict(model.named_parameters())
         self.tensors: dict[str, Tensor] = {
-            name: p.detach().clone() if p.requires_grad else p.detach() for name, p in model.named_parameters()
+            name: divided_as(p.detach().clone() if p.requires_grad else p.detach(), p)
+            for name, p in model.named_parameters()
         }
         """The averaged weights by parameter name; a frozen one is its own average."""
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neolm.training.division import whole_size
 from neolm.training.precision import buckets
 from neolm.training.sharded_tensor import gradient_of, is_sharded, local_tensor, part_of, whole_tensor, with_part
 
@@ -68,7 +69,7 @@ class Lamb(torch.optim.Optimizer):
         factors = (ratios * -group["lr"]).view(-1, group["blocks"], 1, 1)
         for p, layer, move, factor in zip(members, layers, moves, factors, strict=True):
             if is_sharded(p):
-                local_tensor(p).add_(part_of((move * factor).view(p.shape), p))
+                local_tensor(p).add_(part_of((move * factor).view(whole_size(p)), p))
             else:
                 layer.addcmul_(move, factor)
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from neolm.core.device import choose_precision
+from neolm.training.division import whole_size
 from neolm.training.sharded_tensor import gradient_of, local_tensor, part_of, whole_tensor, with_part
 
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -65,7 +66,7 @@ class Muon(torch.optim.Optimizer):
             failed = self.found_inf > 0
             steps = steps.masked_fill(failed, 0.0)
             torch._foreach_mul_(tensors, torch.where(failed, 1.0, decay))
-        size = 0.2 * max(matrices[0].shape) ** 0.5
+        size = 0.2 * max(steps[0].shape) ** 0.5
         parts = [part_of(step, p) for step, p in zip(steps.to(matrices[0].dtype).unbind(), matrices, strict=True)]
         torch._foreach_add_(tensors, parts, alpha=-group["lr"] * size)
 
@@ -84,12 +85,12 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def _alike(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Group the parameters by shape and device, at most `MAX_STACKED_ELEMENTS` elements in a group."""
-    groups: dict[tuple[Any, ...], list[nn.Parameter]] = {}
+    """Group the parameters by whole shape and device, at most `MAX_STACKED_ELEMENTS` elements in a group."""
+    groups: dict[tuple[torch.Size, torch.device], list[nn.Parameter]] = {}
     for p in parameters:
-        groups.setdefault((p.shape, p.device), []).append(p)
+        groups.setdefault((whole_size(p), p.device), []).append(p)
     found = []
-    for group in groups.values():
-        size = max(1, MAX_STACKED_ELEMENTS // group[0].numel())
+    for (shape, _), group in groups.items():
+        size = max(1, MAX_STACKED_ELEMENTS // shape.numel())
         found += [group[start : start + size] for start in range(0, len(group), size)]
     return found

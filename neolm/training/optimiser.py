@@ -17,6 +17,7 @@ from torch import nn
 
 from neolm.core.errors import InputError
 from neolm.training.config import TrainConfig
+from neolm.training.division import divided_as
 from neolm.training.lamb import Lamb
 from neolm.training.muon import Muon
 from neolm.training.sharded_tensor import zeros_like_sharded
@@ -119,19 +120,26 @@ def kind_of_parameter(name: str, parameter: nn.Parameter) -> str:
 
 def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     """State of the optimisers as named tensors: `<optimiser>.<parameter>.<key>`."""
-    return {
-        f"{number}.{index}.{key}": torch.as_tensor(value)
-        for number, optimiser in enumerate(optimisers)
-        for index, entry in optimiser.state_dict()["state"].items()
-        for key, value in entry.items()
-    }
+    found = {}
+    for number, optimiser in enumerate(optimisers):
+        parameters = _parameters(optimiser)
+        for index, entry in optimiser.state_dict()["state"].items():
+            for key, value in entry.items():
+                tensor, parameter = torch.as_tensor(value), parameters[index]
+                found[f"{number}.{index}.{key}"] = (
+                    divided_as(tensor, parameter) if tensor.shape == parameter.shape else tensor
+                )
+    return found
 
 
 def moment_like(optimisers: Sequence[torch.optim.Optimizer], name: str, size: torch.Size) -> torch.Tensor | None:
     """A tensor to read the state `name` of `optimiser_tensors` into; None unless its parameter is sharded."""
     number, index, _ = name.split(".", maxsplit=2)
-    parameters = [p for group in optimisers[int(number)].param_groups for p in group["params"]]
-    return zeros_like_sharded(parameters[int(index)], size)
+    return zeros_like_sharded(_parameters(optimisers[int(number)])[int(index)], size)
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimiser.param_groups for p in group["params"]]
 
 
 def restore_optimisers(optimisers: Sequence[torch.optim.Optimizer], tensors: dict[str, torch.Tensor]) -> None:

@@ -73,6 +73,9 @@ def check_ranks(config: ParallelConfig, batch_sizes: BatchSizes, ranks: int) -> 
 
 def check_model(config: ParallelConfig, model: DecoderConfig | EncoderConfig, sequence_length: int) -> None:
     """Raise a SettingError if `model` cannot be divided by `config` on sequences of that many tokens."""
+    if model.num_heads % config.tensor:
+        heads = f"the {model.num_heads} attention heads of the model"
+        raise SettingError("parallel.tensor", f"{config.tensor} processes cannot divide {heads} evenly")
     if config.context > 1:
         if isinstance(model, EncoderConfig):
             reason = f"must be 1: {model.family} is an encoder, whose sequences are not divided"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from neolm.core.errors import InputError
+from neolm.training.division import whole_size
 from neolm.training.numerics import sum_dtype
 
 MAX_BUCKET_ELEMENTS = 2**26  # of a gradient bucket; a larger parameter is a bucket by itself
@@ -138,13 +139,17 @@ def _take_gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 
 def buckets(parameters: Sequence[Tensor], most: int) -> Iterator[list[int]]:
-    """Indices of consecutive parameters with at most `most` elements together, at least one."""
+    """Indices of consecutive parameters with at most `most` elements together, at least one.
+
+    Elements of whole parameters are counted, so that processes that divide them have the same buckets.
+    """
     members, size = list[int](), 0
     for number, parameter in enumerate(parameters):
-        if members and size + parameter.numel() > most:
+        elements = whole_size(parameter).numel()
+        if members and size + elements > most:
             yield members
             members, size = [], 0
         members.append(number)
-        size += parameter.numel()
+        size += elements
     if members:
         yield members

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from neolm.core.artifact import Stage
 from neolm.core.config import defaults
@@ -87,10 +88,11 @@ def pretrain(
 
     def make() -> tuple[dict[str, Any], dict[str, Any]]:
         training = _prepare(stage, tokenizer, architecture, base, config, seed, shared)
+        sizes = _sizes(training.model)  # before a plan divides the model
         done = train(training)
         best = "" if done.best_loss is None else f", validation loss {done.best_loss:.4f} at {done.best_step}"
         say(f"pretrain: {done.step} steps, {count(done.tokens)} tokens in {duration(done.seconds)}{best}")
-        return _counts(training, done), done.energy
+        return _counts(training, done, sizes), done.energy
 
     shared = parallelism or Parallelism()
     return stage.resume(make, writes=shared.world.first)
@@ -212,7 +214,7 @@ def _prepare(
     require(source, "shards", "run RECIPE")
     task = pretrain_task(source, tokenizer, architecture, config, seed)
     world = parallelism.world
-    if config.parallel.shard == 1:
+    if config.parallel.shard * config.parallel.tensor == 1:
         largest = -(-config.batch_size // world.data_count)  # of a rank
         require_fit(architecture, config.model_copy(update={"batch_size": largest}), precision.value, device.value)
     else:
@@ -270,15 +272,20 @@ def _first_examples(data: SegmentBatches, tokenizer: Tokenizer) -> list[dict[str
     ]
 
 
-def _counts(training: Training, progress: Progress) -> dict[str, Any]:
-    model = training.model
+def _sizes(model: nn.Module) -> dict[str, int]:
     assert isinstance(model, Model)
+    return {
+        "parameters": model.parameter_count(),
+        "non_embedding_parameters": model.parameter_count(embeddings=False),
+    }
+
+
+def _counts(training: Training, progress: Progress, sizes: dict[str, int]) -> dict[str, Any]:
     speed = progress.tokens / max(progress.seconds, 1e-9)
     data = training.data.parts[0] if isinstance(training.data, ReplayBatches) else training.data
     return {
         "ranks": training.parallelism.world.count,
-        "parameters": model.parameter_count(),
-        "non_embedding_parameters": model.parameter_count(embeddings=False),
+        **sizes,
         "steps": progress.step,
         "skipped_steps": progress.skipped,
         "tokens": progress.tokens,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from neolm.training.checkpoint import Checkpoint, random_state, restore_random_state
 from neolm.training.config import TrainConfig
+from neolm.training.division import divided_as
 from neolm.training.ema import ExponentialMovingAverage
 from neolm.training.loss_scale import LossScale
 from neolm.training.optimiser import build_optimisers, moment_like, optimiser_tensors, restore_optimisers
@@ -103,7 +104,7 @@ class TrainingState:
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters by name, a tied one once."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return {name: divided_as(parameter.detach(), parameter) for name, parameter in model.named_parameters()}
 
 
 def load_final(model: nn.Module, checkpoint: Checkpoint, final: str) -> None:

@@ -1,16 +1,16 @@
-"""Named tensors in a directory, whole or sharded over processes, in the layout of torch.distributed.checkpoint (DCP).
+"""Named tensors in a directory, whole or divided over processes, in the layout of torch.distributed.checkpoint (DCP).
 
-Each process writes its shards into one safetensors file, with their offsets in the header: the layout of DCP's
-`HuggingFaceStorageWriter`. Its `HuggingFaceStorageReader` reads it into any sharding over any number of processes.
-Nothing is pickled, and the file of a single process is an ordinary safetensors file. DCP's planners decide what each
-process writes and reads. Two parts of DCP are not used:
+Each process writes the parts that it has into safetensors files, with their offsets in the header: the layout of DCP's
+`HuggingFaceStorageWriter`, which `HuggingFaceStorageReader` reads. A file has one part of a tensor; if a process has
+several, such as rows of queries, keys and values, it writes several files. Any number of processes reads them, whatever
+their own parts are. Nothing is pickled, and the file of a single process is an ordinary safetensors file.
+
+DCP's planner decides which process writes what several of them have. Two parts of DCP are not used:
 
 - Its writer builds a whole file in memory while it holds Python's lock (1.9 s for 512 MiB, measured), and syncs it
   before the last bytes leave the buffer. `write_tensors` does neither.
-- `dcp.save` and `dcp.load` warn if there is no process group, and a warning cannot be silenced for a single thread. The
-  planner and the reader are called directly, in the order that `SavePlanner` and `LoadPlanner` document.
-
-Not supported: more than one shard of a tensor in one process, which the layout cannot express.
+- `dcp.save` and `dcp.load` warn if there is no process group, and a warning cannot be silenced for a single thread.
+  They know one part of a tensor in each process.
 """
 
 from __future__ import annotations
@@ -20,74 +20,114 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 
 from neolm.core.files import write_tensors
+from neolm.training.division import whole_size
+from neolm.training.sharded_tensor import boxes
+
+Boxes = Mapping[str, Mapping[torch.Size, Tensor]]
+"""By name, the parts of tensors in this process by their offsets."""
 
 
 def plan_shards(tensors: Mapping[str, Tensor]) -> SavePlan:
-    """Plan to save the shards of `tensors` in this process."""
-    planner = _save_planner()
-    planner.set_up_planner(dict(tensors), is_coordinator=True)
-    return planner.create_local_plan()
+    """Plan to save the parts of `tensors` in this process."""
+    return SavePlan(
+        [
+            WriteItem(
+                MetadataIndex(name, offsets),
+                WriteItemType.SHARD,
+                tensor_data=TensorWriteData(
+                    ChunkStorageMetadata(offsets, box.shape), TensorProperties(dtype=box.dtype), whole_size(tensor)
+                ),
+            )
+            for name, tensor in tensors.items()
+            for offsets, box in boxes(tensor)
+        ]
+    )
 
 
 def assign_shards(plans: Sequence[SavePlan]) -> list[SavePlan]:
-    """Combine the plans of all processes into one for each, in which every shard is written once."""
-    return _save_planner().create_global_plan(list(plans))[0]
+    """Combine the plans of all processes into one for each, in which every part is written once."""
+    planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    return planner.create_global_plan(list(plans))[0]
 
 
-def write_shards(directory: Path, number: int, plan: SavePlan, tensors: Mapping[str, Tensor]) -> Path:
-    """Write the shards of `plan`, whose data are in `tensors` on the CPU, as process `number`; return the file.
+def write_shards(directory: Path, number: int, plan: SavePlan, tensors: Boxes) -> list[Path]:
+    """Write the parts of `plan`, whose data are in `tensors` on the CPU, as process `number`; return the files.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: a file cannot be written.
     """
-    offsets = {}
+    files: list[dict[str, torch.Size]] = [{}]
     for item in plan.items:
-        assert item.tensor_data is not None
-        offsets[item.index.fqn] = {"saved_offsets": list(item.tensor_data.chunk.offsets)}
-    assert len(offsets) == len(plan.items), "one shard of a tensor in each process"
-    path = directory / f"shard-{number + 1:05d}.safetensors"
-    header = {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(offsets)}
-    write_tensors(path, {name: tensors[name] for name in offsets}, header)
-    return path
+        name, offsets = item.index.fqn, item.index.offset
+        assert offsets is not None
+        file = next((file for file in files if name not in file), None)
+        if file is None:
+            files.append(file := {})
+        file[name] = offsets
+    paths = []
+    for count, file in enumerate(files, 1):
+        paths.append(directory / f"shard-{number + 1:05d}{f'-{count}' if count > 1 else ''}.safetensors")
+        places = json.dumps({name: {"saved_offsets": [*offsets]} for name, offsets in file.items()})
+        header = {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": places}
+        write_tensors(paths[-1], {name: tensors[name][offsets] for name, offsets in file.items()}, header)
+    return paths
 
 
 def read_shards(directory: Path, into: Mapping[str, Tensor]) -> None:
-    """Fill `into` in place with the tensors of those names, a DTensor with its shard; other dtypes are converted.
+    """Fill `into` in place with the tensors of those names, a divided one with its part; dtypes are converted.
 
     Raises:
         RuntimeError: a name is missing.
         ValueError: a tensor has another size.
     """
-    reader = HuggingFaceStorageReader(str(directory))
-    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    metadata = reader.read_metadata()
-    planner.set_up_planner(dict(into), metadata, is_coordinator=True)
-    reader.set_up_storage_reader(metadata, is_coordinator=True)
-    plan = reader.prepare_local_plan(planner.create_local_plan())
+    metadata = HuggingFaceStorageReader(str(directory)).read_metadata()
+    wanted: dict[str, list[tuple[str, tuple[slice, ...], Tensor]]] = {}  # by file
+    for name, tensor in into.items():
+        stored = metadata.state_dict_metadata.get(name)
+        if stored is None:
+            raise RuntimeError(f"{directory}: there is no tensor {name}")
+        assert isinstance(stored, TensorStorageMetadata)
+        if stored.size != whole_size(tensor):
+            raise ValueError(f"{directory}: {name} has the size {[*stored.size]} instead of {[*whole_size(tensor)]}")
+        for offsets, box in boxes(tensor):
+            for chunk in stored.chunks:
+                sides = [*zip(chunk.offsets, chunk.sizes, offsets, box.shape, strict=True)]
+                common = [(max(a, b), min(a + n, b + m)) for a, n, b, m in sides]
+                if any(low >= high for low, high in common):
+                    continue
+                source = tuple(slice(low - a, high - a) for (low, high), (a, *_) in zip(common, sides, strict=True))
+                target = tuple(slice(low - b, high - b) for (low, high), (*_, b, _) in zip(common, sides, strict=True))
+                file = metadata.storage_data[MetadataIndex(name, chunk.offsets)].relative_path
+                wanted.setdefault(file, []).append((name, source, box[target]))
     with torch.no_grad():
-        reader.read_data(planner.finish_plan(plan), planner).wait()
+        for file, reads in wanted.items():
+            with safe_open(file, "pt") as opened:
+                for name, source, target_box in reads:
+                    target_box.copy_(opened.get_slice(name)[source])
 
 
 def read_tensors(directory: Path, like: Callable[[str, torch.Size], Tensor | None] | None = None) -> dict[str, Tensor]:
-    """Read all tensors of a directory, assembled from their shards.
+    """Read all tensors of a directory, assembled from their parts.
 
     `like` returns a new tensor to read into, such as a DTensor, for a name and a size; None: a whole tensor is read.
     """
     found = {}
     for name, metadata in HuggingFaceStorageReader(str(directory)).read_metadata().state_dict_metadata.items():
         assert isinstance(metadata, TensorStorageMetadata)
-        sharded = like(name, metadata.size) if like is not None else None
-        found[name] = torch.empty(metadata.size, dtype=metadata.properties.dtype) if sharded is None else sharded
+        divided = like(name, metadata.size) if like is not None else None
+        found[name] = torch.empty(metadata.size, dtype=metadata.properties.dtype) if divided is None else divided
     read_shards(directory, found)
     return found
-
-
-def _save_planner() -> DefaultSavePlanner:
-    return DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)

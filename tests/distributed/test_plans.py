@@ -45,7 +45,7 @@ def one(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
 
 def examples(directory: Path, ranks: int) -> list[list[str]]:
     """Step and examples of each batch, of all ranks together."""
-    files = [directory / f"examples-{ranks}-{rank}.txt" for rank in range(ranks)]
+    files = [path for rank in range(ranks) if (path := directory / f"examples-{ranks}-{rank}.txt").exists()]
     read = [sorted((line.split() for line in file.read_text().splitlines()), key=lambda r: int(r[0])) for file in files]
     return [[rows[0][0], *(example for row in rows for example in row[1:])] for rows in zip(*read, strict=True)]
 
@@ -77,10 +77,14 @@ def same(place: Path, one: Path, case: str) -> None:
 
 FEW = ["gpt2", "albert-groups"]
 DECODERS = ["gpt2", "gpt-neo", "gpt-neox"]
-PLANS = [(2, "", FEW), (2, "shard=2", [*CASES]), (4, "shard=2", FEW), (2, "context=2", DECODERS)]
+PLANS = [
+    *((2, "", FEW), (2, "shard=2", [*CASES]), (4, "shard=2", FEW), (2, "context=2", DECODERS)),
+    *((2, "tensor=2", [*CASES]), (4, "tensor=2", ["gpt2"]), (4, "tensor=2,shard=2", ["gpt-neo"])),
+]
 SLOW_PLANS = [
     *((2, "", [*CASES]), (4, "shard=2", [*CASES]), (4, "shard=4", [*CASES])),
     *((4, "context=2", DECODERS), (4, "context=2,shard=2", DECODERS), (4, "context=4", DECODERS)),
+    *((4, "tensor=2", [*CASES]), (4, "tensor=2,shard=2", [*CASES]), (4, "tensor=2,context=2", DECODERS)),
 ]
 
 
@@ -99,10 +103,20 @@ def test_plans_train_as_one_process(
         assert len(list((tmp_path / "run" / case / "checkpoints").glob("step-*"))) == 2
 
 
-def test_a_run_goes_on_under_another_plan(tmp_path: Path, shards: Path, one: Path) -> None:
+@pytest.mark.parametrize(
+    ("plans", "case"),
+    [
+        (["shard=4", "", "shard=2"], "gpt-neo"),
+        (["tensor=2,shard=2", "", "tensor=2"], "gpt-neo"),
+        (["tensor=4", "shard=3", "tensor=2"], "albert-groups"),
+    ],
+)
+def test_a_run_goes_on_under_another_plan(
+    tmp_path: Path, shards: Path, one: Path, plans: list[str], case: str
+) -> None:
     """From four processes to three, two and one, with the losses of one process and nothing but its rows."""
-    place, cases = tmp_path / "run", ["gpt-neo"]
-    for ranks, plan, stop in ((4, "shard=4", 4), (3, "", 9), (2, "shard=2", 14)):  # rank 0 alone is interrupted
+    place, cases = tmp_path / "run", [case]
+    for ranks, plan, stop in zip((4, 3, 2), plans, (4, 9, 14), strict=True):  # rank 0 alone is interrupted
         launch(ranks, plan, place, shards, cases, stop)
         assert not (place / cases[0] / "metrics.jsonl").read_text().count('"step": 20')
     for case in cases:
@@ -111,7 +125,12 @@ def test_a_run_goes_on_under_another_plan(tmp_path: Path, shards: Path, one: Pat
 
 
 @pytest.mark.parametrize(
-    ("plan", "words"), [("", "on rank 1: first in the loss itself"), ("shard=2", "divided over processes")]
+    ("plan", "words"),
+    [
+        ("", "on rank 1: first in the loss itself"),
+        ("shard=2", "divided over processes"),
+        ("tensor=2", "divided over processes"),
+    ],
 )
 def test_a_loss_that_is_not_finite_on_one_rank_is_explained_by_all(
     tmp_path: Path, shards: Path, plan: str, words: str

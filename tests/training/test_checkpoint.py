@@ -221,7 +221,7 @@ class Gate:
         self.open = self._open.set
         patch.setattr(checkpoint_writer, "write_shards", self)
 
-    def __call__(self, *arguments: Any) -> Path:
+    def __call__(self, *arguments: Any) -> list[Path]:
         self.reached.set()
         self._open.wait()
         return self._write(*arguments)

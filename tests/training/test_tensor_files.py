@@ -8,6 +8,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
+from neolm.training.sharded_tensor import boxes
 from neolm.training.tensor_files import assign_shards, plan_shards, read_shards, read_tensors, write_shards
 
 
@@ -44,7 +45,9 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 def write(directory: Path, tensors: dict[str, torch.Tensor]) -> Path:
     directory.mkdir()
-    return write_shards(directory, 0, assign_shards([plan_shards(tensors)])[0], tensors)
+    own = {name: dict(boxes(tensor)) for name, tensor in tensors.items()}
+    (path,) = write_shards(directory, 0, assign_shards([plan_shards(tensors)])[0], own)
+    return path
 
 
 def test_every_kind_of_tensor_is_restored_bit_for_bit(tmp_path: Path) -> None:
@@ -77,9 +80,9 @@ def test_no_tensors_and_very_many(tmp_path: Path) -> None:
 
 def test_unknown_names_and_other_sizes_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "part", {"weight": torch.arange(4.0)})
-    with pytest.raises(RuntimeError, match=r"Missing key .*: bias"):
+    with pytest.raises(RuntimeError, match="no tensor bias"):
         read_shards(tmp_path / "part", {"bias": torch.zeros(4)})
-    with pytest.raises(ValueError, match=r"Size mismatch .* for weight"):
+    with pytest.raises(ValueError, match=r"weight has the size \[4\] instead of \[5\]"):
         read_shards(tmp_path / "part", {"weight": torch.zeros(5)})
     with pytest.raises(FileNotFoundError):
         read_tensors(tmp_path / "absent")
