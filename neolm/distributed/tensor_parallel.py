@@ -135,7 +135,8 @@ class Vocabulary:
 
     def join(self, logits: Tensor) -> Tensor:
         """See `VocabularyPart`."""
-        padded = F.pad(logits.detach(), (0, self.largest - logits.shape[-1]))
+        assert not logits.requires_grad, "losses of a divided vocabulary are computed by linear_cross_entropy"
+        padded = F.pad(logits, (0, self.largest - logits.shape[-1]))
         return torch.cat([part[..., :n] for part, n in zip(self.gather(padded), self._sizes, strict=True)], dim=-1)
 
 

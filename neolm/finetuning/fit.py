@@ -46,6 +46,8 @@ class Team:
         found = config.resolved(examples)
         if found.parallel.context > 1:
             raise SettingError("parallel.context", "must be 1 in fine-tuning, whose texts are padded or packed")
+        if found.parallel.tensor > 1:
+            raise SettingError("parallel.tensor", "must be 1 in fine-tuning, whose heads and adapters are not divided")
         if config.method != "probe":
             check_ranks(found.parallel, found.batch_sizes, self.ranks.count)
         return found

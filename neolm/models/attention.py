@@ -143,7 +143,7 @@ class Attention(nn.Module):
         return self.output(y.transpose(1, 2).reshape(B, T, -1).to(dtype))  # type: ignore[no-any-return]  # (B, T, C)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """The values, mixed by attention with this layer's window, scale and dropout, (B, H, T, D); `mask` is as in `Masks`."""
+        """Attention with this layer's window, scale and dropout, all (B, H, T, D); `mask` is one of `Masks`."""
         dropout = self.dropout if self.training else 0.0
         if mask is None:
             return self.attend(q, k, v, self.window, self.scale, dropout)
