@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, count
@@ -71,6 +72,18 @@ class Recorded:
         return batch
 
 
+class Slow:
+    """An objective that takes 0.1 seconds longer."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self.weights, self.targets = objective.weights, objective.targets
+
+    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Term]:
+        time.sleep(0.1)
+        return {**self._objective(model, batch)}
+
+
 class Failing:
     """An objective whose loss is not finite from the third pass on."""
 
@@ -117,6 +130,8 @@ def main() -> None:
         run = replace(run, data=Recorded(run.data, record, int(stop) if rank == "0" else 0))
         if stop == "-1" and int(rank) == int(ranks) - 1:  # the last rank's third pass fails
             run = replace(run, objective=Failing(run.objective))
+        if stop == "-2" and int(rank) == int(ranks) - 1:
+            run = replace(run, objective=Slow(run.objective))
         try:
             with suppress(InterruptedRun):
                 train(run)

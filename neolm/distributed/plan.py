@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import nn
 
 from neolm.core.errors import SettingError
+from neolm.distributed.communication import CommunicationMeter
 from neolm.distributed.context import ContextRank
 from neolm.distributed.data_parallel import Replicated
 from neolm.distributed.groups import Groups
@@ -46,7 +47,8 @@ def parallelism(config: ParallelConfig, device: str) -> Parallelism:
     if world.count == 1:
         return Parallelism(world)
     groups = Groups(grid, device)
-    plan = Parallelism(world, together=grid.size(DATA) < world.count or config.shard > 1)
+    together = grid.size(DATA) < world.count or config.shard > 1
+    plan = Parallelism(world, together=together, meter=CommunicationMeter(world, device))
     divisions = list[Division]()
     if groups.tensor is not None:
         ranks = TensorGroup(groups.tensor, groups.place["tensor"], grid.sizes["tensor"])

@@ -76,8 +76,17 @@ def _machine(run: Run) -> Pairs:
         ("Precision", _choice(counts.get("precision"))),
         ("Matrix products", f"{ceiling / 1e12:.2f}\u00a0TFLOP/s, measured" if ceiling else ""),
         ("MFU", f"{share:.1%} of that speed, over the whole training" if share and ceiling else ""),
+        ("Processes", _processes(counts)),
         ("Energy", "; ".join(run.energy()[1])),
     ]
+
+
+def _processes(counts: Mapping[str, Any]) -> str:
+    """Number of processes and their time in communication; empty for a single one."""
+    number, spent = counts.get("ranks") or 1, counts.get("communication") or {}
+    slowest = f"; rank {spent['slowest']} was the slowest" if spent.get("slowest") is not None else ""
+    share = f", {spent['share']:.0%} of the last measured step in communication{slowest}" if spent else ""
+    return f"{number}{share}" if number > 1 else ""
 
 
 def _attention(run: Run) -> str:

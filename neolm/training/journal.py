@@ -24,6 +24,7 @@ class Journal:
         self._meter, self._earlier = EnergyMeter(), state.progress.energy
         self._tokens, self._seconds = 0, 0.0  # since the last row
         self._shown: dict[str, str] = {}
+        self._said = ""
         self._alarm = UnigramAlarm(training.unigram_entropy, training.objective, training.config)
         for row in read_metrics(log.path):  # of the steps before a resume
             self._alarm.observe(row["step"], row)
@@ -69,10 +70,15 @@ class Journal:
 
         `others` are losses of further validations by name.
         """
-        progress = self._state.progress
-        row = {f"validation_{name}": value for name, value in means.items()}
+        progress, meter = self._state.progress, self._training.parallelism.meter
+        row: dict[str, Any] = {f"validation_{name}": value for name, value in means.items()}
         row |= {f"average_validation_{name}": value for name, value in (average or {}).items()}
         row |= {f"{name}_validation_loss": loss for name, loss in others.items()}
+        if meter is not None and meter.last is not None:
+            row |= {"communication_share": round(meter.last.share, 4), "slowest_rank": meter.last.slowest}
+            if meter.last.about() != self._said:  # the first time, and when it changed
+                self._said = meter.last.about()
+                say(self._said)
         self._log.write(step=progress.step, **row)
         averaged = "" if average is None else f", of the average {average['loss']:.4f}"
         further = "".join(f", {name} {loss:.4f}" for name, loss in others.items())

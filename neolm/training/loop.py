@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def train(training: Training) -> Progress:
         StorageError: the disk is full; the last good checkpoint is intact.
     """
     config, device, world = training.config, training.device.value, training.parallelism.world
-    total = config.total_steps
+    total, meter = config.total_steps, training.parallelism.meter
     if device == "cpu":
         # recomputed blocks would leave holes in the heap, which glibc does not fill
         keep_freed_memory(2**20 if config.activation_checkpointing else 2**30)
@@ -84,9 +84,10 @@ def train(training: Training) -> Progress:
             batch = batch_of(step)
             progress.data_seconds += time.perf_counter() - began
             learning_rate = config.learning_rate_at(step)
-            result = optimiser_step.run(step, batch, learning_rate)
-            stop = world.agree(interrupted.is_set())
             validates = step % config.validate_every == 0 or step == total
+            with meter.step() if meter is not None and validates else nullcontext():
+                result = optimiser_step.run(step, batch, learning_rate)
+            stop = world.agree(interrupted.is_set())
             saves = step % config.checkpoint_every == 0 or step == total or stop
             ends = step == total
             if validates or saves or journal.due(step):

@@ -281,10 +281,11 @@ def _sizes(model: nn.Module) -> dict[str, int]:
 
 
 def _counts(training: Training, progress: Progress, sizes: dict[str, int]) -> dict[str, Any]:
-    speed = progress.tokens / max(progress.seconds, 1e-9)
+    speed, meter = progress.tokens / max(progress.seconds, 1e-9), training.parallelism.meter
     data = training.data.parts[0] if isinstance(training.data, ReplayBatches) else training.data
     return {
         "ranks": training.parallelism.world.count,
+        "communication": None if meter is None or meter.last is None else meter.last._asdict(),
         **sizes,
         "steps": progress.step,
         "skipped_steps": progress.skipped,

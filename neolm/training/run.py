@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -49,6 +50,32 @@ class RolloutData(Protocol):
         """Names, for an error message, of the documents behind the examples with these ids."""
 
 
+class Communication(NamedTuple):
+    """How the processes of a training spent one step."""
+
+    share: float
+    """Share of the step in communication, the mean over the processes; it includes the waiting for each other."""
+    slowest: int | None
+    """The process that all others wait for; None: no noticeable waiting."""
+    waits: float
+    """Share of the step for which they wait for it."""
+
+    def about(self) -> str:
+        """In words."""
+        slow = f"; rank {self.slowest} is the slowest: the others wait for it during {self.waits:.0%} of the step"
+        return f"communication: {self.share:.0%} of a step{'' if self.slowest is None else slow}"
+
+
+class StepMeter(Protocol):
+    """Measures the communication of single steps."""
+
+    last: Communication | None
+    """Of the last step that was measured."""
+
+    def step(self) -> AbstractContextManager[None]:
+        """Measure the step inside the `with` block; all processes must measure the same steps."""
+
+
 @dataclass(frozen=True)
 class Parallelism:
     """The parts of the loop that a parallel plan replaces; the defaults train on one device."""
@@ -58,6 +85,8 @@ class Parallelism:
     passes: Callable[[nn.Module, Objective, Precision], Passes] = GradientAccumulation
     cut: Callable[[Batch], Batch] = lambda batch: batch
     """The part of a batch of sequences, on the host, that this process computes; context parallelism divides them."""
+    meter: StepMeter | None = None
+    """Measures the communication of steps with a validation; None: there is no other process."""
     together: bool = False
     """Whether a pass needs several processes at once, so that none of them can run one alone."""
     deferred: bool | None = None

@@ -137,3 +137,11 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_explained_by_all(
     assert said[0] == said[1]
     assert said[0].startswith("step 3: the loss or its gradient is not finite")
     assert words in said[0]
+
+
+@pytest.mark.parametrize("plan", ["", "shard=2"])
+def test_the_slowest_rank_is_named(tmp_path: Path, shards: Path, plan: str) -> None:
+    launch(2, plan, tmp_path / "run", shards, ["gpt2"], stop=-2)
+    rows = [row for row in numbers(tmp_path / "run" / "gpt2") if "validation_loss" in row]
+    assert [row["slowest_rank"] for row in rows] == [1] * 4
+    assert all(0.1 < row["communication_share"] <= 1 for row in rows)
