@@ -62,7 +62,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
-PARALLEL = ("run", "pretrain", "finetune", "predict")
+PARALLEL = ("run", "pretrain", "finetune", "predict", "evaluate")
 """Commands that torchrun may start in several processes."""
 
 

@@ -193,7 +193,7 @@ def _evaluation(output: Path, config: Any, recipe: Recipe, ranks: RunRanks) -> N
     if require(output / "corpus", "corpus", "corpus build RECIPE").counts["validation"]["documents"] == 0:
         say("evaluation: skipped, because there is no validation document")
         return
-    evaluate_stage(output, config, _base(recipe) if recipe.base and not recipe.pretrain else None)
+    evaluate_stage(output, config, _base(recipe) if recipe.base and not recipe.pretrain else None, ranks)
 
 
 def _report(output: Path, config: Any, recipe: Recipe, ranks: RunRanks) -> None:
@@ -238,7 +238,7 @@ STAGES = (
     StageRow("model", "pretrain", _model, ("pretrain", "tokenizer"), counts={"step": "step of the weights"}),
     StageRow("finetune", "finetune", _finetune, parallel=True, resumable=True, check=_check_finetune),
     StageRow("model", "finetune", _finetuned_model, ("finetune",)),
-    StageRow("evaluation", "evaluate", _evaluation, ("corpus", "model")),
+    StageRow("evaluation", "evaluate", _evaluation, ("corpus", "model"), parallel=True),
 )
 REPORT = StageRow("report.html", "", _report)
 

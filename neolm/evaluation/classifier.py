@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neolm.core.errors import InputError
 from neolm.core.files import digest_file
 from neolm.core.progress import say, table, task
+from neolm.core.ranks import ONE_RANK, RunRanks
 from neolm.evaluation.text_details import text_details
 from neolm.evaluation.text_scores import example_values, softmax, text_scores
 from neolm.metrics.answers import exact_match
@@ -23,11 +26,12 @@ from neolm.prediction.classify import Classify
 from neolm.prediction.follow_instructions import FollowInstructions
 from neolm.prediction.predict import load_predictor
 from neolm.prediction.targets import Targets
-from neolm.tables.choices import choice_columns, read_choices
+from neolm.tables.choices import Choice, choice_columns, read_choices
 from neolm.tables.examples import Examples, describe, read_examples
 from neolm.tables.table import open_table
 
 BATCH_SIZE = 64
+T = TypeVar("T")
 
 
 def evaluate_classifier(
@@ -37,6 +41,7 @@ def evaluate_classifier(
     label: Sequence[str] = ("label",),
     second: str | None = None,
     quantize: str | None = None,
+    ranks: RunRanks = ONE_RANK,
 ) -> dict[str, Any]:
     """Scores, their intervals and details, as JSON.
 
@@ -47,18 +52,19 @@ def evaluate_classifier(
         label: Column of the label or the answer; or several, each 0 or 1, for several labels.
         second: Column of the second text of a pair.
         quantize: Bits of the weights.
+        ranks: The connected processes that share the rows; all of them call this.
 
     Raises:
         InputError: the model is not a classifier of texts, or no row can be used.
     """
     predictor = load_predictor(model, quantize=quantize)
     if isinstance(predictor, Choose):
-        return _evaluate_choices(predictor, path, label[0])
+        return _evaluate_choices(predictor, path, label[0], ranks)
     opened = open_table(path)
     if opened.guess:
         say(opened.guess)
     if isinstance(predictor, FollowInstructions):
-        return _evaluate_answers(predictor, read_examples(opened, text, label[0]))
+        return _evaluate_answers(predictor, read_examples(opened, text, label[0]), ranks)
     if not isinstance(predictor, Classify):
         raise InputError(f"{model}: it has neither labels nor answers to compare with a table")
     if (second is not None) != predictor.settings.pair:
@@ -75,7 +81,7 @@ def evaluate_classifier(
     outside = examples.select(others)
     examples = targets.known(examples.select(sorted({*range(len(examples))} - {*others})))
     gold = targets.tensor(examples.label_sets or examples.labels, str(path)).numpy()
-    logits = _logits(predictor, examples)
+    logits = _logits(predictor, examples, ranks)
     values = example_values(predictor.problem, logits, gold)
     interval = bootstrap_ratio(values, np.ones(len(values)))
     scores = text_scores(predictor.problem, predictor.names, logits, gold)
@@ -83,7 +89,7 @@ def evaluate_classifier(
         best, right = top_label(softmax(logits), gold)
         scores["in_scope_accuracy"] = float((right * (best >= settings.abstain_below)).mean())
         if others:
-            confidence = softmax(_logits(predictor, outside)).max(axis=1)
+            confidence = softmax(_logits(predictor, outside, ranks)).max(axis=1)
             scores["out_of_scope_recall"] = float((confidence < settings.abstain_below).mean())
     return {
         "protocol": {
@@ -97,7 +103,7 @@ def evaluate_classifier(
     }
 
 
-def _evaluate_choices(predictor: Choose, path: Path, label: str) -> dict[str, Any]:
+def _evaluate_choices(predictor: Choose, path: Path, label: str, ranks: RunRanks) -> dict[str, Any]:
     """Scores of a model that chooses between options, which knows its columns; the other values are as above."""
     opened, settings = open_table(path), predictor.settings
     columns = choice_columns(opened, settings.text_column, settings.option_columns, settings.second_column)
@@ -105,7 +111,13 @@ def _evaluate_choices(predictor: Choose, path: Path, label: str) -> dict[str, An
     for line in found.lines():
         say(line)
     answers = np.array([one.answer for one in found.choices])
-    hits = (predictor.question_logits(found.choices).argmax(axis=1) == answers).astype(float)
+
+    def choose(choices: Sequence[Choice]) -> NDArray[np.int64]:
+        best: NDArray[np.int64] = predictor.question_logits(choices).argmax(axis=1)
+        return best
+
+    chosen = np.concatenate([one for _, one in ranks.map(choose, _parts(found.choices))])
+    hits = (chosen == answers).astype(float)
     return {
         "protocol": {"data": {"path": str(path), "digest": digest_file(path), "examples": len(hits)}},
         "problem": "choice",
@@ -115,31 +127,36 @@ def _evaluate_choices(predictor: Choose, path: Path, label: str) -> dict[str, An
     }
 
 
-def _evaluate_answers(predictor: FollowInstructions, examples: Examples) -> dict[str, Any]:
+def _evaluate_answers(predictor: FollowInstructions, examples: Examples, ranks: RunRanks) -> dict[str, Any]:
     """Scores of the answers that a model writes; the interval is that of the mean ROUGE-L. Other values as above."""
     for line in describe(examples.left_out):
         say(f"{examples.path}: {line}")
-    written, texts, too_long = [], [], 0
+
+    def answers(part: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """What is written for each text that leaves room for it, and the right answer."""
+        rows, right = [], []
+        for text, answer in part:
+            with contextlib.suppress(InputError):  # it leaves no room for an answer
+                rows.append(predictor.encode(text))
+                right.append(answer)
+        return [(result["answer"], answer) for result, answer in zip(predictor.predict(rows), right, strict=True)]
+
+    pairs: list[tuple[str, str]] = []
     with task("Answering", len(examples), "texts") as shown:
-        for start in range(0, len(examples), BATCH_SIZE):
-            rows = []
-            for text, answer in zip(examples.texts[start:][:BATCH_SIZE], examples.labels[start:], strict=False):
-                try:
-                    rows.append(predictor.encode(text))
-                    texts.append(answer)
-                except InputError:  # it leaves no room for an answer
-                    too_long += 1
-            written += [result["answer"] for result in predictor.predict(rows)]
-            shown.advance(min(BATCH_SIZE, len(examples) - start))
-    if not texts:
+        for part, found in ranks.map(answers, _parts([*zip(examples.texts, examples.labels, strict=True)])):
+            pairs += found
+            shown.advance(len(part))
+    if not pairs:
         raise InputError(f"{examples.path}: no text leaves room for an answer")
+    written, texts = ([pair[side] for pair in pairs] for side in (0, 1))
+    too_long = len(examples) - len(pairs)
     if too_long:
         say(
             f"{examples.path}: {too_long:,} of {len(examples):,} texts leave no room for an answer; they are not scored"
         )
-    each = [rouge(*pair) for pair in zip(written, texts, strict=True)]
+    each = [rouge(*pair) for pair in pairs]
     means = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
-    same = float(np.mean([exact_match(*pair) for pair in zip(written, texts, strict=True)]))
+    same = float(np.mean([exact_match(*pair) for pair in pairs]))
     data = {"path": str(examples.path), "digest": digest_file(examples.path), "examples": len(texts)}
     settings = predictor.settings.model_dump(mode="json", include={"prompt", "max_new_tokens"})
     return {
@@ -164,12 +181,20 @@ def classifier_table(found: dict[str, Any]) -> str:
     return table(rows)
 
 
-def _logits(predictor: Classify, examples: Examples) -> Any:
+def _logits(predictor: Classify, examples: Examples, ranks: RunRanks) -> Any:
     texts = list(examples.inputs())
-    parts = []
+    found = []
+
+    def scores(part: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
+        return predictor.scores([predictor.encode(*one) for one in part]).numpy()
+
     with task("Evaluating", len(texts), "examples") as shown:
-        for start in range(0, len(texts), BATCH_SIZE):
-            batch = [predictor.encode(*one) for one in texts[start : start + BATCH_SIZE]]
-            parts.append(predictor.scores(batch).numpy())
-            shown.advance(len(batch))
-    return np.concatenate(parts)
+        for part, logits in ranks.map(scores, _parts(texts)):
+            found.append(logits)
+            shown.advance(len(part))
+    return np.concatenate(found)
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The items that are computed together."""
+    return (items[start : start + BATCH_SIZE] for start in range(0, len(items), BATCH_SIZE))

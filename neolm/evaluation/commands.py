@@ -36,26 +36,28 @@ def evaluate(
     masked tokens, next to the unigram entropy, and accuracy of its sentence task. A classifier: accuracy, F1 and other
     scores on a table of labelled examples. A model that was tuned to answer: ROUGE, BLEU, chrF and exact match.
     """
+    from neolm.core.device import choose_device
+    from neolm.core.errors import InputError
     from neolm.core.files import check_output_file, write_json
+    from neolm.evaluation.classifier import classifier_table, evaluate_classifier
     from neolm.evaluation.evaluate import evaluate_model
     from neolm.evaluation.scores_table import scores_table
+    from neolm.run_ranks import run_ranks
 
-    if output is not None:
-        check_output_file(output, "scores.json", "a file of scores", '"protocol"')
-    if source is not None:
-        from neolm.core.errors import InputError
-        from neolm.evaluation.classifier import classifier_table, evaluate_classifier
-
-        if text is not None or settings:
-            raise InputError("evaluate: --text and --set are for language models; --input is for fine-tuned models")
-        labels = label_column or ["label"]
-        scores = evaluate_classifier(model, source, text_column, labels, second_column, quantize)
-        print(classifier_table(scores))
+    with run_ranks("evaluation") as ranks:
+        if output is not None:
+            check_output_file(output, "scores.json", "a file of scores", '"protocol"')
+        if source is None:
+            overrides = [*(settings or []), *([f"quantize={quantize}"] if quantize else [])]
+            scores = evaluate_model(model, text, overrides, ranks)
+        else:
+            if text is not None or settings:
+                raise InputError("evaluate: --text and --set are for language models; --input is for fine-tuned models")
+            labels = label_column or ["label"]
+            with ranks.connected(choose_device("auto").value):
+                scores = evaluate_classifier(model, source, text_column, labels, second_column, quantize, ranks)
+        if not ranks.first:
+            return
+        print(scores_table(scores) if source is None else classifier_table(scores))
         if output is not None:
             write_json(output, scores)
-        return
-    overrides = [*(settings or []), *([f"quantize={quantize}"] if quantize else [])]
-    scores = evaluate_model(model, text, overrides)
-    print(scores_table(scores))
-    if output is not None:
-        write_json(output, scores)

@@ -21,6 +21,7 @@ from neolm.core.errors import InputError
 from neolm.core.files import write_json, write_text
 from neolm.core.manifest import Manifest, chain, input_from
 from neolm.core.progress import say
+from neolm.core.ranks import ONE_RANK, RunRanks
 from neolm.corpus.documents import Document, read_documents
 from neolm.evaluation.baselines import train_dictionary, xz_size, xz_sizes, zstd_sizes
 from neolm.evaluation.config import EvaluateConfig, TextEvaluateConfig
@@ -46,10 +47,15 @@ FOR_DECODERS = ("stride", "baselines", "dictionary_bytes", "prompts", "sample_to
 FOR_ENCODERS = ("pseudo_perplexity_documents",)
 
 Texts = Callable[[], Iterator[str]]
+Loaded = tuple[Decoder | Encoder, Tokenizer, Choice, Choice]
 
 
 def evaluate_model(
-    model: str | Path, text: str | Path | None = None, overrides: Sequence[str] = (), **settings: Any
+    model: str | Path,
+    text: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    ranks: RunRanks = ONE_RANK,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Measure a model and return its scores.
 
@@ -57,6 +63,7 @@ def evaluate_model(
         model: A model directory, a run, or a hub id.
         text: A file or folder to measure on; None: the held-out documents of the model's run.
         overrides: Settings as texts such as `max_bytes=100000`.
+        ranks: The processes that share the measuring; all of them call this.
         settings: Settings by name, as `neolm config evaluate` lists them: `quantize="int8", max_bytes=None`.
 
     Raises:
@@ -75,11 +82,9 @@ def evaluate_model(
                 say(f"{name} has no effect here, because the text is that of the model's run; --text names another")
     else:
         raise InputError(f"{model}: there is no held-out text of this model. Give a file or folder as text (--text)")
-    loaded, tokenizer, *_ = _load(directory, config)
-    if isinstance(loaded, Encoder):
-        scores = evaluate_encoder(loaded, tokenizer, documents, config, training_shards(directory))
-    else:
-        scores = evaluate(loaded, tokenizer, documents, config, training_texts(corpus) if corpus else None)
+    with ranks.connected(choose_device(config.device).value):
+        loaded, tokenizer, *_ = _load(directory, config)
+        scores = _measured(loaded, tokenizer, documents, config, directory, corpus, ranks)
     if isinstance(documents, RawDocuments):
         scores["protocols"] = {name: value | documents.left_out() for name, value in scores["protocols"].items()}
     return scores
@@ -91,6 +96,7 @@ def evaluate(
     documents: Iterable[TextDocument],
     config: EvaluateConfig | None = None,
     training_texts: Texts | None = None,
+    ranks: RunRanks = ONE_RANK,
 ) -> dict[str, Any]:
     """Return loss, perplexities and bits per byte of `documents` with intervals, as JSON; compressors for comparison.
 
@@ -100,6 +106,7 @@ def evaluate(
         documents: Held-out text. It is read once, and only the documents within `config.max_bytes` are kept.
         config: The settings. `device`, `precision` and `quantize` are applied by the caller, which loads the model.
         training_texts: Returns the texts of the training split, for the zstd dictionary; None: no such comparison.
+        ranks: The connected processes that share the windows; all of them call this, and rank 0 compresses.
 
     Returns:
         Scores by measurement: `bits_per_byte`, `loss` (nats per token), `token_perplexity` and `word_perplexity`, each
@@ -114,7 +121,7 @@ def evaluate(
     config = config or EvaluateConfig()
     window, stride = window_and_stride(model.config.max_position_embeddings, config.window, config.stride)
     chosen, available = choose_documents(documents, config.max_bytes, config.seed)
-    measurement: Measurement[DecoderLanguageModel] = TextLikelihood(chosen, window, stride, config.batch_size)
+    measurement: Measurement[DecoderLanguageModel] = TextLikelihood(chosen, window, stride, config.batch_size, ranks)
     values = measurement.measure(DecoderLanguageModel(model, tokenizer))
     protocol = {
         **measurement.protocol(),
@@ -123,7 +130,7 @@ def evaluate(
         **config.model_dump(include={"bootstrap_samples", "confidence", "seed"}),
     }
     identifier = protocol_id(protocol)
-    sizes = _compressed_sizes(chosen, training_texts, config) if config.baselines else {}
+    sizes = _compressed_sizes(chosen, training_texts, config) if config.baselines and ranks.first else {}
     sources = [str(getattr(document, "source", "")) for document in chosen]
     scores: dict[str, Any] = {
         name: {**_score(value, config), "unit": value.unit, "protocol": identifier} for name, value in values.items()
@@ -214,8 +221,27 @@ def _per_document(
     return rows
 
 
-def evaluate_stage(output: Path, config: EvaluateConfig, model: Path | None = None) -> Manifest:
+def _measured(
+    model: Decoder | Encoder,
+    tokenizer: Tokenizer,
+    documents: Iterable[TextDocument],
+    config: EvaluateConfig,
+    directory: Path,
+    corpus: Path | None,
+    ranks: RunRanks,
+) -> dict[str, Any]:
+    """The scores of the model in `directory`, by all connected ranks; `corpus` is what it was trained on."""
+    if isinstance(model, Encoder):
+        return evaluate_encoder(model, tokenizer, documents, config, training_shards(directory), ranks)
+    return evaluate(model, tokenizer, documents, config, training_texts(corpus) if corpus else None, ranks)
+
+
+def evaluate_stage(
+    output: Path, config: EvaluateConfig, model: Path | None = None, ranks: RunRanks = ONE_RANK
+) -> Manifest | None:
     """Build `output/evaluation` from a model (`output/model`) and `output/corpus`, unless it is up to date.
+
+    All ranks call this. Rank 0 tells the others whether there is something to measure, and alone returns the manifest.
 
     It has `scores.json`: what `evaluate` or `evaluate_encoder` returns. Of a decoder, it also has `documents.jsonl`
     (one line per document) and `samples.json`; of a masked language model, `examples.json`.
@@ -225,28 +251,42 @@ def evaluate_stage(output: Path, config: EvaluateConfig, model: Path | None = No
         NeoLMError: the corpus or the model is not finished.
     """
     model = model or output / "model"
+    if not ranks.first:
+        for message in ranks.heard():
+            if not message["measures"]:
+                break
+            _measure(output, model, config, ranks)
+        return None
     inputs = {"model": input_from(model, output), "corpus": input_from(output / "corpus", output)}
     settings = config.model_dump()
     stage = Stage("evaluation", "evaluation", output / "evaluation", inputs, settings, defaults=defaults(config))
-    return stage.ensure(lambda directory: _build(directory, output, model, config))
+    manifest = stage.ensure(lambda directory: _build(directory, output, model, config, ranks))
+    ranks.tell({"measures": False})
+    return manifest
 
 
-def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig) -> dict[str, Any]:
-    model, tokenizer, device, precision = _load(source, config)
+def _measure(output: Path, source: Path, config: EvaluateConfig, ranks: RunRanks) -> tuple[dict[str, Any], Loaded]:
+    """The scores on the held-out documents of a run, by all ranks, and the model."""
     corpus = output / "corpus"
+    with ranks.connected(choose_device(config.device).value):
+        loaded = _load(source, config)
+        documents = read_documents(corpus, "validation")
+        return _measured(*loaded[:2], documents, config, source, corpus, ranks), loaded
+
+
+def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig, ranks: RunRanks) -> dict[str, Any]:
+    ranks.tell({"measures": True})
+    result, (model, tokenizer, device, precision) = _measure(output, source, config, ranks)
 
     def held_out() -> Iterator[Document]:
-        return read_documents(corpus, "validation")
+        return read_documents(output / "corpus", "validation")
 
-    if isinstance(model, Encoder):
-        result = evaluate_encoder(model, tokenizer, held_out(), config, training_shards(source))
-        if model.config.head in MASKED:
-            write_json(directory / "examples.json", masked_examples(model, tokenizer, held_out(), config.seed))
-    else:
-        result = evaluate(model, tokenizer, held_out(), config, training_texts(corpus))
+    if isinstance(model, Decoder):
         rows = result.pop("per_document")
         write_text(directory / "documents.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         write_json(directory / "samples.json", samples(model, tokenizer, config, held_out()))
+    elif model.config.head in MASKED:
+        write_json(directory / "examples.json", masked_examples(model, tokenizer, held_out(), config.seed))
     write_json(directory / "scores.json", result)
     say(scores_table(result))
     protocol = next(iter(result["protocols"].values()))
@@ -261,7 +301,7 @@ def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig) 
     }
 
 
-def _load(directory: Path, config: EvaluateConfig) -> tuple[Decoder | Encoder, Tokenizer, Choice, Choice]:
+def _load(directory: Path, config: EvaluateConfig) -> Loaded:
     """The model and its tokenizer, and the choices of device and precision."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device.value)

@@ -8,6 +8,7 @@ from typing import Any
 
 from neolm.core.errors import InputError
 from neolm.core.progress import say
+from neolm.core.ranks import ONE_RANK, RunRanks
 from neolm.data.shards import TokenShards
 from neolm.data.token_counts import MAX_TOKENS, token_counts
 from neolm.evaluation.config import EvaluateConfig
@@ -29,6 +30,7 @@ def evaluate_encoder(
     documents: Iterable[TextDocument],
     config: EvaluateConfig | None = None,
     training_shards: Path | None = None,
+    ranks: RunRanks = ONE_RANK,
 ) -> dict[str, Any]:
     """Return loss and accuracy of masked tokens and the accuracy of the sentence task on `documents`, as JSON.
 
@@ -39,6 +41,7 @@ def evaluate_encoder(
         config: The settings. `device`, `precision` and `quantize` are applied by the caller, which loads the model.
         training_shards: Directory of the shards that the model was trained on, for the frequencies of tokens; None: the
             unigram entropy is that of the documents themselves.
+        ranks: The connected processes that share the sequences; all of them call this.
 
     Returns:
         Scores by measurement: `masked_loss`, `unigram_entropy` and `masked_gain` (nats per predicted token),
@@ -67,12 +70,12 @@ def evaluate_encoder(
     protocols: dict[str, Any] = {}
     measurements: list[Measurement[Encoder]] = []
     if heads[0]:
-        measurements.append(MaskedTokens(segments, config.batch_size, unigram(segments, training_shards)))
+        measurements.append(MaskedTokens(segments, config.batch_size, unigram(segments, training_shards), ranks))
     if task != "none":
-        measurements.append(SentenceTask(segments, config.batch_size))
+        measurements.append(SentenceTask(segments, config.batch_size, ranks))
     if config.pseudo_perplexity_documents and heads[0]:
         few = list(first_parts(chosen))[: config.pseudo_perplexity_documents]
-        measurements.append(PseudoLikelihood(few, tokenizer, length, config.batch_size))
+        measurements.append(PseudoLikelihood(few, tokenizer, length, config.batch_size, ranks))
     for measurement in measurements:
         found = measured(measurement, model, config)
         protocols |= {name: protocol | {"available": available} for name, protocol in found.pop("protocols").items()}

@@ -13,6 +13,7 @@ Shapes: B batch, T time, C channels, M predicted tokens of a batch, V vocabulary
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from torch import Tensor
 
 from neolm.core.errors import InputError, NonFiniteError
 from neolm.core.progress import task
-from neolm.data.batch import IGNORED
+from neolm.core.ranks import ONE_RANK, RunRanks
+from neolm.data.batch import IGNORED, Batch
 from neolm.evaluation.config import EvaluateConfig
 from neolm.evaluation.held_out_segments import HeldOutSegments
 from neolm.evaluation.measurement import Measurement, Values, protocol_id
@@ -41,6 +43,8 @@ class MaskedTokens(Measurement[Encoder]):
     batch_size: int = 16
     unigram: Unigram | None = None
     """The frequencies to compare with; None: without `unigram_entropy` and `masked_gain`."""
+    ranks: RunRanks = ONE_RANK
+    """The connected processes that share the batches."""
 
     def protocol(self) -> dict[str, Any]:
         """The sequences, the masks and the text of the frequencies."""
@@ -61,31 +65,37 @@ class MaskedTokens(Measurement[Encoder]):
         groups: list[str] = []
         rows: list[NDArray[np.float64]] = []  # (B, 4): predicted tokens, hits, nats, unigram nats
         with evaluating(subject), task("masked tokens", len(self.segments), "sequences") as shown:
-            for batch, owners in self.segments.batches(self.batch_size):
-                inputs = {name: batch[name].to(subject.device) for name in INPUTS}
-                labels = batch["labels"].to(subject.device)
-                predicted = labels != IGNORED  # (B, T)
-                targets = labels[predicted]  # (M)
-                hidden = subject.hidden_states(**inputs)[predicted]  # (M, C)
-                nats, hits = scores_of_targets(subject, hidden, targets)
-                ids = targets.cpu().numpy()
-                unigram = self.unigram.nats[ids] if self.unigram else np.zeros(len(ids))
-                sequence = predicted.nonzero()[:, 0].cpu().numpy()  # (M)
-                columns = (np.ones(len(ids)), hits, nats, unigram)
-                rows.append(np.stack([np.bincount(sequence, c, len(owners)) for c in columns], axis=1))
+            batches = self.segments.batches(self.batch_size)
+            for (_, owners), found in self.ranks.map(partial(self._scores, subject), batches):
+                rows.append(found)
                 groups += owners
                 shown.advance(len(owners))
         count, hits, nats, unigram = np.concatenate(rows).T
         if not np.isfinite(nats).all():
             raise NonFiniteError("evaluation: the loss of masked tokens is not finite; the weights are damaged")
-        found = {
+        scores = {
             "masked_loss": Values(nats, count, groups, "nats per predicted token"),
             "masked_accuracy": Values(hits, count, groups, "share of predicted tokens"),
         }
         if self.unigram:
-            found["unigram_entropy"] = Values(unigram, count, groups, "nats per predicted token")
-            found["masked_gain"] = Values(unigram - nats, count, groups, "nats per predicted token")
-        return found
+            scores["unigram_entropy"] = Values(unigram, count, groups, "nats per predicted token")
+            scores["masked_gain"] = Values(unigram - nats, count, groups, "nats per predicted token")
+        return scores
+
+    def _scores(self, model: Encoder, sequences: tuple[Batch, list[str]]) -> NDArray[np.float64]:
+        """Predicted tokens, hits, nats and unigram nats of each sequence, (B, 4)."""
+        batch, owners = sequences
+        inputs = {name: batch[name].to(model.device) for name in INPUTS}
+        labels = batch["labels"].to(model.device)
+        predicted = labels != IGNORED  # (B, T)
+        targets = labels[predicted]  # (M)
+        hidden = model.hidden_states(**inputs)[predicted]  # (M, C)
+        nats, hits = scores_of_targets(model, hidden, targets)
+        ids = targets.cpu().numpy()
+        unigram = self.unigram.nats[ids] if self.unigram else np.zeros(len(ids))
+        sequence = predicted.nonzero()[:, 0].cpu().numpy()  # (M)
+        columns = (np.ones(len(ids)), hits, nats, unigram)
+        return np.stack([np.bincount(sequence, c, len(owners)) for c in columns], axis=1)
 
 
 def scores_of_targets(model: Encoder, hidden: Tensor, targets: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -126,6 +136,7 @@ class SentenceTask(Measurement[Encoder]):
 
     segments: HeldOutSegments
     batch_size: int = 16
+    ranks: RunRanks = ONE_RANK
 
     def protocol(self) -> dict[str, Any]:
         """The pairs, whose rules name the task, and their masks."""
@@ -144,11 +155,14 @@ class SentenceTask(Measurement[Encoder]):
             raise InputError("evaluation: the sequences have no pairs; make them with the task nsp or sop")
         groups: list[str] = []
         hits, labelled = [], []
+
+        def answer(sequences: tuple[Batch, list[str]]) -> Tensor:
+            inputs = {name: sequences[0][name].to(subject.device) for name in INPUTS}
+            return subject.sentence_logits(**inputs).argmax(dim=1).cpu()
+
         with evaluating(subject), task("sentence task", len(self.segments), "pairs") as shown:
-            for batch, owners in self.segments.batches(self.batch_size):
-                inputs = {name: batch[name].to(subject.device) for name in INPUTS}
+            for (batch, owners), answers in self.ranks.map(answer, self.segments.batches(self.batch_size)):
                 labels = batch["sentence_labels"]
-                answers = subject.sentence_logits(**inputs).argmax(dim=1).cpu()
                 hits.append((answers == labels).double().numpy())
                 labelled.append((labels != IGNORED).double().numpy())
                 groups += owners

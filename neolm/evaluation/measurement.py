@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from neolm.core.errors import InputError
 from neolm.core.files import digest_json
+from neolm.core.ranks import ONE_RANK, RunRanks
 from neolm.evaluation.language_model import DecoderLanguageModel
 from neolm.evaluation.perplexity import DocumentScore, document_scores, text_bytes
 from neolm.metrics.intervals import Interval, bootstrap_ratio
@@ -105,6 +106,7 @@ class TextLikelihood:
     window: int
     stride: int
     batch_size: int = 16
+    ranks: RunRanks = ONE_RANK
 
     def protocol(self) -> dict[str, Any]:
         """The documents (by a digest of their texts), window and stride."""
@@ -114,10 +116,9 @@ class TextLikelihood:
     def measure(self, subject: DecoderLanguageModel) -> dict[str, Values]:
         """`bits_per_byte`, `loss`, `token_perplexity` and `word_perplexity`; the amounts are nats."""
         texts, names = [document.text for document in self.documents], [document.id for document in self.documents]
-        return likelihood_values(
-            document_scores(subject.model, subject.tokenizer, texts, self.window, self.stride, self.batch_size, names),
-            [group_of(document) for document in self.documents],
-        )
+        settings = self.window, self.stride, self.batch_size, names, self.ranks
+        found = document_scores(subject.model, subject.tokenizer, texts, *settings)
+        return likelihood_values(found, [group_of(document) for document in self.documents])
 
 
 def likelihood_values(scores: Sequence[DocumentScore], groups: Sequence[str]) -> dict[str, Values]:

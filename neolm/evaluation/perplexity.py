@@ -21,6 +21,7 @@ import numpy as np
 
 from neolm.core.errors import InputError, NonFiniteError
 from neolm.core.progress import task
+from neolm.core.ranks import ONE_RANK, RunRanks
 from neolm.evaluation.windows import Ids, Window, score_windows, sliding_windows
 from neolm.generation.generate import check_tokenizer
 from neolm.models.decoder import Decoder
@@ -47,6 +48,7 @@ def document_scores(
     stride: int | None = None,
     batch_size: int = 16,
     names: Sequence[str] | None = None,
+    ranks: RunRanks = ONE_RANK,
 ) -> list[DocumentScore]:
     """Score each text with a sliding window; every token is scored once.
 
@@ -58,6 +60,7 @@ def document_scores(
         stride: Tokens that the window moves by; None: half the window.
         batch_size: Windows computed at a time; the scores do not depend on it.
         names: Names of the texts for errors; None: their numbers.
+        ranks: The connected processes that share the windows; all of them call this.
 
     Raises:
         InputError: window longer than the context, stride longer than the window, or the tokenizer of another model.
@@ -75,7 +78,7 @@ def document_scores(
         owners += [number] * len(found)
         tokens.append(len(ids) - 1)
     with task("evaluation", sum(tokens), "tokens") as shown:
-        sums, _ = score_windows(model, windows, batch_size, shown.advance)
+        sums, _ = score_windows(model, windows, batch_size, shown.advance, ranks)
     costs = np.zeros(len(texts))
     np.subtract.at(costs, owners, sums)
     if not np.isfinite(costs).all():

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from neolm.core.progress import task
+from neolm.core.ranks import ONE_RANK, RunRanks
 from neolm.evaluation.masked_tokens import scores_of_targets
 from neolm.evaluation.measurement import Measurement, TextDocument, Values, data_of, group_of
 from neolm.generation.model_runner import evaluating
@@ -63,6 +64,8 @@ class PseudoLikelihood(Measurement[Encoder]):
     tokenizer: Tokenizer
     window: int
     batch_size: int = 16
+    ranks: RunRanks = ONE_RANK
+    """The connected processes that share the documents."""
 
     def protocol(self) -> dict[str, Any]:
         """The documents, and the tokens that are scored of each."""
@@ -72,10 +75,14 @@ class PseudoLikelihood(Measurement[Encoder]):
         """One value per document."""
         mask = self.tokenizer.require_token("mask")
         nats, tokens = [], []
+        texts = self.tokenizer.encode_batch([document.text for document in self.documents])
+        wholes = [self.tokenizer.with_special(ids[: self.window - 2])[0] for ids in texts]
+
+        def score(whole: Sequence[int]) -> NDArray[np.float64]:
+            return one_at_a_time(subject, whole, mask, batch_size=self.batch_size)[0]
+
         with task("pseudo-perplexity", len(self.documents), "documents") as shown:
-            for ids in self.tokenizer.encode_batch([document.text for document in self.documents]):
-                whole = self.tokenizer.with_special(ids[: self.window - 2])[0]
-                found, _ = one_at_a_time(subject, whole, mask, batch_size=self.batch_size)
+            for _, found in self.ranks.map(score, wholes):
                 nats.append(float(found.sum()))
                 tokens.append(float(len(found)))
                 shown.advance()

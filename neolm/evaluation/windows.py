@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neolm.core.ranks import ONE_RANK, RunRanks
 from neolm.generation.model_runner import evaluating
 from neolm.models.decoder import Decoder
 
@@ -53,7 +54,11 @@ def sliding_windows(ids: Ids, window: int, stride: int) -> Iterator[Window]:
 
 @torch.no_grad()
 def score_windows(
-    model: Decoder, windows: Sequence[Window], batch_size: int, progress: Callable[[int], None] = lambda tokens: None
+    model: Decoder,
+    windows: Sequence[Window],
+    batch_size: int,
+    progress: Callable[[int], None] = lambda tokens: None,
+    ranks: RunRanks = ONE_RANK,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return for each window the summed log-probability of its scored tokens (nats), and whether all were likeliest.
 
@@ -62,16 +67,19 @@ def score_windows(
         windows: In any order; windows of similar length are computed together.
         batch_size: Number of windows computed at a time.
         progress: Called with the number of tokens scored after each batch.
+        ranks: The connected processes that share the batches; all of them call this.
     """
     sums, greedy = np.zeros(len(windows)), np.ones(len(windows), bool)
     # The longest first, so that running out of memory shows at the start.
     order = sorted(range(len(windows)), key=lambda i: (-len(windows[i].ids), -windows[i].scored))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+    def score(rows: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        return _score_batch(model, [windows[row] for row in rows])
+
     with evaluating(model):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = [windows[row] for row in rows]
-            log_probabilities, likeliest = _score_batch(model, batch)
-            owner = np.repeat(rows, [window.scored for window in batch])  # (N)
+        for rows, (log_probabilities, likeliest) in ranks.map(score, batches):
+            owner = np.repeat(rows, [windows[row].scored for row in rows])  # (N)
             np.add.at(sums, owner, log_probabilities)
             np.logical_and.at(greedy, owner, likeliest)
             progress(len(owner))

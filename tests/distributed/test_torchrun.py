@@ -108,10 +108,10 @@ def test_a_mistake_is_said_once(one: Path, settings: list[str], line: str) -> No
 
 def test_other_commands_run_in_one_process(one: Path) -> None:
     environment = os.environ | {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
-    command = [sys.executable, "-m", "neolm", "evaluate", str(one / "model")]
+    command = [sys.executable, "-m", "neolm", "chat", str(one / "model")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert ended.stderr.startswith("neolm: neolm evaluate runs in one process, not in 2: start it without torchrun.")
+    assert ended.stderr.startswith("neolm: neolm chat runs in one process, not in 2: start it without torchrun.")
 
 
 def test_settings_that_the_ranks_cannot_follow(one: Path) -> None:
