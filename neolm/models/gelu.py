@@ -49,11 +49,11 @@ def _has_table(x: Tensor) -> bool:
 @cache
 def _tables(approximate: str) -> tuple[Tensor, Tensor]:
     """GELU of all bfloat16 numbers, in the order of their bits, and its derivatives in float32."""
-    with torch.inference_mode(False), torch.enable_grad():  # the first call may be in inference mode
-        x = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16).double().requires_grad_()
-        values = F.gelu(x, approximate=approximate)
-        (slopes,) = torch.autograd.grad(values.sum(), x)
-        return values.detach().to(torch.bfloat16), slopes.float()
+    # The first call may be in inference mode, or in a recomputed block, which counts what autograd saves.
+    with torch.inference_mode(False), torch.no_grad():
+        x = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16).double()
+        slopes = torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate=approximate)
+        return F.gelu(x, approximate=approximate).to(torch.bfloat16), slopes.float()
 
 
 class _TableGelu(torch.autograd.Function):

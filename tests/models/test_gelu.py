@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from neolm.models import gelu
 from neolm.models.gelu import gelu_tanh
@@ -76,3 +77,10 @@ def test_the_table_may_be_made_in_inference_mode() -> None:
     gelu.gelu(ours).sum().backward()
     torch.testing.assert_close(y, F.gelu(x), rtol=1e-2, atol=1e-2)
     assert ours.grad is not None
+
+
+def test_the_table_may_be_made_in_a_recomputed_block() -> None:
+    gelu._tables.cache_clear()
+    x = torch.linspace(-3, 3, 50).bfloat16().requires_grad_()
+    checkpoint(gelu.gelu, x, use_reentrant=False).sum().backward()
+    assert x.grad is not None
