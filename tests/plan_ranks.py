@@ -25,7 +25,7 @@ from neolm.training import muon
 from neolm.training.loop import train
 from neolm.training.objective import Objective, Term
 from neolm.training.parallel_config import ParallelConfig
-from neolm.training.rank_grid import RankGrid
+from neolm.training.rank_grid import DATA, RankGrid
 from neolm.training.run import IndexedData, Training
 from neolm.training.world import World
 
@@ -33,6 +33,7 @@ ENCODER = {"segments": {"task": "sop", "one_sentence": "single"}, "short_length"
 CASES: dict[str, dict[str, Any]] = {
     "gpt2": {"family": "gpt2", "micro_batch_size": 2, "z_loss": 1e-3},
     "gpt-neo": {"family": "gpt-neo", "optimiser": "muon", "ema_decay": 0.9, "gradient_clip": 0.5},
+    "gpt2-deep": {"family": "gpt2", "layers": 5, "micro_batch_size": 1, "gradient_clip": 0.3},
     "gpt-neox": {"family": "gpt-neox", "activation_checkpointing": True, "bias_correction": False},
     "bert": {"family": "bert", "micro_batch_size": 2, **ENCODER, "optimiser": "lamb"},
     "albert": {"family": "albert", **ENCODER, "optimiser": "muon"},
@@ -98,15 +99,15 @@ class Failing:
 
 
 def check_world(world: World, grid: RankGrid, rank: int) -> None:
-    ranks, tensor = grid.count, grid.sizes["tensor"]
+    ranks, data, number = grid.count, grid.size(DATA), grid.number(rank, DATA)
     rows = world.combine(lambda: list(range(7))[world.rows(7)], lambda parts: [[*chain(*parts)]] * ranks)
-    assert sorted(rows) == sorted([0, 1, 2, 3, 4, 5, 6] * tensor)
-    assert world.sum([rank // tensor, 1]) == [sum(range(ranks // tensor)), ranks // tensor]
+    assert sorted(rows) == sorted([0, 1, 2, 3, 4, 5, 6] * (ranks // data))
+    assert world.sum([number, 1]) == [sum(range(data)), data]
     assert world.most(10 - rank) == 10
     assert world.agree(rank == ranks - 1)
     assert not world.agree(False)
-    assert (world.data_number, world.data_count) == (rank // tensor, ranks // tensor)
-    assert world.stream == rank // tensor
+    assert (world.data_number, world.data_count) == (number, data)
+    assert world.stream == rank // grid.sizes["tensor"]
     assert world.on_first(lambda: f"of {rank}") == "of 0"
 
 
@@ -125,7 +126,8 @@ def main() -> None:
         if config.context == 1:
             check_world(plan.world, config.grid(int(ranks)), int(rank))
         run = replace(small(case, Path(place), Path(shards)), parallelism=plan)
-        first = int(rank) % config.tensor == 0  # the other ranks of its group have the same examples
+        at = config.grid(int(ranks)).place(int(rank))
+        first = at["tensor"] == at["pipeline"] == 0  # the other ranks of its group have the same examples
         record = run.directory / f"examples-{ranks}-{rank}.txt" if first else Path(os.devnull)
         run = replace(run, data=Recorded(run.data, record, int(stop) if rank == "0" else 0))
         if stop == "-1" and int(rank) == int(ranks) - 1:  # the last rank's third pass fails

@@ -39,13 +39,18 @@ class Counting:
 
 
 def training(
-    directory: Path, precision: str = "float32", dropout: float = 0.1, family: str = "gpt-neo", **settings: Any
+    directory: Path,
+    precision: str = "float32",
+    dropout: float = 0.1,
+    family: str = "gpt-neo",
+    layers: int = 2,
+    **settings: Any,
 ) -> Training:
     config = decoder_config(
         family,
         vocab_size=V,
         hidden_size=16,
-        num_layers=2,
+        num_layers=layers,
         num_heads=2,
         max_position_embeddings=T,
         residual_dropout=dropout,

@@ -6,7 +6,7 @@ parameters are the whole model, or the part of it that tensor and pipeline paral
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -26,13 +26,19 @@ class Replicated(MixedPrecision):
     def __init__(self, groups: Groups, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__(model, dtype)
         self._groups = groups
+        self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
     def _reduce(self) -> None:
-        group = self._groups.gradients
-        if group is None:
-            return
+        if self._groups.gradients is not None:
+            self._sum(self._groups.gradients, range(len(self._names)))
+        for names, group in self._groups.shared:
+            self._sum(group, [number for number, name in enumerate(self._names) if name in names])
+
+    def _sum(self, group: dist.ProcessGroup, numbers: Sequence[int]) -> None:
+        """Add up the gradients with these numbers over the ranks of `group`."""
         flats, works = [], []
-        for members in buckets(self._grads, BUCKET_ELEMENTS):
+        for places in buckets([self._grads[number] for number in numbers], BUCKET_ELEMENTS):
+            members = [numbers[place] for place in places]
             flat = torch.cat([self._grads[number].flatten().float() for number in members])
             flats.append((members, flat))
             works.append(dist.all_reduce(flat, group=group, async_op=True))
@@ -48,17 +54,23 @@ class Replicated(MixedPrecision):
     def _global_norm(self, norms: Tensor) -> Tensor:
         if self._groups.model is None:
             return super()._global_norm(norms)
-        return global_norm(self._groups, norms, self._masters)
+        return global_norm(self._groups, norms, dict(zip(self._names, self._masters, strict=True)))
 
 
-def global_norm(groups: Groups, norms: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+def global_norm(groups: Groups, norms: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
     """The norm of all gradients of a model, of which this rank has those of `parameters`, with these `norms`.
 
-    Tensor parallelism leaves some parameters to all ranks of a group. Their gradients are counted on the first of them.
+    Several ranks have the parameters that tensor parallelism does not divide, and those that stages of a pipeline
+    share. Their gradients are counted on the first of these ranks.
     """
     squares = norms.to(sum_dtype(norms.device)).square()
-    if groups.place["tensor"]:
-        squares *= squares.new_tensor([division_of(parameter) is not None for parameter in parameters])
+    repeats = groups.place["tensor"] > 0
+    if repeats or groups.counted_elsewhere:
+        counted = [
+            name not in groups.counted_elsewhere and not (repeats and division_of(parameter) is None)
+            for name, parameter in parameters.items()
+        ]
+        squares *= squares.new_tensor(counted)
     square = squares.sum()
     if groups.model is not None:
         dist.all_reduce(square, group=groups.model)

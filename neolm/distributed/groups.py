@@ -24,16 +24,31 @@ class Groups:
         """Ranks that have one copy of the model's parameters together, over which norms are summed; None: this one."""
         self.tensor = self.along(["tensor"])
         """Ranks that share each matrix; None: this one."""
+        self.shared: list[tuple[set[str], dist.ProcessGroup]] = []
+        """Names of parameters that the ranks of a group all have for different layers, so that gradients are summed."""
+        self.counted_elsewhere: set[str] = set()
+        """Names of the parameters here that another rank counts in the norm."""
 
-    def along(self, axes: Sequence[str]) -> dist.ProcessGroup | None:
-        """The ranks that differ from this one in nothing but their places on `axes`; None: no other rank."""
+    def along(self, axes: Sequence[str], places: Sequence[int] | None = None) -> dist.ProcessGroup | None:
+        """The ranks that differ from this one in nothing but their places on `axes`; None: no other rank.
+
+        `places` are those among them that are in the group; None: all.
+        """
         if self.grid.size(axes) == 1:
             return None
         found = None
         for members in self.grid.groups(axes):  # every rank must create all groups
-            group = dist.new_group(members)
-            found = group if dist.get_rank() in members else found
+            chosen = members if places is None else [members[place] for place in places]
+            group = dist.new_group(chosen)
+            found = group if dist.get_rank() in chosen else found
         return found
+
+    def share(self, names: Sequence[str], axis: str, places: Sequence[int]) -> None:
+        """Note that the ranks at `places` of `axis` all have the parameters `names`; the first one counts them."""
+        group = self.along([axis], places)
+        if group is not None:
+            self.shared.append(({*names}, group))
+            self.counted_elsewhere.update(names if self.place[axis] != places[0] else ())
 
     def mesh(self) -> DeviceMesh:
         """The ranks of this place on `pipeline` and `tensor`: groups that share parameters, each with one copy of them.

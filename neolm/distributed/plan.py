@@ -7,6 +7,8 @@
   parallelism, FSDP2; Zhao et al. 2023). With more ranks than n, each group has a copy, and gradients are summed over
   the groups too (hybrid sharding).
 - `context = n`: n ranks divide the tokens of each sequence (`neolm.distributed.context`).
+- `pipeline = p`: the layers are divided over p ranks, through which micro-batches travel; what is said above then holds
+  for the ranks with the same layers.
 
 All train as one process does, because losses are sums that are divided by the number of targets of all ranks.
 """
@@ -17,19 +19,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-import torch
 import torch.distributed as dist
 from torch import nn
 
-from neolm.core.errors import SettingError
 from neolm.distributed.communication import CommunicationMeter
 from neolm.distributed.context import ContextRank
 from neolm.distributed.data_parallel import Replicated
 from neolm.distributed.groups import Groups
+from neolm.distributed.pipeline import MICRO_BATCHES, Pipeline, PipelinePasses
 from neolm.distributed.sharded import EqualPasses, Sharded
 from neolm.distributed.tensor_parallel import TensorGroup, divide
 from neolm.training.parallel_config import ParallelConfig
-from neolm.training.precision import Precision
 from neolm.training.rank_grid import DATA
 from neolm.training.run import Parallelism
 from neolm.training.world import World
@@ -40,14 +40,13 @@ Division = Callable[[nn.Module], None]
 
 def parallelism(config: ParallelConfig, device: str) -> Parallelism:
     """The plan of the ranks in the process group of this process."""
-    if config.pipeline > 1:
-        raise SettingError("parallel.pipeline", "must be 1: this parallelism is not supported yet")
     grid = config.grid(dist.get_world_size() if dist.is_initialized() else 1)
     world = World(config.timeout, grid)
     if world.count == 1:
         return Parallelism(world)
     groups = Groups(grid, device)
-    together = grid.size(DATA) < world.count or config.shard > 1
+    sharded = config.shard > 1
+    together = grid.size(DATA) < world.count or sharded
     plan = Parallelism(world, together=together, meter=CommunicationMeter(world, device))
     divisions = list[Division]()
     if groups.tensor is not None:
@@ -58,19 +57,17 @@ def parallelism(config: ParallelConfig, device: str) -> Parallelism:
         rank = ContextRank(context)
         divisions.append(rank.divide)
         plan = replace(plan, cut=rank.cut)
-    if config.shard == 1:
-        return replace(plan, precision=partial(_divided, divisions, partial(Replicated, groups)))
-    precision = partial(_divided, divisions, partial(Sharded, groups))
-    return replace(plan, precision=precision, passes=partial(EqualPasses, world))
+    if config.pipeline > 1:
+        pipeline = Pipeline(world, groups, config.chunks)
+        divisions.append(pipeline.divide)
+        passes = partial(PipelinePasses, pipeline, sharded)
+        plan = replace(plan, passes=passes, micro_batches=MICRO_BATCHES * config.pipeline)
+    elif sharded:
+        plan = replace(plan, passes=partial(EqualPasses, world))
+    precision = partial(Sharded if sharded else Replicated, groups)
+    return replace(plan, precision=precision, divide=partial(_divide, divisions))
 
 
-def _divided(
-    divisions: Sequence[Division],
-    precision: Callable[[nn.Module, torch.dtype], Precision],
-    model: nn.Module,
-    dtype: torch.dtype,
-) -> Precision:
-    """The `precision` of `model`, of which this rank keeps its part after all `divisions`."""
+def _divide(divisions: Sequence[Division], model: nn.Module) -> None:
     for division in divisions:
         division(model)
-    return precision(model, dtype)

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 
 from neolm.core.errors import InputError
 from neolm.data.batch import Batch
@@ -24,6 +24,7 @@ from neolm.training.loop import blocks_of
 from neolm.training.objective import Objective
 from neolm.training.passes import GradientAccumulation, Sums
 from neolm.training.precision import Precision
+from neolm.training.sharded_tensor import gradient_of
 from neolm.training.world import World
 
 
@@ -47,17 +48,18 @@ class Sharded:
             part.set_gradient_divide_factor(1.0)  # the loop divides by the number of targets
             part.set_force_sum_reduction_for_comms(True)  # gloo has no other one
         self.model = self.working = model
+        self.dtype = dtype
         for name, parameter in model.named_parameters():  # FSDP has replaced them
             divided_as(parameter, divided[name])
         self._groups = groups
-        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._factor = torch.ones(())
 
     def refresh(self) -> None:
         """See `Precision`. The weights are gathered where they are used; what is gathered may be out of date."""
         for part in self._parts:
             part.reshard()
-        for parameter in self._trained:
+        for parameter in self._trained.values():
             parameter.grad = None
 
     def gather(self) -> None:
@@ -66,8 +68,12 @@ class Sharded:
     @torch.no_grad()
     def finish(self, divisor: float, clip: float | None) -> Tensor:
         """See `Precision`."""
-        parameters = [parameter for parameter in self._trained if parameter.grad is not None]
-        norms = torch.stack(torch._foreach_norm([_local(p.grad) for p in parameters], 2, torch.float32))
+        parameters = {name: parameter for name, parameter in self._trained.items() if parameter.grad is not None}
+        grads = {name: gradient_of(parameter) for name, parameter in parameters.items()}
+        for names, group in self._groups.shared:
+            for name in [name for name in grads if name in names]:
+                dist.all_reduce(grads[name], group=group)
+        norms = torch.stack(torch._foreach_norm([*grads.values()], 2, torch.float32))
         norm = global_norm(self._groups, norms, parameters) / divisor
         share = torch.ones_like(norm) if clip is None else (clip / norm).clamp(max=1.0)
         self._factor = (share / divisor).float()
@@ -76,10 +82,10 @@ class Sharded:
     @torch.no_grad()
     def hand_over(self) -> Iterator[None]:
         """See `Precision`. All gradients at once, because each rank has only its part of them."""
-        grads = [_local(parameter.grad) for parameter in self._trained if parameter.grad is not None]
+        grads = [gradient_of(parameter) for parameter in self._trained.values() if parameter.grad is not None]
         torch._foreach_mul_(grads, self._factor)
         yield
-        for parameter in self._trained:
+        for parameter in self._trained.values():
             parameter.grad = None
 
 
@@ -112,9 +118,3 @@ def _own_blocks(model: nn.Module) -> list[nn.Module]:
         for block in blocks
         if id(block) in inside and all(uses[id(p)] == 1 and id(p) not in outside for p in block.parameters())
     ]
-
-
-def _local(gradient: Tensor | None) -> Tensor:
-    assert isinstance(gradient, DTensor)
-    local: Tensor = gradient.to_local()
-    return local

@@ -48,6 +48,8 @@ class Team:
             raise SettingError("parallel.context", "must be 1 in fine-tuning, whose texts are padded or packed")
         if found.parallel.tensor > 1:
             raise SettingError("parallel.tensor", "must be 1 in fine-tuning, whose heads and adapters are not divided")
+        if found.parallel.pipeline > 1:
+            raise SettingError("parallel.pipeline", "must be 1 in fine-tuning, whose objectives run the whole model")
         if config.method != "probe":
             check_ranks(found.parallel, found.batch_sizes, self.ranks.count)
         return found

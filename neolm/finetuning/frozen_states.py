@@ -66,7 +66,7 @@ class FrozenStates:
         with task("Computing the frozen layers", len(self.windows), "windows") as shown:
             for rows in token_batches([len(ids) for ids, _ in self.windows], BATCH_TOKENS):
                 inputs = {name: x.to(model.device) for name, x in padded([self.windows[row] for row in rows]).items()}
-                found = model.lower_states(layers, **inputs).cpu()  # (B, T, C)
+                found = model(**inputs, layers=range(layers)).cpu()  # (B, T, C)
                 for row, hidden in zip(rows, found, strict=True):
                     start, end = self.starts[row], self.starts[row + 1]
                     states[start:end] = hidden[: end - start]

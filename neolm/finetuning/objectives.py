@@ -43,7 +43,8 @@ class TextObjective:
         """The weighted sum of the losses, and of what is right (`accuracy`; of several labels, the share of them)."""
         inputs: dict[str, Any] = {name: batch[name] for name in text_inputs(model)}
         if "hidden" in batch:
-            inputs |= {"hidden": batch["hidden"], "first_layer": self.frozen_layers}
+            layers = range(self.frozen_layers, model.config.num_layers)
+            inputs |= {"hidden": batch["hidden"], "layers": layers}
         logits = model(**inputs).float()
         targets, weights = batch["targets"], batch["weights"]
         losses, right = self._losses(logits, targets)

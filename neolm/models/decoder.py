@@ -65,6 +65,8 @@ class Decoder(Trunk):
         logits: bool = True,
         labels: Tensor | None = None,
         z_loss: float = 0.0,
+        hidden: Tensor | None = None,
+        layers: range | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, T, V) of the token after each of `input_ids` (B, T), or the loss of predicting `labels`.
 
@@ -82,6 +84,9 @@ class Decoder(Trunk):
             labels: (B, T), the token after each of `input_ids`, -100 where it does not count. The result is then a pair
                 of sums over the tokens, in float32: the loss to minimise, and the cross-entropy in nats.
             z_loss: Weight of log^2 of the softmax's denominator in the loss to minimise.
+            hidden: (B, T, C), the hidden states before the first of `layers`; None: the embeddings of `input_ids`.
+            layers: Layers to compute; None: all. Without the model's last one, the result is the hidden states
+                (B, T, C) after them.
         """
         if cache is not None and (attention_mask is not None or positions is None):
             raise ValueError(
@@ -95,8 +100,15 @@ class Decoder(Trunk):
         masks: Masks = {}
         if attention_mask is not None:
             masks = {window: causal_mask(attention_mask, window) for window in self.config.windows}
-        hidden = self.hidden_states(input_ids, masks, positions, cache)
-        return self.head(hidden, labels, z_loss) if logits else hidden
+        hidden = self.hidden_states(input_ids, masks, positions, cache, hidden, layers)
+        if not logits or (layers is not None and layers.stop < self.config.num_layers):
+            return hidden
+        return self.head(hidden, labels, z_loss)  # type: ignore[no-any-return]
+
+    def modules_of(self, layers: range) -> list[nn.Module]:
+        """See `Trunk.modules_of`; with the last layer the head too."""
+        found = super().modules_of(layers)
+        return [*found, self.head] if layers.stop == self.config.num_layers else found
 
     def pooled(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Final hidden state of each text's last token, (B, C), of `input_ids` (B, T).

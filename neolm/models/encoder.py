@@ -136,7 +136,7 @@ class Encoder(Model):
         labels: Tensor | None = None,
         sentence_labels: Tensor | None = None,
         hidden: Tensor | None = None,
-        first_layer: int = 0,
+        layers: range | None = None,
     ) -> Tensor | PretrainingSums:
         """Logits of the head, or the sums of the pretraining losses.
 
@@ -146,9 +146,10 @@ class Encoder(Model):
             token_type_ids: (B, T), 0 for the first segment, 1 for the second; None: zeros.
             labels: (B, T), the original token at the positions to predict, -100 elsewhere. Gives the sums.
             sentence_labels: (B), label of the sentence task, -100 where there is none. Needs `labels`.
-            hidden: (B, T, C), the hidden states before layer `first_layer`, which are then not computed: of `input_ids`
-                only the shape counts.
-            first_layer: See `hidden`.
+            hidden: (B, T, C), the hidden states before the first of `layers`: of `input_ids` only the shape counts.
+                None: the embeddings of `input_ids`.
+            layers: Layers to compute; None: all. Without the model's last one, the result is the hidden states
+                (B, T, C) after them, zero at padding.
 
         Returns:
             (B, T, V) for `pretraining` and `masked` heads (`sentence_logits` gives the other head's), (B, T, K) for
@@ -156,8 +157,9 @@ class Encoder(Model):
             choices, (B, 2) for a sentence head alone, and the hidden states (B, T, C) without a head. Logits at
             padding are those of a zero vector.
         """
-        layers = range(first_layer, self.config.num_layers)
         hidden, layout = self._encode(input_ids, attention_mask, token_type_ids, layers, hidden)
+        if layers is not None and layers.stop < self.config.num_layers:
+            return layout.unflatten(hidden).clone()  # not a view, on which a wrapper's hooks do not hold
         if labels is not None:
             return self._pretraining_sums(hidden, layout, labels, sentence_labels)
         if self.config.head == "sentence":
@@ -173,10 +175,14 @@ class Encoder(Model):
         hidden, layout = self._encode(input_ids, attention_mask, token_type_ids)
         return layout.unflatten(hidden)
 
-    def lower_states(self, layers: int, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        """Hidden states (B, T, C) after the first `layers`, zero at padding, which `forward` takes as `hidden`."""
-        hidden, layout = self._encode(input_ids, attention_mask, token_type_ids, range(layers))
-        return layout.unflatten(hidden)
+    def modules_of(self, layers: range) -> list[nn.Module]:
+        """The modules that compute `layers`: with the first one the embeddings, with the last one the heads."""
+        found: list[nn.Module | None] = [self.blocks[n] for layer in layers for n in self.config.blocks_of(layer)]
+        if layers.start == 0:
+            found += [self.embedding, self.positions, self.token_types, self.embedding_norm, self.projection]
+        if layers.stop == self.config.num_layers:
+            found += [self.pooler, self.head, self.sentence_head]
+        return [module for module in found if module is not None]
 
     def sentence_logits(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None

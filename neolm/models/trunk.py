@@ -57,21 +57,42 @@ class Trunk(Model):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
 
     def hidden_states(
-        self, input_ids: Tensor, masks: Masks, positions: Tensor | None, cache: KeyValueCache | None
+        self,
+        input_ids: Tensor,
+        masks: Masks,
+        positions: Tensor | None,
+        cache: KeyValueCache | None,
+        hidden: Tensor | None = None,
+        layers: range | None = None,
     ) -> Tensor:
-        """Final hidden states (B, T, C) of `input_ids` (B, T); `positions` (T) or (B, T), None: 0, 1, ..."""
+        """Final hidden states (B, T, C) of `input_ids` (B, T); `positions` (T) or (B, T), None: 0, 1, ...
+
+        `layers` (None: all) are computed, from `hidden` (B, T, C), or from the embeddings if it is None. The final norm
+        follows the last layer of the model.
+        """
         if positions is None:
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        x = self.embedding(input_ids)  # (B, T, C)
+        x = self._embed(input_ids, positions) if hidden is None else hidden
         angles = None
+        if self.positions is None:
+            angles = rotary_table(positions, self.config.rotary_size, self.config.rotary_base, x.dtype)
+        layers = layers or range(self.config.num_layers)
+        for layer in layers:
+            x = self.blocks[layer](x, angles, masks, cache)
+        return self.norm(x) if layers.stop == self.config.num_layers else x
+
+    def _embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        x = self.embedding(input_ids)  # (B, T, C)
         if self.positions is not None:
             x = x + self.positions(positions)
-        else:
-            angles = rotary_table(positions, self.config.rotary_size, self.config.rotary_base, x.dtype)
-        x = dropout(x, self.config.embedding_dropout, self.training)
-        for block in self.blocks:
-            x = block(x, angles, masks, cache)
-        return self.norm(x)  # type: ignore[no-any-return]
+        return dropout(x, self.config.embedding_dropout, self.training)
+
+    def modules_of(self, layers: range) -> list[nn.Module]:
+        """The modules that compute `layers`: with the first one the embeddings, with the last one the norm."""
+        found = [self.blocks[layer] for layer in layers]
+        if layers.start == 0:
+            found += [self.embedding, *([self.positions] if self.positions is not None else [])]
+        return [*found, self.norm] if layers.stop == self.config.num_layers else found
 
     @property
     def norms(self) -> nn.LayerNorm:

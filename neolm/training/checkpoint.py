@@ -37,7 +37,9 @@ class Checkpoint:
         """Optimiser steps done."""
         return int(self.state["step"])
 
-    def tensors(self, part: str, like: Callable[[str, torch.Size], Tensor | None] | None = None) -> dict[str, Tensor]:
+    def tensors(
+        self, part: str, like: Callable[[str, torch.Size], Tensor | bool] = lambda name, size: True
+    ) -> dict[str, Tensor]:
         """Read the tensors of `part`, such as `weights`, assembled from all shards; see `read_tensors`."""
         return read_tensors(self.directory / part, like)
 

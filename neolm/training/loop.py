@@ -32,7 +32,7 @@ from neolm.training.checkpoint_writer import CheckpointWriter
 from neolm.training.journal import Journal
 from neolm.training.metrics import MetricsLog
 from neolm.training.numerics import numerics
-from neolm.training.passes import Sums, read_sums
+from neolm.training.passes import Passes, read_sums
 from neolm.training.run import RolloutData, Training
 from neolm.training.state import Progress, TrainingState, weights_of
 from neolm.training.step import OptimiserStep
@@ -70,13 +70,13 @@ def train(training: Training) -> Progress:
                 asynchronous=config.asynchronous_checkpoints,
             )
         )
+        optimiser_step = OptimiserStep(training, state, module)
         if not progress.step:
-            for name, loss in _measure_others(training, module, state).items():
+            for name, loss in _measure_others(training, optimiser_step.passes, state).items():
                 say(f"before the training: {name} validation loss {loss:.4f}")
         bar = stack.enter_context(task("Training", total, "steps", start=progress.step))
         interrupted = stack.enter_context(_interruptible())
         journal = Journal(training, state, bar, log)
-        optimiser_step = OptimiserStep(training, state, module)
         for step in range(progress.step + 1, total + 1):
             if _has_lost_patience(training, progress):  # a resumed run, which was killed after its last checkpoint
                 break
@@ -94,7 +94,7 @@ def train(training: Training) -> Progress:
                 optimiser_step.read(result)
             journal.step(result, learning_rate, time.perf_counter() - began)
             if validates:
-                _validate(training, module, state, journal, writer)
+                _validate(training, optimiser_step.passes, state, journal, writer)
                 ends = ends or _has_lost_patience(training, progress)
             if saves or ends:
                 writer.save("step", state.parts(), state.record())
@@ -113,6 +113,7 @@ def _state(training: Training) -> TrainingState:
     for model in training.frozen:
         model.to(device, dtype).eval().requires_grad_(False)
     parallelism = training.parallelism
+    parallelism.divide(training.model)  # first, because the whole model may be too large for the device
     state = TrainingState(training.model.to(device), training.config, dtype, parallelism)
     checkpoint = parallelism.world.on_first(partial(_last_checkpoint, training.checkpoints))
     if checkpoint is None:
@@ -182,7 +183,7 @@ def _reader(training: Training, state: TrainingState, module: nn.Module, stack: 
     if isinstance(data, RolloutData):
 
         def rollout(step: int) -> Batch:
-            with _evaluation(module, state):
+            with _evaluation(state):
                 return data.rollout(step, module)
 
         return rollout
@@ -214,16 +215,16 @@ def _interruptible() -> Iterator[threading.Event]:
 
 
 def _validate(
-    training: Training, module: nn.Module, state: TrainingState, journal: Journal, writer: CheckpointWriter
+    training: Training, passes: Passes, state: TrainingState, journal: Journal, writer: CheckpointWriter
 ) -> None:
     """Measure the validation loss, also of the EMA weights if there are any, and save the best weights so far."""
     if not training.validation:
         return
-    means, average = _measure(training, module, state, training.validation), None
-    others = _measure_others(training, module, state)
+    means, average = _measure(training, passes, state, training.validation), None
+    others = _measure_others(training, passes, state)
     if state.average is not None:
         with state.average.in_place():
-            average = _measure(training, module, state, training.validation)
+            average = _measure(training, passes, state, training.validation)
     journal.validation(means, average, others)
     progress = state.progress
     score = training.criterion(means)
@@ -244,33 +245,37 @@ def _has_lost_patience(training: Training, progress: Progress) -> bool:
     return True
 
 
-def _measure_others(training: Training, module: nn.Module, state: TrainingState) -> dict[str, float]:
+def _measure_others(training: Training, passes: Passes, state: TrainingState) -> dict[str, float]:
     """The loss of each of the other validations."""
     others = training.other_validation
-    return {name: _measure(training, module, state, batches)["loss"] for name, batches in others.items() if batches}
+    return {name: _measure(training, passes, state, batches)["loss"] for name, batches in others.items() if batches}
 
 
-def _measure(training: Training, module: nn.Module, state: TrainingState, batches: Sequence[Batch]) -> dict[str, float]:
+def _measure(training: Training, passes: Passes, state: TrainingState, batches: Sequence[Batch]) -> dict[str, float]:
     """Loss and metrics on validation batches, with the current weights."""
     objective, world = training.objective, training.parallelism.world
-    sums, counts = Sums(), dict.fromkeys(objective.weights, 0.0)
-    with _evaluation(module, state):
-        for start in range(0, len(batches), world.data_count):
-            group = batches[start : start + world.data_count]
-            # all ranks run as many passes; a rank without a batch of its own repeats the last one with weight zero
-            batch = training.parallelism.cut(group[min(world.data_number, len(group) - 1)])
-            weight = float(world.data_number < len(group))
-            sums.add(objective(module, batch.to(training.device.value)), weight)
-            for term, targets in objective.targets(batch).items():
-                counts[term] += weight * targets
+    counts = dict.fromkeys(objective.weights, 0.0)
+    own, weights = [], []
+    for start in range(0, len(batches), world.data_count):
+        group = batches[start : start + world.data_count]
+        # all ranks run as many passes; a rank without a batch of its own repeats the last one with weight zero
+        batch = training.parallelism.cut(group[min(world.data_number, len(group) - 1)])
+        weight = float(world.data_number < len(group))
+        own.append(batch.to(training.device.value))
+        weights.append(weight)
+        for term, targets in objective.targets(batch).items():
+            counts[term] += weight * targets
+    with _evaluation(state):
+        sums = passes.measure(own, weights)
         values, _ = read_sums(sums, world)
     counts = dict(zip(counts, world.sum(list(counts.values())), strict=True))
     return sums.means(values, counts, objective.weights)
 
 
 @contextmanager
-def _evaluation(module: nn.Module, state: TrainingState) -> Iterator[None]:
-    """Put `module` into evaluation mode with the current weights and without gradients."""
+def _evaluation(state: TrainingState) -> Iterator[None]:
+    """Put the working model into evaluation mode with the current weights and without gradients."""
+    module = state.weights.working
     state.weights.refresh()
     module.eval()
     with torch.no_grad():

@@ -33,7 +33,11 @@ class Muon(torch.optim.Optimizer):
     """Muon for matrices (rows, columns); each has its momentum in the state, as `momentum_buffer`."""
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.1, momentum: float = 0.95
+        self,
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
     ) -> None:
         self.found_inf: Tensor | None = None
         """As of torch's fused AdamW: a scalar on the device; if it is 1, a step changes no matrix."""

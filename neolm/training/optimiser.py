@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neolm.core.errors import InputError
 from neolm.training.config import TrainConfig
 from neolm.training.division import divided_as
 from neolm.training.lamb import Lamb
+from neolm.training.model_part import whole_parameters
 from neolm.training.muon import Muon
 from neolm.training.sharded_tensor import zeros_like_sharded
 
@@ -31,14 +32,16 @@ LARGE_STEP = 2**24  # the largest exact float32 counter, where it stays; 0.99999
 def build_optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Create the optimisers of the parameters of `model`, each in a group with or without weight decay.
 
-    LAMB scales the steps of the parameters that decay, as ALBERT's code does. Frozen parameters are left out.
+    LAMB scales the steps of the parameters that decay, as ALBERT's code does. Frozen parameters are left out. In
+    each group, `numbers` are the places of its parameters among those of the whole model.
 
     Raises:
         InputError: the model is quantised, or all of it is frozen.
     """
     if getattr(model, "quantized", None):
         raise InputError("a quantised model cannot be trained. Train the original model, then quantise it")
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trained = [(name, parameter) for name, parameter in whole_parameters(model) if parameter.requires_grad]
+    own = {id(parameter) for parameter in model.parameters()}
     if not trained:
         raise InputError("there is nothing to train: all parameters of the model are frozen")
     matrices: list[nn.Parameter] = []
@@ -68,10 +71,21 @@ def build_optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
     ]
     optimisers: list[torch.optim.Optimizer] = []
     if described:
-        optimisers.append(_adam_or_lamb(described, config))
+        optimisers.append(_adam_or_lamb(_own_members(described, own), config))
     if matrices:
-        optimisers.append(Muon(matrices, config.learning_rate, config.weight_decay, config.momentum))
+        groups_of_own = _own_members([{"params": matrices}], own)
+        optimisers.append(Muon(groups_of_own, config.learning_rate, config.weight_decay, config.momentum))
     return optimisers
+
+
+def _own_members(groups: list[dict[str, Any]], own: set[int]) -> list[dict[str, Any]]:
+    """The groups with those of their parameters whose ids are in `own`, and the `numbers` of these."""
+    found, first = [], 0
+    for group in groups:
+        members = [(n, p) for n, p in enumerate(group["params"], first) if id(p) in own]
+        found.append({**group, "params": [p for _, p in members], "numbers": [n for n, _ in members]})
+        first += len(group["params"])
+    return found
 
 
 def _adam_or_lamb(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
@@ -118,35 +132,42 @@ def kind_of_parameter(name: str, parameter: nn.Parameter) -> str:
     return "embedding" if name.startswith(("embedding.", "positions.", "token_types.")) else "matrix"
 
 
-def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
-    """State of the optimisers as named tensors: `<optimiser>.<parameter>.<key>`."""
+def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """State of the optimisers as named tensors: `<optimiser>.<number of the parameter>.<key>`."""
     found = {}
-    for number, optimiser in enumerate(optimisers):
-        parameters = _parameters(optimiser)
+    for place, optimiser in enumerate(optimisers):
+        numbered = [*_numbered(optimiser).items()]
         for index, entry in optimiser.state_dict()["state"].items():
+            number, parameter = numbered[index]
             for key, value in entry.items():
-                tensor, parameter = torch.as_tensor(value), parameters[index]
-                found[f"{number}.{index}.{key}"] = (
+                tensor = torch.as_tensor(value)
+                found[f"{place}.{number}.{key}"] = (
                     divided_as(tensor, parameter) if tensor.shape == parameter.shape else tensor
                 )
     return found
 
 
-def moment_like(optimisers: Sequence[torch.optim.Optimizer], name: str, size: torch.Size) -> torch.Tensor | None:
-    """A tensor to read the state `name` of `optimiser_tensors` into; None unless its parameter is sharded."""
-    number, index, _ = name.split(".", maxsplit=2)
-    return zeros_like_sharded(_parameters(optimisers[int(number)])[int(index)], size)
+def moment_like(optimisers: Sequence[torch.optim.Optimizer], name: str, size: torch.Size) -> Tensor | bool:
+    """What `read_tensors` reads the state `name` of `optimiser_tensors` into; False: other processes have it."""
+    place, number, _ = name.split(".", maxsplit=2)
+    parameter = _numbered(optimisers[int(place)]).get(int(number))
+    if parameter is None:
+        return False
+    divided = zeros_like_sharded(parameter, size)
+    return True if divided is None else divided
 
 
-def _parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [p for group in optimiser.param_groups for p in group["params"]]
+def _numbered(optimiser: torch.optim.Optimizer) -> dict[int, nn.Parameter]:
+    """The optimiser's parameters in the order of its `state_dict`, by their numbers among those of the whole model."""
+    return {n: p for group in optimiser.param_groups for n, p in zip(group["numbers"], group["params"], strict=True)}
 
 
-def restore_optimisers(optimisers: Sequence[torch.optim.Optimizer], tensors: dict[str, torch.Tensor]) -> None:
-    """Restore the result of `optimiser_tensors`."""
+def restore_optimisers(optimisers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    """Restore the result of `optimiser_tensors`, or the part of it that belongs to the parameters here."""
     states: list[dict[int, dict[str, Any]]] = [{} for _ in optimisers]
+    numbers = [[*_numbered(optimiser)] for optimiser in optimisers]
     for name, value in tensors.items():
-        number, index, key = name.split(".", maxsplit=2)
-        states[int(number)].setdefault(int(index), {})[key] = value
+        place, number, key = name.split(".", maxsplit=2)
+        states[int(place)].setdefault(numbers[int(place)].index(int(number)), {})[key] = value
     for optimiser, state in zip(optimisers, states, strict=True):
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -25,10 +25,17 @@ class ParallelConfig(Config):
     """Processes over which the matrices of each layer and the vocabulary are divided (tensor parallelism)."""
     pipeline: Annotated[int, Field(gt=0), Unit("processes")] = 1
     """Processes, or stages, over which the layers are divided (pipeline parallelism)."""
+    chunks: Annotated[int, Field(gt=0), Unit("chunks")] = 1
+    """Parts of the layers of each pipeline process, which alternate with those of the others (interleaved 1F1B). With
+    more of them the processes wait less for each other, and send more; 1: its layers follow one another (1F1B)."""
     context: Annotated[int, Field(gt=0), Unit("processes")] = 1
     """Processes over which the tokens of each sequence are divided (context parallelism)."""
     timeout: Annotated[int, Field(gt=0), Unit("seconds")] = 600
     """Time for which the processes wait for one that does not answer, before all of them end."""
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that other fields make meaningless, each with the reason."""
+        return {"chunks": "parallel.pipeline is 1"} if self.pipeline == 1 else {}
 
     def grid(self, ranks: int) -> RankGrid:
         """The places of `ranks` processes, a multiple of those that one copy of the model needs."""
@@ -76,6 +83,10 @@ def check_model(config: ParallelConfig, model: DecoderConfig | EncoderConfig, se
     if model.num_heads % config.tensor:
         heads = f"the {model.num_heads} attention heads of the model"
         raise SettingError("parallel.tensor", f"{config.tensor} processes cannot divide {heads} evenly")
+    stages = config.pipeline * config.chunks
+    if config.pipeline > 1 and stages > model.num_layers:
+        parts = f"{config.pipeline} x {config.chunks} chunks" if config.chunks > 1 else f"{stages} stages"
+        raise SettingError("parallel.pipeline", f"the model's {model.num_layers} layers are too few for {parts}")
     if config.context > 1:
         if isinstance(model, EncoderConfig):
             reason = f"must be 1: {model.family} is an encoder, whose sequences are not divided"

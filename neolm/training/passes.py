@@ -60,6 +60,9 @@ class Passes(Protocol):
     def run(self, parts: Sequence[Batch], factors: Mapping[str, float]) -> Sums:
         """Accumulate the gradient of the sum over terms of factor * total, over micro-batches on the device."""
 
+    def measure(self, batches: Sequence[Batch], weights: Sequence[float]) -> Sums:
+        """The sums over `batches` on the device, each times its weight, without gradients."""
+
 
 class GradientAccumulation:
     """Runs one micro-batch after the other, forward and backward."""
@@ -75,6 +78,14 @@ class GradientAccumulation:
             weighted_loss(terms, factors).backward()  # type: ignore[no-untyped-call]
             self._precision.gather()
             sums.add(terms)
+        return sums
+
+    @torch.no_grad()
+    def measure(self, batches: Sequence[Batch], weights: Sequence[float]) -> Sums:
+        """See `Passes`."""
+        sums = Sums()
+        for batch, weight in zip(batches, weights, strict=True):
+            sums.add(self._objective(self._module, batch), weight)
         return sums
 
 

@@ -28,6 +28,8 @@ class Precision(Protocol):
 
     working: nn.Module
     """The module that the passes run in."""
+    dtype: torch.dtype
+    """Type of the passes."""
 
     def refresh(self) -> None:
         """Copy the master weights to the working weights and clear the gradients."""
@@ -57,6 +59,7 @@ class MixedPrecision:
             if parameter.requires_grad and parameter.dtype != torch.float32:
                 raise InputError(f"{name} is {parameter.dtype}; what is trained must be float32 (dtype='float32')")
         self.model = self.working = model
+        self.dtype = dtype
         if dtype != torch.float32:  # cast before the copy, so that there is no second one in float32
             cast = {id(p): nn.Parameter(p.detach().to(dtype), p.requires_grad) for p in model.parameters()}
             self.working = copy.deepcopy(model, cast)
@@ -88,13 +91,15 @@ class MixedPrecision:
         """See `Precision`. The sums are in float32 from the second micro-batch on."""
         if self.working is self.model:
             return  # autograd accumulates in float32
-        fresh = _take_gradients(self._copies)
         if not self._grads:
-            self._grads = fresh
+            self._grads = _take_gradients(self._copies)
             return
-        for number, grad in enumerate(self._grads):  # one at a time, so that each is freed as the next is made
-            self._grads[number] = grad.float()
-        torch._foreach_add_(self._grads, fresh)
+        fresh = [number for number, parameter in enumerate(self._copies) if parameter.grad is not None]
+        for number in fresh:  # one at a time, so that each is freed as the next is made
+            self._grads[number] = self._grads[number].float()
+        if fresh:
+            grads = _take_gradients([self._copies[number] for number in fresh])
+            torch._foreach_add_([self._grads[number] for number in fresh], grads)
 
     @torch.no_grad()
     def finish(self, divisor: float, clip: float | None) -> Tensor:

@@ -214,7 +214,8 @@ def _prepare(
     require(source, "shards", "run RECIPE")
     task = pretrain_task(source, tokenizer, architecture, config, seed)
     world = parallelism.world
-    if config.parallel.shard * config.parallel.tensor == 1:
+    whole = config.parallel.shard * config.parallel.pipeline * config.parallel.tensor == 1
+    if whole:
         largest = -(-config.batch_size // world.data_count)  # of a rank
         require_fit(architecture, config.model_copy(update={"batch_size": largest}), precision.value, device.value)
     else:
@@ -258,7 +259,7 @@ def _prepare(
         flops_per_token=task.flops_per_token,
         ceiling=ceiling,
         unigram_entropy=task.unigram_entropy,
-        diagnosis=task.diagnosis,
+        diagnosis=task.diagnosis if whole else Training.diagnosis,
         trackers=partial(open_trackers, config.track, stage.directory, stage.config),
     )
 

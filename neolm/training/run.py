@@ -83,6 +83,10 @@ class Parallelism:
     world: World = field(default_factory=World)
     precision: Callable[[nn.Module, torch.dtype], Precision] = MixedPrecision
     passes: Callable[[nn.Module, Objective, Precision], Passes] = GradientAccumulation
+    divide: Callable[[nn.Module], None] = lambda model: None
+    """Changes a whole model in host memory into the part of this process, in place."""
+    micro_batches: int = 1
+    """Micro-batches of a step, at most, where `micro_batch_size` is not given."""
     cut: Callable[[Batch], Batch] = lambda batch: batch
     """The part of a batch of sequences, on the host, that this process computes; context parallelism divides them."""
     meter: StepMeter | None = None

@@ -65,7 +65,7 @@ class OptimiserStep:
 
     def __init__(self, training: Training, state: TrainingState, module: nn.Module) -> None:
         self._training, self._state, self._world = training, state, training.parallelism.world
-        self._passes = training.parallelism.passes(module, training.objective, state.weights)
+        self.passes = training.parallelism.passes(module, training.objective, state.weights)
         device = training.device.value
         self._first_failure = torch.zeros((), dtype=torch.int32, device=device)  # its step
         self._failed = torch.zeros((), device=device)
@@ -91,7 +91,7 @@ class OptimiserStep:
         counts = dict(zip(targets, counted, strict=True))
         factors, divisor = gradient_factors(counts, objective.weights)
         scale = self._loss_scale(parts[0])
-        sums = self._passes.run(parts, {term: factor * scale for term, factor in factors.items()})
+        sums = self.passes.run(parts, {term: factor * scale for term, factor in factors.items()})
         norm = weights.finish(divisor * scale, training.config.gradient_clip)
         result = StepResult(int(tokens), counts, sums, norm)
         if self._deferred:
@@ -128,8 +128,9 @@ class OptimiserStep:
         return Outcome(means, norm), int(first_failure)
 
     def _parts(self, batch: Batch) -> list[Batch]:
-        size = self._training.config.micro_batch_size or len(batch)
-        return [part.to(self._training.device.value) for part in batch.split(size)]
+        training = self._training
+        size = training.config.micro_batch_size or -(-len(batch) // training.parallelism.micro_batches)
+        return [part.to(training.device.value) for part in batch.split(size)]
 
     def _loss_scale(self, part: Batch) -> float:
         """Factor of the summed loss: 1, or for float16 its loss scale over the tokens of a micro-batch.

@@ -119,15 +119,21 @@ def read_shards(directory: Path, into: Mapping[str, Tensor]) -> None:
                     target_box.copy_(opened.get_slice(name)[source])
 
 
-def read_tensors(directory: Path, like: Callable[[str, torch.Size], Tensor | None] | None = None) -> dict[str, Tensor]:
-    """Read all tensors of a directory, assembled from their parts.
+def read_tensors(
+    directory: Path, like: Callable[[str, torch.Size], Tensor | bool] = lambda name, size: True
+) -> dict[str, Tensor]:
+    """Read the tensors of a directory, assembled from their parts.
 
-    `like` returns a new tensor to read into, such as a DTensor, for a name and a size; None: a whole tensor is read.
+    `like` returns a new tensor to read into, such as a DTensor, for a name and a size; True: a whole tensor is read;
+    False: none.
     """
     found = {}
     for name, metadata in HuggingFaceStorageReader(str(directory)).read_metadata().state_dict_metadata.items():
         assert isinstance(metadata, TensorStorageMetadata)
-        divided = like(name, metadata.size) if like is not None else None
-        found[name] = torch.empty(metadata.size, dtype=metadata.properties.dtype) if divided is None else divided
+        into = like(name, metadata.size)
+        if into is True:
+            found[name] = torch.empty(metadata.size, dtype=metadata.properties.dtype)
+        elif into is not False:
+            found[name] = into
     read_shards(directory, found)
     return found

@@ -80,9 +80,14 @@ DECODERS = ["gpt2", "gpt-neo", "gpt-neox"]
 PLANS = [
     *((2, "", FEW), (2, "shard=2", [*CASES]), (4, "shard=2", FEW), (2, "context=2", DECODERS)),
     *((2, "tensor=2", [*CASES]), (4, "tensor=2", ["gpt2"]), (4, "tensor=2,shard=2", ["gpt-neo"])),
+    *((2, "pipeline=2", FEW), (2, "pipeline=2,chunks=2", ["gpt2-deep"]), (4, "pipeline=2,shard=2", ["gpt2"])),
+    (4, "pipeline=2,tensor=2", FEW),
 ]
 SLOW_PLANS = [
     *((2, "", [*CASES]), (4, "shard=2", [*CASES]), (4, "shard=4", [*CASES])),
+    *((2, "pipeline=2", [*CASES]), (4, "pipeline=2", [*CASES]), (4, "pipeline=2,shard=2", [*CASES])),
+    *((4, "pipeline=4", ["gpt2-deep", "albert-groups"]), (2, "pipeline=2,chunks=2", ["albert-groups"])),
+    *((4, "pipeline=2,context=2", ["gpt2"]), (4, "pipeline=2,chunks=2,shard=2", ["gpt2-deep", "albert-groups"])),
     *((4, "context=2", DECODERS), (4, "context=2,shard=2", DECODERS), (4, "context=4", DECODERS)),
     *((4, "tensor=2", [*CASES]), (4, "tensor=2,shard=2", [*CASES]), (4, "tensor=2,context=2", DECODERS)),
 ]
@@ -108,7 +113,10 @@ def test_plans_train_as_one_process(
     [
         (["shard=4", "", "shard=2"], "gpt-neo"),
         (["tensor=2,shard=2", "", "tensor=2"], "gpt-neo"),
+        (["pipeline=2,shard=2", "", "pipeline=2"], "albert-groups"),
         pytest.param(["tensor=4", "shard=3", "tensor=2"], "albert-groups", marks=pytest.mark.slow),
+        pytest.param(["pipeline=2,tensor=2", "shard=3", "pipeline=2,chunks=2"], "gpt2-deep", marks=pytest.mark.slow),
+        pytest.param(["pipeline=4", "", "pipeline=2"], "gpt2-deep", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_goes_on_under_another_plan(tmp_path: Path, shards: Path, one: Path, plans: list[str], case: str) -> None:
@@ -122,20 +130,21 @@ def test_a_run_goes_on_under_another_plan(tmp_path: Path, shards: Path, one: Pat
 
 
 @pytest.mark.parametrize(
-    ("plan", "words"),
+    ("plan", "step", "words"),
     [
-        ("", "on rank 1: first in the loss itself"),
-        ("shard=2", "divided over processes"),
-        ("tensor=2", "divided over processes"),
+        ("", 3, "on rank 1: first in the loss itself"),
+        ("shard=2", 3, "divided over processes"),
+        ("tensor=2", 3, "divided over processes"),
+        ("pipeline=2", 1, "divided over processes"),  # the third micro-batch is of the first step
     ],
 )
 def test_a_loss_that_is_not_finite_on_one_rank_is_explained_by_all(
-    tmp_path: Path, shards: Path, plan: str, words: str
+    tmp_path: Path, shards: Path, plan: str, step: int, words: str
 ) -> None:
     launch(2, plan, tmp_path / "run", shards, ["gpt-neo"], stop=-1)
     said = [(tmp_path / "run" / "gpt-neo" / f"error-{rank}.txt").read_text() for rank in range(2)]
     assert said[0] == said[1]
-    assert said[0].startswith("step 3: the loss or its gradient is not finite")
+    assert said[0].startswith(f"step {step}: the loss or its gradient is not finite")
     assert words in said[0]
 
 

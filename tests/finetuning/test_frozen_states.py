@@ -36,7 +36,7 @@ def test_the_upper_layers_of_stored_states_give_the_logits_of_the_whole_model(
             assert hidden.dtype == dtype
             expected = model(**inputs)
             inputs["input_ids"] = torch.zeros_like(inputs["input_ids"])  # only its shape counts
-            found = model(**inputs, hidden=hidden, first_layer=2)
+            found = model(**inputs, hidden=hidden, layers=range(2, 3))
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 if dtype == torch.float32 else 5e-2)
 
 
