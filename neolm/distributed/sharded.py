@@ -19,7 +19,7 @@ from neolm.core.errors import InputError
 from neolm.data.batch import Batch
 from neolm.distributed.data_parallel import global_norm
 from neolm.distributed.groups import Groups
-from neolm.training.division import divided_as
+from neolm.training.division import division_of, mark
 from neolm.training.loop import blocks_of
 from neolm.training.objective import Objective
 from neolm.training.passes import GradientAccumulation, Sums
@@ -39,7 +39,7 @@ class Sharded:
             None if dtype == torch.float32 else dtype, torch.float32, cast_forward_inputs=False
         )
         mesh = groups.mesh()
-        divided = dict(model.named_parameters())
+        divisions = {name: division_of(parameter) for name, parameter in model.named_parameters()}
         for block in _own_blocks(model):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -50,7 +50,7 @@ class Sharded:
         self.model = self.working = model
         self.dtype = dtype
         for name, parameter in model.named_parameters():  # FSDP has replaced them
-            divided_as(parameter, divided[name])
+            mark(parameter, divisions[name])
         self._groups = groups
         self._trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._factor = torch.ones(())

@@ -48,7 +48,7 @@ class Division:
     def divide(self, parameter: nn.Parameter) -> None:
         """Leave to `parameter` the part of this process, and mark it."""
         parameter.data = self.part(parameter.data)
-        parameter.division = self  # type: ignore[attr-defined]
+        mark(parameter, self)
 
     def part(self, whole: Tensor) -> Tensor:
         """The part of this process, a copy."""
@@ -81,11 +81,16 @@ def division_of(tensor: Tensor) -> Division | None:
     return getattr(tensor, "division", None)
 
 
-def divided_as(tensor: Tensor, like: Tensor) -> Tensor:
-    """`tensor`, marked as divided in the way of `like`, if that is divided."""
-    if (division := division_of(like)) is not None:
+def mark(tensor: Tensor, division: Division | None) -> Tensor:
+    """`tensor`, marked as the part of this process; None: it is not divided."""
+    if division is not None:
         tensor.division = division  # type: ignore[attr-defined]
     return tensor
+
+
+def divided_as(tensor: Tensor, like: Tensor) -> Tensor:
+    """`tensor`, marked as divided in the way of `like`, if that is divided."""
+    return mark(tensor, division_of(like))
 
 
 def whole_size(tensor: Tensor) -> torch.Size:

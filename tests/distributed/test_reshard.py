@@ -10,6 +10,7 @@ from neolm.training.checkpoint import last_checkpoint
 from neolm.training.checkpoint_writer import CheckpointWriter
 
 SIZES = {"a.rows": (10, 3), "b.columns": (4, 6), "c.uneven": (5, 3), "d.few": (1, 2), "e.all": (7,), "f.step": ()}
+SIZES |= {"g.blocks": (15, 3), "h.columns": (3, 5)}  # divided as by tensor parallelism
 
 # One process of several. Every tensor is a function of its name and the step; `PLACED` says how it is spread.
 RANK = (
@@ -21,28 +22,36 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from neolm.core.errors import StorageError
 from neolm.training import checkpoint_writer
 from neolm.training.checkpoint import last_checkpoint
 from neolm.training.checkpoint_writer import CheckpointWriter
+from neolm.training.division import Division, mark
 
 rank, world, store, root, source = sys.argv[1:]
 rank, world, root, source = int(rank), int(world), Path(root), Path(source)
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
 
 PLACED = {"a.rows": Shard(0), "b.columns": Shard(1), "c.uneven": Shard(0), "d.few": Shard(0), "e.all": Replicate()}
+DIVIDED = {"g.blocks": (0, 3), "h.columns": (1, 1)}  # dimension, blocks of rows
+with_fsdp = init_device_mesh("cpu", (2, 2), mesh_dim_names=("shard", "tensor"))["shard"] if world == 4 else None
 
 def full(name, size, step):
     generator = torch.Generator().manual_seed(step * 100 + ord(name[0]))
     tensor = torch.randn(size, generator=generator)
     return tensor.bfloat16() if name == "b.columns" else tensor
 
+def part(name, tensor):
+    division = Division.of(tensor.shape, *DIVIDED[name], rank % 2, 2, None)
+    own = division.part(tensor)
+    return mark(own if with_fsdp is None else distribute_tensor(own, with_fsdp, [Shard(0)]), division)
+
 def spread(tensors, mesh):
     return {
         name: distribute_tensor(tensor, mesh, [*[Replicate()] * (mesh.ndim - 1), PLACED[name]]) if name in PLACED
-        else tensor
+        else part(name, tensor) if name in DIVIDED else tensor
         for name, tensor in tensors.items()
     }
 
@@ -56,7 +65,7 @@ def check(directory, step, mesh):
     into = spread({name: torch.zeros_like(full(name, size, step)) for name, size in SIZES.items()}, mesh)
     found.load("weights", into)
     for name, tensor in into.items():
-        ours, theirs = (t.to_local() if name in PLACED else t for t in (tensor, expected[name]))
+        ours, theirs = (t.to_local() if isinstance(t, DTensor) else t for t in (tensor, expected[name]))
         assert torch.equal(ours, theirs), (rank, name)
 
 meshes = [init_device_mesh("cpu", (world,))]
