@@ -48,9 +48,13 @@ class Config(BaseModel):
         return {}
 
     def ignored(self) -> dict[str, str]:
-        """The fields of `without_effect` whose values differ from their defaults."""
-        found = self.without_effect().items()
-        return {name: why for name, why in found if getattr(self, name) != type(self).model_fields[name].default}
+        """The fields of `without_effect` whose values differ from their defaults, here and in the sections within."""
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        found = {name: why for name, why in self.without_effect().items() if getattr(self, name) != defaults[name]}
+        for name in defaults:
+            if isinstance(inner := getattr(self, name), Config) and name not in found:
+                found |= {f"{name}.{key}": why for key, why in inner.ignored().items()}
+        return found
 
 
 @dataclass(frozen=True)

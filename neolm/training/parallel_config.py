@@ -35,7 +35,7 @@ class ParallelConfig(Config):
 
     def without_effect(self) -> dict[str, str]:
         """Fields that other fields make meaningless, each with the reason."""
-        return {"chunks": "parallel.pipeline is 1"} if self.pipeline == 1 else {}
+        return {"chunks": "pipeline is 1"} if self.pipeline == 1 else {}
 
     def grid(self, ranks: int) -> RankGrid:
         """The places of `ranks` processes, a multiple of those that one copy of the model needs."""

@@ -135,10 +135,11 @@ class OptimiserStep:
     def _loss_scale(self, part: Batch) -> float:
         """Factor of the summed loss: 1, or for float16 its loss scale over the tokens of a micro-batch.
 
-        The tokens are rounded down to a power of two, so that the factor rounds nothing.
+        The tokens are rounded down to a power of two, so that the factor rounds nothing. The factor is the same on all
+        ranks, whose gradients are summed.
         """
         scale = self._state.scale
-        return 1.0 if scale is None else scale.value * 2.0 ** -int(math.log2(part.tokens))
+        return 1.0 if scale is None else scale.value * 2.0 ** -int(math.log2(self._world.most(part.tokens)))
 
     def _reason_to_skip(self, outcome: Outcome) -> str | None:
         """Why the weights should not be updated; None too for a non-finite number that skipping cannot help."""

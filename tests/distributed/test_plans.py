@@ -75,6 +75,7 @@ def same(place: Path, one: Path, case: str) -> None:
             assert row[key] == pytest.approx(value, abs=1e-5 if "loss" in key else 1e-4), (case, row["step"], key)
 
 
+MEASURED = ("communication_share", "slowest_rank")
 FEW = ["gpt2", "albert-groups"]
 DECODERS = ["gpt2", "gpt-neo", "gpt-neox"]
 PLANS = [
@@ -127,6 +128,29 @@ def test_a_run_goes_on_under_another_plan(tmp_path: Path, shards: Path, one: Pat
         assert not (place / case / "metrics.jsonl").read_text().count('"step": 20')
     train(small(case, place, shards))
     same(place, one, case)
+
+
+@pytest.mark.slow
+def test_a_pipeline_with_dropout_goes_on_bit_for_bit(tmp_path: Path, shards: Path) -> None:
+    """The stages draw different numbers, and each goes on with its own."""
+    found = []
+    for stops in ([0], [9, 0]):
+        place = tmp_path / f"{len(stops)} launches"
+        for stop in stops:
+            launch(2, "pipeline=2", place, shards, ["dropout"], stop)
+        rows = numbers(place / "dropout")
+        found.append([{key: value for key, value in row.items() if key not in MEASURED} for row in rows])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("plan", ["", pytest.param("pipeline=2", marks=pytest.mark.slow)])
+def test_all_ranks_have_one_loss_scale(tmp_path: Path, shards: Path, plan: str) -> None:
+    """Although their micro-batches have different numbers of tokens."""
+    train(small("float16", tmp_path, shards))
+    launch(2, plan, tmp_path / "run", shards, ["float16"])
+    for row, other in zip(numbers(tmp_path / "run" / "float16"), numbers(tmp_path / "float16"), strict=True):
+        assert row.get("loss", 0.0) == pytest.approx(other.get("loss", 0.0), abs=2e-3)
+        assert row.get("grad_norm", 0.0) == pytest.approx(other.get("grad_norm", 0.0), rel=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,11 @@ def test_models_that_cannot_be_divided() -> None:
     with pytest.raises(SettingError, match="6 chunks do not divide 16 tokens"):
         check_model(ParallelConfig(context=3), DECODER, 16)
     check_model(ParallelConfig(context=2), DECODER, 16)
+    with pytest.raises(SettingError, match=r"parallel\.pipeline: the model's 2 layers are too few for 3 stages"):
+        check_model(ParallelConfig(pipeline=3), DECODER, 16)
+    with pytest.raises(SettingError, match="too few for 2 x 2 chunks"):
+        check_model(ParallelConfig(pipeline=2, chunks=2), ENCODER, 16)
+    check_model(ParallelConfig(pipeline=2), DECODER, 16)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +49,7 @@ def test_models_that_cannot_be_divided() -> None:
     [
         ({}, 4, "each of the 4 processes has the whole model"),
         ({"shard": 2}, 4, "2 copies of the model, with its weights and their optimiser state over 2 processes"),
+        ({"pipeline": 2}, 4, "2 copies of the model, with its layers over 2 processes"),
         ({"context": 4}, 4, "one copy of the model, with its sequences over 4 processes"),
     ],
 )
