@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,34 @@ def scores(place: Path, ranks: RunRanks) -> dict[str, Any]:
     return found
 
 
+class Counted:
+    """The processes of a run, with the number of items that this one has computed in each call of `map`."""
+
+    def __init__(self, ranks: RunRanks) -> None:
+        self._ranks, self.computed = ranks, list[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ranks, name)
+
+    def map(self, compute: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        """See `RunRanks.map`."""
+        place = len(self.computed)
+        self.computed.append(0)
+
+        def counted(item: Any) -> Any:
+            self.computed[place] += 1
+            return compute(item)
+
+        return self._ranks.map(counted, items)
+
+
 def main() -> None:
-    """Arguments: the directory of the models, and that of the file `scores-RANK.json` of each rank."""
+    """Arguments: the directory of the models, and that of the files `scores-RANK.json` and `computed-RANK.json`."""
     place, output = map(Path, sys.argv[1:])
     with joined() as ranks:
-        write_json(output / f"scores-{'first' if ranks.first else 'other'}.json", scores(place, ranks))
+        counted: Any = Counted(ranks)
+        write_json(output / f"scores-{ranks.number}.json", scores(place, counted))
+        write_json(output / f"computed-{ranks.number}.json", counted.computed)
 
 
 if __name__ == "__main__":

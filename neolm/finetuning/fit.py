@@ -28,6 +28,13 @@ from neolm.training.parallel_config import check_ranks
 from neolm.training.run import Parallelism, Training
 from neolm.training.state import Progress, load_final
 
+UNDIVIDED = {
+    "context": "texts are padded or packed",
+    "tensor": "heads and adapters are not divided",
+    "pipeline": "objectives run the whole model",
+}
+"""Settings of `parallel` that fine-tuning does not take, each with the reason."""
+
 
 @dataclass(frozen=True)
 class Team:
@@ -44,12 +51,9 @@ class Team:
             SettingError: the processes cannot share such batches, or do not fit `parallel`.
         """
         found = config.resolved(examples)
-        if found.parallel.context > 1:
-            raise SettingError("parallel.context", "must be 1 in fine-tuning, whose texts are padded or packed")
-        if found.parallel.tensor > 1:
-            raise SettingError("parallel.tensor", "must be 1 in fine-tuning, whose heads and adapters are not divided")
-        if found.parallel.pipeline > 1:
-            raise SettingError("parallel.pipeline", "must be 1 in fine-tuning, whose objectives run the whole model")
+        for name, reason in UNDIVIDED.items():
+            if getattr(found.parallel, name) > 1:
+                raise SettingError(f"parallel.{name}", f"must be 1 in fine-tuning, whose {reason}")
         if config.method != "probe":
             check_ranks(found.parallel, found.batch_sizes, self.ranks.count)
         return found

@@ -43,10 +43,14 @@ def test_scores_are_those_of_one_process(place: Path, tmp_path: Path) -> None:
     expected = json.loads(json.dumps(scores(place, OneRank())))
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    found, other = (read_json(tmp_path / f"scores-{rank}.json") for rank in ("first", "other"))
+    found, other = (read_json(tmp_path / f"scores-{rank}.json") for rank in (0, 1))
     assert {*found} == {*ON_TEXT, *ON_TABLES}
     assert len(found["decoder"]["per_document"]) == 7
     assert found["decoder"]["bits_per_byte"]["baselines"]
+    first, second = (json.loads((tmp_path / f"computed-{rank}.json").read_text()) for rank in (0, 1))
+    assert len(first) == 7  # of an encoder masked tokens, sentence task and pseudo-perplexity; of a table one each
+    assert all(0 <= one - two <= 1 for one, two in zip(first, second, strict=True))
+    assert sum(second[:4]) > 4  # the tables are one batch
     for name in found:
         same(found[name], expected[name])
     assert not other["decoder"]["bits_per_byte"]["baselines"]  # rank 0 compresses

@@ -7,8 +7,11 @@ import pytest
 from tiny_encoders import LETTERS, VOCABULARY, tiny_encoder
 from topic_tables import QUICK, write_csv
 
+from neolm.core.errors import SettingError
 from neolm.finetuning.config import FinetuneConfig
+from neolm.finetuning.fit import Team
 from neolm.models.hf import save_model
+from neolm.training.parallel_config import ParallelConfig
 
 Topics = Callable[[str, int, int], Path]
 Command = Callable[..., tuple[int, str, str]]
@@ -175,3 +178,10 @@ def test_settings_without_effect_are_said(base: Path, topics: Topics, tmp_path: 
 def test_weights_of_labels_are_for_one_label() -> None:
     config = FinetuneConfig(task="classification", train="t", label_column=("a", "b"), class_weights="balanced")
     assert config.ignored() == {"class_weights": "there are several labels"}
+
+
+@pytest.mark.parametrize("name", ["tensor", "pipeline", "context"])
+def test_parallelism_that_fine_tuning_does_not_take(name: str) -> None:
+    config = FinetuneConfig(task="classification", train="t", parallel=ParallelConfig(**{name: 2}))
+    with pytest.raises(SettingError, match=rf"parallel\.{name}: must be 1 in fine-tuning"):
+        Team().resolved(config, 100)
