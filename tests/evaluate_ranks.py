@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from samples import sample_text
 from task_ranks import write_files
 from tiny_encoders import VOCABULARY, tiny_encoder, write_classifier, write_json
 
-from neolm.core.device import choose_device
+from neolm.core.errors import InputError, NeoLMError
 from neolm.core.ranks import RunRanks
 from neolm.distributed.ranks import joined
 from neolm.evaluation.classifier import evaluate_classifier
@@ -53,7 +54,7 @@ def scores(place: Path, ranks: RunRanks) -> dict[str, Any]:
     found = {
         name: evaluate_model(place / name, place / "texts", (), ranks, **settings) for name, settings in ON_TEXT.items()
     }
-    with ranks.connected(choose_device("cpu").value):
+    with ranks.connected("cpu"):
         for name, label in ON_TABLES.items():
             given = place / "table.csv", "text", [label]
             found[name] = evaluate_classifier(str(place / name), *given, ranks=ranks)
@@ -88,6 +89,14 @@ def main() -> None:
         counted: Any = Counted(ranks)
         write_json(output / f"scores-{ranks.number}.json", scores(place, counted))
         write_json(output / f"computed-{ranks.number}.json", counted.computed)
+        with ranks.connected("cpu"), pytest.raises(NeoLMError, match=r"^second$") as failure:
+            list(ranks.map(fail, [False, True, False]))
+        assert failure.value.exit_code == 2
+
+
+def fail(really: bool) -> None:
+    if really:
+        raise InputError("second")
 
 
 if __name__ == "__main__":

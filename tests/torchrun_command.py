@@ -1,6 +1,7 @@
 """Commands in the processes of torchrun."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -38,3 +39,15 @@ def rank_of(process: subprocess.Popen[str], rank: int) -> int:
 
 def environment_of(process: int) -> list[bytes]:
     return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+
+
+def mistake(*arguments: object) -> str:
+    """The only message of a command that fails in two processes, of which torchrun may end one on its way out."""
+    process = torchrun(*arguments)
+    printed, said = process.communicate(timeout=300)
+    assert printed == ""
+    assert process.returncode == 1  # of torchrun, whatever the ranks' exit codes are
+    codes = set(re.findall(r"exitcode *: (-?\d+)", said))
+    assert codes <= {"1", "-15"} or codes <= {"2", "-15"}, said
+    (line,) = [text for text in said.splitlines() if text.startswith("neolm:")]
+    return line.removeprefix("neolm: ")

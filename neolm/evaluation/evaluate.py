@@ -82,9 +82,7 @@ def evaluate_model(
                 say(f"{name} has no effect here, because the text is that of the model's run; --text names another")
     else:
         raise InputError(f"{model}: there is no held-out text of this model. Give a file or folder as text (--text)")
-    with ranks.connected(choose_device(config.device).value):
-        loaded, tokenizer, *_ = _load(directory, config)
-        scores = _measured(loaded, tokenizer, documents, config, directory, corpus, ranks)
+    scores, _ = _measure(directory, documents, config, corpus, ranks)
     if isinstance(documents, RawDocuments):
         scores["protocols"] = {name: value | documents.left_out() for name, value in scores["protocols"].items()}
     return scores
@@ -221,19 +219,19 @@ def _per_document(
     return rows
 
 
-def _measured(
-    model: Decoder | Encoder,
-    tokenizer: Tokenizer,
-    documents: Iterable[TextDocument],
-    config: EvaluateConfig,
-    directory: Path,
-    corpus: Path | None,
-    ranks: RunRanks,
-) -> dict[str, Any]:
-    """The scores of the model in `directory`, by all connected ranks; `corpus` is what it was trained on."""
-    if isinstance(model, Encoder):
-        return evaluate_encoder(model, tokenizer, documents, config, training_shards(directory), ranks)
-    return evaluate(model, tokenizer, documents, config, training_texts(corpus) if corpus else None, ranks)
+def _measure(
+    directory: Path, documents: Iterable[TextDocument], config: EvaluateConfig, corpus: Path | None, ranks: RunRanks
+) -> tuple[dict[str, Any], Loaded]:
+    """The scores of the model in `directory`, by all ranks, and the model; `corpus` is what it was trained on."""
+    with ranks.connected(choose_device(config.device).value):
+        loaded = _load(directory, config)
+        model, tokenizer, *_ = loaded
+        if isinstance(model, Encoder):
+            scores = evaluate_encoder(model, tokenizer, documents, config, training_shards(directory), ranks)
+        else:
+            training = training_texts(corpus) if corpus else None
+            scores = evaluate(model, tokenizer, documents, config, training, ranks)
+    return scores, loaded
 
 
 def evaluate_stage(
@@ -250,37 +248,27 @@ def evaluate_stage(
         InputError: nothing to measure on, or settings that do not fit the model or this machine.
         NeoLMError: the corpus or the model is not finished.
     """
-    model = model or output / "model"
+    model, corpus = model or output / "model", output / "corpus"
     if not ranks.first:
         for message in ranks.heard():
             if not message["measures"]:
                 break
-            _measure(output, model, config, ranks)
+            _measure(model, read_documents(corpus, "validation"), config, corpus, ranks)
         return None
-    inputs = {"model": input_from(model, output), "corpus": input_from(output / "corpus", output)}
+    inputs = {"model": input_from(model, output), "corpus": input_from(corpus, output)}
     settings = config.model_dump()
     stage = Stage("evaluation", "evaluation", output / "evaluation", inputs, settings, defaults=defaults(config))
-    manifest = stage.ensure(lambda directory: _build(directory, output, model, config, ranks))
+    manifest = stage.ensure(lambda directory: _build(directory, corpus, model, config, ranks))
     ranks.tell({"measures": False})
     return manifest
 
 
-def _measure(output: Path, source: Path, config: EvaluateConfig, ranks: RunRanks) -> tuple[dict[str, Any], Loaded]:
-    """The scores on the held-out documents of a run, by all ranks, and the model."""
-    corpus = output / "corpus"
-    with ranks.connected(choose_device(config.device).value):
-        loaded = _load(source, config)
-        documents = read_documents(corpus, "validation")
-        return _measured(*loaded[:2], documents, config, source, corpus, ranks), loaded
-
-
-def _build(directory: Path, output: Path, source: Path, config: EvaluateConfig, ranks: RunRanks) -> dict[str, Any]:
-    ranks.tell({"measures": True})
-    result, (model, tokenizer, device, precision) = _measure(output, source, config, ranks)
-
+def _build(directory: Path, corpus: Path, source: Path, config: EvaluateConfig, ranks: RunRanks) -> dict[str, Any]:
     def held_out() -> Iterator[Document]:
-        return read_documents(output / "corpus", "validation")
+        return read_documents(corpus, "validation")
 
+    ranks.tell({"measures": True})
+    result, (model, tokenizer, device, precision) = _measure(source, held_out(), config, corpus, ranks)
     if isinstance(model, Decoder):
         rows = result.pop("per_document")
         write_text(directory / "documents.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

@@ -2,44 +2,16 @@
 
 import json
 import os
-import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny_encoders import write_classifier
-from topic_tables import TOPICS, sentence
-from torchrun_command import rank_of, torchrun
+from torchrun_command import mistake, rank_of, torchrun
 
 Command = Callable[..., tuple[int, str, str]]
-SCRIPT = """
-from neolm.core.errors import InputError, NeoLMError
-from neolm.core.ranks import OneRank
-from neolm.distributed.ranks import joined
-
-computed = []
-
-def square(item):
-    computed.append(item)
-    if item == 9:
-        raise InputError("nine")
-    return item * item
-
-with joined() as ranks:
-    with ranks.connected("cpu"):
-        assert list(ranks.map(square, iter(range(5)))) == list(OneRank().map(lambda item: item * item, range(5)))
-        assert list(ranks.map(square, [])) == []
-        try:
-            list(ranks.map(square, range(8, 12)))
-        except NeoLMError as error:
-            assert (str(error), error.exit_code) == ("nine", 2)
-        else:
-            raise AssertionError("no error")
-        assert computed == [[0, 2, 4, 8], [1, 3, 9]][ranks.number], computed
-"""
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +19,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_classifier(tmp_path_factory.mktemp("a classifier"))
 
 
-def table(path: Path, count: int, without: int = 0) -> Path:
-    """Texts, of which one in `without` is missing."""
-    draw = random.Random(1)
-    rows: list[dict[str, Any]] = [{"n": n, "text": sentence([*TOPICS][n % 2], draw)} for n in range(count)]
-    for row in rows[3::without] if without else ():
-        row["text"] = None
-    path.write_text("\n".join(map(json.dumps, rows)))
+def table(path: Path, count: int, without: Sequence[int] = ()) -> Path:
+    """Texts, of which those of the rows `without` are missing."""
+    texts = [None if n in without else "the " * (n % 5) + "sea is cold" for n in range(count)]
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
     return path
 
 
 def test_the_file_is_that_of_one_process(model: Path, tmp_path: Path, neolm_: Command) -> None:
-    source, one, two = table(tmp_path / "in.jsonl", 150, 40), tmp_path / "one.csv", tmp_path / "two.csv"
+    source, one, two = table(tmp_path / "in.jsonl", 150, [3, 90]), tmp_path / "one.csv", tmp_path / "two.csv"
     process = torchrun("predict", model, "--input", source, "--output", two, "--batch-size", 8)
     code, _, expected = neolm_("predict", model, "--input", source, "--output", one, "--batch-size", 8)
     assert code == 2  # of the rows without a text
@@ -104,21 +73,9 @@ def test_fewer_rows_than_processes(model: Path, tmp_path: Path, neolm_: Command,
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        (["--input", "nothing.csv"], "neolm: nothing.csv: there is no such file"),
-        (["the sea"], "neolm: predict: several processes need files: give --input TABLE, or start it without torchrun"),
+        (["--input", "nothing.csv"], "nothing.csv: there is no such file"),
+        (["the sea"], "predict: several processes need files: give --input TABLE, or start it without torchrun"),
     ],
 )
 def test_a_mistake_is_said_once(model: Path, given: list[str], line: str) -> None:
-    process = torchrun("predict", model, *given)
-    printed, said = process.communicate(timeout=300)
-    assert process.returncode == 1
-    assert [text for text in said.splitlines() if text.startswith("neolm:")] == [line]
-    assert printed == ""
-
-
-def test_items_are_computed_by_one_process_each_and_known_to_all(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    process = torchrun(script=script)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    assert mistake("predict", model, *given) == line
