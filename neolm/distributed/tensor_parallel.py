@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from neolm.models.attention import Attention
@@ -44,10 +45,6 @@ class TensorGroup:
         """Sum of the ranks' `x`, in its memory; the gradient of the sum is that of each `x`."""
         return _Sum.apply(x, self.group)  # type: ignore[no-any-return, no-untyped-call]
 
-    def spread(self, x: Tensor) -> Tensor:
-        """`x`, which is the same on all ranks; its gradient is the sum of the ranks' gradients."""
-        return _Spread.apply(x, self.group)  # type: ignore[no-any-return, no-untyped-call]
-
 
 class _Sum(torch.autograd.Function):
     @staticmethod
@@ -61,17 +58,34 @@ class _Sum(torch.autograd.Function):
         return grads[0], None
 
 
-class _Spread(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return x.view_as(x)
+class _ColumnProduct(torch.autograd.Function):
+    """Some outputs of a linear layer, of an `x` that is the same on all ranks.
+
+    The gradients of `x` are added up over the ranks while those of the weight are computed.
+    """
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        grad = grads[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad, group=ctx.group)
-        return grad, None
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, group: dist.ProcessGroup) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.group = group
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = work = None
+        rows = grad.flatten(0, -2)
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.matmul(grad, weight)
+            work = dist.all_reduce(grad_x, group=ctx.group, async_op=True)
+        if ctx.needs_input_grad[1]:
+            grad_weight = rows.t() @ x.flatten(0, -2)
+        if ctx.needs_input_grad[2]:
+            grad_bias = rows.sum(dim=0)
+        if work is not None:
+            work.wait()
+        return grad_x, grad_weight, grad_bias, None
 
 
 class ColumnParallel(nn.Linear):
@@ -82,7 +96,7 @@ class ColumnParallel(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) to the outputs of this rank."""
-        return super().forward(self.ranks.spread(x))
+        return _ColumnProduct.apply(x, self.weight, self.bias, self.ranks.group)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class RowParallel(nn.Linear):
