@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from neolm.models.stored_model import build
 from neolm.training.loop import train
 from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.pretrain_task import objective
-from neolm.training.run import Training
+from neolm.training.run import Parallelism, Training
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,15 @@ class Case:
     @property
     def config(self) -> PretrainConfig:
         return PretrainConfig(**{"steps": 2, "validation_sequences": 2, **self.pretrain})
+
+
+def case(family: str, precision: str = "float32", model: dict[str, Any] | None = None, **pretrain: Any) -> Case:
+    """A small training, since a CPU without bfloat16 units multiplies slowly."""
+    sizes = {"hidden_size": 64, "num_layers": 3, "num_heads": 2, "vocab_size": 128, "max_position_embeddings": 96}
+    if family == "albert":
+        sizes["embedding_size"] = 32
+    settings = {"sequence_length": 96, "batch_size": 4, "asynchronous_checkpoints": False}
+    return Case(family, precision, {**sizes, **(model or {})}, {**settings, **pretrain})
 
 
 class RandomTokens:
@@ -78,16 +88,16 @@ class RandomTokens:
         return Batch(tensors)
 
     def batch(self, step: int, rows: slice) -> Batch:
-        return self.tokens(len(self.config.batch_sizes.examples(step)))
+        return self.tokens(len(range(*rows.indices(len(self.config.batch_sizes.examples(step))))))
 
     def documents(self, examples: Sequence[int]) -> list[str]:
         return []
 
 
-def run(case: Case, shorter: int = 0) -> None:
-    """Run the whole training with the real loop; `shorter` is as in `tensor_peak`."""
+def run(case: Case, shorter: int = 0, parallelism: Parallelism | None = None, place: Path | None = None) -> None:
+    """Run the whole training with the real loop, in a directory in `place`; `shorter` is as in `tensor_peak`."""
     config, data = case.config, RandomTokens(case, shorter)
-    with tempfile.TemporaryDirectory() as directory:
+    with nullcontext(place) if place else tempfile.TemporaryDirectory() as directory:
         train(
             Training(
                 model=build(case.architecture).initialise(0),
@@ -98,16 +108,20 @@ def run(case: Case, shorter: int = 0) -> None:
                 directory=Path(directory),
                 device=Choice("cpu", "test"),
                 precision=Choice(case.precision, "test"),
+                parallelism=parallelism or Parallelism(),
             )
         )
 
 
-def tensor_peak(case: Case, shorter: int = 0) -> int:
-    """Peak of the bytes allocated by torch; all sequences of an encoder but the first are `shorter` by some tokens."""
-    run(smaller(case))  # allocates the tables of activations, which stay
+def tensor_peak(case: Case, shorter: int = 0, parallelism: Parallelism | None = None, place: Path | None = None) -> int:
+    """Peak of the bytes allocated by torch; all sequences of an encoder but the first are `shorter` by some tokens.
+
+    Several processes measure in a directory `place` that they share.
+    """
+    run(smaller(case), 0, parallelism, place and place / "smaller")  # allocates the tables of activations, which stay
     gc.collect()  # frees the tensors of earlier trainings before the measurement
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        run(case, shorter)
+        run(case, shorter, parallelism, place and place / "measured")
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     allocated = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

@@ -24,18 +24,14 @@ from torch import Tensor, nn
 from neolm.core.progress import say
 from neolm.data.batch import Batch
 from neolm.distributed.groups import Groups
-from neolm.distributed.pipeline_schedule import Pass, idle_share, most_messages, schedule
 from neolm.training.model_part import keep_modules
 from neolm.training.numerics import sum_dtype
 from neolm.training.objective import Objective
 from neolm.training.passes import Sums, weighted_loss
 from neolm.training.pipeline_layers import about_layers, pipeline_layers
+from neolm.training.pipeline_schedule import Pass, idle_share, most_messages, schedule
 from neolm.training.precision import Precision
 from neolm.training.world import World
-
-MICRO_BATCHES = 4
-"""Micro-batches of a step for each stage, at most, where `micro_batch_size` is not given. The processes then wait for
-less than a fifth of the time (Huang et al. 2019, "GPipe", section 2.3)."""
 
 
 class Pipeline:

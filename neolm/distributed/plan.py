@@ -26,10 +26,11 @@ from neolm.distributed.communication import CommunicationMeter
 from neolm.distributed.context import ContextRank
 from neolm.distributed.data_parallel import Replicated
 from neolm.distributed.groups import Groups
-from neolm.distributed.pipeline import MICRO_BATCHES, Pipeline, PipelinePasses
+from neolm.distributed.pipeline import Pipeline, PipelinePasses
 from neolm.distributed.sharded import EqualPasses, Sharded
 from neolm.distributed.tensor_parallel import TensorGroup, divide
 from neolm.training.parallel_config import ParallelConfig
+from neolm.training.pipeline_schedule import MICRO_BATCHES
 from neolm.training.rank_grid import DATA
 from neolm.training.run import Parallelism
 from neolm.training.world import World

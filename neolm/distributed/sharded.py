@@ -7,7 +7,6 @@ gradients are summed over the ranks in float32. The embeddings and the head, whi
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -20,7 +19,7 @@ from neolm.data.batch import Batch
 from neolm.distributed.data_parallel import global_norm
 from neolm.distributed.groups import Groups
 from neolm.training.division import division_of, mark
-from neolm.training.loop import blocks_of
+from neolm.training.loop import own_blocks
 from neolm.training.objective import Objective
 from neolm.training.passes import GradientAccumulation, Sums
 from neolm.training.precision import Precision
@@ -40,7 +39,7 @@ class Sharded:
         )
         mesh = groups.mesh()
         divisions = {name: division_of(parameter) for name, parameter in model.named_parameters()}
-        for block in _own_blocks(model):
+        for block in own_blocks(model):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
         self._parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
@@ -105,16 +104,3 @@ class EqualPasses(GradientAccumulation):
         for _ in range(self._world.most(len(parts)) - len(parts)):
             super().run(parts[-1:], dict.fromkeys(factors, 0.0))
         return sums
-
-
-def _own_blocks(model: nn.Module) -> list[nn.Module]:
-    """The blocks that share no parameter with another module; the others stay in the group of the whole model."""
-    blocks = list(dict.fromkeys(blocks_of(model)))
-    uses = Counter(id(parameter) for block in blocks for parameter in set(block.parameters()))
-    inside = {id(block) for block in blocks}
-    outside = {id(p) for name, p in model.named_parameters() if "blocks" not in name.split(".")}
-    return [
-        block
-        for block in blocks
-        if id(block) in inside and all(uses[id(p)] == 1 and id(p) not in outside for p in block.parameters())
-    ]

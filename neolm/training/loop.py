@@ -12,6 +12,7 @@ import math
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
@@ -153,6 +154,19 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The blocks of a model: the members of its module list `blocks`."""
     lists = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "blocks"]
     return [block for blocks in lists for block in blocks.children()]
+
+
+def own_blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks that share no parameter with another module; the others stay in the group of the whole model."""
+    blocks = list(dict.fromkeys(blocks_of(model)))
+    uses = Counter(id(parameter) for block in blocks for parameter in set(block.parameters()))
+    inside = {id(block) for block in blocks}
+    outside = {id(p) for name, p in model.named_parameters() if "blocks" not in name.split(".")}
+    return [
+        block
+        for block in blocks
+        if id(block) in inside and all(uses[id(p)] == 1 and id(p) not in outside for p in block.parameters())
+    ]
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -21,7 +21,7 @@ sequences begin (6 bytes each), and sharding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product
@@ -64,6 +64,10 @@ class MemoryEstimate:
     """Copies of the state for checkpoints that are written while the training goes on, where the device is the CPU."""
     host: int
     """Host memory where the device is not the CPU: batches and copies for checkpoints, without `FRAMEWORK_BYTES`."""
+    gathered: int = 0
+    """Whole weights, in the type of the passes, where each process keeps a part of them."""
+    buffer: int = 0
+    """Largest buffer in which gradients are added up over processes."""
 
     @property
     def state(self) -> int:
@@ -81,7 +85,14 @@ def estimate_memory(
     fixed = config.model_copy(update={"batch_size": 1, "micro_batch_size": 1, "asynchronous_checkpoints": False})
     run = partial(run_step, config=fixed, precision=precision, cpu=cpu, micro_batches=micro_batches)
     step = _extrapolate(run, model, size, config.sequence_length)
+    activations = max(step.moments[FORWARD], step.moments[LOSS]) - step.moments[START]
+    return with_checkpoints(step, activations, model, config, cpu)
 
+
+def with_checkpoints(
+    step: Step, activations: int, model: DecoderConfig | EncoderConfig, config: PretrainConfig, cpu: bool
+) -> MemoryEstimate:
+    """The estimate of a training whose steps are like `step`, with its batches and its copies for checkpoints."""
     # int64, of one sequence; an encoder's has token types, mask, labels and a label of the pair too
     ids = 8 * ((4 if isinstance(model, EncoderConfig) else 1) * config.sequence_length + 1)
     read_ahead = ids * (2 * config.batch_size + config.validation_sequences)
@@ -103,7 +114,7 @@ def estimate_memory(
         gradients=step.gradients,
         optimiser=step.optimiser,
         average=step.average,
-        activations=max(step.moments[FORWARD], step.moments[LOSS]) - step.moments[START],
+        activations=activations,
         batches=batches,
         copies=copies,
         host=host,
@@ -112,27 +123,16 @@ def estimate_memory(
 
 def _extrapolate(run: partial[Step], model: DecoderConfig | EncoderConfig, sequences: int, length: int) -> Step:
     """`run` with all layers and sequences, or an extrapolation from smaller runs: four with passes, two without."""
-    period, least = _layers_of_passes(model)
-    layers = _sample(model.num_layers, least, least + period)
     config = run.keywords["config"]
-    targets = config.masking.predictions(length) if isinstance(model, EncoderConfig) else length  # of a sequence
-    rows = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS // model.vocab_size)  # of a chunk of the loss
-    least = max(-(-MIN_TOKENS // length), -(-rows // targets))
-    sizes = _sample(sequences, least, 2 * least)
-    steps = {
-        (number, size): run(model.model_copy(update={"num_layers": number}), sequences=size, length=length)
-        for number, size in product(layers, sizes)
-    }
-    smallest = steps[layers[0], sizes[0]]
-    if len(steps) == 1:
-        return smallest
+    layers, sizes = _samples(model, config, sequences, length)
+    if len(layers) == len(sizes) == 1:
+        return run(model, sequences=sequences, length=length)
 
-    def full(name: str) -> int:
-        by_size = [
-            _line(layers, [steps[number, size].moments[name] for number in layers], model.num_layers) for size in sizes
-        ]
-        return _line(sizes, by_size, sequences)
+    def moments(model: DecoderConfig | EncoderConfig, **size: int) -> Mapping[str, int]:
+        return run(model, **size).moments
 
+    passes = extrapolate_passes(moments, model, config, sequences, length)
+    period = _layers_of_passes(model)[0]
     no_passes = config.model_copy(update={"activation_checkpointing": False})
     least = period * -(-_layers_of_optimiser(model, no_passes) // period) + model.num_layers % period
     depths = _sample(model.num_layers, least, least + period)
@@ -142,12 +142,45 @@ def _extrapolate(run: partial[Step], model: DecoderConfig | EncoderConfig, seque
     ]
 
     def state(value: Callable[[Step], int]) -> int:
-        return _line(depths, [value(step) for step in states], model.num_layers)
+        return line(depths, [value(step) for step in states], model.num_layers)
 
     optimiser = {name: state(lambda step, name=name: step.moments[name]) for name in states[0].moments}  # type: ignore[misc]
-    passes = {name: full(name) for name in smallest.moments if name not in optimiser}
+    passes = {name: most for name, most in passes.items() if name not in optimiser}
     rest = {field.name: state(attrgetter(field.name)) for field in fields(Step) if field.name != "moments"}
     return Step(moments=optimiser | passes, **rest)
+
+
+def extrapolate_passes(
+    run: Callable[..., Mapping[str, int]],
+    model: DecoderConfig | EncoderConfig,
+    config: PretrainConfig,
+    sequences: int,
+    length: int,
+) -> dict[str, int]:
+    """The bytes at each moment of the passes of `run`, with all layers and sequences, from runs with few of them."""
+    layers, sizes = _samples(model, config, sequences, length)
+    found = {
+        (number, size): run(model.model_copy(update={"num_layers": number}), sequences=size, length=length)
+        for number, size in product(layers, sizes)
+    }
+
+    def full(name: str) -> int:
+        by_size = [line(layers, [found[number, size][name] for number in layers], model.num_layers) for size in sizes]
+        return line(sizes, by_size, sequences)
+
+    return {name: full(name) for name in found[layers[0], sizes[0]]}
+
+
+def _samples(
+    model: DecoderConfig | EncoderConfig, config: PretrainConfig, sequences: int, length: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Numbers of layers and of sequences with which the passes run."""
+    period, least = _layers_of_passes(model)
+    layers = _sample(model.num_layers, least, least + period)
+    targets = config.masking.predictions(length) if isinstance(model, EncoderConfig) else length  # of a sequence
+    rows = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS // model.vocab_size)  # of a chunk of the loss
+    least = max(-(-MIN_TOKENS // length), -(-rows // targets))
+    return layers, _sample(sequences, least, 2 * least)
 
 
 def _layers_of_passes(model: DecoderConfig | EncoderConfig) -> tuple[int, int]:
@@ -178,7 +211,7 @@ def _sample(full: int, low: int, high: int) -> tuple[int, ...]:
     return (full,) if full <= high else (low, high)
 
 
-def _line(places: Sequence[int], values: Sequence[int], place: int) -> int:
+def line(places: Sequence[int], values: Sequence[int], place: int) -> int:
     """The value at `place` of the line through one or two points; through one it is level."""
     slope = (values[-1] - values[0]) / max(places[-1] - places[0], 1)
     return round(values[0] + slope * (place - places[0]))

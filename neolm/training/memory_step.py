@@ -88,16 +88,16 @@ def run_step(
         step = OptimiserStep(training, state, module)
         for optimiser in state.optimisers:
             optimiser.found_inf = None  # type: ignore[attr-defined] # which only AdamW's fused form takes
-        step.run(1, _batch(model, 1, 0), 0.0)  # makes the state of the optimisers
+        step.run(1, make_batch(model, 1, 0), 0.0)  # makes the state of the optimisers
         state.weights.refresh()  # frees the gradients
         for optimiser in state.optimisers:
             for group in optimiser.param_groups:
                 group["fused"] = True  # on meta too, once the state is there
-        _mark_passes(module, live)
+        mark_passes(module, live)
         live.moments.clear()
         live.enter(CHECKPOINT)
         live.enter(UPDATE)
-        step.run(2, _batch(model, micro_batches * max(sequences, 1), length), 0.0)
+        step.run(2, make_batch(model, micro_batches * max(sequences, 1), length), 0.0)
         masters, copy = _bytes(network.parameters()), _bytes(module.parameters())
         return Step(
             moments=live.moments,
@@ -127,7 +127,7 @@ class _LastPasses(GradientAccumulation):
         return sums
 
 
-def _batch(model: DecoderConfig | EncoderConfig, sequences: int, length: int) -> Batch:
+def make_batch(model: DecoderConfig | EncoderConfig, sequences: int, length: int) -> Batch:
     """Sequences without padding, with which an encoder computes most; so it needs no attention mask."""
     ids = torch.zeros(sequences, length, dtype=torch.int64, device="cpu")
     tensors = {"input_ids": ids, "labels": ids.clone()}
@@ -140,7 +140,7 @@ def _bytes(tensors: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _mark_passes(module: nn.Module, live: LiveStorages) -> None:
+def mark_passes(module: nn.Module, live: LiveStorages) -> None:
     """Divide the passes of `module` into moments; those of a block are named by its number from either end.
 
     Blocks are numbered by their calls: one that several layers share has several numbers.

@@ -214,12 +214,8 @@ def _prepare(
     require(source, "shards", "run RECIPE")
     task = pretrain_task(source, tokenizer, architecture, config, seed)
     world = parallelism.world
-    whole = config.parallel.shard * config.parallel.pipeline * config.parallel.tensor == 1
-    if whole:
-        largest = -(-config.batch_size // world.data_count)  # of a rank
-        require_fit(architecture, config.model_copy(update={"batch_size": largest}), precision.value, device.value)
-    else:
-        say("memory: not estimated before the training, because the model is divided over processes")
+    require_fit(architecture, config, precision.value, device.value, world.count)
+    plan = config.parallel
     began = world.on_first(lambda: stage.start(precision=precision.value))["precision"]
     if began != precision.value:
         say(f"this training began in {began} and continues in {precision.value}, so it is not the same bit for bit")
@@ -259,7 +255,7 @@ def _prepare(
         flops_per_token=task.flops_per_token,
         ceiling=ceiling,
         unigram_entropy=task.unigram_entropy,
-        diagnosis=task.diagnosis if whole else Training.diagnosis,
+        diagnosis=task.diagnosis if plan.shard * plan.pipeline * plan.tensor == 1 else Training.diagnosis,
         trackers=partial(open_trackers, config.track, stage.directory, stage.config),
     )
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neolm.distributed.pipeline_schedule import Pass, idle_share, most_in_flight, most_messages, needed, schedule
+from neolm.training.pipeline_schedule import Pass, idle_share, most_in_flight, most_messages, needed, schedule
 
 SIZES = st.tuples(st.integers(1, 8), st.integers(1, 4), st.integers(1, 20))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from measured_memory import Case, resident_peak, tensor_peak
+from measured_memory import Case, case, resident_peak, tensor_peak
 
 from neolm.models.config import DecoderConfig, decoder_config
 from neolm.models.decoder import count_parameters
@@ -16,16 +16,6 @@ from neolm.models.families import preset
 from neolm.training import memory
 from neolm.training.memory import MemoryEstimate, estimate_memory
 from neolm.training.pretrain_config import PretrainConfig
-
-
-def case(family: str, precision: str = "float32", model: dict[str, Any] | None = None, **pretrain: Any) -> Case:
-    """A small training, since a CPU without bfloat16 units multiplies slowly."""
-    sizes = {"hidden_size": 64, "num_layers": 3, "num_heads": 2, "vocab_size": 128, "max_position_embeddings": 96}
-    if family == "albert":
-        sizes["embedding_size"] = 32
-    settings = {"sequence_length": 96, "batch_size": 4, "asynchronous_checkpoints": False}
-    return Case(family, precision, {**sizes, **(model or {})}, {**settings, **pretrain})
-
 
 # Each with the moment of its peak.
 QUICK = {

@@ -19,6 +19,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import NamedTuple
 
+MICRO_BATCHES = 4
+"""Micro-batches of a step for each stage, at most, where `micro_batch_size` is not given. The processes then wait for
+less than a fifth of the time (Huang et al. 2019, "GPipe", section 2.3)."""
+
 
 class Pass(NamedTuple):
     """The forward or backward pass of a micro-batch through a chunk of layers of one process."""
