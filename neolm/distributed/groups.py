@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
+import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from neolm.training.rank_grid import RankGrid
 
@@ -13,8 +15,9 @@ from neolm.training.rank_grid import RankGrid
 class Groups:
     """The process groups of this rank. All ranks create them in the same order."""
 
-    def __init__(self, grid: RankGrid, device: str) -> None:
-        self.grid, self._device = grid, device
+    def __init__(self, grid: RankGrid, device: str, timeout: float) -> None:
+        """`timeout` is how long a rank waits for another one, in seconds; new groups do not inherit it."""
+        self.grid, self._device, self._timeout = grid, device, timedelta(seconds=timeout)
         self.place = grid.place(dist.get_rank())
         sharded = grid.sizes["shard"] > 1
         self.gradients = self.along(["copies", "context"])
@@ -39,7 +42,7 @@ class Groups:
         found = None
         for members in self.grid.groups(axes):  # every rank must create all groups
             chosen = members if places is None else [members[place] for place in places]
-            group = dist.new_group(chosen)
+            group = dist.new_group(chosen, timeout=self._timeout)
             found = group if dist.get_rank() in chosen else found
         return found
 
@@ -55,8 +58,11 @@ class Groups:
 
         Parameters are divided over the ranks of `shard` and `context`.
         """
-        sizes = self.grid.sizes
-        shape = (sizes["pipeline"], sizes["copies"], sizes["shard"] * sizes["context"], sizes["tensor"])
-        names = ("pipeline", "replicate", "shard", "tensor")
-        mesh = init_device_mesh(self._device.partition(":")[0], shape, mesh_dim_names=names)
-        return mesh["shard"] if sizes["copies"] == 1 else mesh["replicate", "shard"]
+        kind, axes = self._device.partition(":")[0], ["shard", "context"]
+        shard, copies = self.along(axes), self.along(["copies"])
+        assert shard is not None, "without `shard`, parameters are not divided by this mesh"
+        if copies is None:
+            return DeviceMesh.from_group(shard, kind, mesh_dim_names=("shard",))
+        alike = next(group for group in self.grid.groups(["copies", *axes]) if dist.get_rank() in group)
+        places = torch.tensor(alike).view(-1, self.grid.size(axes))  # neighbours share parameters
+        return DeviceMesh.from_group([copies, shard], kind, mesh=places, mesh_dim_names=("replicate", "shard"))

@@ -45,7 +45,7 @@ def parallelism(config: ParallelConfig, device: str) -> Parallelism:
     world = World(config.timeout, grid)
     if world.count == 1:
         return Parallelism(world)
-    groups = Groups(grid, device)
+    groups = Groups(grid, device, config.timeout)
     sharded = config.shard > 1
     together = grid.size(DATA) < world.count or sharded
     plan = Parallelism(world, together=together, meter=CommunicationMeter(world, device))

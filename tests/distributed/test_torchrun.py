@@ -66,9 +66,15 @@ def test_a_killed_rank_comes_back_and_nothing_changes(one: Path) -> None:
 
 
 @pytest.mark.slow  # torchrun waits 30 s for the rank before it kills it
-def test_a_rank_that_stops_answering_is_named(one: Path) -> None:
-    output = one.with_name("stopped")
-    settings = [str(one.with_name("recipe.yaml")), f"output={output}", "pretrain.parallel.timeout=8"]
+@pytest.mark.parametrize("plan", ["shard=1", "shard=2", "tensor=2"])
+def test_a_rank_that_stops_answering_is_named(one: Path, plan: str) -> None:
+    output = one.with_name(f"stopped with {plan}")
+    settings = [
+        str(one.with_name("recipe.yaml")),
+        f"output={output}",
+        "pretrain.parallel.timeout=8",
+        f"pretrain.parallel.{plan}",
+    ]
     process = torchrun("pretrain", *settings, "pretrain.steps=100000")
     child = worker(process, output / "pretrain" / "checkpoints")
     os.kill(child, signal.SIGSTOP)
