@@ -1,5 +1,6 @@
 """Commands in the processes of torchrun."""
 
+import json
 import os
 import re
 import subprocess
@@ -51,3 +52,28 @@ def mistake(*arguments: object) -> str:
     assert codes <= {"1", "-15"} or codes <= {"2", "-15"}, said
     (line,) = [text for text in said.splitlines() if text.startswith("neolm:")]
     return line.removeprefix("neolm: ")
+
+
+RECIPE = {
+    "seed": 3,
+    "tokenizer": {"vocab_size": 300},
+    "model": {
+        **{"family": "gpt2", "hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_position_embeddings": 32},
+        **{"residual_dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0},
+    },
+    "evaluate": None,
+}
+PRETRAIN = {
+    **{"steps": 30, "sequence_length": 32, "batch_size": 5, "precision": "float32", "compile": False},
+    **{"log_every": 1, "validate_every": 10, "checkpoint_every": 5},
+}
+
+
+def small_recipe(place: Path, **pretrain: object) -> Path:
+    """A recipe of a small pretraining without dropout, and its text, in `place`; its output is `place/one`."""
+    text = "\n\n".join(f"Sentence {n} says that {n * n} is the square of {n}." for n in range(2000))
+    (place / "text.txt").write_text(text)
+    corpus = {"source": "files", "path": str(place / "text.txt"), "split_characters": 2000}
+    recipe = RECIPE | {"output": str(place / "one"), "corpus": corpus, "pretrain": PRETRAIN | pretrain}
+    (place / "recipe.yaml").write_text(json.dumps(recipe))
+    return place / "recipe.yaml"

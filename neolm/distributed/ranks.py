@@ -31,6 +31,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 POLL = 0.1  # seconds
 HEARTBEAT = 2.0  # seconds between the signs of life of a rank
+REPLY = 5.0  # seconds in which the store of rank 0 answers, after another rank was lost
 GRACE = 3.0  # seconds in which rank 0 may report the same error first
 
 
@@ -223,6 +224,7 @@ class Ranks:
 
     def _describe_loss(self, error: Exception) -> str:
         """Name the ranks whose heartbeat stands still. The ranks' clocks are not compared."""
+        self._store.set_timeout(timedelta(seconds=REPLY))  # rank 0, which answers, may be the one that is lost
 
         def beats() -> dict[int, bytes]:
             others = [rank for rank in range(self.count) if rank != self.number]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from torchrun_command import mistake, torchrun, worker
+from torchrun_command import mistake, small_recipe, torchrun, worker
 
 from neolm.core.errors import SettingError
 from neolm.core.metrics import read_metrics
@@ -17,35 +17,10 @@ from neolm.data.batch_sizes import BatchSizes
 from neolm.pipeline import run
 from neolm.training.parallel_config import ParallelConfig, check_ranks
 
-RECIPE = {
-    "seed": 3,
-    "corpus": {"source": "files"},
-    "tokenizer": {"vocab_size": 300},
-    "model": {"family": "gpt2", "hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_position_embeddings": 32},
-    "pretrain": {
-        "steps": 30,
-        "sequence_length": 32,
-        "batch_size": 5,
-        "precision": "float32",
-        "compile": False,
-        "log_every": 1,
-        "validate_every": 10,
-        "checkpoint_every": 5,
-    },
-    "evaluate": None,
-}
-RECIPE["model"] |= {"residual_dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}  # type: ignore[operator]
-
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("a run")
-    text = "\n\n".join(f"Sentence {n} says that {n * n} is the square of {n}." for n in range(2000))
-    (place / "text.txt").write_text(text)
-    recipe = RECIPE | {"output": str(place / "one")}
-    recipe["corpus"] = {"source": "files", "path": str(place / "text.txt"), "split_characters": 2000}
-    (place / "recipe.yaml").write_text(json.dumps(recipe))
-    return run(place / "recipe.yaml")
+    return run(small_recipe(tmp_path_factory.mktemp("a run")))
 
 
 def losses(output: Path) -> list[float]:
