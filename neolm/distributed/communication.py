@@ -7,6 +7,7 @@ rank computes counts too.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ class CommunicationMeter:
 
     def __init__(self, world: World, device: str) -> None:
         self._world, self._cuda = world, device.startswith("cuda")
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints when it starts and when it ends
         self.last: Communication | None = None
         """Of the last step that was measured."""
 

@@ -31,7 +31,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 POLL = 0.1  # seconds
 HEARTBEAT = 2.0  # seconds between the signs of life of a rank
-REPLY = 5.0  # seconds in which the store of rank 0 answers, after another rank was lost
+REPLY = 6.0  # seconds in which the store of rank 0 answers; more than `GRACE`
 GRACE = 3.0  # seconds in which rank 0 may report the same error first
 
 
@@ -183,22 +183,27 @@ class Ranks:
     def reports(self, message: str) -> bool:
         """Whether this rank should print the error `message`: one rank prints an error that several have."""
         key = f"failure/{hashlib.sha256(message.encode()).hexdigest()}"
-        with contextlib.suppress(dist.DistError, RuntimeError):
+
+        def ask() -> bool:
             deadline = time.monotonic() + (0 if self.first else GRACE)
             while time.monotonic() < deadline and not self._store.check([key]):
                 time.sleep(POLL)
             return bool(self._store.add(key, 1) == 1)
-        return True
+
+        return self._answered(ask, True)
 
     def close(self, code: int) -> None:
         """End with exit code `code`. Rank 0 waits for the others for a while, because its store lives as long as it."""
         self._stopped.set()
-        with contextlib.suppress(dist.DistError, RuntimeError):
+
+        def say_so() -> None:
             if self.first:
                 self.tell({"exit": code})
             self._store.set(f"done/{self.number}", "1")
             if self.first:
                 self._wait(lambda: [r for r in range(self.count) if not self._store.check([f"done/{r}"])], GRACE)
+
+        self._answered(say_so, None)
 
     def _wait(self, missing: Callable[[], list[int]], timeout: float | None = None) -> list[int]:
         """The ranks that are still missing when none is, or when the time is over."""
@@ -206,6 +211,22 @@ class Ranks:
         while (found := missing()) and time.monotonic() < deadline:
             time.sleep(POLL)
         return found
+
+    def _answered(self, ask: Callable[[], T], otherwise: T) -> T:
+        """The result of `ask`, or `otherwise` if the store of rank 0 has ended or does not answer in time.
+
+        A call of the store that waits for a host that is cut off cannot be interrupted, so a thread makes it.
+        """
+        answers = list[T]()
+
+        def call() -> None:
+            with contextlib.suppress(dist.DistError, RuntimeError):
+                answers.append(ask())
+
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        thread.join(REPLY)
+        return answers[0] if answers else otherwise
 
     def _asked(self, ask: Callable[[], T]) -> T:
         try:
@@ -224,18 +245,15 @@ class Ranks:
 
     def _describe_loss(self, error: Exception) -> str:
         """Name the ranks whose heartbeat stands still. The ranks' clocks are not compared."""
-        self._store.set_timeout(timedelta(seconds=REPLY))  # rank 0, which answers, may be the one that is lost
 
         def beats() -> dict[int, bytes]:
             others = [rank for rank in range(self.count) if rank != self.number]
             return {r: self._store.get(f"beat/{r}") if self._store.check([f"beat/{r}"]) else b"" for r in others}
 
-        try:
-            before = beats()
-            time.sleep(2.5 * HEARTBEAT)
-            lost = [rank for rank, beat in beats().items() if beat == before[rank]]
-        except (dist.DistError, RuntimeError):
-            lost = [0]
+        before = self._answered(beats, None)
+        time.sleep(2.5 * HEARTBEAT if before else 0)
+        after = self._answered(beats, None) if before else None
+        lost = [0] if before is None or after is None else [r for r, beat in after.items() if beat == before[r]]
         who = f"{_names(lost)} ended or cannot be reached" if lost else "the connection to another rank was lost"
         return f"{who} ({_first_line(error)}). The same command resumes from the last checkpoint"
 

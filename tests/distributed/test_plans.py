@@ -50,7 +50,8 @@ def examples(directory: Path, ranks: int) -> list[list[str]]:
     return [[rows[0][0], *(example for row in rows for example in row[1:])] for rows in zip(*read, strict=True)]
 
 
-def launch(ranks: int, plan: str, place: Path, shards: Path, cases: Sequence[str], stop: int = 0) -> None:
+def launch(ranks: int, plan: str, place: Path, shards: Path, cases: Sequence[str], stop: int = 0) -> list[str]:
+    """Run the ranks, and return what each has written to stderr."""
     place.mkdir(exist_ok=True)
     script = [sys.executable, "-W", "error", str(TESTS / "plan_ranks.py")]
     environment = os.environ | {"PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
@@ -65,6 +66,7 @@ def launch(ranks: int, plan: str, place: Path, shards: Path, cases: Sequence[str
     ]
     said = [process.communicate()[1] for process in processes]
     assert all(process.returncode == 0 for process in processes), "\n".join(said)
+    return said
 
 
 def same(place: Path, one: Path, case: str) -> None:
@@ -174,7 +176,9 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_explained_by_all(
 
 @pytest.mark.parametrize("plan", ["", "shard=2"])
 def test_the_slowest_rank_is_named(tmp_path: Path, shards: Path, plan: str) -> None:
-    launch(2, plan, tmp_path / "run", shards, ["gpt2"], stop=-2)
+    said = launch(2, plan, tmp_path / "run", shards, ["gpt2"], stop=-2)
+    assert "rank 1 is the slowest" in said[0]
+    assert "rofiler" not in "".join(said)  # which prints lines of its own, unless told not to
     rows = [row for row in numbers(tmp_path / "run" / "gpt2") if "validation_loss" in row]
     assert [row["slowest_rank"] for row in rows] == [1] * 4
     assert all(0.1 < row["communication_share"] <= 1 for row in rows)
