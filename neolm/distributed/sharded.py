@@ -100,7 +100,8 @@ class EqualPasses(GradientAccumulation):
 
     def run(self, parts: Sequence[Batch], factors: Mapping[str, float]) -> Sums:
         """See `Passes`."""
+        missing = self._world.most(len(parts)) - len(parts)  # asked first: a pass would wait for those who ask
         sums = super().run(parts, factors)
-        for _ in range(self._world.most(len(parts)) - len(parts)):
+        for _ in range(missing):
             super().run(parts[-1:], dict.fromkeys(factors, 0.0))
         return sums

@@ -84,11 +84,12 @@ PLANS = [
     *((2, "", FEW), (2, "shard=2", [*CASES]), (4, "shard=2", FEW), (2, "context=2", DECODERS)),
     *((2, "tensor=2", [*CASES]), (4, "tensor=2,shard=2", ["gpt-neo"])),
     *((2, "pipeline=2", FEW), (2, "pipeline=2,chunks=2", ["gpt2-deep"]), (4, "pipeline=2,shard=2", ["gpt2"])),
-    (4, "pipeline=2,tensor=2", FEW),
+    (4, "pipeline=2,tensor=2", ["gpt2"]),
 ]
 SLOW_PLANS = [
     *((2, "", [*CASES]), (4, "shard=2", [*CASES]), (4, "shard=4", [*CASES])),
     *((2, "pipeline=2", [*CASES]), (4, "pipeline=2", [*CASES]), (4, "pipeline=2,shard=2", [*CASES])),
+    (4, "pipeline=2,tensor=2", [*CASES]),
     *((4, "pipeline=4", ["gpt2-deep", "albert-groups"]), (2, "pipeline=2,chunks=2", ["albert-groups"])),
     *((4, "pipeline=2,context=2", ["gpt2"]), (4, "pipeline=2,chunks=2,shard=2", ["gpt2-deep", "albert-groups"])),
     *((4, "context=2", DECODERS), (4, "context=2,shard=2", DECODERS), (4, "context=4", DECODERS)),

@@ -41,7 +41,7 @@ def test_a_killed_rank_comes_back_and_nothing_changes(one: Path) -> None:
 
 
 @pytest.mark.slow  # torchrun waits 30 s for the rank before it kills it
-@pytest.mark.parametrize("plan", ["shard=1", "shard=2", "tensor=2"])
+@pytest.mark.parametrize("plan", ["shard=1", "shard=2", "tensor=2", "pipeline=2"])
 def test_a_rank_that_stops_answering_is_named(one: Path, plan: str) -> None:
     output = one.with_name(f"stopped with {plan}")
     settings = [
