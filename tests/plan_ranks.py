@@ -33,7 +33,7 @@ ENCODER = {"segments": {"task": "sop", "one_sentence": "single"}, "short_length"
 CASES: dict[str, dict[str, Any]] = {
     "gpt2": {"family": "gpt2", "micro_batch_size": 2, "z_loss": 1e-3},
     "gpt-neo": {"family": "gpt-neo", "optimiser": "muon", "ema_decay": 0.9, "gradient_clip": 0.5},
-    "gpt2-deep": {"family": "gpt2", "layers": 5, "micro_batch_size": 1, "gradient_clip": 0.3},
+    "gpt2-deep": {"family": "gpt2", "layers": 5, "micro_batch_size": 1, "learning_rate": 2e-3},
     "gpt-neox": {"family": "gpt-neox", "activation_checkpointing": True, "bias_correction": False},
     "bert": {"family": "bert", "micro_batch_size": 2, **ENCODER, "optimiser": "lamb"},
     "albert": {"family": "albert", **ENCODER, "optimiser": "muon"},
