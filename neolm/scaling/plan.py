@@ -27,14 +27,23 @@ PF_DAY = 1e15 * 86400  # FLOPs of a petaFLOP/s for a day
 class Assumptions(Config):
     """Where a training runs, and how well."""
 
-    accelerator: Literal["v100", "a100", "h100", "h200"] | None = None
+    accelerator: Literal["v100", "a100-40gb", "a100", "h100", "h200"] | None = None
     """Kind of device; null: this machine."""
     devices: Annotated[int, Field(gt=0, le=10**9)] = 1
     """Number of devices."""
     device_tflops: Annotated[float, Field(ge=1e-6, le=1e9), Unit("TFLOP/s")] | None = None
     """Peak of one device; null: the accelerator's, or the speed of matrix products on this machine now."""
-    mfu: Annotated[float, Field(ge=1e-6, le=1)] = 0.4
-    """Model FLOPs utilisation: share of the peak that is reached."""
+    mfu: Annotated[float, Field(ge=1e-6, le=1)] | None = None
+    """Model FLOPs utilisation: share of the peak that is reached in all; null: estimated from `efficiency` and
+    communication."""
+    efficiency: Annotated[float, Field(ge=1e-6, le=1)] = 0.4
+    """Share of the peak that a device reaches while it computes, recomputation included."""
+    link_bandwidth: Annotated[float, Field(ge=1e-6, le=1e9), Unit("GB/s")] | None = None
+    """Of a device to the others of its node, in one direction; null: the accelerator's."""
+    network_bandwidth: Annotated[float, Field(ge=1e-6, le=1e9), Unit("GB/s")] | None = None
+    """Of a device to other nodes, in one direction; null: the accelerator's."""
+    node: Annotated[int, Field(gt=0, le=10**6)] = 8
+    """Devices of a node."""
     watts: Annotated[float, Field(gt=0, le=1e9), Unit("W")] | None = None
     """Mean power of one device with its share of the host; null: the accelerator's, or an estimate for this machine."""
     pue: Annotated[float, Field(ge=1, le=100)] = 1.1
@@ -65,6 +74,7 @@ class Plan:
     """Those of an encoder are the most, since its sequences may be shorter than their length."""
     flops: float
     """As in PaLM: products with weights and in attention, forward and backward."""
+    mfu: float
     seconds: float
     kwh: float
     """With the overhead of the data centre."""
@@ -83,9 +93,14 @@ def make_plan(
     config: PretrainConfig,
     device: Accelerator,
     chosen: Assumptions,
+    estimated_mfu: float | None = None,
 ) -> Plan:
-    """Plan the training of `model` on `chosen.devices` devices; `parameters` are all, and those without embeddings."""
+    """Plan the training of `model` on `chosen.devices` devices; `parameters` are all, and those without embeddings.
+
+    MFU is that of `chosen`, or else the estimated one, or else the efficiency of a device.
+    """
     tokens, flops = total_cost(model, config)
-    seconds = flops / (chosen.devices * device.flops * chosen.mfu)
+    mfu = chosen.mfu or estimated_mfu or chosen.efficiency
+    seconds = flops / (chosen.devices * device.flops * mfu)
     kwh = seconds / 3600 * chosen.devices * device.watts * chosen.pue / 1000
-    return Plan(*parameters, config.total_steps, tokens, flops, seconds, kwh, kwh * chosen.grid_intensity)
+    return Plan(*parameters, config.total_steps, tokens, flops, mfu, seconds, kwh, kwh * chosen.grid_intensity)

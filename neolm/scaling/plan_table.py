@@ -14,9 +14,12 @@ from neolm.models.config import DecoderConfig
 from neolm.models.encoder_config import EncoderConfig
 from neolm.models.stored_model import parameter_count
 from neolm.scaling.accelerators import ACCELERATORS, Accelerator
+from neolm.scaling.mesh_search import MOST_DEVICES, Place, check_mesh, fewest_devices, search
+from neolm.scaling.mesh_table import mesh_rows, search_text, time_rows
 from neolm.scaling.plan import PF_DAY, Assumptions, Plan, make_plan
-from neolm.training.memory import FRAMEWORK_BYTES, estimate_memory
+from neolm.training.memory import FRAMEWORK_BYTES
 from neolm.training.memory_check import FreeMemory, free_memory_on, misfit
+from neolm.training.memory_mesh import estimate_mesh, micro_batches_of
 from neolm.training.pretrain_config import PretrainConfig
 
 Row = tuple[str, str, str]
@@ -38,8 +41,49 @@ def plan_table(model: DecoderConfig | EncoderConfig, config: PretrainConfig, cho
     """Rows of the plan of a training: quantity, amount, and how it was calculated.
 
     Raises:
-        InputError: the model or the training is too large to calculate with.
+        InputError: the model or the training is too large to calculate with, or cannot be divided by the mesh.
     """
+    check_mesh(model, config, chosen.devices)
+    target, device, here = target_of(config, chosen)
+    place = Place(device, target.precision, chosen.efficiency, chosen.node)
+    try:
+        time = place.time(model, config, chosen.devices)
+        of_step = config.batch_size * config.sequence_length * model.flops_per_token(config.sequence_length)
+        mfu = of_step / (chosen.devices * device.flops * time.seconds)
+        counts = parameter_count(model), parameter_count(model, False)
+        plan = make_plan(model, counts, config, device, chosen, mfu)
+        machines = (target, here) if chosen.devices == 1 else (target,)
+        fits = {each: _verdict(model, config, each, chosen.devices) for each in dict.fromkeys(machines)}
+        smaller = () if fits[target][0] == "fits" or chosen.accelerator is None else _smallest(model, config, place)
+        return [
+            *_size(model, config, plan),
+            *(mesh_rows(model, config, chosen.devices, chosen.node) if chosen.devices > 1 else ()),
+            *_memory(model, config, target, chosen.devices),
+            *((each.title, *verdict) for each, verdict in fits.items()),
+            *smaller,
+            *(time_rows(time, place) if chosen.devices > 1 else ()),
+            *_cost(plan, device, chosen),
+        ]
+    except (OverflowError, RuntimeError) as error:  # torch raises the second for sizes beyond 64 bits
+        raise InputError(f"plan: the training is too large to calculate with ({error})") from None
+
+
+def search_table(model: DecoderConfig | EncoderConfig, config: PretrainConfig, chosen: Assumptions) -> str:
+    """The fastest meshes of `chosen.devices` devices that fit, and why the others do not.
+
+    Raises:
+        InputError: no accelerator is given.
+    """
+    if chosen.accelerator is None:
+        raise InputError("plan: --search needs --accelerator, since the memory and the links of a device decide")
+    target, device, _ = target_of(config, chosen)
+    precision = "bfloat16" if target.precision == "float16" else target.precision
+    found = search(model, config, chosen.devices, Place(device, precision, chosen.efficiency, chosen.node))
+    return search_text(found, chosen.devices, device, precision)
+
+
+def target_of(config: PretrainConfig, chosen: Assumptions) -> tuple[Target, Accelerator, Target]:
+    """The device of the training for its memory and for its speed, and this machine."""
     here = _this_machine(config)
     if chosen.accelerator is None:
         target, device = here, _measure(here, measure=chosen.device_tflops is None)
@@ -47,20 +91,17 @@ def plan_table(model: DecoderConfig | EncoderConfig, config: PretrainConfig, cho
         device = ACCELERATORS[chosen.accelerator]
         precision = "bfloat16" if config.precision == "auto" else config.precision
         target = Target(device.title, "cuda", precision, FreeMemory(device.memory))
+    if config.parallel.shard > 1 and target.precision == "float16":
+        target = replace(target, precision="bfloat16")  # which is as wide; float16 cannot be sharded
     if chosen.device_tflops is not None:
         device = replace(device, flops=chosen.device_tflops * 1e12, flops_source="given")
     if chosen.watts is not None:
         device = replace(device, watts=chosen.watts, watts_source="given")
-    try:
-        plan = make_plan(model, (parameter_count(model), parameter_count(model, False)), config, device, chosen)
-        return [
-            *_size(model, config, plan),
-            *_memory(model, config, target),
-            *((each.title, *_verdict(model, config, each)) for each in dict.fromkeys((target, here))),
-            *_cost(plan, device, chosen),
-        ]
-    except (OverflowError, RuntimeError) as error:  # torch raises the second for sizes beyond 64 bits
-        raise InputError(f"plan: the training is too large to calculate with ({error})") from None
+    if chosen.link_bandwidth is not None:
+        device = replace(device, link=chosen.link_bandwidth * 1e9, bandwidth_source="given")
+    if chosen.network_bandwidth is not None:
+        device = replace(device, network=chosen.network_bandwidth * 1e9, bandwidth_source="given")
+    return target, device, here
 
 
 def _this_machine(config: PretrainConfig) -> Target:
@@ -113,23 +154,30 @@ def _sequences(model: DecoderConfig | EncoderConfig, config: PretrainConfig) -> 
     return f"{sequences}{ramp}{short}"
 
 
-def _memory(model: DecoderConfig | EncoderConfig, config: PretrainConfig, target: Target) -> list[Row]:
-    estimate = estimate_memory(model, config, target.precision, target.device)
-    micro_batch = min(config.micro_batch_size or config.batch_size, config.batch_size)
+def _memory(model: DecoderConfig | EncoderConfig, config: PretrainConfig, target: Target, devices: int) -> list[Row]:
+    estimate, stage = estimate_mesh(model, config, target.precision, target.device, devices)
+    micro_batch, _ = micro_batches_of(config, devices)
     settings = f"{target.precision}, micro-batch of {micro_batch:,}"
     settings += ", activation checkpointing" if config.activation_checkpointing else ""
+    if config.precision == "float16" != target.precision:
+        settings += "; float16 cannot be sharded, so choose pretrain.precision=bfloat16"
+    who = "one device without sharding" if devices == 1 else "each device"
+    if config.parallel.pipeline > 1:
+        who = f"a device of stage {stage + 1} of {config.parallel.pipeline}, the fullest"
     parts = [
         ("weights", estimate.weights, "each part at its largest; not all exist at the same time"),
         ("gradients", estimate.gradients, ""),
         ("optimiser", estimate.optimiser, "state of the optimiser"),
         ("average", estimate.average, "exponential moving average of the weights"),
+        ("gathered", estimate.gathered, "whole weights of embeddings, head and two blocks at a time"),
         ("activations", estimate.activations, "with the logits and what the loss computes from them"),
+        ("buffer", estimate.buffer, "largest communication buffer: gradients that are added up, in float32"),
         ("batches", estimate.batches, "token ids"),
         ("copies", estimate.copies, "of the state, for asynchronous checkpoints"),
     ]
     host = ("  host", gibibytes(estimate.host), "host memory, in addition: copies for checkpoints, batches")
     return [
-        ("memory", gibibytes(estimate.total), f"of one device without sharding, peak in {estimate.moment}; {settings}"),
+        ("memory", gibibytes(estimate.total), f"of {who}, peak in {estimate.moment}; {settings}"),
         *((f"  {name}", gibibytes(size), remark) for name, size, remark in parts if size),
         ("  minimum", gibibytes(estimate.state), "weights, gradients and optimiser"),
         *([] if target.device == "cpu" else [host]),
@@ -137,19 +185,38 @@ def _memory(model: DecoderConfig | EncoderConfig, config: PretrainConfig, target
     ]
 
 
-def _verdict(model: DecoderConfig | EncoderConfig, config: PretrainConfig, target: Target) -> tuple[str, str]:
-    problem = misfit(model, config, target.precision, target.device, target.free)
+def _verdict(
+    model: DecoderConfig | EncoderConfig, config: PretrainConfig, target: Target, devices: int
+) -> tuple[str, str]:
+    problem = misfit(model, config, target.precision, target.device, target.free, devices)
     if problem is not None:
         return "too small", problem
-    need = estimate_memory(model, config, target.precision, target.device).total
+    need = estimate_mesh(model, config, target.precision, target.device, devices)[0].total
     return "fits", f"{gibibytes(need)} of {gibibytes(target.free.device)} of free memory"
+
+
+def _smallest(model: DecoderConfig | EncoderConfig, config: PretrainConfig, place: Place) -> list[Row]:
+    """The smallest mesh that fits."""
+    place = replace(place, precision="bfloat16") if place.precision == "float16" else place
+    found = fewest_devices(model, config, place)
+    if found is None:
+        return [("would fit", "nowhere", f"not on {MOST_DEVICES:,} devices either, by any mesh")]
+    devices, mesh = found
+    need = f"{gibibytes(mesh.memory.total)} each"
+    return [
+        ("would fit", f"{devices} devices", f"{need}, the smallest power of two: --devices {devices} {mesh.settings}")
+    ]
 
 
 def _cost(plan: Plan, device: Accelerator, chosen: Assumptions) -> list[Row]:
     speed = f"{chosen.devices:,} x {device.title}, {_digits(device.flops / 1e12)} TFLOP/s ({device.flops_source})"
     power = f"{device.watts:g} W each ({device.watts_source})"
     return [
-        ("time", _long_duration(plan.seconds), f"{speed}, MFU {chosen.mfu:g}"),
+        (
+            "time",
+            _long_duration(plan.seconds),
+            f"{speed}, MFU {plan.mfu:.3g} ({'given' if chosen.mfu else 'estimated'})",
+        ),
         ("energy", _larger(plan.kwh, "kWh", "MWh"), f"{power}, PUE {chosen.pue:g}"),
         ("carbon", _larger(plan.kilograms, "kg CO2e", "t CO2e"), f"{chosen.grid_intensity:g} kg per kWh"),
     ]

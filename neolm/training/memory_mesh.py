@@ -146,7 +146,7 @@ def estimate_stage(
         data * plan.context,
         cpu,
     )
-    step, gathered, buffer = training.replicated() if plan.shard == 1 else training.sharded(plan.shard)
+    step, gathered, buffer = training.replicated() if plan.shard == 1 else training.sharded(plan.shard * plan.context)
     estimate = with_checkpoints(step, max(passes[FORWARD], passes[LOSS]) + held, model, config, cpu)
     return replace(estimate, gathered=gathered, buffer=buffer)
 
@@ -161,6 +161,16 @@ def estimate_mesh(
     estimates = {number: estimate_stage(model, config, precision, device, ranks, number) for number in numbers}
     worst = max(estimates, key=lambda number: estimates[number].total)
     return estimates[worst], worst
+
+
+def least_memory(model: DecoderConfig | EncoderConfig, config: PretrainConfig) -> int:
+    """Bytes that a process of the first stage needs at least: weights, gradients and one number of optimiser state."""
+    plan = config.parallel
+    if plan.pipeline > 1:
+        layers = pipeline_layers(model, plan.pipeline, plan.chunks)[0]
+        model = model.model_copy(update={"num_layers": sum(map(len, layers))})
+    parts = plan.shard * plan.context if plan.shard > 1 else 1
+    return 12 * weights_of_share(model, Share(True, plan.pipeline == 1, plan.tensor)).elements(parts)
 
 
 def _optimiser(

@@ -89,6 +89,7 @@ def test_gpt3s_ramp_by_hand() -> None:
 def test_peaks_are_the_published_ones() -> None:
     assert {name: kind.flops / 1e12 for name, kind in ACCELERATORS.items()} == {
         "v100": 125,
+        "a100-40gb": 312,
         "a100": 312,
         "h100": 989,
         "h200": 989,
