@@ -15,7 +15,7 @@ def plan(
     accelerator: Annotated[
         str | None, typer.Option(help="v100, a100-40gb, a100, h100 or h200; default: this machine.")
     ] = None,
-    devices: Annotated[int | None, typer.Option(help="Number of devices; default: 1.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Number of devices; default: those of the mesh.")] = None,
     search: Annotated[bool, typer.Option("--search", help="Find the fastest meshes of the devices that fit.")] = False,
     mfu: Annotated[
         float | None, typer.Option(help="Share of the peak that is reached in all; default: estimated.")

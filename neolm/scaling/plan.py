@@ -29,8 +29,8 @@ class Assumptions(Config):
 
     accelerator: Literal["v100", "a100-40gb", "a100", "h100", "h200"] | None = None
     """Kind of device; null: this machine."""
-    devices: Annotated[int, Field(gt=0, le=10**9)] = 1
-    """Number of devices."""
+    devices: Annotated[int, Field(gt=0, le=10**9)] | None = None
+    """Number of devices; null: those that one copy of the model needs."""
     device_tflops: Annotated[float, Field(ge=1e-6, le=1e9), Unit("TFLOP/s")] | None = None
     """Peak of one device; null: the accelerator's, or the speed of matrix products on this machine now."""
     mfu: Annotated[float, Field(ge=1e-6, le=1)] | None = None
@@ -101,6 +101,7 @@ def make_plan(
     """
     tokens, flops = total_cost(model, config)
     mfu = chosen.mfu or estimated_mfu or chosen.efficiency
-    seconds = flops / (chosen.devices * device.flops * mfu)
-    kwh = seconds / 3600 * chosen.devices * device.watts * chosen.pue / 1000
+    devices = chosen.devices or 1
+    seconds = flops / (devices * device.flops * mfu)
+    kwh = seconds / 3600 * devices * device.watts * chosen.pue / 1000
     return Plan(*parameters, config.total_steps, tokens, flops, mfu, seconds, kwh, kwh * chosen.grid_intensity)

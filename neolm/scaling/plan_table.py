@@ -43,26 +43,29 @@ def plan_table(model: DecoderConfig | EncoderConfig, config: PretrainConfig, cho
     Raises:
         InputError: the model or the training is too large to calculate with, or cannot be divided by the mesh.
     """
-    check_mesh(model, config, chosen.devices)
+    plan = config.parallel
+    devices = chosen.devices or plan.shard * plan.tensor * plan.pipeline * plan.context
+    check_mesh(model, config, devices)
+    chosen = chosen.model_copy(update={"devices": devices})
     target, device, here = target_of(config, chosen)
     place = Place(device, target.precision, chosen.efficiency, chosen.node)
     try:
-        time = place.time(model, config, chosen.devices)
+        time = place.time(model, config, devices)
         of_step = config.batch_size * config.sequence_length * model.flops_per_token(config.sequence_length)
-        mfu = of_step / (chosen.devices * device.flops * time.seconds)
+        mfu = of_step / (devices * device.flops * time.seconds)
         counts = parameter_count(model), parameter_count(model, False)
-        plan = make_plan(model, counts, config, device, chosen, mfu)
-        machines = (target, here) if chosen.devices == 1 else (target,)
-        fits = {each: _verdict(model, config, each, chosen.devices) for each in dict.fromkeys(machines)}
+        size = make_plan(model, counts, config, device, chosen, mfu)
+        machines = (target, here) if devices == 1 else (target,)
+        fits = {each: _verdict(model, config, each, devices) for each in dict.fromkeys(machines)}
         smaller = () if fits[target][0] == "fits" or chosen.accelerator is None else _smallest(model, config, place)
         return [
-            *_size(model, config, plan),
-            *(mesh_rows(model, config, chosen.devices, chosen.node) if chosen.devices > 1 else ()),
-            *_memory(model, config, target, chosen.devices),
+            *_size(model, config, size),
+            *(mesh_rows(model, config, devices, chosen.node) if devices > 1 else ()),
+            *_memory(model, config, target, devices),
             *((each.title, *verdict) for each, verdict in fits.items()),
             *smaller,
-            *(time_rows(time, place) if chosen.devices > 1 else ()),
-            *_cost(plan, device, chosen),
+            *(time_rows(time, place) if devices > 1 else ()),
+            *_cost(size, device, chosen),
         ]
     except (OverflowError, RuntimeError) as error:  # torch raises the second for sizes beyond 64 bits
         raise InputError(f"plan: the training is too large to calculate with ({error})") from None
@@ -78,8 +81,9 @@ def search_table(model: DecoderConfig | EncoderConfig, config: PretrainConfig, c
         raise InputError("plan: --search needs --accelerator, since the memory and the links of a device decide")
     target, device, _ = target_of(config, chosen)
     precision = "bfloat16" if target.precision == "float16" else target.precision
-    found = search(model, config, chosen.devices, Place(device, precision, chosen.efficiency, chosen.node))
-    return search_text(found, chosen.devices, device, precision)
+    devices = chosen.devices or 1
+    found = search(model, config, devices, Place(device, precision, chosen.efficiency, chosen.node))
+    return search_text(found, devices, device, precision)
 
 
 def target_of(config: PretrainConfig, chosen: Assumptions) -> tuple[Target, Accelerator, Target]:

@@ -95,7 +95,7 @@ NEOX_MESH = ("pretrain.parallel.tensor=2", "pretrain.parallel.pipeline=4", "pret
 
 
 def test_gpt_neox_20b_fits_on_96_devices_and_not_on_one(neolm_: Run) -> None:
-    code, printed, said = neolm_("plan", "gpt-neox-20b", "--devices", 96, "--accelerator", "a100-40gb", *NEOX_MESH)
+    code, printed, said = neolm_("plan", "gpt-neox-20b", "--accelerator", "a100-40gb", *NEOX_MESH)  # 96 by the mesh
     assert code == 0, said
     rows = {line.split("  ")[0].strip() or line.split()[0]: " ".join(line.split()) for line in printed.splitlines()}
     assert "96 devices pipeline 4 x shard 12 x tensor 2" in rows["mesh"]
@@ -117,7 +117,7 @@ def test_one_device_is_too_small_for_gpt_neox_20b_and_what_would_fit_is_said(neo
 
 WRONG = {
     "a product that does not divide": (NEOX_MESH, ("--devices", 90), ("is 96 devices", "--devices 90")),
-    "one device": (NEOX_MESH, (), ("shard 12 x tensor 2 x pipeline 4 is 96 devices",)),
+    "one device": (NEOX_MESH, ("--devices", 1), ("shard 12 x tensor 2 x pipeline 4 is 96 devices",)),
     "heads": (("pretrain.parallel.tensor=3",), ("--devices", 96), ("3 processes cannot divide the 64",)),
     "layers": (("pretrain.parallel.pipeline=48",), ("--devices", 96), ("44 layers are too few for 48 stages",)),
     "batch": (("pretrain.batch_size=64",), ("--devices", 96), ("a batch of 64 cannot be divided among 96",)),
