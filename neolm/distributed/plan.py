@@ -66,7 +66,7 @@ def parallelism(config: ParallelConfig, device: str) -> Parallelism:
     elif sharded:
         plan = replace(plan, passes=partial(EqualPasses, world))
     precision = partial(Sharded if sharded else Replicated, groups)
-    return replace(plan, precision=precision, divide=partial(_divide, divisions))
+    return replace(plan, precision=precision, moves=sharded, divide=partial(_divide, divisions))
 
 
 def _divide(divisions: Sequence[Division], model: nn.Module) -> None:

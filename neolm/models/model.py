@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, Self
 
 import torch
@@ -85,24 +85,29 @@ class Model(nn.Module):
     @torch.no_grad()
     def initialise(self, seed: int) -> Self:
         """Draw new weights from `seed`, from the family's distributions; biases are 0, norms 1. Returns self."""
+        parameters = dict(self.named_parameters())
+        for name, values in self.initial_weights(seed):
+            parameters[name].copy_(values)
+        return self
+
+    def initial_weights(self, seed: int) -> Iterator[tuple[str, Tensor]]:
+        """Name and new values of each parameter; of the parameters, which may be on `meta`, only the shapes count."""
         family = FAMILIES[self.config.family]
         scales = family.initialisation(self.config)
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
+            # Drawn on the CPU in fp32, so that every device and precision starts from the same numbers.
+            drawn = torch.empty(parameter.shape, device="cpu")
             if name.endswith("bias"):
-                parameter.zero_()
+                drawn.zero_()
             elif parameter.dim() == 1:
-                parameter.fill_(1.0)
+                drawn.fill_(1.0)
+            elif family.truncated:
+                nn.init.trunc_normal_(drawn, std=1.0, a=-2.0, b=2.0, generator=generator)
             else:
-                scale = next(value for part, value in scales.items() if part in name)
-                # Drawn on the CPU in fp32, so that every device and precision starts from the same numbers.
-                drawn = torch.empty(parameter.shape)
-                if family.truncated:
-                    nn.init.trunc_normal_(drawn, std=1.0, a=-2.0, b=2.0, generator=generator)
-                else:
-                    drawn.normal_(generator=generator)
-                parameter.copy_(drawn * scale)
-        return self
+                drawn.normal_(generator=generator)
+            scale = next(value for part, value in scales.items() if part in name) if parameter.dim() > 1 else 1.0
+            yield name, drawn * scale
 
     def tie(self) -> None:
         """Make parameters that are published once the same tensor, after they were loaded."""

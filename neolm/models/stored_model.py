@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import reduce
@@ -145,6 +145,11 @@ class StoredModel:
                 _check_numbers(self.files, name, tensors[-1], largest)
         return gather(rule, tensors, self.config.num_heads)
 
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and values in float32 of each parameter of a model that is not quantised, read one at a time."""
+        for rule in self.rules:
+            yield rule.ours, self.read(rule).float()
+
     def _largest(self, rule: Rule) -> float:
         """The largest number that the parameter of `rule` can hold when it is loaded."""
         module = self.skeleton.get_submodule(rule.ours.rpartition(".")[0])
@@ -181,6 +186,15 @@ def recorded_config(record: Mapping[str, Any]) -> DecoderConfig | EncoderConfig:
 def build(config: DecoderConfig | EncoderConfig) -> Decoder | Encoder:
     """A model of any family, with random weights."""
     return Decoder(config) if isinstance(config, DecoderConfig) else Encoder(config)
+
+
+def build_unfilled(config: DecoderConfig | EncoderConfig) -> Decoder | Encoder:
+    """A model whose weights are still to be written: their memory on the CPU is reserved, and not used before that."""
+    with torch.device("meta"):
+        model = build(config)
+    model.to_empty(device="cpu")
+    model.tie()
+    return model
 
 
 def parameter_count(config: DecoderConfig | EncoderConfig, embeddings: bool = True) -> int:

@@ -115,8 +115,10 @@ def _state(training: Training) -> TrainingState:
         model.to(device, dtype).eval().requires_grad_(False)
     parallelism = training.parallelism
     parallelism.divide(training.model)  # first, because the whole model may be too large for the device
-    state = TrainingState(training.model.to(device), training.config, dtype, parallelism)
+    model = training.model if parallelism.moves else training.model.to(device)
     checkpoint = parallelism.world.on_first(partial(_last_checkpoint, training.checkpoints))
+    initial = training.initial if checkpoint is None else None
+    state = TrainingState(model, training.config, dtype, parallelism, initial)
     if checkpoint is None:
         return state
     state.restore(checkpoint)

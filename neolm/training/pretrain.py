@@ -6,14 +6,14 @@ directory that holds another run, finished or not, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neolm.core.artifact import Stage
 from neolm.core.config import defaults
@@ -44,7 +44,7 @@ from neolm.models.hf import load_model, open_model, save_model
 from neolm.models.hf_config import hf_config, read_config, require_language_model
 from neolm.models.model import Model
 from neolm.models.model_config import ModelConfig
-from neolm.models.stored_model import build, recorded_config
+from neolm.models.stored_model import build, build_unfilled, recorded_config
 from neolm.tokenizer.encoder_tokenizer import LOSSY
 from neolm.tokenizer.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
 from neolm.training.checkpoint import final_checkpoint, last_checkpoint
@@ -53,7 +53,7 @@ from neolm.training.memory_check import require_fit
 from neolm.training.numerics import numerics
 from neolm.training.pretrain_config import PretrainConfig
 from neolm.training.pretrain_task import pretrain_task
-from neolm.training.run import Parallelism, Training
+from neolm.training.run import Parallelism, Training, WholeTensors
 from neolm.training.state import Progress, load_final
 from neolm.training.token_similarity import SEQUENCES, similarity_line, token_similarity
 from neolm.training.trackers import open_trackers
@@ -222,7 +222,12 @@ def _prepare(
     if isinstance(task.data, SegmentBatches) and world.first:
         write_json(stage.directory / EXAMPLES_FILE, _first_examples(task.data, tokenizer))
     torch.manual_seed(seed + world.stream)  # of dropout
-    if base is None or (not base.is_dir() and last_checkpoint(stage.directory / "checkpoints", "step")):
+    new = base is None or (not base.is_dir() and last_checkpoint(stage.directory / "checkpoints", "step"))
+    initial: WholeTensors | None = None
+    if parallelism.together and isinstance(architecture, DecoderConfig):  # the model may be too large for one process
+        model = build_unfilled(architecture)
+        initial = partial(_initial_weights, architecture, None if new else base, seed)
+    elif base is None or new:
         model = build(architecture).initialise(seed)  # if the base is gone, the checkpoint has the weights
         if isinstance(model, Encoder) and not last_checkpoint(stage.directory / "checkpoints", "step"):
             if isinstance(model.head, MaskedHead) and model.config.initialisation == "informed":
@@ -252,12 +257,22 @@ def _prepare(
         precision=precision,
         compile=compiled,
         parallelism=parallelism,
+        initial=initial,
         flops_per_token=task.flops_per_token,
         ceiling=ceiling,
         unigram_entropy=task.unigram_entropy,
         diagnosis=task.diagnosis if plan.shard * plan.pipeline * plan.tensor == 1 else Training.diagnosis,
         trackers=partial(open_trackers, config.track, stage.directory, stage.config),
     )
+
+
+def _initial_weights(architecture: DecoderConfig, base: Path | None, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of the weights of a new model, or of those of `base`, one at a time."""
+    if base is not None:
+        return open_model(base, "cpu", "float32").weights()
+    with torch.device("meta"):
+        shapes = build(architecture)
+    return shapes.initial_weights(seed)
 
 
 def _first_examples(data: SegmentBatches, tokenizer: Tokenizer) -> list[dict[str, Any]]:

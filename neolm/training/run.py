@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neolm.core.device import Choice, choose_compile, choose_device, choose_precision
 from neolm.data.batch import Batch
@@ -22,6 +22,8 @@ from neolm.training.precision import MixedPrecision, Precision
 from neolm.training.trackers import Tracker, open_trackers
 from neolm.training.world import World
 
+WholeTensors = Callable[[], Iterable[tuple[str, Tensor]]]
+"""Gives name and values of each parameter of a model, one at a time."""
 NOT_COMPILED = Choice("off", "as requested")
 
 
@@ -85,6 +87,8 @@ class Parallelism:
     passes: Callable[[nn.Module, Objective, Precision], Passes] = GradientAccumulation
     divide: Callable[[nn.Module], None] = lambda model: None
     """Changes a whole model in host memory into the part of this process, in place."""
+    moves: bool = False
+    """Whether `precision` moves the model to its device, a block at a time."""
     micro_batches: int = 1
     """Micro-batches of a step, at most, where `micro_batch_size` is not given."""
     cut: Callable[[Batch], Batch] = lambda batch: batch
@@ -115,6 +119,8 @@ class Training:
     frozen: Sequence[nn.Module] = ()
     """Models that the objective uses, such as a reference model: moved to the device, not trained and not saved."""
     parallelism: Parallelism = field(default_factory=Parallelism)
+    initial: WholeTensors | None = None
+    """The weights that the model begins with, of which each process keeps its part; None: the model has them."""
     flops_per_token: float = 0.0
     """FLOPs of a forward and a backward pass."""
     ceiling: float = 0.0

@@ -6,6 +6,7 @@ and is restored bit for bit.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,7 +20,8 @@ from neolm.training.division import divided_as
 from neolm.training.ema import ExponentialMovingAverage
 from neolm.training.loss_scale import LossScale
 from neolm.training.optimiser import build_optimisers, moment_like, optimiser_tensors, restore_optimisers
-from neolm.training.run import Parallelism
+from neolm.training.run import Parallelism, WholeTensors
+from neolm.training.sharded_tensor import boxes
 from neolm.training.spikes import SpikeFilter
 
 
@@ -55,10 +57,14 @@ class TrainingState:
         config: TrainConfig,
         dtype: torch.dtype,
         parallelism: Parallelism | None = None,
+        initial: WholeTensors | None = None,
     ) -> None:
+        """`initial` are the weights that the model begins with; None: it has them."""
         plan = parallelism or Parallelism()
         self.model = model
         self.weights = plan.precision(model, dtype)
+        if initial is not None:
+            fill(model, initial())
         self._stream = plan.world.stream
         self.optimisers = build_optimisers(model, config)
         self.average = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay is not None else None
@@ -100,6 +106,16 @@ class TrainingState:
         if self.scale is not None and scale is not None:
             self.scale.restore(scale)
         self.progress = Progress(**record)
+
+
+@torch.no_grad()
+def fill(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy the parts that this process has of the whole `weights`, by name, into the parameters of `model`."""
+    parameters = dict(model.named_parameters())
+    for name, whole in weights:
+        for offsets, part in boxes(parameters[name]) if name in parameters else ():
+            place = [slice(start, start + size) for start, size in zip(offsets, part.shape, strict=True)]
+            part.copy_(whole[tuple(place)])
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
