@@ -56,6 +56,11 @@ def test_the_estimate_is_what_each_of_two_processes_takes_in_other_trainings(pla
 
 
 @pytest.mark.slow
+def test_the_estimate_is_what_the_fullest_stage_of_a_pipeline_takes() -> None:
+    compare(2, ["float32", "two micro-batches", "recomputed", "vocabulary"], pipeline=2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", [{"shard": 2}, {"shard": 4}, {"shard": 2, "tensor": 2}])
 def test_the_estimate_is_what_each_of_four_processes_takes(plan: dict[str, int]) -> None:
     compare(4, ["float32", "two micro-batches", "vocabulary", "muon"], **plan)
