@@ -2,7 +2,7 @@
 
     python benchmarks/cluster_peers.py --rounds 3
 
-A GPT-2 of 23M parameters in float32, 16 sequences of 256 tokens a step, two processes with one thread each. Peers take
+A GPT-2 of 23M parameters in float32, 8 sequences of 128 tokens a step, two processes with one thread each. Peers take
 turns. The cost of a checkpoint is what a training with one every sixth step takes longer, over their number.
 """
 

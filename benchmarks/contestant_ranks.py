@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-B, T, V, HIDDEN, LAYERS, HEADS = 16, 256, 8192, 512, 6, 8
+B, T, V, HIDDEN, LAYERS, HEADS = 8, 128, 8192, 512, 6, 8
 STEPS, EVERY, WARMUP = 24, 6, 4  # a checkpoint after every sixth step of the second half
 
 

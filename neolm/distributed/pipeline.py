@@ -112,7 +112,9 @@ class PipelinePasses:
             if step.backward:
                 self._backward(step, part, *held.pop(step[1:]))
             else:
-                held[step[1:]] = self._forward(step, part, factors if real else dict.fromkeys(factors, 0.0), sums, real)
+                held[step[1:]] = self._forward(
+                    step, part, factors if real else dict.fromkeys(factors, 0.0), sums, 1.0 if real else None
+                )
         self._wait()
         return self._shared(sums)
 
@@ -127,7 +129,7 @@ class PipelinePasses:
         return self._shared(sums)
 
     def _forward(
-        self, step: Pass, part: Batch, factors: Mapping[str, float], sums: Sums, weight: float
+        self, step: Pass, part: Batch, factors: Mapping[str, float], sums: Sums, weight: float | None
     ) -> tuple[Tensor | None, Tensor]:
         """The hidden states that the chunk reads (None: it embeds tokens), and those that it computes, or the loss."""
         place = step.chunk * self._pipeline.stages + self._pipeline.rank
@@ -140,7 +142,7 @@ class PipelinePasses:
             self._send(step, place + 1, output.detach())
             return hidden, output
         terms = self._objective(chunk, part)
-        if weight:
+        if weight is not None:  # zero too, so that a rank without a batch of its own has sums
             sums.add(terms, weight)
         return hidden, weighted_loss(terms, factors)
 

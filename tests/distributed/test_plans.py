@@ -183,3 +183,14 @@ def test_the_slowest_rank_is_named(tmp_path: Path, shards: Path, plan: str) -> N
     rows = [row for row in numbers(tmp_path / "run" / "gpt2") if "validation_loss" in row]
     assert [row["slowest_rank"] for row in rows] == [1] * 4
     assert all(0.1 < row["communication_share"] <= 1 for row in rows)
+
+
+def test_a_rank_without_a_validation_batch_of_its_own(tmp_path: Path, shards: Path) -> None:
+    """Two pipelines and a single validation batch: the stages of the second one compute it with weight zero."""
+    train(small("one-validation", tmp_path / "one", shards))
+    launch(4, "pipeline=2", tmp_path / "run", shards, ["one-validation"])
+    found, expected = (
+        [row["validation_loss"] for row in numbers(tmp_path / name / "one-validation") if "validation_loss" in row]
+        for name in ("run", "one")
+    )
+    assert found[0] == pytest.approx(expected[0], abs=1e-5)
