@@ -12,7 +12,7 @@ from shapes import GRADIENT_CLIP, LEARNING_RATE, WEIGHT_DECAY
 
 from neolm.finetuning.config import FinetuneConfig
 from neolm.finetuning.encoded_examples import EncodedExamples
-from neolm.finetuning.fit import fit
+from neolm.finetuning.fit import Team, fit
 from neolm.finetuning.heads import head_config, with_head
 from neolm.finetuning.objectives import TextObjective
 from neolm.finetuning.trainable import freeze
@@ -52,7 +52,8 @@ def main() -> None:
     windows = EncodedExamples(Path(job["table"]), range(len(texts)), texts, labels, torch.ones(len(texts)))
     Gate(channel)
     objective = TextObjective("single_label_classification")
-    fit(model, objective, windows, replace(windows, texts=texts[:1]), Path(job["directory"]), config, job["seed"])
+    held_out = replace(windows, texts=texts[:1])
+    fit(model, objective, windows, held_out, Path(job["directory"]), config, job["seed"], Team())
 
 
 if __name__ == "__main__":
