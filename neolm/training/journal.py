@@ -24,7 +24,7 @@ class Journal:
         self._meter, self._earlier = EnergyMeter(), state.progress.energy
         self._tokens, self._seconds = 0, 0.0  # since the last row
         self._shown: dict[str, str] = {}
-        self._said = ""
+        self._slowest: list[int | None] = []  # ranks that were named
         self._alarm = UnigramAlarm(training.unigram_entropy, training.objective, training.config)
         for row in read_metrics(log.path):  # of the steps before a resume
             self._alarm.observe(row["step"], row)
@@ -76,9 +76,9 @@ class Journal:
         row |= {f"{name}_validation_loss": loss for name, loss in others.items()}
         if meter is not None and meter.last is not None:
             row |= {"communication_share": round(meter.last.share, 4), "slowest_rank": meter.last.slowest}
-            if meter.last.about() != self._said:  # the first time, and when it changed
-                self._said = meter.last.about()
-                say(self._said)
+            if self._slowest[-1:] != [meter.last.slowest]:  # the first time, and when it is another one
+                self._slowest.append(meter.last.slowest)
+                say(meter.last.about())
         self._log.write(step=progress.step, **row)
         averaged = "" if average is None else f", of the average {average['loss']:.4f}"
         further = "".join(f", {name} {loss:.4f}" for name, loss in others.items())
