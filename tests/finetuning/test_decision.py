@@ -12,6 +12,7 @@ from topic_tables import write_csv
 from neolm.finetuning.config import FinetuneConfig
 from neolm.finetuning.decision import NEVER, decide
 from neolm.finetuning.finetune_data import read_data
+from neolm.finetuning.fit import Team
 from neolm.finetuning.heads import head_config
 from neolm.finetuning.run import FinetuneRun
 from neolm.models.hf import save_model
@@ -99,7 +100,7 @@ def test_balanced_weights_give_each_label_the_same_sum(tmp_path: Path) -> None:
         settings = config(train=str(table(tmp_path)), class_weights=choice)
         data = read_data(settings, 1)
         architecture = head_config(tiny_encoder("bert", vocab_size=len(VOCABULARY)).config, data.targets, "mean")
-        training = FinetuneRun(tmp_path / "run", base, architecture, data, settings, 1).training
+        training = FinetuneRun(tmp_path / "run", base, architecture, data, settings, 1, Team()).training
         sums = [float(training.weights[training.targets == label].sum()) for label in (0, 1)]
         assert float(training.weights.mean()) == pytest.approx(1)
         assert (sums[0] == pytest.approx(sums[1])) == (choice == "balanced")
@@ -112,7 +113,7 @@ def test_resampling_repeats_the_rare_label(tmp_path: Path, capsys: pytest.Captur
     settings = config(train=str(table(tmp_path)), class_weights="resample")
     data = read_data(settings, 1)
     architecture = head_config(tiny_encoder("bert", vocab_size=len(VOCABULARY)).config, data.targets, "mean")
-    run = FinetuneRun(tmp_path / "run", base, architecture, data, settings, 1)
+    run = FinetuneRun(tmp_path / "run", base, architecture, data, settings, 1, Team())
     counts = Counter(run.training.targets[number].item() for number, _ in run.training.windows)
     once = Counter(run.training.targets.tolist())
     assert once == {0: 36, 1: 9}

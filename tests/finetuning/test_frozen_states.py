@@ -72,7 +72,7 @@ def test_a_training_from_stored_states_has_the_losses_of_one_without_them(
         rows = [json.loads(line) for line in (output / "finetune" / "metrics.jsonl").read_text().splitlines()]
         losses.append([row.get("loss", row.get("validation_loss")) for row in rows])
     assert len(losses[0]) > 10
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5 if precision == "float32" else 2e-2)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5 if precision == "float32" else 5e-2)
 
 
 def test_states_that_do_not_fit_are_not_stored(

@@ -138,7 +138,7 @@ def test_a_bad_learning_rate_is_reported_once_also_over_a_resume(
 
 def test_a_pretraining_states_the_entropy_of_its_text(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = PretrainConfig(
-        steps=205, sequence_length=16, batch_size=2, device="cpu", warmup_steps=10, learning_rate=0.3, log_every=50
+        steps=205, sequence_length=16, batch_size=2, device="cpu", warmup_steps=10, learning_rate=1e-6, log_every=50
     )
     model = ModelConfig(family="gpt2", hidden_size=16, num_layers=1, num_heads=2)
     counts = stage.pretrain(run_directory, model, config, seed=1).counts
