@@ -68,7 +68,7 @@ class Search:
 def overrides(config: PretrainConfig) -> str:
     """The settings of a mesh as overrides of a recipe."""
     plan = config.parallel
-    sizes = {f"parallel.{axis}": getattr(plan, axis) for axis in ("tensor", "pipeline", "shard", "context")}
+    sizes = {f"parallel.{axis}": getattr(plan, axis) for axis in ("tensor", "pipeline", "chunks", "shard", "context")}
     chosen = {key: value for key, value in sizes.items() if value > 1} | {"micro_batch_size": config.micro_batch_size}
     again = str(config.activation_checkpointing).lower()
     return " ".join(f"pretrain.{key}={value}" for key, value in {**chosen, "activation_checkpointing": again}.items())
@@ -77,12 +77,9 @@ def overrides(config: PretrainConfig) -> str:
 def check_mesh(model: DecoderConfig | EncoderConfig, config: PretrainConfig, devices: int) -> None:
     """Raise a SettingError of the section `pretrain` if `devices` devices cannot train by its mesh."""
     plan = config.parallel
-    needed = plan.tensor * plan.pipeline * plan.shard * plan.context
-    axes = ("shard", "tensor", "pipeline", "context")
-    asked = [f"{axis} {getattr(plan, axis)}" for axis in axes if getattr(plan, axis) > 1]
-    if devices % needed:
-        key = f"pretrain.parallel.{asked[0].split()[0]}"
-        raise SettingError(key, f"{' x '.join(asked)} is {needed} devices, which do not divide --devices {devices}")
+    if devices % plan.needed:
+        reason = f"is {plan.needed} devices, which do not divide --devices {devices}"
+        raise SettingError(f"pretrain.{plan.key}", f"{plan.product} {reason}")
     try:
         check_ranks(plan, config.batch_sizes, devices)
         check_model(plan, model, config.sequence_length)
@@ -152,7 +149,9 @@ def meshes(
             for pipeline in _divisors(devices // tensor) if devices // tensor % context == 0 else ():
                 rest = devices // tensor // pipeline
                 for shard in _divisors(rest // context) if rest % context == 0 else ():
-                    yield ParallelConfig(tensor=tensor, context=context, pipeline=pipeline, shard=shard)
+                    chunks = config.parallel.chunks if pipeline > 1 else 1
+                    sizes = {"tensor": tensor, "context": context, "pipeline": pipeline, "shard": shard}
+                    yield ParallelConfig(**sizes, chunks=chunks)
 
 
 def impossible(

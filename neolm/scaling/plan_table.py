@@ -44,7 +44,7 @@ def plan_table(model: DecoderConfig | EncoderConfig, config: PretrainConfig, cho
         InputError: the model or the training is too large to calculate with, or cannot be divided by the mesh.
     """
     plan = config.parallel
-    devices = chosen.devices or plan.shard * plan.tensor * plan.pipeline * plan.context
+    devices = chosen.devices or plan.needed
     check_mesh(model, config, devices)
     chosen = chosen.model_copy(update={"devices": devices})
     target, device, here = target_of(config, chosen)

@@ -37,10 +37,30 @@ class ParallelConfig(Config):
         """Fields that other fields make meaningless, each with the reason."""
         return {"chunks": "pipeline is 1"} if self.pipeline == 1 else {}
 
+    @property
+    def divided(self) -> dict[str, int]:
+        """The axes on which one copy of the model has several processes, and their numbers."""
+        sizes = {name: getattr(self, name) for name in ("shard", "tensor", "pipeline", "context")}
+        return {name: size for name, size in sizes.items() if size > 1}
+
+    @property
+    def needed(self) -> int:
+        """Processes of one copy of the model."""
+        return math.prod(self.divided.values())
+
+    @property
+    def product(self) -> str:
+        """The axes and their numbers of processes, such as `shard 2 x tensor 2`."""
+        return " x ".join(f"{name} {size}" for name, size in self.divided.items())
+
+    @property
+    def key(self) -> str:
+        """The setting that a message about `product` names."""
+        return f"parallel.{next(iter(self.divided), 'shard')}"
+
     def grid(self, ranks: int) -> RankGrid:
         """The places of `ranks` processes, a multiple of those that one copy of the model needs."""
-        sizes = {name: getattr(self, name) for name in ("pipeline", "shard", "context", "tensor")}
-        return RankGrid({**sizes, "copies": ranks // math.prod(sizes.values())})
+        return RankGrid({**self.divided, "copies": ranks // self.needed})
 
     def about(self, ranks: int) -> str:
         """The plan of `ranks` processes, in words."""
@@ -63,16 +83,12 @@ class ParallelConfig(Config):
 
 def check_ranks(config: ParallelConfig, batch_sizes: BatchSizes, ranks: int) -> None:
     """Raise a SettingError if `ranks` processes cannot train by `config` with batches of `batch_sizes`."""
-    sizes = {name: getattr(config, name) for name in ("shard", "tensor", "pipeline", "context")}
-    asked = {name: size for name, size in sizes.items() if size > 1}
-    needed = math.prod(asked.values())
-    product = " x ".join(f"{name} {size}" for name, size in asked.items())
-    key = f"parallel.{next(iter(asked), 'shard')}"
-    if ranks == 1 and asked:
-        start = f"start with torchrun --nproc-per-node {needed} -m neolm"
-        raise SettingError(key, f"{product} needs {needed} processes: {start}")
-    if ranks % needed:
-        raise SettingError(key, f"{product} is {needed} processes, which do not divide the {ranks} of this run")
+    if ranks == 1 and config.needed > 1:
+        start = f"start with torchrun --nproc-per-node {config.needed} -m neolm"
+        raise SettingError(config.key, f"{config.product} needs {config.needed} processes: {start}")
+    if ranks % config.needed:
+        reason = f"is {config.needed} processes, which do not divide the {ranks} of this run"
+        raise SettingError(config.key, f"{config.product} {reason}")
     smallest, parts = min(batch_sizes.full, batch_sizes.start or batch_sizes.full), config.grid(ranks).size(DATA)
     if smallest < parts:
         raise SettingError("batch_size", f"a batch of {smallest} cannot be divided among {parts} processes")

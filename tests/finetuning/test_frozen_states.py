@@ -61,7 +61,7 @@ def test_a_training_from_stored_states_has_the_losses_of_one_without_them(
     train = topics("train.csv", 40, 1)
     losses = []
     quick = [*QUICK, "finetune.frozen_layers=1", f"finetune.precision={precision}", "finetune.tfidf=false"]
-    quick += ["finetune.log_every=1", "finetune.learning_rate=3e-4"]
+    quick += ["finetune.log_every=1", "finetune.learning_rate=1e-4"]
     for stored in ("true", "false"):
         output = tmp_path / stored
         code, out, err = neolm_("finetune", base, "--train", train, "--output", output, *quick,
@@ -72,7 +72,7 @@ def test_a_training_from_stored_states_has_the_losses_of_one_without_them(
         rows = [json.loads(line) for line in (output / "finetune" / "metrics.jsonl").read_text().splitlines()]
         losses.append([row.get("loss", row.get("validation_loss")) for row in rows])
     assert len(losses[0]) > 10
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5 if precision == "float32" else 5e-2)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5 if precision == "float32" else 2e-2)
 
 
 def test_states_that_do_not_fit_are_not_stored(

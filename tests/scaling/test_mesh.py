@@ -83,6 +83,14 @@ def test_the_search_finds_meshes_that_fit_and_says_why_others_do_not() -> None:
     assert search(SMALL, config(16), 16, tight).best == []
 
 
+def test_the_search_keeps_the_chunks_of_the_recipe() -> None:
+    place = Place(TOY, "bfloat16", 0.5, 4)
+    found = search(SMALL, config(16, pipeline=2, chunks=2), 2, place, most=100)
+    plans = {each.config.parallel.pipeline: each.config.parallel.chunks for each in found.best}
+    assert plans == {1: 1, 2: 2}
+    assert all(("chunks=2" in each.settings) == ("pipeline=2" in each.settings) for each in found.best)
+
+
 def test_the_fewest_devices() -> None:
     place = Place(Accelerator("toy", 2**20, 1e9, 50, ""), "bfloat16", 0.4, 8)
     found = fewest_devices(SMALL, config(16), place)
